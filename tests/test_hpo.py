@@ -188,7 +188,8 @@ def test_files_agree_and_no_group_is_split(prepared: tuple[Path, dict[str, objec
     for part in ("trn", "tst"):
         y_true = sparse.load_npz(folder / f"Y.{part}.npz")
         assert y_true.dtype == "float32"
-        assert y_true.has_canonical_format and y_true.data.all()
+        assert y_true.has_canonical_format
+        assert y_true.data.all()
         assert (y_true.getnnz(axis=1) > 0).all()
         assert y_true.shape[1] == len(lines["Y.txt"]) - 1 == len(lines["Y_ids.txt"]) - 1
         for kind in ("X", "ids", "groups"):
