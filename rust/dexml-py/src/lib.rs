@@ -1,0 +1,24 @@
+//! `dexml._rust`: the functions of `xmc-core` on numpy arrays.
+//!
+//! This crate converts and delegates; `python/dexml/_rust.pyi` is its face.
+
+mod arrays;
+mod border;
+mod evaluator;
+mod files;
+mod pool;
+mod ranking;
+
+use pyo3::pymodule;
+
+#[pymodule(gil_used = false)]
+mod _rust {
+    #[pymodule_export]
+    use super::evaluator::{PyEvaluator, parse_metrics};
+    #[pymodule_export]
+    use super::files::{
+        check_csr, inv_propensity, label_counts, load_labels, load_pairs, save_labels,
+    };
+    #[pymodule_export]
+    use super::ranking::{merge_topk, topk_csr, topk_dense};
+}

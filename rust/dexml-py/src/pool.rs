@@ -1,0 +1,66 @@
+//! Thread pools of this process.
+//!
+//! Never rayon's global pool: its threads do not survive `fork`, and work sent to it by the child
+//! would wait for ever.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+
+use pyo3::PyResult;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use xmc_core::rayon::{ThreadPool, ThreadPoolBuilder};
+
+const MAX_THREADS: i64 = 1024;
+
+/// The pools of one process, by number of threads.
+struct Pools {
+    process: u32,
+    by_threads: BTreeMap<usize, Arc<ThreadPool>>,
+}
+
+static POOLS: Mutex<Pools> = Mutex::new(Pools {
+    process: 0,
+    by_threads: BTreeMap::new(),
+});
+
+/// The pool with this many threads, or one for each available core.
+///
+/// Called with the interpreter attached: `fork` holds the interpreter as well, so that the child
+/// never inherits the lock taken.
+pub(crate) fn pool(num_threads: Option<i64>) -> PyResult<Arc<ThreadPool>> {
+    let num_threads = match num_threads {
+        None => available_cores(),
+        Some(n) if (1..=MAX_THREADS).contains(&n) => n as usize,
+        Some(n) => {
+            let message = format!("num_threads must be in 1..={MAX_THREADS}, not {n}");
+            return Err(PyValueError::new_err(message));
+        }
+    };
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    if pools.process != process {
+        // Dropping an inherited pool would wait for threads that this process does not have.
+        mem::forget(mem::take(&mut pools.by_threads));
+        pools.process = process;
+    }
+    if let Some(pool) = pools.by_threads.get(&num_threads) {
+        return Ok(Arc::clone(pool));
+    }
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(num_threads)
+        .thread_name(|i| format!("dexml-{i}"))
+        .build()
+        .map_err(|error| {
+            PyRuntimeError::new_err(format!("cannot start {num_threads} threads: {error}"))
+        })?;
+    let pool = Arc::new(pool);
+    pools.by_threads.insert(num_threads, Arc::clone(&pool));
+    Ok(pool)
+}
+
+fn available_cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| thread::available_parallelism().map_or(1, Into::into))
+}

@@ -1,0 +1,364 @@
+//! The one error type of the crate.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::metric::{Kind, MAX_K, Metric};
+
+/// What every fallible function of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can be wrong with files, arrays and requests.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    Io {
+        /// The file in question.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Bad content at a known place.
+    Content {
+        /// Where it stands.
+        place: Place,
+        /// What is wrong there.
+        fault: Fault,
+    },
+    /// A matrix needs at least one row pointer, also when it has no rows.
+    EmptyIndptr {
+        /// Name of the matrix.
+        name: String,
+    },
+    /// An array has the wrong length or a matrix the wrong side.
+    Length {
+        /// Name of the array or matrix.
+        name: String,
+        /// What was counted, in the plural.
+        what: &'static str,
+        /// How many there should be.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// A ranking is narrower than the largest k.
+    Narrow {
+        /// Columns of the array.
+        width: usize,
+        /// Largest k asked for.
+        k: usize,
+    },
+    /// A parameter is outside its range.
+    Parameter {
+        /// Name of the parameter.
+        name: &'static str,
+        /// The rule it breaks, such as "must be at least 1".
+        rule: &'static str,
+        /// The value given.
+        value: String,
+    },
+    /// A label weight is not finite or not positive.
+    BadWeight {
+        /// Label of the weight.
+        label: usize,
+        /// The weight.
+        value: f64,
+    },
+    /// A metric name that does not parse.
+    UnknownMetric {
+        /// The name as given.
+        name: String,
+    },
+    /// A metric with k = 0 or beyond [`MAX_K`].
+    BadK {
+        /// The metric as given.
+        name: String,
+    },
+    /// A propensity-scored metric without inverse propensities.
+    MissingWeights {
+        /// The metric asked for.
+        metric: Metric,
+    },
+    /// A metric beyond the largest k of the evaluator.
+    BeyondK {
+        /// The metric asked for.
+        metric: Metric,
+        /// Largest k of the evaluator.
+        max_k: usize,
+    },
+    /// Row values of a metric that was not kept.
+    NotKept {
+        /// The metric asked for.
+        metric: Metric,
+    },
+    /// No row is left to average over.
+    NoRows,
+    /// The denominator of a propensity-scored metric is zero.
+    ZeroDenominator {
+        /// The metric asked for.
+        metric: Metric,
+    },
+    /// Two evaluators that differ in more than their rows.
+    Incompatible {
+        /// The setting that differs.
+        what: &'static str,
+    },
+    /// The caller's keep-going function said no.
+    Interrupted,
+}
+
+/// Where bad content stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A line of a text file.
+    Line {
+        /// Name of the file as given.
+        file: String,
+        /// Line number, counted from 1, header included.
+        line: usize,
+    },
+    /// A row of a matrix or array.
+    Row {
+        /// Name of the matrix or array.
+        name: String,
+        /// Row, counted from 0.
+        row: usize,
+    },
+}
+
+/// What is wrong with a line or a row.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The first line is not a header.
+    Header,
+    /// The header announces more labels than ids can name.
+    TooManyLabels {
+        /// The number in the header.
+        n_labels: u64,
+    },
+    /// The file ends before its last row.
+    TooFewRows {
+        /// Rows announced.
+        expected: usize,
+        /// Rows present.
+        found: usize,
+    },
+    /// Text stands after the last row.
+    TooManyRows {
+        /// Rows announced.
+        expected: usize,
+    },
+    /// A line of a pairs file has not exactly two fields.
+    NotAPair,
+    /// A token that is not `label:value`, or a number that is none.
+    BadToken {
+        /// The token, shortened and escaped.
+        token: String,
+        /// Byte column of its first byte, counted from 1.
+        column: usize,
+    },
+    /// A number that cannot be a label id.
+    BadLabel {
+        /// The label, shortened and escaped.
+        label: String,
+        /// Byte column of its first byte, counted from 1.
+        column: usize,
+    },
+    /// A label without a value.
+    MissingValue {
+        /// The label as written.
+        label: String,
+    },
+    /// A label id outside `0..n_labels`.
+    LabelOutOfRange {
+        /// The label as written.
+        label: String,
+        /// Number of labels.
+        n_labels: usize,
+    },
+    /// A row number outside `0..n_rows`.
+    RowOutOfRange {
+        /// The row as written.
+        row: String,
+        /// Number of rows.
+        n_rows: usize,
+    },
+    /// A label that stands twice in one row.
+    DuplicateLabel {
+        /// The label.
+        label: i32,
+    },
+    /// A value that is NaN, infinite or overflows `f32`.
+    NotFinite {
+        /// Its label.
+        label: i32,
+    },
+    /// A truth value that is negative or NaN.
+    BadTruth {
+        /// Its label.
+        label: i32,
+        /// The value.
+        value: f32,
+    },
+    /// A score that is NaN.
+    NanScore {
+        /// Its label.
+        label: i32,
+    },
+    /// A label after padding in a ranking.
+    AfterPadding {
+        /// The label.
+        label: i64,
+    },
+    /// A row pointer that decreases or leaves the stored entries.
+    BadIndptr {
+        /// Number of stored entries.
+        n_entries: usize,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |source| Self::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+
+    pub(crate) fn at_row(name: &str, row: usize, fault: Fault) -> Self {
+        Self::Content {
+            place: Place::Row {
+                name: name.to_owned(),
+                row,
+            },
+            fault,
+        }
+    }
+
+    /// The same error with `base` added to its row, for a caller who gave a window of a longer stream.
+    #[must_use]
+    pub fn shift_rows(mut self, base: usize) -> Self {
+        if let Self::Content {
+            place: Place::Row { row, .. },
+            ..
+        } = &mut self
+        {
+            *row += base;
+        }
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::Content { place, fault } => write!(f, "{place}: {fault}"),
+            Self::EmptyIndptr { name } => write!(f, "{name}: indptr is empty"),
+            Self::Length {
+                name,
+                what,
+                expected,
+                found,
+            } => {
+                write!(f, "{name}: {found} {what}, expected {expected}")
+            }
+            Self::Narrow { width, k } => {
+                write!(
+                    f,
+                    "ids: {width} columns, fewer than the largest k = {k} (pad with -1)"
+                )
+            }
+            Self::Parameter { name, rule, value } => write!(f, "{name} {rule}, not {value}"),
+            Self::BadWeight { label, value } => {
+                write!(
+                    f,
+                    "inv_propensity of label {label} must be finite and > 0, not {value}"
+                )
+            }
+            Self::UnknownMetric { name } => {
+                write!(f, "unknown metric '{name}' (known: ")?;
+                for (i, kind) in Kind::ALL.iter().enumerate() {
+                    write!(f, "{}{kind}@k", if i == 0 { "" } else { ", " })?;
+                }
+                f.write_str(")")
+            }
+            Self::BadK { name } => write!(f, "k must be in 1..={MAX_K} in metric '{name}'"),
+            Self::MissingWeights { metric } => write!(f, "{metric} needs inv_propensity"),
+            Self::BeyondK { metric, max_k } => {
+                write!(
+                    f,
+                    "{metric} is beyond the largest k = {max_k} of this evaluator"
+                )
+            }
+            Self::NotKept { metric } => write!(f, "row values of {metric} were not kept"),
+            Self::NoRows => f.write_str("no rows left to average"),
+            Self::ZeroDenominator { metric } => {
+                write!(f, "the denominator of {metric} is 0: no row has a positive")
+            }
+            Self::Incompatible { what } => {
+                write!(f, "cannot merge evaluators that differ in {what}")
+            }
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line { file, line } => write!(f, "{file}:{line}"),
+            Self::Row { name, row } => write!(f, "{name}: row {row}"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header => f.write_str("expected 'rows labels'"),
+            Self::TooManyLabels { n_labels } => {
+                write!(f, "header says {n_labels} labels, more than {}", i32::MAX)
+            }
+            Self::TooFewRows { expected, found } => {
+                write!(f, "header says {expected} rows, found {found}")
+            }
+            Self::TooManyRows { expected } => write!(f, "more rows than the header's {expected}"),
+            Self::NotAPair => f.write_str("expected 'row label'"),
+            Self::BadToken { token, column } => write!(f, "bad token '{token}' (column {column})"),
+            Self::BadLabel { label, column } => write!(f, "bad label '{label}' (column {column})"),
+            Self::MissingValue { label } => write!(f, "missing ':value' after label {label}"),
+            Self::LabelOutOfRange { label, n_labels } => {
+                write!(f, "label {label} out of range (n_labels = {n_labels})")
+            }
+            Self::RowOutOfRange { row, n_rows } => {
+                write!(f, "row {row} out of range (n_rows = {n_rows})")
+            }
+            Self::DuplicateLabel { label } => write!(f, "duplicate label {label}"),
+            Self::NotFinite { label } => write!(f, "value is not finite (label {label})"),
+            Self::BadTruth { label, value } => {
+                write!(f, "truth value of label {label} must be >= 0, not {value}")
+            }
+            Self::NanScore { label } => write!(f, "score of label {label} is NaN"),
+            Self::AfterPadding { label } => write!(f, "label {label} after padding"),
+            Self::BadIndptr { n_entries } => {
+                write!(
+                    f,
+                    "indptr decreases or leaves the {n_entries} stored entries"
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Label frequencies and inverse propensities.
+
+use crate::error::{Error, Fault, Result};
+
+/// Number of positives (stored values > 0) of each label, from the entries of a CSR matrix.
+///
+/// # Errors
+/// [`Error::Length`] if `indices` and `data` differ in length; [`Error::Content`] for an id outside
+/// `0..n_labels`, with the position of the entry as its row.
+pub fn label_counts(n_labels: usize, indices: &[i32], data: &[f32]) -> Result<Vec<i64>> {
+    if indices.len() != data.len() {
+        let (expected, found) = (indices.len(), data.len());
+        return Err(Error::Length {
+            name: "data".into(),
+            what: "values",
+            expected,
+            found,
+        });
+    }
+    let mut counts = vec![0; n_labels];
+    for (position, (&label, &value)) in indices.iter().zip(data).enumerate() {
+        let Some(count) = usize::try_from(label)
+            .ok()
+            .and_then(|label| counts.get_mut(label))
+        else {
+            let fault = Fault::LabelOutOfRange {
+                label: label.to_string(),
+                n_labels,
+            };
+            return Err(Error::at_row("indices", position, fault));
+        };
+        *count += i64::from(value > 0.0);
+    }
+    Ok(counts)
+}
+
+/// Inverse propensities `1 + C (n_l + b)^-a` with `C = (ln N - 1)(b + 1)^a`.
+///
+/// `counts` holds the training positives `n_l` of each label, `n_points` is the number `N` of training
+/// points, points without labels included.
+///
+/// # Errors
+/// [`Error::Parameter`] if `n_points < 3` (the weights would fall below 1), if `a` is not finite, or
+/// if `b` is not finite or negative; [`Error::BadWeight`] if a weight comes out not finite or not
+/// positive.
+pub fn inv_propensity(counts: &[i64], n_points: usize, a: f64, b: f64) -> Result<Vec<f64>> {
+    if n_points < 3 {
+        let (name, rule, value) = ("n_points", "must be at least 3", n_points.to_string());
+        return Err(Error::Parameter { name, rule, value });
+    }
+    if !a.is_finite() {
+        return Err(Error::Parameter {
+            name: "a",
+            rule: "must be finite",
+            value: a.to_string(),
+        });
+    }
+    if !b.is_finite() || b < 0.0 {
+        let (name, rule, value) = ("b", "must be finite and >= 0", b.to_string());
+        return Err(Error::Parameter { name, rule, value });
+    }
+    let c = ((n_points as f64).ln() - 1.0) * (b + 1.0).powf(a);
+    let weight = |&count: &i64| 1.0 + c * (count as f64 + b).powf(-a);
+    let weights: Vec<f64> = counts.iter().map(weight).collect();
+    check_weights(&weights)?;
+    Ok(weights)
+}
+
+/// Every weight is finite and positive.
+pub(crate) fn check_weights(weights: &[f64]) -> Result<()> {
+    match weights
+        .iter()
+        .position(|weight| !(weight.is_finite() && *weight > 0.0))
+    {
+        Some(label) => Err(Error::BadWeight {
+            label,
+            value: weights[label],
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_positive_values_count() {
+        let counts = label_counts(4, &[0, 1, 1, 3], &[1.0, 0.0, 2.0, 0.5]).unwrap();
+        assert_eq!(counts, [1, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_label_seen_once_weighs_ln_n() {
+        let weights = inv_propensity(&[1], 1000, 0.6, 2.6).unwrap();
+        assert!((weights[0] - 1000f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn errors() {
+        let message = |result: Result<Vec<f64>>| result.unwrap_err().to_string();
+        assert_eq!(
+            message(inv_propensity(&[1], 2, 0.5, 1.0)),
+            "n_points must be at least 3, not 2"
+        );
+        assert_eq!(
+            message(inv_propensity(&[1], 9, f64::NAN, 1.0)),
+            "a must be finite, not NaN"
+        );
+        assert_eq!(
+            message(inv_propensity(&[1], 9, 0.5, -1.0)),
+            "b must be finite and >= 0, not -1"
+        );
+        assert_eq!(
+            message(inv_propensity(&[1, 0], 9, 0.5, 0.0)),
+            "inv_propensity of label 1 must be finite and > 0, not inf"
+        );
+        assert_eq!(
+            label_counts(2, &[0, 2], &[1.0, 1.0])
+                .unwrap_err()
+                .to_string(),
+            "indices: row 1: label 2 out of range (n_labels = 2)"
+        );
+        assert_eq!(
+            label_counts(2, &[0], &[]).unwrap_err().to_string(),
+            "data: 0 values, expected 1"
+        );
+    }
+}

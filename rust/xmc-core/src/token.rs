@@ -1,0 +1,207 @@
+//! Tokens of label text: numbers, and what is wrong with the ones that are none.
+
+use crate::error::Fault;
+
+/// Largest piece of a bad token that a message repeats, in bytes.
+const QUOTED: usize = 40;
+
+/// Blanks between tokens. A carriage return counts only at the end of a line.
+#[inline]
+pub(crate) const fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+/// A line without the carriage return before its line feed.
+#[inline]
+pub(crate) fn trim_cr(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// The tokens of a line, each with its byte offset in it.
+pub(crate) fn tokens(line: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        at += line[at..].iter().position(|&byte| !is_blank(byte))?;
+        let len = line[at..]
+            .iter()
+            .position(|&byte| is_blank(byte))
+            .unwrap_or(line.len() - at);
+        let token = (at, &line[at..at + len]);
+        at += len;
+        Some(token)
+    })
+}
+
+/// A number written in plain digits.
+pub(crate) enum Digits {
+    /// Its value.
+    Number(u64),
+    /// Digits, but more than fit.
+    Huge,
+    /// Something else, or nothing.
+    Not,
+}
+
+#[inline]
+pub(crate) fn digits(text: &[u8]) -> Digits {
+    if text.is_empty() {
+        return Digits::Not;
+    }
+    let mut number: Option<u64> = Some(0);
+    for &byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return Digits::Not;
+        }
+        number = number.and_then(|n| n.checked_mul(10)?.checked_add(u64::from(digit)));
+    }
+    number.map_or(Digits::Huge, Digits::Number)
+}
+
+/// The label of a `label:value` token.
+#[inline]
+pub(crate) fn label(token: &[u8], text: &[u8], at: usize, n_labels: usize) -> Result<i32, Fault> {
+    // Nine digits cannot overflow: nearly every label ends here.
+    let mut number = 0u32;
+    let mut plain = !text.is_empty() && text.len() <= 9;
+    for &byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        plain &= digit <= 9;
+        number = number.wrapping_mul(10).wrapping_add(u32::from(digit));
+    }
+    if plain && (number as usize) < n_labels {
+        return Ok(number as i32);
+    }
+    match digits(text) {
+        Digits::Number(number) if number < n_labels as u64 => Ok(number as i32),
+        Digits::Number(_) | Digits::Huge => Err(Fault::LabelOutOfRange {
+            label: quote(text),
+            n_labels,
+        }),
+        Digits::Not => Err(bad_label(token, text, at)),
+    }
+}
+
+/// Something numeric that is no label (`-1`, `4.0`) is a bad label, all else a bad token.
+#[cold]
+fn bad_label(token: &[u8], text: &[u8], at: usize) -> Fault {
+    let column = at + 1;
+    let numeric = |byte: &u8| byte.is_ascii_digit() || b"+-.,eE".contains(byte);
+    let numeric = text.iter().all(numeric) && text.iter().any(u8::is_ascii_digit);
+    if numeric {
+        Fault::BadLabel {
+            label: quote(text),
+            column,
+        }
+    } else {
+        Fault::BadToken {
+            token: quote(token),
+            column,
+        }
+    }
+}
+
+/// A token that is not what should stand there.
+#[cold]
+pub(crate) fn bad_token(token: &[u8], at: usize) -> Fault {
+    Fault::BadToken {
+        token: quote(token),
+        column: at + 1,
+    }
+}
+
+/// A finite value. `None` if the text is no number, `Some(Err)` if it is one but not finite.
+#[inline]
+pub(crate) fn value(text: &[u8]) -> Option<Result<f32, ()>> {
+    if let Some(value) = short_decimal(text) {
+        return Some(Ok(value));
+    }
+    let value: f32 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    Some(if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(())
+    })
+}
+
+/// `digits[.digits]` with at most seven digits, exactly: both the integer and the power of ten are
+/// `f32` numbers, so one division rounds once, as the full parser would.
+#[inline]
+fn short_decimal(text: &[u8]) -> Option<f32> {
+    const POWERS: [f32; 8] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7];
+    if text.is_empty() || text.len() > 8 {
+        return None;
+    }
+    let (mut number, mut n_digits, mut point) = (0u32, 0, None);
+    for &byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit <= 9 {
+            number = number * 10 + u32::from(digit);
+            n_digits += 1;
+        } else if byte == b'.' && point.is_none() {
+            point = Some(n_digits);
+        } else {
+            return None;
+        }
+    }
+    if n_digits == 0 || n_digits > 7 || number > 1 << 24 {
+        return None;
+    }
+    Some(number as f32 / POWERS[n_digits - point.unwrap_or(n_digits)])
+}
+
+/// The text for a message: escaped, and cut if long.
+pub(crate) fn quote(text: &[u8]) -> String {
+    let cut = &text[..text.len().min(QUOTED)];
+    let mut quoted: String = String::from_utf8_lossy(cut)
+        .chars()
+        .flat_map(char::escape_debug)
+        .collect();
+    if cut.len() < text.len() {
+        quoted.push_str("...");
+    }
+    quoted
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_decimals_equal_the_full_parser() {
+        for text in [
+            "0", "1", "1.0", "0.1", ".5", "5.", "0.333333", "16777216", "9999999", "007",
+        ] {
+            let full: f32 = text.parse().unwrap();
+            assert_eq!(
+                value(text.as_bytes()).unwrap().unwrap().to_bits(),
+                full.to_bits(),
+                "{text}"
+            );
+        }
+        for number in (0..10_000_000u32).step_by(997) {
+            for split in 0..7 {
+                let digits = format!("{number:07}");
+                let text = format!("{}.{}", &digits[..split], &digits[split..]);
+                let full: f32 = text.parse().unwrap();
+                assert_eq!(
+                    short_decimal(text.as_bytes()).unwrap().to_bits(),
+                    full.to_bits()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn values() {
+        assert_eq!(value(b"-1e-3"), Some(Ok(-1e-3)));
+        assert_eq!(value(b"+2"), Some(Ok(2.0)));
+        for text in ["nan", "-inf", "1e99", "Infinity"] {
+            assert_eq!(value(text.as_bytes()), Some(Err(())), "{text}");
+        }
+        for text in ["", ".", "1_0", "0x1", "1:2", "1e", "--1"] {
+            assert_eq!(value(text.as_bytes()), None, "{text}");
+        }
+    }
+}
