@@ -1,0 +1,85 @@
+"""Slow, obvious twins of the Rust routines, in plain Python.
+
+They follow the definitions word for word and share no code with what they check.
+"""
+
+import math
+from collections.abc import Mapping, Sequence, Set
+
+
+def rank(scores: Mapping[int, float], exclude: Set[int] = frozenset()) -> list[int]:
+    """Labels by falling score, equal scores by smaller label, without the excluded ones."""
+    kept = [label for label in scores if label not in exclude]
+    return sorted(kept, key=lambda label: (-scores[label], label))
+
+
+def inv_propensity(counts: Sequence[int], n_points: int, a: float, b: float) -> list[float]:
+    c = (math.log(n_points) - 1) * (b + 1) ** a
+    return [1 + c * (count + b) ** -a for count in counts]
+
+
+def discount(r: int) -> float:
+    return 1 / math.log2(r + 1)
+
+
+def ideal_dcg(m: int) -> float:
+    return sum(discount(r) for r in range(1, m + 1))
+
+
+def row_terms(
+    metric: str,
+    truth: Mapping[int, float],
+    ranking: Sequence[int],
+    inv_propensity: Sequence[float] | None = None,
+    psndcg: str = "xclib",
+) -> tuple[float, float]:
+    """Numerator and denominator of one row; the denominator of a mean is 1."""
+    kind, _, cut = metric.partition("@")
+    k = int(cut)
+    positives = {label for label, value in truth.items() if value > 0}
+    n = len(positives)
+    hits = [(r, label) for r, label in enumerate(ranking[:k], start=1) if label in positives]
+    if kind == "P":
+        return len(hits) / k, 1.0
+    if kind == "R":
+        return len(hits) / max(n, 1), 1.0
+    if kind == "MRR":
+        return (1 / hits[0][0] if hits else 0.0), 1.0
+    if kind == "nDCG":
+        return (sum(discount(r) for r, _ in hits) / ideal_dcg(min(k, n)) if hits else 0.0), 1.0
+
+    assert inv_propensity is not None
+    if n == 0:
+        return 0.0, 0.0
+    best = sorted((inv_propensity[label] for label in positives), reverse=True)[:k]
+    if kind in ("PSP", "PSR"):
+        divisor = k if kind == "PSP" else n
+        return sum(inv_propensity[label] for _, label in hits) / divisor, sum(best) / divisor
+    assert kind == "PSnDCG"
+    norm = ideal_dcg(min(k, n)) if psndcg == "xclib" else ideal_dcg(k)
+    dcg = sum(inv_propensity[label] * discount(r) for r, label in hits)
+    ideal = sum(weight * discount(r) for r, weight in enumerate(best, start=1))
+    return dcg / norm, ideal / norm
+
+
+def evaluate(
+    y_true: Sequence[Mapping[int, float]],
+    rankings: Sequence[Sequence[int]],
+    metrics: Sequence[str],
+    inv_propensity: Sequence[float] | None = None,
+    empty_rows: str = "zero",
+    psndcg: str = "xclib",
+) -> dict[str, float]:
+    """Every metric over all rows; NaN if there is nothing to divide by."""
+    values = {}
+    for metric in metrics:
+        numerator = denominator = 0.0
+        for truth, ranking in zip(y_true, rankings, strict=True):
+            empty = not any(value > 0 for value in truth.values())
+            if empty and empty_rows == "skip":
+                continue
+            row = row_terms(metric, truth, ranking, inv_propensity, psndcg)
+            numerator += row[0]
+            denominator += row[1]
+        values[metric] = numerator / denominator if denominator else math.nan
+    return values
