@@ -30,6 +30,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy import sparse
 
+from dexml.data import unit_interval
+
 FILES = {
     "hp.obo": "6b77de067eecc838319ce7650ed5bab0f92a502eabb160e6bc7c0238bc1548c5",
     "phenotype.hpoa": "8180403e2f5de0d8f41890e587d95077ce7f8bb8228d5d7b29dd358b70f0938c",
@@ -109,12 +111,6 @@ def stem(name: str) -> str:
         text = text.replace(old, new)
     words = {w for w in _words(text) if w not in _STEM_STOP and not _NUMBERED.fullmatch(w)}
     return " ".join(sorted(words)) or name_key(name)
-
-
-def unit_interval(salt: str, key: str) -> float:
-    """Map a key to [0, 1) by a hash, the same on every machine."""
-    digest = hashlib.sha256(f"{salt}\0{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2.0**64
 
 
 def source_folder() -> Path:

@@ -1,0 +1,300 @@
+"""The training loop and its two phases: heads on frozen features, then the upper layers.
+
+Shapes: N training points, L labels, B points of a step, K labels of a pool, D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dexml import checkpoint, losses, rundir
+from dexml.config import TrainSettings
+from dexml.data import Csr
+from dexml.index import exact_search
+from dexml.metrics import Evaluator, Result
+from dexml.model import DualEncoder, LabelTable, Tokens, autocast, with_bias_dimension
+from dexml.sampling import label_pool, pool_positives
+
+REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
+"""Metrics of ``metrics.json`` and of the tables."""
+ADAM_BETAS = (0.9, 0.98)
+
+
+class Model(nn.Module):
+    """What is trained: the shared encoder and the label table."""
+
+    def __init__(self, encoder: DualEncoder, table: LabelTable) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.table = table
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The training part, tokenised and encoded once, cut into fitted and validation points."""
+
+    y: Csr
+    exclude: Csr | None
+    fit_rows: NDArray[np.int64]
+    validation_rows: NDArray[np.int64]
+    point_tokens: Tokens
+    label_tokens: Tokens
+    point_features: NDArray[np.float32]
+    label_features: NDArray[np.float32]
+    inv_propensity: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of training: its length, its parameters, and the loss of a step."""
+
+    name: str
+    epochs: int
+    batch_size: int
+    groups: list[dict[str, Any]]
+    loss: Callable[[NDArray[np.int64], int], Tensor]
+    encode: Callable[[], tuple[NDArray[np.float32], NDArray[np.float32]]]
+    """Features of the validation points and of all labels, as the encoder is now."""
+
+
+def head_phase(problem: Problem, model: Model, settings: TrainSettings) -> Phase:
+    """Frozen features: head, label residuals and biases against all labels (`docs/training.md`)."""
+    encoder, table = model.encoder, model.table
+    encoder.transformer.requires_grad_(False)
+    device = encoder.device
+    features = torch.from_numpy(problem.point_features)
+    label_features_LD = torch.from_numpy(problem.label_features).to(device)
+
+    def loss(rows: NDArray[np.int64], epoch: int) -> Tensor:
+        points_BD = encoder(features[rows].to(device))
+        labels_LD = table(encoder, label_features_LD)
+        return losses.decoupled_softmax(
+            points_BD,
+            labels_LD,
+            problem.y[rows],
+            ignore=None if problem.exclude is None else problem.exclude[rows],
+            temperature=settings.temperature,
+            label_bias=table.bias,
+        )
+
+    def encode() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return problem.point_features[problem.validation_rows], problem.label_features
+
+    groups = _table_groups(model, settings)
+    return Phase("head", settings.head_epochs, settings.batch_size, groups, loss, encode)
+
+
+def finetune_phase(problem: Problem, model: Model, settings: TrainSettings) -> Phase:
+    """Upper layers, head and label table against a pool of labels encoded in the same step."""
+    encoder, table = model.encoder, model.table
+    layers = upper_layers(encoder.transformer, settings.finetune_layers)
+    encoder.transformer.requires_grad_(False)
+    for layer in layers:
+        layer.requires_grad_(True)
+
+    def encode_batch(tokens: Tokens, rows: NDArray[np.int64]) -> Tensor:
+        batches = tokens.batches(len(rows) * settings.point_tokens, rows)
+        with autocast(encoder.device):
+            parts = [encoder.features(tokens.tensor(b, encoder.device)) for b in batches]
+        encoded = np.concatenate(batches)
+        sorter = np.argsort(encoded)
+        back = sorter[np.searchsorted(encoded, rows, sorter=sorter)]
+        return torch.cat(parts)[torch.from_numpy(back).to(encoder.device)]
+
+    def loss(rows: NDArray[np.int64], epoch: int) -> Tensor:
+        pool = label_pool(
+            problem.y,
+            rows,
+            per_point=settings.pool_positives,
+            n_random=settings.pool_random,
+            seed=settings.seed,
+            epoch=epoch,
+        )
+        points_BD = encoder(encode_batch(problem.point_tokens, rows))
+        labels_KD = table(encoder, encode_batch(problem.label_tokens, pool), pool)
+        pairs = [problem.y] if problem.exclude is None else [problem.y, problem.exclude]
+        inside = [
+            tuple(torch.from_numpy(part) for part in pool_positives(y, rows, pool)) for y in pairs
+        ]
+        return losses.decoupled_softmax(
+            points_BD,
+            labels_KD,
+            inside[0],
+            ignore=inside[1] if len(inside) > 1 else None,
+            temperature=settings.temperature,
+            label_bias=table.bias[pool],
+        )
+
+    def encode() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        validation = problem.point_tokens.select(problem.validation_rows)
+        show = not settings.quiet
+        return (
+            encoder.encode_features(validation, desc="validation", progress=show),
+            encoder.encode_features(problem.label_tokens, desc="labels", progress=show),
+        )
+
+    groups = _table_groups(model, settings)
+    groups += [
+        {"params": [p for p in layer.parameters() if p.ndim == ndim], "lr": settings.finetune_lr}
+        | {"weight_decay": settings.weight_decay if ndim > 1 else 0.0}
+        for layer in layers
+        for ndim in (1, 2)
+    ]
+    return Phase(
+        "finetune",
+        settings.finetune_epochs,
+        settings.finetune_batch_size,
+        groups,
+        loss,
+        encode,
+    )
+
+
+def run_phase(
+    problem: Problem, model: Model, phase: Phase, settings: TrainSettings, folder: Path
+) -> None:
+    """Train one phase; each epoch ends with a validation and a checkpoint.
+
+    Goes on after the last checkpoint if that is of this phase. Batches, pools and dropout are
+    functions of (seed, phase, epoch), so a resumed run repeats what an unbroken one would do.
+    """
+    last, best = folder / "last.safetensors", folder / "best.safetensors"
+    state = checkpoint.read_state(last) if last.exists() else {"best": None}
+    resumed = state.get("phase") == phase.name
+    first_epoch = state["epoch"] + 1 if resumed else 1
+    optimizer = torch.optim.AdamW(
+        [group for group in phase.groups if group["lr"] > 0], betas=ADAM_BETAS, fused=True
+    )
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    if resumed:
+        checkpoint.load(last, model, optimizer)
+    steps_per_epoch = math.ceil(len(problem.fit_rows) / phase.batch_size)
+    steps = phase.epochs * steps_per_epoch
+    step = (first_epoch - 1) * steps_per_epoch
+    bar = tqdm(
+        total=steps, initial=step, desc=phase.name, unit="step", disable=settings.quiet, leave=True
+    )
+    started = time.perf_counter()
+    for epoch in range(first_epoch, phase.epochs + 1):
+        torch.manual_seed(_epoch_seed(settings.seed, phase.name, epoch))
+        shuffle = np.random.default_rng(_epoch_seed(settings.seed, phase.name, epoch))
+        rows = shuffle.permutation(problem.fit_rows)
+        model.train()
+        total = 0.0
+        for start in range(0, len(rows), phase.batch_size):
+            factor = schedule(step, steps, settings.warmup)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            loss = phase.loss(rows[start : start + phase.batch_size], epoch)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise RuntimeError(
+                    f"the loss is {value} at step {step} of phase {phase.name}; lower the learning "
+                    f"rates; the checkpoint of epoch {epoch - 1} is kept"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += value * min(phase.batch_size, len(rows) - start)
+            step += 1
+            bar.update()
+            bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
+        entry: dict[str, Any] = {
+            "loss": total / len(rows),
+            "seconds": time.perf_counter() - started,
+        }
+        state = {"phase": phase.name, "epoch": epoch, "step": step, "best": state["best"]}
+        due = epoch % settings.evaluate_every == 0 or epoch == phase.epochs
+        if due and len(problem.validation_rows):
+            model.eval()
+            scores = validate(problem, model, phase, settings)
+            entry["validation"] = scores
+            bar.set_postfix_str(f"{settings.select} {scores[settings.select]:.4f}")
+            if state["best"] is None or scores[settings.select] > state["best"]:
+                state["best"] = scores[settings.select]
+                checkpoint.save(best, model, None, state)
+        rundir.log(folder.parent, phase=phase.name, epoch=epoch, step=step, **entry)
+        checkpoint.save(last, model, optimizer, state)
+    bar.close()
+
+
+def validate(
+    problem: Problem, model: Model, phase: Phase, settings: TrainSettings
+) -> dict[str, float]:
+    """Scores of the validation points against all labels, by exact search."""
+    points, labels = phase.encode()
+    rows = problem.validation_rows
+    metrics = list(dict.fromkeys([*REPORTED, settings.select]))
+    result = score(
+        model.encoder.embed(points),
+        model.table.vectors(model.encoder, labels, settings.temperature),
+        problem.y[rows],
+        None if problem.exclude is None else problem.exclude[rows],
+        problem.inv_propensity,
+        metrics,
+    )
+    return result.metrics
+
+
+def score(
+    point_emb: NDArray[np.float32],
+    label_vectors: NDArray[np.float32],
+    y_true: Csr,
+    exclude: Csr | None,
+    inv_propensity: NDArray[np.float64],
+    metrics: list[str] | tuple[str, ...] = REPORTED,
+    *,
+    progress: bool = False,
+) -> Result:
+    """Rank all labels for every point by exact search and evaluate, with values per point."""
+    k = max(int(name.split("@")[1]) for name in metrics)
+    ids, _ = exact_search(
+        with_bias_dimension(point_emb), label_vectors, k, exclude=exclude, progress=progress
+    )
+    evaluator = Evaluator(y_true.shape[1], metrics, inv_propensity=inv_propensity, keep_rows=True)
+    evaluator.update(y_true, ids, exclude=exclude)
+    return evaluator.result()
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate at `step`: linear rise over the warm-up, then linear to 0."""
+    rise = max(1, round(warmup * steps))
+    return min((step + 1) / rise, (steps - step) / max(1, steps - rise))
+
+
+def upper_layers(transformer: nn.Module, n: int) -> list[nn.Module]:
+    """Return the last `n` transformer blocks; all parameters where there are no more than `n`."""
+    depth = int(transformer.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+    if n >= depth:
+        return [transformer]
+    for module in transformer.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return list(module[-n:])
+    raise ValueError(f"{type(transformer).__name__}: no list of {depth} layers found in it")
+
+
+def _table_groups(model: Model, settings: TrainSettings) -> list[dict[str, Any]]:
+    encoder, table = model.encoder, model.table
+    table.residual.requires_grad_(settings.residual_lr > 0)
+    table.bias.requires_grad_(settings.bias_lr > 0)
+    decay = settings.weight_decay
+    return [
+        {"params": [encoder.head.weight], "lr": settings.head_lr, "weight_decay": decay},
+        {"params": [table.residual], "lr": settings.residual_lr, "weight_decay": 0.0},
+        {"params": [table.bias], "lr": settings.bias_lr, "weight_decay": 0.0},
+    ]
+
+
+def _epoch_seed(seed: int, phase: str, epoch: int) -> int:
+    return int(np.random.SeedSequence((seed, len(phase), epoch)).generate_state(1)[0])

@@ -1,0 +1,291 @@
+"""Search over label vectors: exact, or approximate by an HNSW graph with a measured recall.
+
+Knows numpy, hnswlib and the Rust core, and nothing of torch. On the command line::
+
+    python -m dexml.index RUN
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dexml import _rust, console
+from dexml.data import Csr, pair_parts
+
+FORMAT_VERSION = 1
+EXACT_BELOW = 50_000
+"""Exact search is the default up to this many labels: it is as fast there, and certain."""
+RECALL_QUERIES = 1000
+_SCORE_BLOCK = 2**25
+"""Scores (128 MiB) of one block of exact search."""
+
+Found = tuple[NDArray[np.int32], NDArray[np.float32]]
+"""``ids`` and ``scores``, both (n, k), best first, padded with -1 and -inf."""
+
+
+def exact_search(
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    k: int,
+    *,
+    exclude: Csr | None = None,
+    progress: bool = False,
+) -> Found:
+    """Find the k vectors with the largest inner products, all of them compared.
+
+    Args:
+        queries: Shape (n, D), float32.
+        vectors: Shape (L, D), float32.
+        k: Labels a query; rows are padded when fewer are left.
+        exclude: Pairs (query, label) to leave out, shape (n, L); k labels remain.
+        progress: Show a bar.
+
+    Returns:
+        ``ids`` int32 and ``scores`` float32, (n, k); equal scores: the smaller id first.
+    """
+    if queries.ndim != 2 or vectors.ndim != 2 or queries.shape[1] != vectors.shape[1]:
+        raise ValueError(f"queries {queries.shape} and vectors {vectors.shape} do not fit")
+    if k < 1:
+        raise ValueError(f"k = {k}; expected at least 1")
+    pairs = pair_parts(exclude, (len(queries), len(vectors)), "exclude")
+    ids = np.full((len(queries), k), -1, np.int32)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    rows = max(1, min(1024, _SCORE_BLOCK // max(1, len(vectors))))
+    with tqdm(total=len(queries), desc="search", unit="point", disable=not progress) as bar:
+        for start in range(0, len(queries), rows):
+            stop = min(start + rows, len(queries))
+            block = queries[start:stop] @ vectors.T
+            window = None if pairs is None else (pairs[0][start : stop + 1], pairs[1])
+            ids[start:stop], scores[start:stop] = _rust.topk_dense(block, k, window)
+            bar.update(stop - start)
+    return ids, scores
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an index folder says of itself (``manifest.json``)."""
+
+    format_version: int
+    n_labels: int
+    dim: int
+    m: int
+    ef_construction: int
+    ef: int
+    seed: int
+    recall: float
+    recall_k: int
+    recall_queries: int
+    encoder: str
+    files: dict[str, dict[str, Any]]
+
+
+class LabelIndex:
+    """Label vectors with an HNSW graph over them (inner product)."""
+
+    def __init__(self, vectors: NDArray[np.float32], graph: Any, manifest: Manifest) -> None:
+        self.vectors = vectors
+        self.manifest = manifest
+        self._graph = graph
+
+    @classmethod
+    def build(
+        cls,
+        vectors: NDArray[np.float32],
+        queries: NDArray[np.float32],
+        *,
+        encoder: str = "",
+        m: int = 16,
+        ef_construction: int = 200,
+        k: int = 10,
+        recall: float = 0.99,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> LabelIndex:
+        """Build the graph, then raise ``ef`` until `queries` find `recall` of the exact top k.
+
+        The graph is built by one thread: insertion in several is not reproducible.
+
+        Args:
+            vectors: Label vectors, shape (L, D), float32.
+            queries: Points to measure the recall with, shape (n, D); at most 1,000 are used.
+            encoder: Fingerprint of the encoder that made the vectors.
+            m: Links of a node.
+            ef_construction: Candidates while building.
+            k: Recall is measured for the k best labels.
+            recall: Wanted recall@k.
+            seed: Seed of the graph's levels.
+            progress: Show a bar.
+        """
+        import hnswlib
+
+        if len(vectors) == 0:
+            raise ValueError("no label vectors to index")
+        graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
+        graph.init_index(len(vectors), M=m, ef_construction=ef_construction, random_seed=seed)
+        with tqdm(total=len(vectors), desc="index", unit="label", disable=not progress) as bar:
+            for start in range(0, len(vectors), 1000):
+                block = vectors[start : start + 1000]
+                graph.add_items(block, np.arange(start, start + len(block)), num_threads=1)
+                bar.update(len(block))
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            n_labels=len(vectors),
+            dim=vectors.shape[1],
+            m=m,
+            ef_construction=ef_construction,
+            ef=max(64, 2 * k),
+            seed=seed,
+            recall=0.0,
+            recall_k=min(k, len(vectors)),
+            recall_queries=0,
+            encoder=encoder,
+            files={},
+        )
+        index = cls(vectors, graph, manifest)
+        index._raise_ef(queries[:RECALL_QUERIES], recall)
+        return index
+
+    def _raise_ef(self, queries: NDArray[np.float32], wanted: float) -> None:
+        k = self.manifest.recall_k
+        truth, _ = exact_search(queries, self.vectors, k)
+        ef = self.manifest.ef
+        while True:
+            self.manifest = replace(self.manifest, ef=ef)
+            found, _ = self.search(queries, k)
+            hits = sum(len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True))
+            measured = hits / max(1, truth.size)
+            self.manifest = replace(self.manifest, recall=measured, recall_queries=len(queries))
+            if measured >= wanted or ef >= self.manifest.n_labels:
+                return
+            ef = min(2 * ef, self.manifest.n_labels)
+
+    def search(self, queries: NDArray[np.float32], k: int, *, exclude: Csr | None = None) -> Found:
+        """Find about the k best labels of each query; shapes and padding as `exact_search`."""
+        n_labels = self.manifest.n_labels
+        if queries.ndim != 2 or queries.shape[1] != self.manifest.dim:
+            raise ValueError(
+                f"queries {queries.shape}; the index has {self.manifest.dim} dimensions"
+            )
+        pairs = pair_parts(exclude, (len(queries), n_labels), "exclude")
+        # Over-fetch what may be excluded: a filter inside hnswlib would run Python code per node.
+        extra = 0 if pairs is None or not len(queries) else int(np.diff(pairs[0]).max())
+        wanted = min(k + extra, n_labels)
+        self._graph.set_ef(max(self.manifest.ef, wanted))
+        if len(queries) == 0:
+            return np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)
+        labels, _ = self._graph.knn_query(queries, k=wanted)
+        # Scores are computed afresh, so that both searches give the same numbers.
+        labels = labels.astype(np.int32)
+        scores = np.empty(labels.shape, np.float32)
+        for start in range(0, len(queries), 256):
+            rows = slice(start, start + 256)
+            scores[rows] = np.einsum("qd,qkd->qk", queries[rows], self.vectors[labels[rows]])
+        indptr = np.arange(len(queries) + 1, dtype=np.int64) * wanted
+        return _rust.topk_csr(indptr, labels.ravel(), scores.ravel(), n_labels, k, pairs)
+
+    def save(self, folder: Path) -> None:
+        """Write the index as a folder, beside `folder` and renamed over an older one."""
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        try:
+            np.save(beside / "vectors.npy", self.vectors)
+            self._graph.save_index(str(beside / "graph.hnsw"))
+            files = {name: _seal(beside / name) for name in ("vectors.npy", "graph.hnsw")}
+            self.manifest = replace(self.manifest, files=files)
+            text = json.dumps(self.manifest.__dict__, indent=2) + "\n"
+            (beside / "manifest.json").write_text(text, encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: Path, *, encoder: str | None = None) -> LabelIndex:
+        """Open an index folder; sizes and SHA-256 are checked before hnswlib reads a byte.
+
+        Args:
+            folder: Written by `save`.
+            encoder: Fingerprint the index must carry, if given.
+
+        Raises:
+            ValueError: Damaged, of a newer version, or of another encoder.
+        """
+        import hnswlib
+
+        manifest = _read_manifest(folder)
+        for name in ("vectors.npy", "graph.hnsw"):
+            if manifest.files.get(name) != _seal(folder / name):
+                raise ValueError(
+                    f"{folder / name}: not the file that was saved; build the index again"
+                )
+        if encoder is not None and manifest.encoder != encoder:
+            raise ValueError(f"{folder}: made by another encoder; run python -m dexml.index again")
+        vectors = np.load(folder / "vectors.npy", allow_pickle=False)
+        graph = hnswlib.Index(space="ip", dim=manifest.dim)
+        graph.load_index(str(folder / "graph.hnsw"), max_elements=manifest.n_labels)
+        return cls(vectors, graph, manifest)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / "manifest.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format_version"]
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: format {version} is newer than {FORMAT_VERSION}; update dexml"
+            )
+        return Manifest(**content)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); build the index again") from None
+
+
+def _seal(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def main(argv: list[str]) -> None:
+    """Run ``python -m dexml.index``."""
+    from dexml import config, rundir
+
+    settings = config.parse(config.IndexSettings, argv, "python -m dexml.index")
+    run = rundir.Run.open(settings.run)
+    index = LabelIndex.build(
+        run.load_array("label_emb"),
+        run.load_array("query_emb"),
+        encoder=run.fingerprint(),
+        m=settings.m,
+        ef_construction=settings.ef_construction,
+        k=settings.k,
+        recall=settings.recall,
+        seed=settings.seed,
+        progress=not settings.quiet,
+    )
+    index.save(settings.run / "index")
+    made = index.manifest
+    print(
+        f"{made.n_labels} labels, {made.dim} dimensions; recall@{made.recall_k} against exact "
+        f"search {made.recall:.4f} at ef {made.ef} ({made.recall_queries} points): "
+        f"{settings.run / 'index'}"
+    )
+    if made.recall < settings.recall:
+        console.say(f"warning: recall stays below {settings.recall}; predict with --search exact")
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main))

@@ -1,0 +1,162 @@
+"""The run directory: where training leaves its files and the later stages find them.
+
+Knows files only, no torch. Every file is written beside its place and renamed; paths inside are
+relative, so a run directory can be moved. Contents: ``docs/formats.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+_PACKAGES = ("dexml-xmc", "torch", "transformers", "tokenizers", "numpy", "scipy", "hnswlib")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and what ``run.json`` says."""
+
+    folder: Path
+    info: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open a run directory that `dexml.train` has finished.
+
+        Raises:
+            FileNotFoundError: No such folder, or the training has not finished.
+            ValueError: Damaged, or written by a newer version.
+        """
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder}: no such run directory; make one: "
+                f"python -m dexml.train DATA_DIR --out {folder}"
+            )
+        path = folder / "run.json"
+        if not path.exists():
+            unfinished = (folder / "config.toml").exists()
+            remedy = "go on with python -m dexml.train ... --resume" if unfinished else "not a run"
+            raise FileNotFoundError(f"{folder}: no finished run in it (no run.json); {remedy}")
+        info = read_json(path)
+        if info.get("format_version", 0) > FORMAT_VERSION:
+            raise ValueError(f"{path}: format {info['format_version']} is newer than this dexml's")
+        return cls(folder, info)
+
+    def load_array(self, name: str) -> NDArray[np.float32]:
+        """Load ``NAME.npy`` (never unpickled)."""
+        path = self.folder / f"{name}.npy"
+        try:
+            array: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path}: damaged ({error}); train again") from None
+        if array.dtype != np.float32 or array.ndim != 2:
+            raise ValueError(f"{path}: {array.dtype} of shape {array.shape}; expected 2-d float32")
+        return array
+
+    def label_texts(self) -> list[str]:
+        """Texts of the labels, by label id."""
+        texts = (self.folder / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        if len(texts) != self.info["n_labels"]:
+            expected = self.info["n_labels"]
+            raise ValueError(
+                f"{self.folder / 'labels.txt'}: {len(texts)} lines for {expected} labels"
+            )
+        return texts
+
+    def data_dir(self) -> Path:
+        """The data set the run was trained on, if it still lies where it lay."""
+        return Path(os.path.normpath(self.folder / self.info["data"]))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over encoder and label table: which run made these vectors?"""
+        return fingerprint(self.folder)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the weight files of a run: the encoder's and the label table's."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("encoder/**/*.safetensors"), folder / "labels.safetensors"]):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file beside `path` and rename it, so that `path` is whole at any moment."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON."""
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return content
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as ``.npy``."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.npy")
+    try:
+        np.save(beside, array)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the resolved settings as ``config.toml``."""
+    write_bytes(folder / "config.toml", tomli_w.dumps(settings).encode())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read ``config.toml`` of a run."""
+    return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+
+
+def log(folder: Path, **fields: Any) -> None:
+    """Append one line to ``log.jsonl``: the fields and the time (seconds since 1970)."""
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
