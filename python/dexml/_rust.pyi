@@ -1,7 +1,7 @@
 """The Rust core on numpy arrays.
 
-Arrays are C-contiguous: `indptr` int64, `indices` int32, `data` float32, and nothing is converted. A
-matrix is passed as `(indptr, indices, data)`, where `indptr` may be a window of a larger one. Bad
+Arrays are C-contiguous: `indptr` int64, `indices` int32, `data` float32, and nothing is converted.
+A matrix is passed as `(indptr, indices, data)`, where `indptr` may be a window of a larger one. Bad
 content, shapes and ranges raise `ValueError`, wrong element types `TypeError`.
 """
 
@@ -10,6 +10,20 @@ from typing import TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = [
+    "Evaluator",
+    "check_csr",
+    "inv_propensity",
+    "label_counts",
+    "load_labels",
+    "load_pairs",
+    "merge_topk",
+    "parse_metrics",
+    "save_labels",
+    "topk_csr",
+    "topk_dense",
+]
 
 _Pattern: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32]]
 _Truth: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
@@ -95,9 +109,9 @@ def parse_metrics(names: Sequence[str]) -> list[tuple[str, int]]:
 class Evaluator:
     """Sums of every kind of metric at every k up to the largest of `metrics`.
 
-    The result is the same to the last bit for any number of threads and any cut into updates. Threads
-    share an update by blocks of 4,096 rows, so large updates use them best. A failing update leaves
-    the evaluator as it was; rows in its message count from the first row of the stream.
+    The result is the same to the last bit for any number of threads and any cut into updates.
+    Threads share an update by blocks of 4,096 rows, so large updates use them best. A failing
+    update leaves the evaluator as it was; rows in its message count from the first row of the stream.
     """
 
     def __new__(
@@ -111,9 +125,7 @@ class Evaluator:
         keep_rows: bool = False,
         num_threads: int | None = None,
     ) -> Evaluator: ...
-    def update_csr(
-        self, y_true: _Truth, y_pred: _Scores, exclude: _Pattern | None = None
-    ) -> None:
+    def update_csr(self, y_true: _Truth, y_pred: _Scores, exclude: _Pattern | None = None) -> None:
         """Add points with scored labels; every stored entry is ranked."""
 
     def update_ids(

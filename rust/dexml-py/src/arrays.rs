@@ -24,30 +24,22 @@ fn borrow<'py, T: Element, D: ndarray::Dimension>(
     let py = object.py();
     let Ok(untyped) = object.cast::<PyUntypedArray>() else {
         let found = object.get_type().name()?;
-        return Err(PyTypeError::new_err(format!(
-            "{name} must be a numpy array, not {found}"
-        )));
+        return Err(PyTypeError::new_err(format!("{name} must be a numpy array, not {found}")));
     };
     if !untyped.dtype().is_equiv_to(&dtype::<T>(py)) {
         let (expected, found) = (dtype::<T>(py), untyped.dtype());
-        return Err(PyTypeError::new_err(format!(
-            "{name} must be {expected}, not {found}"
-        )));
+        return Err(PyTypeError::new_err(format!("{name} must be {expected}, not {found}")));
     }
     if D::NDIM.is_some_and(|n_dims| n_dims != untyped.ndim()) {
         let (expected, found) = (D::NDIM.unwrap_or_default(), untyped.ndim());
+        return Err(PyValueError::new_err(format!("{name} must be {expected}-d, not {found}-d")));
+    }
+    if !(untyped.is_c_contiguous() && untyped.is_aligned()) {
         return Err(PyValueError::new_err(format!(
-            "{name} must be {expected}-d, not {found}-d"
+            "{name} must be C-contiguous and aligned (numpy.ascontiguousarray makes it so)"
         )));
     }
-    if !untyped.is_c_contiguous() {
-        return Err(PyValueError::new_err(format!(
-            "{name} must be C-contiguous (numpy.ascontiguousarray makes it so)"
-        )));
-    }
-    object
-        .extract()
-        .map_err(|_| PyValueError::new_err(format!("{name} cannot be read here")))
+    object.extract().map_err(|_| PyValueError::new_err(format!("{name} cannot be read here")))
 }
 
 /// Borrows a vector.
@@ -88,10 +80,7 @@ impl<'py> PatternArrays<'py> {
     }
 
     pub(crate) fn slices(&self) -> PyResult<PatternSlices<'_>> {
-        Ok(PatternSlices {
-            indptr: self.indptr.as_slice()?,
-            indices: self.indices.as_slice()?,
-        })
+        Ok(PatternSlices { indptr: self.indptr.as_slice()?, indices: self.indices.as_slice()? })
     }
 }
 
@@ -117,17 +106,11 @@ pub(crate) struct CsrArrays<'py, T: Element> {
 impl<'py, T: Element> CsrArrays<'py, T> {
     pub(crate) fn borrow(name: &str, (indptr, indices, data): &CsrArgs<'py>) -> PyResult<Self> {
         let pattern = PatternArrays::borrow(name, &(indptr.clone(), indices.clone()))?;
-        Ok(Self {
-            pattern,
-            data: vector(&format!("{name} data"), data)?,
-        })
+        Ok(Self { pattern, data: vector(&format!("{name} data"), data)? })
     }
 
     pub(crate) fn slices(&self) -> PyResult<CsrSlices<'_, T>> {
-        Ok(CsrSlices {
-            pattern: self.pattern.slices()?,
-            data: self.data.as_slice()?,
-        })
+        Ok(CsrSlices { pattern: self.pattern.slices()?, data: self.data.as_slice()? })
     }
 }
 
@@ -153,8 +136,5 @@ pub(crate) fn moved<T: Element>(py: Python<'_>, vector: Vec<T>) -> Bound<'_, PyA
 /// Ranked rows moved to Python, shape (n, k).
 pub(crate) fn moved_ranking(py: Python<'_>, n_rows: usize, top: TopK) -> PyResult<Ranking<'_>> {
     let shape = [n_rows, top.k];
-    Ok((
-        moved(py, top.ids).reshape(shape)?,
-        moved(py, top.scores).reshape(shape)?,
-    ))
+    Ok((moved(py, top.ids).reshape(shape)?, moved(py, top.scores).reshape(shape)?))
 }

@@ -53,7 +53,7 @@ pub(crate) fn interruptible<T: Send>(
                     Ok(result) => return result,
                     Err(RecvTimeoutError::Disconnected) => return Err(Error::Interrupted),
                     Err(RecvTimeoutError::Timeout) if raised.is_none() => {
-                        raised = Python::attach(|py| py.check_signals()).err();
+                        raised = Python::attach(|py| -> PyResult<()> { py.check_signals() }).err();
                         stop.store(raised.is_some(), Ordering::Relaxed);
                     }
                     Err(RecvTimeoutError::Timeout) => {}
@@ -71,11 +71,7 @@ pub(crate) fn exception(error: Error) -> PyErr {
             // Called with an error number, OSError picks its subclass by itself.
             Some(code) => {
                 let text = source.to_string();
-                let reason = text
-                    .split(" (os error")
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned();
+                let reason = text.split(" (os error").next().unwrap_or_default().to_owned();
                 PyOSError::new_err((code, reason, path.into_os_string()))
             }
             None => PyOSError::new_err(format!("{}: {source}", path.display())),

@@ -19,18 +19,11 @@ type Rows<'py> = Bound<'py, PyArray1<f64>>;
 #[pyo3(signature = (names))]
 pub(crate) fn parse_metrics(names: Vec<String>) -> PyResult<Vec<(&'static str, usize)>> {
     let metrics = parse(&names)?;
-    Ok(metrics
-        .into_iter()
-        .map(|metric| (metric.kind().name(), metric.k()))
-        .collect())
+    Ok(metrics.into_iter().map(|metric| (metric.kind().name(), metric.k())).collect())
 }
 
 fn parse(names: &[String]) -> PyResult<Vec<Metric>> {
-    names
-        .iter()
-        .map(|name| name.parse())
-        .collect::<Result<_>>()
-        .map_err(exception)
+    names.iter().map(|name| name.parse()).collect::<Result<_>>().map_err(exception)
 }
 
 /// Scores rankings against the truth, row block by row block.
@@ -119,10 +112,7 @@ impl PyEvaluator {
         let metrics = parse(&metrics)?;
         let weights = inv_propensity.map(|weights| vector::<f64>("inv_propensity", &weights));
         let weights = weights.transpose()?;
-        let weights = weights
-            .as_ref()
-            .map(numpy::PyReadonlyArray::as_slice)
-            .transpose()?;
+        let weights = weights.as_ref().map(numpy::PyReadonlyArray::as_slice).transpose()?;
         // A wrong number of threads is found here, not at the first update.
         pool(num_threads)?;
         let inner = detached(py, || {
@@ -134,11 +124,7 @@ impl PyEvaluator {
             };
             Evaluator::new(n_labels, &metrics, options)
         })?;
-        Ok(Self {
-            inner: Mutex::new(inner),
-            n_labels,
-            num_threads,
-        })
+        Ok(Self { inner: Mutex::new(inner), n_labels, num_threads })
     }
 
     /// Add points with scored labels.
@@ -171,21 +157,15 @@ impl PyEvaluator {
         if holds::<i64>(&ids) {
             let ids = matrix::<i64>("ids", &ids)?;
             let (width, ids) = (ids.shape()[1], ids.as_slice()?);
-            self.update(
-                py,
-                &y_true,
-                exclude.as_ref(),
-                |evaluator, y_true, exclude| evaluator.update_ids(y_true, ids, width, exclude),
-            )
+            self.update(py, &y_true, exclude.as_ref(), |evaluator, y_true, exclude| {
+                evaluator.update_ids(y_true, ids, width, exclude)
+            })
         } else {
             let ids = matrix::<i32>("ids", &ids)?;
             let (width, ids) = (ids.shape()[1], ids.as_slice()?);
-            self.update(
-                py,
-                &y_true,
-                exclude.as_ref(),
-                |evaluator, y_true, exclude| evaluator.update_ids(y_true, ids, width, exclude),
-            )
+            self.update(py, &y_true, exclude.as_ref(), |evaluator, y_true, exclude| {
+                evaluator.update_ids(y_true, ids, width, exclude)
+            })
         }
     }
 
@@ -210,15 +190,12 @@ impl PyEvaluator {
         py: Python<'py>,
         metric: &str,
     ) -> PyResult<(Rows<'py>, Option<Rows<'py>>)> {
-        Ok(
-            match self.read(py, |evaluator| evaluator.row_values(metric.parse()?))? {
-                RowValues::Mean(values) => (moved(py, values), None),
-                RowValues::Ratio {
-                    numerators,
-                    denominators,
-                } => (moved(py, numerators), Some(moved(py, denominators))),
-            },
-        )
+        Ok(match self.read(py, |evaluator| evaluator.row_values(metric.parse()?))? {
+            RowValues::Mean(values) => (moved(py, values), None),
+            RowValues::Ratio { numerators, denominators } => {
+                (moved(py, numerators), Some(moved(py, denominators)))
+            }
+        })
     }
 
     #[getter]

@@ -10,12 +10,7 @@ use crate::arrays::{CsrArrays, moved, vector};
 use crate::border::{count, detached, interruptible};
 
 type Vector<'py, T> = Bound<'py, PyArray1<T>>;
-type Loaded<'py> = (
-    (usize, usize),
-    Vector<'py, i64>,
-    Vector<'py, i32>,
-    Vector<'py, f32>,
-);
+type Loaded<'py> = ((usize, usize), Vector<'py, i64>, Vector<'py, i32>, Vector<'py, f32>);
 
 /// Read label text: shape, indptr, indices, data.
 #[pyfunction]
@@ -27,21 +22,10 @@ pub(crate) fn load_labels(
     num_threads: Option<i64>,
 ) -> PyResult<Loaded<'_>> {
     let csr = interruptible(py, num_threads, |keep_going| {
-        xmc_core::load_labels(
-            &path,
-            ParseOptions {
-                missing_value,
-                keep_going,
-            },
-        )
+        xmc_core::load_labels(&path, ParseOptions { missing_value, keep_going })
     })?;
     let shape = (csr.n_rows(), csr.n_cols);
-    Ok((
-        shape,
-        moved(py, csr.indptr),
-        moved(py, csr.indices),
-        moved(py, csr.data),
-    ))
+    Ok((shape, moved(py, csr.indptr), moved(py, csr.indices), moved(py, csr.data)))
 }
 
 /// Read filter pairs: indptr, indices, number of repeated pairs merged.
@@ -54,11 +38,7 @@ pub(crate) fn load_pairs(
 ) -> PyResult<(Vector<'_, i64>, Vector<'_, i32>, usize)> {
     let (n_rows, n_labels) = (count("n_rows", n_rows)?, count("n_labels", n_labels)?);
     let pairs = detached(py, || xmc_core::load_pairs(&path, n_rows, n_labels))?;
-    Ok((
-        moved(py, pairs.indptr),
-        moved(py, pairs.indices),
-        pairs.n_repeated,
-    ))
+    Ok((moved(py, pairs.indptr), moved(py, pairs.indices), pairs.n_repeated))
 }
 
 /// Write label text, replacing the file at once.
@@ -74,9 +54,7 @@ pub(crate) fn save_labels<'py>(
     let n_labels = count("n_labels", n_labels)?;
     let arrays = CsrArrays::<f32>::borrow("y", &(indptr, indices, data))?;
     let slices = arrays.slices()?;
-    detached(py, || {
-        xmc_core::save_labels(&path, slices.check("y", n_labels)?)
-    })
+    detached(py, || xmc_core::save_labels(&path, slices.check("y", n_labels)?))
 }
 
 /// Check a matrix from outside; sorted indices and data if a row was not sorted.
@@ -110,10 +88,7 @@ pub(crate) fn label_counts<'py>(
     data: Bound<'py, PyAny>,
 ) -> PyResult<Vector<'py, i64>> {
     let n_labels = count("n_labels", n_labels)?;
-    let (indices, data) = (
-        vector::<i32>("indices", &indices)?,
-        vector::<f32>("data", &data)?,
-    );
+    let (indices, data) = (vector::<i32>("indices", &indices)?, vector::<f32>("data", &data)?);
     let (indices, data) = (indices.as_slice()?, data.as_slice()?);
     let counts = detached(py, || xmc_core::label_counts(n_labels, indices, data))?;
     Ok(moved(py, counts))

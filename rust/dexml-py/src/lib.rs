@@ -2,6 +2,8 @@
 //!
 //! This crate converts and delegates; `python/dexml/_rust.pyi` is its face.
 
+#![expect(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
+
 mod arrays;
 mod border;
 mod evaluator;

@@ -20,10 +20,7 @@ struct Pools {
     by_threads: BTreeMap<usize, Arc<ThreadPool>>,
 }
 
-static POOLS: Mutex<Pools> = Mutex::new(Pools {
-    process: 0,
-    by_threads: BTreeMap::new(),
-});
+static POOLS: Mutex<Pools> = Mutex::new(Pools { process: 0, by_threads: BTreeMap::new() });
 
 /// The pool with this many threads, or one for each available core.
 ///

@@ -43,16 +43,12 @@ fn topk_of<'py, S: Score + numpy::Element>(
     num_threads: Option<i64>,
 ) -> PyResult<Ranking<'py>> {
     let scores = CsrArrays::<S>::borrow("y_pred", scores)?;
-    let exclude = exclude
-        .map(|exclude| PatternArrays::borrow("exclude", exclude))
-        .transpose()?;
+    let exclude = exclude.map(|exclude| PatternArrays::borrow("exclude", exclude)).transpose()?;
     let scores = scores.slices()?;
     let exclude = exclude.as_ref().map(PatternArrays::slices).transpose()?;
     let (n_rows, top) = in_pool(py, num_threads, || {
         let scores = scores.check("y_pred", n_labels)?;
-        let exclude = exclude
-            .map(|exclude| exclude.check("exclude", n_labels))
-            .transpose()?;
+        let exclude = exclude.map(|exclude| exclude.check("exclude", n_labels)).transpose()?;
         Ok((scores.n_rows(), xmc_core::topk_csr(scores, k, exclude)?))
     })?;
     moved_ranking(py, n_rows, top)
@@ -72,18 +68,14 @@ pub(crate) fn topk_dense<'py>(
     let (k, first_label) = (count("k", k)?, count("first_label", first_label)?);
     let scores = matrix::<f32>("scores", &scores)?;
     let (n_rows, n_labels) = (scores.shape()[0], scores.shape()[1]);
-    let exclude = exclude
-        .as_ref()
-        .map(|exclude| PatternArrays::borrow("exclude", exclude));
+    let exclude = exclude.as_ref().map(|exclude| PatternArrays::borrow("exclude", exclude));
     let exclude = exclude.transpose()?;
     let scores = scores.as_slice()?;
     let exclude = exclude.as_ref().map(PatternArrays::slices).transpose()?;
     let top = in_pool(py, num_threads, || {
         // Excluded labels are global: those of other label blocks are in range as well.
         let any_label = i32::MAX as usize;
-        let exclude = exclude
-            .map(|exclude| exclude.check("exclude", any_label))
-            .transpose()?;
+        let exclude = exclude.map(|exclude| exclude.check("exclude", any_label)).transpose()?;
         xmc_core::topk_dense(scores, n_rows, n_labels, k, exclude, first_label)
     })?;
     moved_ranking(py, n_rows, top)
@@ -100,14 +92,8 @@ pub(crate) fn merge_topk<'py>(
     k: i64,
 ) -> PyResult<Ranking<'py>> {
     let k = count("k", k)?;
-    let (ids_a, scores_a) = (
-        matrix::<i32>("ids_a", &ids_a)?,
-        matrix("scores_a", &scores_a)?,
-    );
-    let (ids_b, scores_b) = (
-        matrix::<i32>("ids_b", &ids_b)?,
-        matrix("scores_b", &scores_b)?,
-    );
+    let (ids_a, scores_a) = (matrix::<i32>("ids_a", &ids_a)?, matrix("scores_a", &scores_a)?);
+    let (ids_b, scores_b) = (matrix::<i32>("ids_b", &ids_b)?, matrix("scores_b", &scores_b)?);
     let (shape_a, shape_b) = (ids_a.shape(), ids_b.shape());
     if shape_a[0] != shape_b[0] || scores_a.shape() != shape_a || scores_b.shape() != shape_b {
         let message = "rankings to merge must have equal rows, and ids the shape of their scores";

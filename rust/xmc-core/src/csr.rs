@@ -32,36 +32,19 @@ impl<'a> CsrPattern<'a> {
     ) -> Result<Self> {
         if n_cols > i32::MAX as usize {
             let (name, rule) = ("n_labels", "must be below 2^31");
-            return Err(Error::Parameter {
-                name,
-                rule,
-                value: n_cols.to_string(),
-            });
+            return Err(Error::Parameter { name, rule, value: n_cols.to_string() });
         }
         let Some((&first, &last)) = indptr.first().zip(indptr.last()) else {
-            return Err(Error::EmptyIndptr {
-                name: name.to_owned(),
-            });
+            return Err(Error::EmptyIndptr { name: name.to_owned() });
         };
         let fits = |pointer: i64| usize::try_from(pointer).is_ok_and(|p| p <= indices.len());
         let bad_row = indptr.windows(2).position(|pair| pair[0] > pair[1]);
         let bad_row = bad_row.or((!fits(first)).then_some(0));
         let bad_row = bad_row.or((!fits(last)).then_some(indptr.len().saturating_sub(2)));
         if let Some(row) = bad_row {
-            return Err(Error::at_row(
-                name,
-                row,
-                Fault::BadIndptr {
-                    n_entries: indices.len(),
-                },
-            ));
+            return Err(Error::at_row(name, row, Fault::BadIndptr { n_entries: indices.len() }));
         }
-        let pattern = Self {
-            name,
-            n_cols,
-            indptr,
-            indices,
-        };
+        let pattern = Self { name, n_cols, indptr, indices };
         let window = &indices[first as usize..last as usize];
         // Branchless over the window, so that the common case runs at memory speed. Seen as u32, a
         // negative label is out of range as well.
@@ -78,17 +61,12 @@ impl<'a> CsrPattern<'a> {
         for row in 0..self.n_rows() {
             for &label in self.row(row) {
                 if label as u32 as usize >= n_labels {
-                    let fault = Fault::LabelOutOfRange {
-                        label: label.to_string(),
-                        n_labels,
-                    };
+                    let fault = Fault::LabelOutOfRange { label: label.to_string(), n_labels };
                     return Error::at_row(self.name, row, fault);
                 }
             }
         }
-        Error::EmptyIndptr {
-            name: self.name.to_owned(),
-        }
+        Error::EmptyIndptr { name: self.name.to_owned() }
     }
 
     /// Name of the matrix in messages.
@@ -131,12 +109,7 @@ impl<'a> CsrPattern<'a> {
             if expected == found {
                 return Ok(());
             }
-            Err(Error::Length {
-                name: self.name.to_owned(),
-                what,
-                expected,
-                found,
-            })
+            Err(Error::Length { name: self.name.to_owned(), what, expected, found })
         };
         check("rows", n_rows, self.n_rows())?;
         check("labels", n_cols, self.n_cols)
@@ -164,17 +137,9 @@ impl<'a, T> CsrView<'a, T> {
     ) -> Result<Self> {
         if indices.len() != data.len() {
             let (what, expected, found) = ("values", indices.len(), data.len());
-            return Err(Error::Length {
-                name: name.to_owned(),
-                what,
-                expected,
-                found,
-            });
+            return Err(Error::Length { name: name.to_owned(), what, expected, found });
         }
-        Ok(Self {
-            pattern: CsrPattern::new(name, n_cols, indptr, indices)?,
-            data,
-        })
+        Ok(Self { pattern: CsrPattern::new(name, n_cols, indptr, indices)?, data })
     }
 
     /// The positions alone.
@@ -249,36 +214,18 @@ impl<T> Csr<T> {
 /// [`Error::Length`] if the view is not the whole matrix; [`Error::Content`] for a duplicate label or
 /// a value that is not finite.
 pub fn check_matrix(view: CsrView<'_>) -> Result<Option<(Vec<i32>, Vec<f32>)>> {
-    let CsrView {
-        pattern:
-            CsrPattern {
-                name,
-                indptr,
-                indices,
-                ..
-            },
-        data,
-    } = view;
+    let CsrView { pattern: CsrPattern { name, indptr, indices, .. }, data } = view;
     let used = indptr[view.n_rows()] as usize - indptr[0] as usize;
     if used != indices.len() {
         let (what, expected, found) = ("entries in rows", indices.len(), used);
-        return Err(Error::Length {
-            name: name.to_owned(),
-            what,
-            expected,
-            found,
-        });
+        return Err(Error::Length { name: name.to_owned(), what, expected, found });
     }
     let mut sorted: Option<(Vec<i32>, Vec<f32>)> = None;
     let mut scratch = Vec::new();
     for row in 0..view.n_rows() {
         let (labels, values) = view.row(row);
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(Error::at_row(
-                name,
-                row,
-                Fault::NotFinite { label: labels[at] },
-            ));
+            return Err(Error::at_row(name, row, Fault::NotFinite { label: labels[at] }));
         }
         if !labels.is_sorted_by(|a, b| a < b) {
             let (indices, data) = sorted.get_or_insert_with(|| (indices.to_vec(), data.to_vec()));
@@ -327,9 +274,7 @@ mod tests {
     #[test]
     fn bad_arrays_are_named() {
         let message = |n_cols, indptr: &[i64], indices: &[i32], data: &[f32]| {
-            CsrView::new("m", n_cols, indptr, indices, data)
-                .unwrap_err()
-                .to_string()
+            CsrView::new("m", n_cols, indptr, indices, data).unwrap_err().to_string()
         };
         let pointer =
             |row| format!("m: row {row}: indptr decreases or leaves the 2 stored entries");
@@ -341,10 +286,7 @@ mod tests {
         let range = |row, label| format!("m: row {row}: label {label} out of range (n_labels = 3)");
         assert_eq!(message(3, &[0, 1, 2], &[0, 3], &[1.0; 2]), range(1, 3));
         assert_eq!(message(3, &[0, 2], &[0, -1], &[1.0; 2]), range(0, -1));
-        assert_eq!(
-            message(1 << 31, &[0], &[], &[]),
-            "n_labels must be below 2^31, not 2147483648"
-        );
+        assert_eq!(message(1 << 31, &[0], &[], &[]), "n_labels must be below 2^31, not 2147483648");
     }
 
     #[test]
@@ -358,18 +300,9 @@ mod tests {
         let message = |indptr: &[i64], indices: &[i32], data: &[f32]| {
             check(indptr, indices, data).unwrap_err().to_string()
         };
-        assert_eq!(
-            message(&[0, 1, 3], &[5, 4, 4], &[1.0; 3]),
-            "m: row 1: duplicate label 4"
-        );
+        assert_eq!(message(&[0, 1, 3], &[5, 4, 4], &[1.0; 3]), "m: row 1: duplicate label 4");
         let nan = [1.0, f32::NAN];
-        assert_eq!(
-            message(&[0, 2], &[5, 6], &nan),
-            "m: row 0: value is not finite (label 6)"
-        );
-        assert_eq!(
-            message(&[1, 2], &[5, 6], &nan),
-            "m: 1 entries in rows, expected 2"
-        );
+        assert_eq!(message(&[0, 2], &[5, 6], &nan), "m: row 0: value is not finite (label 6)");
+        assert_eq!(message(&[1, 2], &[5, 6], &nan), "m: 1 entries in rows, expected 2");
     }
 }

@@ -222,30 +222,17 @@ pub enum Fault {
 
 impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |source| Self::Io {
-            path: path.to_path_buf(),
-            source,
-        }
+        move |source| Self::Io { path: path.to_path_buf(), source }
     }
 
     pub(crate) fn at_row(name: &str, row: usize, fault: Fault) -> Self {
-        Self::Content {
-            place: Place::Row {
-                name: name.to_owned(),
-                row,
-            },
-            fault,
-        }
+        Self::Content { place: Place::Row { name: name.to_owned(), row }, fault }
     }
 
     /// The same error with `base` added to its row, for a caller who gave a window of a longer stream.
     #[must_use]
     pub fn shift_rows(mut self, base: usize) -> Self {
-        if let Self::Content {
-            place: Place::Row { row, .. },
-            ..
-        } = &mut self
-        {
+        if let Self::Content { place: Place::Row { row, .. }, .. } = &mut self {
             *row += base;
         }
         self
@@ -258,26 +245,15 @@ impl fmt::Display for Error {
             Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
             Self::Content { place, fault } => write!(f, "{place}: {fault}"),
             Self::EmptyIndptr { name } => write!(f, "{name}: indptr is empty"),
-            Self::Length {
-                name,
-                what,
-                expected,
-                found,
-            } => {
+            Self::Length { name, what, expected, found } => {
                 write!(f, "{name}: {found} {what}, expected {expected}")
             }
             Self::Narrow { width, k } => {
-                write!(
-                    f,
-                    "ids: {width} columns, fewer than the largest k = {k} (pad with -1)"
-                )
+                write!(f, "ids: {width} columns, fewer than the largest k = {k} (pad with -1)")
             }
             Self::Parameter { name, rule, value } => write!(f, "{name} {rule}, not {value}"),
             Self::BadWeight { label, value } => {
-                write!(
-                    f,
-                    "inv_propensity of label {label} must be finite and > 0, not {value}"
-                )
+                write!(f, "inv_propensity of label {label} must be finite and > 0, not {value}")
             }
             Self::UnknownMetric { name } => {
                 write!(f, "unknown metric '{name}' (known: ")?;
@@ -289,10 +265,7 @@ impl fmt::Display for Error {
             Self::BadK { name } => write!(f, "k must be in 1..={MAX_K} in metric '{name}'"),
             Self::MissingWeights { metric } => write!(f, "{metric} needs inv_propensity"),
             Self::BeyondK { metric, max_k } => {
-                write!(
-                    f,
-                    "{metric} is beyond the largest k = {max_k} of this evaluator"
-                )
+                write!(f, "{metric} is beyond the largest k = {max_k} of this evaluator")
             }
             Self::NotKept { metric } => write!(f, "row values of {metric} were not kept"),
             Self::NoRows => f.write_str("no rows left to average"),
@@ -354,10 +327,7 @@ impl fmt::Display for Fault {
             Self::NanScore { label } => write!(f, "score of label {label} is NaN"),
             Self::AfterPadding { label } => write!(f, "label {label} after padding"),
             Self::BadIndptr { n_entries } => {
-                write!(
-                    f,
-                    "indptr decreases or leaves the {n_entries} stored entries"
-                )
+                write!(f, "indptr decreases or leaves the {n_entries} stored entries")
             }
         }
     }

@@ -68,11 +68,7 @@ impl FromStr for PsNdcg {
 }
 
 fn choice(name: &'static str, rule: &'static str, text: &str) -> Error {
-    Error::Parameter {
-        name,
-        rule,
-        value: format!("'{text}'"),
-    }
+    Error::Parameter { name, rule, value: format!("'{text}'") }
 }
 
 /// Settings of an [`Evaluator`].
@@ -118,10 +114,7 @@ impl Plan {
         if !self.options.keep_rows {
             return 0;
         }
-        self.metrics
-            .iter()
-            .map(|metric| 1 + usize::from(metric.kind().is_weighted()))
-            .sum()
+        self.metrics.iter().map(|metric| 1 + usize::from(metric.kind().is_weighted())).sum()
     }
 
     fn require_weights(&self, metric: Metric) -> Result<()> {
@@ -186,33 +179,18 @@ impl Evaluator {
         };
         if n_labels > i32::MAX as usize {
             let (name, rule) = ("n_labels", "must be below 2^31");
-            return Err(Error::Parameter {
-                name,
-                rule,
-                value: n_labels.to_string(),
-            });
+            return Err(Error::Parameter { name, rule, value: n_labels.to_string() });
         }
         if let Some(weights) = &options.inv_propensity {
             if weights.len() != n_labels {
                 let (name, what) = ("inv_propensity".to_owned(), "weights");
                 let (expected, found) = (n_labels, weights.len());
-                return Err(Error::Length {
-                    name,
-                    what,
-                    expected,
-                    found,
-                });
+                return Err(Error::Length { name, what, expected, found });
             }
             check_weights(weights)?;
         }
         let (metrics, discounts) = (metrics.to_vec(), Discounts::new(max_k));
-        let plan = Plan {
-            n_labels,
-            metrics,
-            max_k,
-            options,
-            discounts,
-        };
+        let plan = Plan { n_labels, metrics, max_k, options, discounts };
         for &metric in &plan.metrics {
             plan.require_weights(metric)?;
         }
@@ -245,18 +223,10 @@ impl Evaluator {
         let expected = y_true.n_rows().saturating_mul(width);
         if ids.len() != expected {
             let (name, what, found) = ("ids".to_owned(), "labels", ids.len());
-            return Err(Error::Length {
-                name,
-                what,
-                expected,
-                found,
-            });
+            return Err(Error::Length { name, what, expected, found });
         }
         if width < self.plan.max_k {
-            return Err(Error::Narrow {
-                width,
-                k: self.plan.max_k,
-            });
+            return Err(Error::Narrow { width, k: self.plan.max_k });
         }
         self.update(y_true, &Ids { ids, width }, exclude)
     }
@@ -274,9 +244,7 @@ impl Evaluator {
         y_pred: CsrView<'_, S>,
         exclude: Option<CsrPattern<'_>>,
     ) -> Result<()> {
-        y_pred
-            .pattern()
-            .check_shape(y_true.n_rows(), self.plan.n_labels)?;
+        y_pred.pattern().check_shape(y_true.n_rows(), self.plan.n_labels)?;
         self.update(y_true, &y_pred, exclude)
     }
 
@@ -298,16 +266,8 @@ impl Evaluator {
         let blocks: Vec<Result<Block>> = starts
             .par_iter()
             .map(|&start| {
-                let end = if start == 0 {
-                    first
-                } else {
-                    (start + BLOCK_ROWS).min(n_rows)
-                };
-                let sums = if start == 0 {
-                    self.open.clone()
-                } else {
-                    Sums::new(plan.max_k)
-                };
+                let end = if start == 0 { first } else { (start + BLOCK_ROWS).min(n_rows) };
+                let sums = if start == 0 { self.open.clone() } else { Sums::new(plan.max_k) };
                 Block::compute(plan, sums, y_true, rankings, exclude, start..end)
             })
             .collect();
@@ -346,10 +306,7 @@ impl Evaluator {
             (a.options.empty_rows != b.options.empty_rows, "empty_rows"),
             (a.options.psndcg != b.options.psndcg, "psndcg"),
             (a.options.keep_rows != b.options.keep_rows, "keep_rows"),
-            (
-                a.options.inv_propensity != b.options.inv_propensity,
-                "inv_propensity",
-            ),
+            (a.options.inv_propensity != b.options.inv_propensity, "inv_propensity"),
         ];
         if let Some(&(_, what)) = differences.iter().find(|(differs, _)| *differs) {
             return Err(Error::Incompatible { what });
@@ -371,10 +328,7 @@ impl Evaluator {
         let (plan, k) = (&*self.plan, metric.k());
         plan.require_weights(metric)?;
         if k > plan.max_k {
-            return Err(Error::BeyondK {
-                metric,
-                max_k: plan.max_k,
-            });
+            return Err(Error::BeyondK { metric, max_k: plan.max_k });
         }
         let skipped = match plan.options.empty_rows {
             EmptyRows::Zero => 0,
@@ -383,22 +337,14 @@ impl Evaluator {
         let n_rows = (self.counts.rows - skipped) as f64;
         let sum = |lane| self.total.at(lane, k) + self.open.at(lane, k);
         let mean = |lane, scale: f64| {
-            if n_rows > 0.0 {
-                Ok(sum(lane) / (scale * n_rows))
-            } else {
-                Err(Error::NoRows)
-            }
+            if n_rows > 0.0 { Ok(sum(lane) / (scale * n_rows)) } else { Err(Error::NoRows) }
         };
         let ratio = |hits, ideal| {
             if self.counts.rows == 0 {
                 return Err(Error::NoRows);
             }
             let ideal = sum(ideal);
-            if ideal > 0.0 {
-                Ok(sum(hits) / ideal)
-            } else {
-                Err(Error::ZeroDenominator { metric })
-            }
+            if ideal > 0.0 { Ok(sum(hits) / ideal) } else { Err(Error::ZeroDenominator { metric }) }
         };
         match metric.kind() {
             Kind::P => mean(Lane::Hits, k as f64),
@@ -422,21 +368,11 @@ impl Evaluator {
             return Err(Error::NotKept { metric });
         };
         let before = plan.metrics[..position].iter();
-        let first: usize = before
-            .map(|metric| 1 + usize::from(metric.kind().is_weighted()))
-            .sum();
-        let column = |at: usize| {
-            self.kept
-                .chunks(plan.row_width())
-                .map(|row| row[at])
-                .collect()
-        };
+        let first: usize = before.map(|metric| 1 + usize::from(metric.kind().is_weighted())).sum();
+        let column = |at: usize| self.kept.chunks(plan.row_width()).map(|row| row[at]).collect();
         if metric.kind().is_weighted() {
             let (numerators, denominators) = (column(first), column(first + 1));
-            return Ok(RowValues::Ratio {
-                numerators,
-                denominators,
-            });
+            return Ok(RowValues::Ratio { numerators, denominators });
         }
         Ok(RowValues::Mean(column(first)))
     }

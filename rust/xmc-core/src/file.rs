@@ -41,9 +41,7 @@ pub fn save_labels(path: &Path, matrix: CsrView<'_>) -> Result<()> {
     let mut out = BufWriter::with_capacity(1 << 18, file);
     let written = write_labels(matrix, &mut out).and_then(|()| out.flush());
     let renamed = written.and_then(|()| fs::rename(&beside, path));
-    renamed
-        .inspect_err(|_| drop(fs::remove_file(&beside)))
-        .map_err(Error::io(path))
+    renamed.inspect_err(|_| drop(fs::remove_file(&beside))).map_err(Error::io(path))
 }
 
 /// A name in the same folder that no other process and no other thread uses.
@@ -52,11 +50,7 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut beside = std::ffi::OsString::from(".");
     beside.push(name);
-    beside.push(format!(
-        ".{}.{}.tmp",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    ));
+    beside.push(format!(".{}.{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     Ok(path.with_file_name(beside))
 }
 
@@ -107,25 +101,14 @@ mod tests {
     fn files_round_trip_and_failures_name_them() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("Y.txt");
-        let matrix = Csr {
-            n_cols: 3,
-            indptr: vec![0, 1, 1],
-            indices: vec![2],
-            data: vec![0.5],
-        };
+        let matrix = Csr { n_cols: 3, indptr: vec![0, 1, 1], indices: vec![2], data: vec![0.5] };
         save_labels(&path, matrix.view("y").unwrap()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"2 3\n2:0.5\n\n");
         assert_eq!(load_labels(&path, ParseOptions::default()).unwrap(), matrix);
-        assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
-            1,
-            "nothing is left beside"
-        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside");
 
         let missing = folder.path().join("none").join("Y.txt");
-        let message = save_labels(&missing, matrix.view("y").unwrap())
-            .unwrap_err()
-            .to_string();
+        let message = save_labels(&missing, matrix.view("y").unwrap()).unwrap_err().to_string();
         assert!(message.starts_with(&missing.display().to_string()));
         let error = load_pairs(&missing, 1, 1).unwrap_err();
         assert!(
@@ -137,9 +120,7 @@ mod tests {
     #[test]
     fn an_empty_file_is_no_label_file_but_has_no_pairs() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let message = load_labels(file.path(), ParseOptions::default())
-            .unwrap_err()
-            .to_string();
+        let message = load_labels(file.path(), ParseOptions::default()).unwrap_err().to_string();
         assert!(message.ends_with(":1: expected 'rows labels'"));
         assert_eq!(load_pairs(file.path(), 2, 2).unwrap().indptr, [0, 0, 0]);
     }

@@ -22,10 +22,7 @@ pub struct ParseOptions<'a> {
 
 impl Default for ParseOptions<'_> {
     fn default() -> Self {
-        Self {
-            missing_value: None,
-            keep_going: &|| true,
-        }
+        Self { missing_value: None, keep_going: &|| true }
     }
 }
 
@@ -44,13 +41,7 @@ impl Stop {
             return Error::Interrupted;
         };
         let line = 1 + text[..offset].iter().filter(|&&byte| byte == b'\n').count();
-        Error::Content {
-            place: Place::Line {
-                file: file.to_owned(),
-                line,
-            },
-            fault,
-        }
+        Error::Content { place: Place::Line { file: file.to_owned(), line }, fault }
     }
 }
 
@@ -65,35 +56,23 @@ impl Stop {
 pub fn parse_labels(file: &str, text: &[u8], options: ParseOptions<'_>) -> Result<Csr> {
     if let Some(value) = options.missing_value.filter(|value| !value.is_finite()) {
         let (name, rule) = ("missing_value", "must be finite");
-        return Err(Error::Parameter {
-            name,
-            rule,
-            value: value.to_string(),
-        });
+        return Err(Error::Parameter { name, rule, value: value.to_string() });
     }
     parse(text, options).map_err(|stop| stop.locate(file, text))
 }
 
 fn parse(text: &[u8], options: ParseOptions<'_>) -> At<Csr> {
-    let end = text
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .unwrap_or(text.len());
+    let end = text.iter().position(|&byte| byte == b'\n').unwrap_or(text.len());
     let (n_rows, n_cols) =
         header(&text[..end]).map_err(|fault| Stop::Fault { offset: 0, fault })?;
     let body = (end + 1).min(text.len());
 
     let blocks = cut(text, body);
-    let counts: Vec<Count> = blocks
-        .par_iter()
-        .map(|block| Count::of(&text[block.clone()]))
-        .collect();
+    let counts: Vec<Count> =
+        blocks.par_iter().map(|block| Count::of(&text[block.clone()])).collect();
     let n_lines: usize = counts.iter().map(|count| count.lines).sum();
     if n_lines < n_rows {
-        let fault = Fault::TooFewRows {
-            expected: n_rows,
-            found: n_lines,
-        };
+        let fault = Fault::TooFewRows { expected: n_rows, found: n_lines };
         // The last line of the file.
         let offset = text.strip_suffix(b"\n").unwrap_or(text).len();
         return Err(Stop::Fault { offset, fault });
@@ -106,11 +85,8 @@ fn parse(text: &[u8], options: ParseOptions<'_>) -> At<Csr> {
         indices: vec![0; n_entries],
         data: vec![0.0; n_entries],
     };
-    let (mut indptr, mut indices, mut data) = (
-        &mut csr.indptr[1..],
-        &mut csr.indices[..],
-        &mut csr.data[..],
-    );
+    let (mut indptr, mut indices, mut data) =
+        (&mut csr.indptr[1..], &mut csr.indices[..], &mut csr.data[..]);
     let mut tasks = Vec::with_capacity(blocks.len());
     let mut first_entry = 0;
     for (block, count) in blocks.into_iter().zip(counts) {
@@ -118,28 +94,17 @@ fn parse(text: &[u8], options: ParseOptions<'_>) -> At<Csr> {
         let rows = take_front(&mut indptr, n_block_rows);
         let labels = take_front(&mut indices, count.entries);
         let values = take_front(&mut data, count.entries);
-        tasks.push(Block {
-            text,
-            span: block,
-            n_rows,
-            n_cols,
-            first_entry,
-            rows,
-            labels,
-            values,
-        });
+        tasks.push(Block { text, span: block, n_rows, n_cols, first_entry, rows, labels, values });
         first_entry += count.entries;
     }
-    let results: Vec<At<()>> = tasks
-        .into_par_iter()
-        .map(|task| task.fill(options))
-        .collect();
+    let results: Vec<At<()>> = tasks.into_par_iter().map(|task| task.fill(options)).collect();
     // In file order, so that the first fault is reported whatever the number of threads.
     results.into_iter().collect::<At<()>>()?;
     Ok(csr)
 }
 
 /// Splits the first `len` elements off a slice.
+#[expect(clippy::mut_mut, reason = "`split_off_mut` needs Rust 1.87")]
 fn take_front<'a, T>(slice: &mut &'a mut [T], len: usize) -> &'a mut [T] {
     let (front, rest) = std::mem::take(slice).split_at_mut(len);
     *slice = rest;
@@ -203,10 +168,7 @@ impl Count {
         }
         // A token starts where a space ends. Short runs with byte-sized sums vectorise well.
         let (before, after) = (&block[..block.len().saturating_sub(1)], block.get(1..));
-        for (before, after) in before
-            .chunks(192)
-            .zip(after.unwrap_or_default().chunks(192))
-        {
+        for (before, after) in before.chunks(192).zip(after.unwrap_or_default().chunks(192)) {
             let (mut n_lines, mut n_starts) = (0u8, 0u8);
             for (&before, &after) in before.iter().zip(after) {
                 n_lines += u8::from(after == b'\n');
@@ -239,40 +201,23 @@ impl Block<'_> {
             return Err(Stop::Interrupted);
         }
         let mut rows = self.rows.iter_mut();
-        let mut row = Row {
-            labels: self.labels,
-            values: self.values,
-            filled: 0,
-        };
+        let mut row = Row { labels: self.labels, values: self.values, filled: 0 };
         let mut scratch = Vec::new();
         let mut start = self.span.start;
         while start < self.span.end {
-            let located = |fault| Stop::Fault {
-                offset: start,
-                fault,
-            };
+            let located = |fault| Stop::Fault { offset: start, fault };
             if let Some(pointer) = rows.next() {
                 let from = row.filled;
                 let rest = &self.text[start..self.span.end];
-                let len = row
-                    .parse(rest, self.n_cols, options.missing_value)
-                    .map_err(located)?;
+                let len = row.parse(rest, self.n_cols, options.missing_value).map_err(located)?;
                 row.finish(from, &mut scratch).map_err(located)?;
                 *pointer = (self.first_entry + row.filled) as i64;
                 start += len;
             } else {
                 let rest = &self.text[start..self.span.end];
-                let len = rest
-                    .iter()
-                    .position(|&byte| byte == b'\n')
-                    .unwrap_or(rest.len());
-                if !token::trim_cr(&rest[..len])
-                    .iter()
-                    .all(|&byte| token::is_blank(byte))
-                {
-                    return Err(located(Fault::TooManyRows {
-                        expected: self.n_rows,
-                    }));
+                let len = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
+                if !token::trim_cr(&rest[..len]).iter().all(|&byte| token::is_blank(byte)) {
+                    return Err(located(Fault::TooManyRows { expected: self.n_rows }));
                 }
                 start += len + 1;
             }
@@ -302,6 +247,12 @@ impl Row<'_> {
             while at < text.len() && token::is_blank(text[at]) {
                 at += 1;
             }
+            if let Some((label, value, len)) = token::plain_entry(&text[at..]) {
+                if (label as usize) < n_cols && self.push(label as i32, value) {
+                    at += len;
+                    continue;
+                }
+            }
             let start = at;
             let mut colon = None;
             while at < text.len() && !token::is_blank(text[at]) && text[at] != b'\n' {
@@ -312,19 +263,9 @@ impl Row<'_> {
             }
             let ends_line = at == text.len() || text[at] == b'\n';
             let token = &text[start..at];
-            let token = if ends_line {
-                token::trim_cr(token)
-            } else {
-                token
-            };
+            let token = if ends_line { token::trim_cr(token) } else { token };
             if !token.is_empty() {
-                self.entry(
-                    token,
-                    start,
-                    colon.map(|colon| colon - start),
-                    n_cols,
-                    missing_value,
-                )?;
+                self.entry(token, start, colon.map(|colon| colon - start), n_cols, missing_value)?;
             }
             if ends_line {
                 return Ok((at + 1).min(text.len()));
@@ -351,22 +292,21 @@ impl Row<'_> {
             },
             (None, Some(value)) => value,
             (None, None) => {
-                return Err(Fault::MissingValue {
-                    label: token::quote(token),
-                });
+                return Err(Fault::MissingValue { label: token::quote(token) });
             }
         };
-        // The first pass counted every token, so there is room; a miscount must not panic.
-        let slot = self
-            .labels
-            .get_mut(self.filled)
-            .zip(self.values.get_mut(self.filled));
-        let Some(slot) = slot else {
-            return Err(token::bad_token(token, start));
-        };
+        if self.push(label, value) { Ok(()) } else { Err(token::bad_token(token, start)) }
+    }
+
+    /// Appends an entry. The first pass counted every token, so there is room; a miscount must not
+    /// panic, though.
+    #[inline]
+    fn push(&mut self, label: i32, value: f32) -> bool {
+        let slot = self.labels.get_mut(self.filled).zip(self.values.get_mut(self.filled));
+        let Some(slot) = slot else { return false };
         (*slot.0, *slot.1) = (label, value);
         self.filled += 1;
-        Ok(())
+        true
     }
 
     /// Sorts the row that starts at entry `from`, unless it is sorted, as nearly all are.

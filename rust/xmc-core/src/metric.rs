@@ -29,15 +29,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which messages list them.
-    pub const ALL: [Self; 7] = [
-        Self::P,
-        Self::Ndcg,
-        Self::R,
-        Self::Mrr,
-        Self::Psp,
-        Self::PsNdcg,
-        Self::Psr,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::P, Self::Ndcg, Self::R, Self::Mrr, Self::Psp, Self::PsNdcg, Self::Psr];
 
     /// The name before the `@`.
     #[must_use]
@@ -82,9 +75,7 @@ impl Metric {
         if (1..=MAX_K).contains(&k) {
             Ok(Self { kind, k })
         } else {
-            Err(Error::BadK {
-                name: format!("{kind}@{k}"),
-            })
+            Err(Error::BadK { name: format!("{kind}@{k}") })
         }
     }
 
@@ -111,22 +102,15 @@ impl FromStr for Metric {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let unknown = || Error::UnknownMetric {
-            name: name.to_owned(),
-        };
+        let unknown = || Error::UnknownMetric { name: name.to_owned() };
         let (family, k) = name.split_once('@').ok_or_else(unknown)?;
-        let kind = Kind::ALL
-            .into_iter()
-            .find(|kind| kind.name() == family)
-            .ok_or_else(unknown)?;
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == family).ok_or_else(unknown)?;
         // One spelling for each metric: no sign, no leading zero.
         let plain = k.bytes().all(|byte| byte.is_ascii_digit());
         if !plain || k.is_empty() || (k.len() > 1 && k.starts_with('0')) {
             return Err(unknown());
         }
-        let bad_k = || Error::BadK {
-            name: name.to_owned(),
-        };
+        let bad_k = || Error::BadK { name: name.to_owned() };
         Self::new(kind, k.parse().map_err(|_| bad_k())?).map_err(|_| bad_k())
     }
 }
@@ -146,9 +130,7 @@ mod tests {
 
     #[test]
     fn bad_names_are_told_apart() {
-        for name in [
-            "", "P", "P@", "P@+5", "P@05", "ndcg@5", "P @5", "P@5 ", "@5", "AUC@5",
-        ] {
+        for name in ["", "P", "P@", "P@+5", "P@05", "ndcg@5", "P @5", "P@5 ", "@5", "AUC@5"] {
             let message = name.parse::<Metric>().unwrap_err().to_string();
             assert_eq!(
                 message,
@@ -159,10 +141,7 @@ mod tests {
         }
         for name in ["P@0", "P@65537", "P@123456789012345678901"] {
             let message = name.parse::<Metric>().unwrap_err().to_string();
-            assert_eq!(
-                message,
-                format!("k must be in 1..=65536 in metric '{name}'")
-            );
+            assert_eq!(message, format!("k must be in 1..=65536 in metric '{name}'"));
         }
     }
 }

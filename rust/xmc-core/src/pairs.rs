@@ -25,23 +25,13 @@ pub fn parse_pairs(file: &str, text: &[u8], n_rows: usize, n_labels: usize) -> R
     for (name, side) in [("n_rows", n_rows), ("n_labels", n_labels)] {
         if side > i32::MAX as usize {
             let rule = "must be below 2^31";
-            return Err(Error::Parameter {
-                name,
-                rule,
-                value: side.to_string(),
-            });
+            return Err(Error::Parameter { name, rule, value: side.to_string() });
         }
     }
     let mut pairs = Vec::new();
     for (line, bytes) in text.split(|&byte| byte == b'\n').enumerate() {
         let pair = parse_pair(token::trim_cr(bytes), n_rows, n_labels).map_err(|fault| {
-            Error::Content {
-                place: Place::Line {
-                    file: file.to_owned(),
-                    line: line + 1,
-                },
-                fault,
-            }
+            Error::Content { place: Place::Line { file: file.to_owned(), line: line + 1 }, fault }
         })?;
         pairs.extend(pair);
     }
@@ -56,11 +46,7 @@ pub fn parse_pairs(file: &str, text: &[u8], n_rows: usize, n_labels: usize) -> R
         indptr.push(end as i64);
     }
     let indices: Vec<i32> = pairs.into_iter().map(|pair| pair.1).collect();
-    Ok(Pairs {
-        n_repeated: n_lines - indices.len(),
-        indptr,
-        indices,
-    })
+    Ok(Pairs { n_repeated: n_lines - indices.len(), indptr, indices })
 }
 
 fn parse_pair(
@@ -79,10 +65,7 @@ fn parse_pair(
         Digits::Number(number) if number < n_rows as u64 => number as usize,
         Digits::Not => return Err(token::bad_token(row, at_row)),
         _ => {
-            return Err(Fault::RowOutOfRange {
-                row: token::quote(row),
-                n_rows,
-            });
+            return Err(Fault::RowOutOfRange { row: token::quote(row), n_rows });
         }
     };
     Ok(Some((row, token::label(label, label, at_label, n_labels)?)))

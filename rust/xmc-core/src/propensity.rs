@@ -10,23 +10,13 @@ use crate::error::{Error, Fault, Result};
 pub fn label_counts(n_labels: usize, indices: &[i32], data: &[f32]) -> Result<Vec<i64>> {
     if indices.len() != data.len() {
         let (expected, found) = (indices.len(), data.len());
-        return Err(Error::Length {
-            name: "data".into(),
-            what: "values",
-            expected,
-            found,
-        });
+        return Err(Error::Length { name: "data".into(), what: "values", expected, found });
     }
     let mut counts = vec![0; n_labels];
     for (position, (&label, &value)) in indices.iter().zip(data).enumerate() {
-        let Some(count) = usize::try_from(label)
-            .ok()
-            .and_then(|label| counts.get_mut(label))
+        let Some(count) = usize::try_from(label).ok().and_then(|label| counts.get_mut(label))
         else {
-            let fault = Fault::LabelOutOfRange {
-                label: label.to_string(),
-                n_labels,
-            };
+            let fault = Fault::LabelOutOfRange { label: label.to_string(), n_labels };
             return Err(Error::at_row("indices", position, fault));
         };
         *count += i64::from(value > 0.0);
@@ -49,11 +39,7 @@ pub fn inv_propensity(counts: &[i64], n_points: usize, a: f64, b: f64) -> Result
         return Err(Error::Parameter { name, rule, value });
     }
     if !a.is_finite() {
-        return Err(Error::Parameter {
-            name: "a",
-            rule: "must be finite",
-            value: a.to_string(),
-        });
+        return Err(Error::Parameter { name: "a", rule: "must be finite", value: a.to_string() });
     }
     if !b.is_finite() || b < 0.0 {
         let (name, rule, value) = ("b", "must be finite and >= 0", b.to_string());
@@ -68,14 +54,8 @@ pub fn inv_propensity(counts: &[i64], n_points: usize, a: f64, b: f64) -> Result
 
 /// Every weight is finite and positive.
 pub(crate) fn check_weights(weights: &[f64]) -> Result<()> {
-    match weights
-        .iter()
-        .position(|weight| !(weight.is_finite() && *weight > 0.0))
-    {
-        Some(label) => Err(Error::BadWeight {
-            label,
-            value: weights[label],
-        }),
+    match weights.iter().position(|weight| !(weight.is_finite() && *weight > 0.0)) {
+        Some(label) => Err(Error::BadWeight { label, value: weights[label] }),
         None => Ok(()),
     }
 }
@@ -104,10 +84,7 @@ mod tests {
             message(inv_propensity(&[1], 2, 0.5, 1.0)),
             "n_points must be at least 3, not 2"
         );
-        assert_eq!(
-            message(inv_propensity(&[1], 9, f64::NAN, 1.0)),
-            "a must be finite, not NaN"
-        );
+        assert_eq!(message(inv_propensity(&[1], 9, f64::NAN, 1.0)), "a must be finite, not NaN");
         assert_eq!(
             message(inv_propensity(&[1], 9, 0.5, -1.0)),
             "b must be finite and >= 0, not -1"
@@ -117,9 +94,7 @@ mod tests {
             "inv_propensity of label 1 must be finite and > 0, not inf"
         );
         assert_eq!(
-            label_counts(2, &[0, 2], &[1.0, 1.0])
-                .unwrap_err()
-                .to_string(),
+            label_counts(2, &[0, 2], &[1.0, 1.0]).unwrap_err().to_string(),
             "indices: row 1: label 2 out of range (n_labels = 2)"
         );
         assert_eq!(

@@ -39,11 +39,7 @@ impl Score for f32 {
     fn key(self, label: i32) -> u64 {
         // Adding zero turns -0.0 into 0.0: they are equal and must tie.
         let bits = (self + 0.0).to_bits();
-        let descending = if bits >> 31 == 0 {
-            !bits ^ (1 << 31)
-        } else {
-            bits
-        };
+        let descending = if bits >> 31 == 0 { !bits ^ (1 << 31) } else { bits };
         u64::from(descending) << 32 | u64::from(label as u32)
     }
 
@@ -56,11 +52,7 @@ impl Score for f32 {
     fn score(key: u64) -> f32 {
         let descending = (key >> 32) as u32;
         let positive = descending >> 31 == 0;
-        f32::from_bits(if positive {
-            !descending ^ (1 << 31)
-        } else {
-            descending
-        })
+        f32::from_bits(if positive { !descending ^ (1 << 31) } else { descending })
     }
 }
 
@@ -75,11 +67,7 @@ impl Score for f64 {
     #[inline]
     fn key(self, label: i32) -> u128 {
         let bits = (self + 0.0).to_bits();
-        let descending = if bits >> 63 == 0 {
-            !bits ^ (1 << 63)
-        } else {
-            bits
-        };
+        let descending = if bits >> 63 == 0 { !bits ^ (1 << 63) } else { bits };
         u128::from(descending) << 32 | u128::from(label as u32)
     }
 
@@ -92,11 +80,7 @@ impl Score for f64 {
     fn score(key: u128) -> f32 {
         let descending = (key >> 32) as u64;
         let positive = descending >> 63 == 0;
-        f64::from_bits(if positive {
-            !descending ^ (1 << 63)
-        } else {
-            descending
-        }) as f32
+        f64::from_bits(if positive { !descending ^ (1 << 63) } else { descending }) as f32
     }
 }
 
@@ -142,16 +126,8 @@ mod tests {
 
     #[test]
     fn keys_follow_scores_then_labels() {
-        let scores = [
-            f32::INFINITY,
-            2.0,
-            1.0,
-            f32::MIN_POSITIVE,
-            0.0,
-            -0.5,
-            f32::MIN,
-            f32::NEG_INFINITY,
-        ];
+        let scores =
+            [f32::INFINITY, 2.0, 1.0, f32::MIN_POSITIVE, 0.0, -0.5, f32::MIN, f32::NEG_INFINITY];
         for pair in scores.windows(2) {
             assert!(pair[0].key(9) < pair[1].key(0));
             assert!(f64::from(pair[0]).key(9) < f64::from(pair[1]).key(0));
@@ -159,17 +135,8 @@ mod tests {
         for score in scores {
             assert!(score.key(3) < score.key(4));
             assert_eq!(f32::score(score.key(7)).to_bits(), score.to_bits());
-            assert_eq!(
-                f64::score(f64::from(score).key(7)).to_bits(),
-                score.to_bits()
-            );
-            assert_eq!(
-                (
-                    f32::label(score.key(7)),
-                    f64::label(f64::from(score).key(7))
-                ),
-                (7, 7)
-            );
+            assert_eq!(f64::score(f64::from(score).key(7)).to_bits(), score.to_bits());
+            assert_eq!((f32::label(score.key(7)), f64::label(f64::from(score).key(7))), (7, 7));
         }
         assert_eq!((-0.0f32).key(1), 0.0f32.key(1));
         assert_eq!((-0.0f64).key(1), 0.0f64.key(1));

@@ -22,10 +22,7 @@ pub(crate) fn tokens(line: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {
         at += line[at..].iter().position(|&byte| !is_blank(byte))?;
-        let len = line[at..]
-            .iter()
-            .position(|&byte| is_blank(byte))
-            .unwrap_or(line.len() - at);
+        let len = line[at..].iter().position(|&byte| is_blank(byte)).unwrap_or(line.len() - at);
         let token = (at, &line[at..at + len]);
         at += len;
         Some(token)
@@ -61,23 +58,11 @@ pub(crate) fn digits(text: &[u8]) -> Digits {
 /// The label of a `label:value` token.
 #[inline]
 pub(crate) fn label(token: &[u8], text: &[u8], at: usize, n_labels: usize) -> Result<i32, Fault> {
-    // Nine digits cannot overflow: nearly every label ends here.
-    let mut number = 0u32;
-    let mut plain = !text.is_empty() && text.len() <= 9;
-    for &byte in text {
-        let digit = byte.wrapping_sub(b'0');
-        plain &= digit <= 9;
-        number = number.wrapping_mul(10).wrapping_add(u32::from(digit));
-    }
-    if plain && (number as usize) < n_labels {
-        return Ok(number as i32);
-    }
     match digits(text) {
         Digits::Number(number) if number < n_labels as u64 => Ok(number as i32),
-        Digits::Number(_) | Digits::Huge => Err(Fault::LabelOutOfRange {
-            label: quote(text),
-            n_labels,
-        }),
+        Digits::Number(_) | Digits::Huge => {
+            Err(Fault::LabelOutOfRange { label: quote(text), n_labels })
+        }
         Digits::Not => Err(bad_label(token, text, at)),
     }
 }
@@ -89,74 +74,83 @@ fn bad_label(token: &[u8], text: &[u8], at: usize) -> Fault {
     let numeric = |byte: &u8| byte.is_ascii_digit() || b"+-.,eE".contains(byte);
     let numeric = text.iter().all(numeric) && text.iter().any(u8::is_ascii_digit);
     if numeric {
-        Fault::BadLabel {
-            label: quote(text),
-            column,
-        }
+        Fault::BadLabel { label: quote(text), column }
     } else {
-        Fault::BadToken {
-            token: quote(token),
-            column,
-        }
+        Fault::BadToken { token: quote(token), column }
     }
 }
 
 /// A token that is not what should stand there.
 #[cold]
 pub(crate) fn bad_token(token: &[u8], at: usize) -> Fault {
-    Fault::BadToken {
-        token: quote(token),
-        column: at + 1,
-    }
+    Fault::BadToken { token: quote(token), column: at + 1 }
 }
 
 /// A finite value. `None` if the text is no number, `Some(Err)` if it is one but not finite.
 #[inline]
 pub(crate) fn value(text: &[u8]) -> Option<Result<f32, ()>> {
-    if let Some(value) = short_decimal(text) {
-        return Some(Ok(value));
-    }
-    let value: f32 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    Some(if value.is_finite() {
-        Ok(value)
-    } else {
-        Err(())
-    })
-}
-
-/// `digits[.digits]` with at most seven digits, exactly: both the integer and the power of ten are
-/// `f32` numbers, so one division rounds once, as the full parser would.
-#[inline]
-fn short_decimal(text: &[u8]) -> Option<f32> {
-    const POWERS: [f32; 8] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7];
-    if text.is_empty() || text.len() > 8 {
-        return None;
-    }
-    let (mut number, mut n_digits, mut point) = (0u32, 0, None);
-    for &byte in text {
-        let digit = byte.wrapping_sub(b'0');
-        if digit <= 9 {
-            number = number * 10 + u32::from(digit);
-            n_digits += 1;
-        } else if byte == b'.' && point.is_none() {
-            point = Some(n_digits);
-        } else {
-            return None;
+    if let Some((value, len)) = leading_decimal(text) {
+        if len == text.len() {
+            return Some(Ok(value));
         }
     }
-    if n_digits == 0 || n_digits > 7 || number > 1 << 24 {
+    let value: f32 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    Some(if value.is_finite() { Ok(value) } else { Err(()) })
+}
+
+/// The entry at the start of `text` if it is a plain one and a separator follows: label, value and
+/// length. Nearly every entry is (`131072:1.0`), so this is where a large file spends its time;
+/// all others, faulty or not, are left to [`label`] and [`value`].
+#[inline]
+pub(crate) fn plain_entry(text: &[u8]) -> Option<(u32, f32, usize)> {
+    let (label, n_digits) = leading_digits(text, 0);
+    if n_digits == 0 || text.get(n_digits) != Some(&b':') {
         return None;
     }
-    Some(number as f32 / POWERS[n_digits - point.unwrap_or(n_digits)])
+    let (value, len) = leading_decimal(&text[n_digits + 1..])?;
+    let len = n_digits + 1 + len;
+    matches!(text.get(len), Some(b' ' | b'\n' | b'\t')).then_some((label, value, len))
+}
+
+/// The number that follows `number` if the digits at the start of `text`, nine at most, are
+/// appended, and how many there are.
+#[inline]
+fn leading_digits(text: &[u8], mut number: u32) -> (u32, usize) {
+    let mut n_digits = 0;
+    for &byte in text.iter().take(9) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        number = number.wrapping_mul(10).wrapping_add(u32::from(digit));
+        n_digits += 1;
+    }
+    (number, n_digits)
+}
+
+/// `digits[.digits]` at the start of `text` and its length, if it has at most seven digits. Then
+/// both the digits and the power of ten are exact in `f32`, so that one division rounds once, as the
+/// full parser would.
+#[inline]
+fn leading_decimal(text: &[u8]) -> Option<(f32, usize)> {
+    const POWERS: [f32; 8] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7];
+    let (mut number, n_whole) = leading_digits(text, 0);
+    let (mut len, mut n_fraction) = (n_whole, 0);
+    if text.get(n_whole) == Some(&b'.') {
+        (number, n_fraction) = leading_digits(&text[n_whole + 1..], number);
+        len += 1 + n_fraction;
+    }
+    if !(1..=7).contains(&(n_whole + n_fraction)) {
+        return None;
+    }
+    Some((number as f32 / POWERS[n_fraction], len))
 }
 
 /// The text for a message: escaped, and cut if long.
 pub(crate) fn quote(text: &[u8]) -> String {
     let cut = &text[..text.len().min(QUOTED)];
-    let mut quoted: String = String::from_utf8_lossy(cut)
-        .chars()
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut quoted: String =
+        String::from_utf8_lossy(cut).chars().flat_map(char::escape_debug).collect();
     if cut.len() < text.len() {
         quoted.push_str("...");
     }
@@ -170,9 +164,7 @@ mod tests {
 
     #[test]
     fn short_decimals_equal_the_full_parser() {
-        for text in [
-            "0", "1", "1.0", "0.1", ".5", "5.", "0.333333", "16777216", "9999999", "007",
-        ] {
+        for text in ["0", "1", "1.0", "0.1", ".5", "5.", "0.333333", "16777216", "9999999", "007"] {
             let full: f32 = text.parse().unwrap();
             assert_eq!(
                 value(text.as_bytes()).unwrap().unwrap().to_bits(),
@@ -185,10 +177,7 @@ mod tests {
                 let digits = format!("{number:07}");
                 let text = format!("{}.{}", &digits[..split], &digits[split..]);
                 let full: f32 = text.parse().unwrap();
-                assert_eq!(
-                    short_decimal(text.as_bytes()).unwrap().to_bits(),
-                    full.to_bits()
-                );
+                assert_eq!(leading_decimal(text.as_bytes()).unwrap().0.to_bits(), full.to_bits());
             }
         }
     }

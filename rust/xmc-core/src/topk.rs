@@ -67,11 +67,7 @@ struct Scratch<S: Score> {
 
 impl<S: Score> Default for Scratch<S> {
     fn default() -> Self {
-        Self {
-            keys: Vec::new(),
-            labels: Vec::new(),
-            excluded: Excluded::default(),
-        }
+        Self { keys: Vec::new(), labels: Vec::new(), excluded: Excluded::default() }
     }
 }
 
@@ -84,16 +80,8 @@ fn filled<T: Copy>(len: usize, value: T) -> Option<Vec<T>> {
 }
 
 fn bad_k(k: usize) -> Error {
-    let rule = if k == 0 {
-        "must be at least 1"
-    } else {
-        "is too large"
-    };
-    Error::Parameter {
-        name: "k",
-        rule,
-        value: k.to_string(),
-    }
+    let rule = if k == 0 { "must be at least 1" } else { "is too large" };
+    Error::Parameter { name: "k", rule, value: k.to_string() }
 }
 
 /// Ranks the stored entries of each row; pairs in `exclude` are dropped before the cut.
@@ -110,11 +98,7 @@ pub fn topk_csr<S: Score>(
         exclude.check_shape(scores.n_rows(), scores.n_cols())?;
     }
     TopK::fill::<S, _>(scores.n_rows(), k, |row, scratch| {
-        let Scratch {
-            keys,
-            labels: seen,
-            excluded,
-        } = scratch;
+        let Scratch { keys, labels: seen, excluded } = scratch;
         let fault = |fault| Error::at_row(scores.name(), row, fault);
         excluded.load(exclude, row);
         let (labels, values) = scores.row(row);
@@ -143,10 +127,7 @@ fn duplicate(labels: &[i32], sorted: &mut Vec<i32>) -> Option<i32> {
     sorted.clear();
     sorted.extend_from_slice(labels);
     sorted.sort_unstable();
-    sorted
-        .windows(2)
-        .find(|pair| pair[0] == pair[1])
-        .map(|pair| pair[0])
+    sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 /// Ranks dense rows of `n_labels` scores, row-major, whose first column is label `first_label`.
@@ -168,23 +149,11 @@ pub fn topk_dense(
     if n_rows.checked_mul(n_labels) != Some(scores.len()) {
         let expected = n_rows.saturating_mul(n_labels);
         let (name, what, found) = ("scores".to_owned(), "values", scores.len());
-        return Err(Error::Length {
-            name,
-            what,
-            expected,
-            found,
-        });
+        return Err(Error::Length { name, what, expected, found });
     }
-    if first_label
-        .checked_add(n_labels)
-        .is_none_or(|end| end > i32::MAX as usize)
-    {
+    if first_label.checked_add(n_labels).is_none_or(|end| end > i32::MAX as usize) {
         let (name, rule) = ("first_label", "must leave every label below 2^31 - 1");
-        return Err(Error::Parameter {
-            name,
-            rule,
-            value: first_label.to_string(),
-        });
+        return Err(Error::Parameter { name, rule, value: first_label.to_string() });
     }
     if let Some(exclude) = exclude {
         exclude.check_shape(n_rows, exclude.n_cols())?;
@@ -201,6 +170,7 @@ pub fn topk_dense(
 ///
 /// Only scores above a threshold are looked at one by one: the k-th best when the buffer was last
 /// cut. An equal score further on has a larger label and loses, so the test is strict.
+#[expect(clippy::needless_bitwise_bool, reason = "a branch for each lane would not vectorise")]
 fn scan(
     scores: &[f32],
     first_label: i32,
@@ -213,10 +183,7 @@ fn scan(
     let mut threshold = f32::NAN;
     for (chunk, lanes) in scores.chunks(LANES).enumerate() {
         // True of NaN as well, which is found this way without a test of its own.
-        if !lanes
-            .iter()
-            .fold(false, |any, &score| any | !(score <= threshold))
-        {
+        if !lanes.iter().fold(false, |any, &score| any | !(score <= threshold)) {
             continue;
         }
         for (lane, &score) in lanes.iter().enumerate() {
@@ -261,12 +228,7 @@ impl<'a> Ranked<'a> {
         for (name, found) in [("ids", ids.len()), ("scores", scores.len())] {
             if found != expected {
                 let (name, what) = (name.to_owned(), "values");
-                return Err(Error::Length {
-                    name,
-                    what,
-                    expected,
-                    found,
-                });
+                return Err(Error::Length { name, what, expected, found });
             }
         }
         Ok(Self { width, ids, scores })
@@ -275,9 +237,7 @@ impl<'a> Ranked<'a> {
     fn row(&self, row: usize) -> impl Iterator<Item = u64> + 'a {
         let span = row * self.width..(row + 1) * self.width;
         let labels = self.ids[span.clone()].iter().zip(&self.scores[span]);
-        labels
-            .take_while(|(id, _)| **id >= 0)
-            .map(|(&id, &score)| score.key(id))
+        labels.take_while(|(id, _)| **id >= 0).map(|(&id, &score)| score.key(id))
     }
 }
 
@@ -338,10 +298,7 @@ mod tests {
         assert_eq!(dense(2, 2, 1, 5), "scores: row 1: score of label 6 is NaN");
         assert_eq!(dense(2, 2, 0, 0), "k must be at least 1, not 0");
         assert_eq!(dense(3, 2, 1, 0), "scores: 4 values, expected 6");
-        assert_eq!(
-            dense(2, 2, usize::MAX, 0),
-            format!("k is too large, not {}", usize::MAX)
-        );
+        assert_eq!(dense(2, 2, usize::MAX, 0), format!("k is too large, not {}", usize::MAX));
         assert!(dense(2, 2, 1, i32::MAX as usize).starts_with("first_label must leave"));
         let view = |labels: &'static [i32]| CsrView::new("y_pred", 5, &[0, 0, 4], labels, &nan);
         let csr = |labels| message(topk_csr(view(labels).unwrap(), 1, None));

@@ -10,22 +10,12 @@ fn golden() -> Value {
 }
 
 fn floats(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|number| number.as_f64().unwrap())
-        .collect()
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
 /// Rows of `[label, value]` pairs, as they stand.
 fn csr(rows: &Value) -> Csr {
-    let mut csr = Csr {
-        n_cols: 8,
-        indptr: vec![0],
-        indices: vec![],
-        data: vec![],
-    };
+    let mut csr = Csr { n_cols: 8, indptr: vec![0], indices: vec![], data: vec![] };
     for row in rows.as_array().unwrap() {
         for pair in row.as_array().unwrap() {
             csr.indices.push(pair[0].as_i64().unwrap() as i32);
@@ -39,24 +29,13 @@ fn csr(rows: &Value) -> Csr {
 /// Rankings as padded ids of width `k`, and the same as scores.
 fn ranked(rows: &Value, k: usize) -> (Vec<i32>, Csr) {
     let mut ids = Vec::new();
-    let mut scores = Csr {
-        n_cols: 8,
-        indptr: vec![0],
-        indices: vec![],
-        data: vec![],
-    };
+    let mut scores = Csr { n_cols: 8, indptr: vec![0], indices: vec![], data: vec![] };
     for row in rows.as_array().unwrap() {
-        let row: Vec<i32> = row
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|id| id.as_i64().unwrap() as i32)
-            .collect();
+        let row: Vec<i32> =
+            row.as_array().unwrap().iter().map(|id| id.as_i64().unwrap() as i32).collect();
         ids.extend((0..k).map(|rank| row.get(rank).copied().unwrap_or(-1)));
         scores.indices.extend(&row);
-        scores
-            .data
-            .extend((0..row.len()).map(|rank| -(rank as f32)));
+        scores.data.extend((0..row.len()).map(|rank| -(rank as f32)));
         scores.indptr.push(scores.indices.len() as i64);
     }
     (ids, scores)
@@ -78,20 +57,13 @@ fn exclude(pairs: &Value, n_rows: usize) -> (Vec<i64>, Vec<i32>) {
 #[test]
 fn inverse_propensities() {
     let golden = golden();
-    let counts: Vec<i64> = golden["train_counts"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|n| n.as_i64().unwrap())
-        .collect();
+    let counts: Vec<i64> =
+        golden["train_counts"].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect();
     for entry in golden["inv_propensity"].as_array().unwrap() {
         let (a, b) = (entry["a"].as_f64().unwrap(), entry["b"].as_f64().unwrap());
         let weights = inv_propensity(&counts, 12, a, b).unwrap();
         for (weight, expected) in weights.iter().zip(floats(&entry["expected"])) {
-            assert!(
-                (weight - expected).abs() < 1e-9,
-                "{a} {b}: {weight} for {expected}"
-            );
+            assert!((weight - expected).abs() < 1e-9, "{a} {b}: {weight} for {expected}");
         }
     }
 }
@@ -113,17 +85,10 @@ fn cases() {
             ranked(&case["rankings"], k)
         } else {
             let scores = csr(&case["scores"]);
-            (
-                topk_csr(scores.view("y_pred").unwrap(), k, None)
-                    .unwrap()
-                    .ids,
-                scores,
-            )
+            (topk_csr(scores.view("y_pred").unwrap(), k, None).unwrap().ids, scores)
         };
-        for (psndcg, expected) in [
-            (PsNdcg::Xclib, "expected"),
-            (PsNdcg::Matlab, "expected_matlab"),
-        ] {
+        for (psndcg, expected) in [(PsNdcg::Xclib, "expected"), (PsNdcg::Matlab, "expected_matlab")]
+        {
             let options = Options {
                 inv_propensity: Some(weights.clone()),
                 empty_rows: case["empty_rows"].as_str().unwrap().parse().unwrap(),
@@ -133,9 +98,7 @@ fn cases() {
             let mut by_ids = Evaluator::new(8, &all, options).unwrap();
             let mut by_scores = by_ids.clone();
             by_ids.update_ids(y_true, &ids, k, exclude).unwrap();
-            by_scores
-                .update_scores(y_true, scores.view("y_pred").unwrap(), exclude)
-                .unwrap();
+            by_scores.update_scores(y_true, scores.view("y_pred").unwrap(), exclude).unwrap();
             for (name, expected) in case[expected].as_object().unwrap() {
                 let (metric, expected) = (name.parse().unwrap(), expected.as_f64().unwrap());
                 for evaluator in [&by_ids, &by_scores] {

@@ -16,21 +16,12 @@ fn accepted() {
     for (what, text) in [
         ("no final newline", &b"3 5\n0:1.0 3:0.5\n\n4:2"[..]),
         ("CRLF", b"3 5\r\n0:1.0 3:0.5\r\n\r\n4:2\r\n"),
-        (
-            "CRLF without the last line feed",
-            b"3 5\r\n0:1.0 3:0.5\r\n\r\n4:2\r",
-        ),
+        ("CRLF without the last line feed", b"3 5\r\n0:1.0 3:0.5\r\n\r\n4:2\r"),
         ("blanks and tabs", b" 3\t  5 \n0:1.0\t 3:0.5 \t\n \n  4:2 "),
-        (
-            "blank lines after the last row",
-            b"3 5\n0:1.0 3:0.5\n\n4:2\n\n \t\r\n\n",
-        ),
+        ("blank lines after the last row", b"3 5\n0:1.0 3:0.5\n\n4:2\n\n \t\r\n\n"),
         ("unsorted", b"3 5\n3:0.5 0:1.0\n\n4:2\n"),
         ("other spellings", b"3 5\n0:+1e0 3:.5\n\n4:2.000000000000\n"),
-        (
-            "leading zeros",
-            b"03 005\n000:01 0000000000003:00.50\n\n4:2\n",
-        ),
+        ("leading zeros", b"03 005\n000:01 0000000000003:00.50\n\n4:2\n"),
     ] {
         assert_eq!(parse(text).unwrap(), plain, "{what}");
     }
@@ -45,29 +36,14 @@ fn accepted() {
 
 #[test]
 fn missing_values() {
-    let options = ParseOptions {
-        missing_value: Some(1.0),
-        ..ParseOptions::default()
-    };
+    let options = ParseOptions { missing_value: Some(1.0), ..ParseOptions::default() };
     let csr = parse_labels("Y.txt", b"2 5\n3 4\n0:2 1\n", options).unwrap();
-    assert_eq!(
-        (csr.indices, csr.data),
-        (vec![3, 4, 0, 1], vec![1.0, 1.0, 2.0, 1.0])
-    );
-    let message = |text: &[u8]| {
-        parse_labels("Y.txt", text, options)
-            .unwrap_err()
-            .to_string()
-    };
+    assert_eq!((csr.indices, csr.data), (vec![3, 4, 0, 1], vec![1.0, 1.0, 2.0, 1.0]));
+    let message = |text: &[u8]| parse_labels("Y.txt", text, options).unwrap_err().to_string();
     assert_eq!(message(b"1 5\n3:\n"), "Y.txt:2: bad token '3:' (column 1)");
     assert_eq!(message(b"1 5\nx\n"), "Y.txt:2: bad token 'x' (column 1)");
-    let options = ParseOptions {
-        missing_value: Some(f32::NAN),
-        ..options
-    };
-    let message = parse_labels("Y.txt", b"0 1\n", options)
-        .unwrap_err()
-        .to_string();
+    let options = ParseOptions { missing_value: Some(f32::NAN), ..options };
+    let message = parse_labels("Y.txt", b"0 1\n", options).unwrap_err().to_string();
     assert_eq!(message, "missing_value must be finite, not NaN");
 }
 
@@ -75,32 +51,14 @@ fn missing_values() {
 fn rejected() {
     let digits = "1 4\n123456789012345678901:1\n";
     let many = format!("1 4\n{}:1\n", "9".repeat(60));
-    let cut = format!(
-        "Y.txt:2: label {}... out of range (n_labels = 4)",
-        "9".repeat(40)
-    );
+    let cut = format!("Y.txt:2: label {}... out of range (n_labels = 4)", "9".repeat(40));
     for (text, message) in [
-        (
-            &b"2 5\n0:1\n3 4\n"[..],
-            "Y.txt:3: missing ':value' after label 3",
-        ),
+        (&b"2 5\n0:1\n3 4\n"[..], "Y.txt:3: missing ':value' after label 3"),
         (b"2 5\n0:1\n0:1 2:1 0:2\n", "Y.txt:3: duplicate label 0"),
-        (
-            b"1 4\n4:1\n",
-            "Y.txt:2: label 4 out of range (n_labels = 4)",
-        ),
-        (
-            b"1 4\n2147483648:1\n",
-            "Y.txt:2: label 2147483648 out of range (n_labels = 4)",
-        ),
-        (
-            b"1 4\n4294967296:1\n",
-            "Y.txt:2: label 4294967296 out of range (n_labels = 4)",
-        ),
-        (
-            digits.as_bytes(),
-            "Y.txt:2: label 123456789012345678901 out of range (n_labels = 4)",
-        ),
+        (b"1 4\n4:1\n", "Y.txt:2: label 4 out of range (n_labels = 4)"),
+        (b"1 4\n2147483648:1\n", "Y.txt:2: label 2147483648 out of range (n_labels = 4)"),
+        (b"1 4\n4294967296:1\n", "Y.txt:2: label 4294967296 out of range (n_labels = 4)"),
+        (digits.as_bytes(), "Y.txt:2: label 123456789012345678901 out of range (n_labels = 4)"),
         (many.as_bytes(), &cut),
         (b"1 4\n0:1 -1:1\n", "Y.txt:2: bad label '-1' (column 5)"),
         (b"1 4\n+1:1\n", "Y.txt:2: bad label '+1' (column 1)"),
@@ -115,51 +73,24 @@ fn rejected() {
         (b"1 4 8\n0:1\n", "Y.txt:1: expected 'rows labels'"),
         (b"-1 4\n", "Y.txt:1: expected 'rows labels'"),
         (b"+1 4\n0:1\n", "Y.txt:1: expected 'rows labels'"),
-        (
-            b"1 2147483648\n\n",
-            "Y.txt:1: header says 2147483648 labels, more than 2147483647",
-        ),
-        (
-            b"4 5\n0:1\n1:1\n2:1\n",
-            "Y.txt:4: header says 4 rows, found 3",
-        ),
+        (b"1 2147483648\n\n", "Y.txt:1: header says 2147483648 labels, more than 2147483647"),
+        (b"4 5\n0:1\n1:1\n2:1\n", "Y.txt:4: header says 4 rows, found 3"),
         (b"2 5\n0:1\n", "Y.txt:2: header says 2 rows, found 1"),
         (b"4 5", "Y.txt:1: header says 4 rows, found 0"),
-        (
-            b"2 5\n0:1\n1:1\n\n2:1\n",
-            "Y.txt:5: more rows than the header's 2",
-        ),
+        (b"2 5\n0:1\n1:1\n\n2:1\n", "Y.txt:5: more rows than the header's 2"),
         (b"1 5\n# 0:1\n", "Y.txt:2: bad token '#' (column 1)"),
-        (
-            b"# comment\n1 5\n0:1\n",
-            "Y.txt:1: bad token '#' (column 1)",
-        ),
-        (
-            b"\xef\xbb\xbf1 5\n0:1\n",
-            "Y.txt:1: bad token '\u{feff}1' (column 1)",
-        ),
-        (
-            b"1 5\n0:1 \xff:1\n",
-            "Y.txt:2: bad token '\u{fffd}:1' (column 5)",
-        ),
+        (b"# comment\n1 5\n0:1\n", "Y.txt:1: bad token '#' (column 1)"),
+        (b"\xef\xbb\xbf1 5\n0:1\n", "Y.txt:1: bad token '\u{feff}1' (column 1)"),
+        (b"1 5\n0:1 \xff:1\n", "Y.txt:2: bad token '\u{fffd}:1' (column 5)"),
         (b"1 5\n0:1 a:1\n", "Y.txt:2: bad token 'a:1' (column 5)"),
         (b"1 5\n0:1:2\n", "Y.txt:2: bad token '0:1:2' (column 1)"),
         (b"1 5\n:1\n", "Y.txt:2: bad token ':1' (column 1)"),
         (b"1 5\n0:\n", "Y.txt:2: bad token '0:' (column 1)"),
         (b"1 5\n0:0x1\n", "Y.txt:2: bad token '0:0x1' (column 1)"),
-        (
-            b"1 5\n0:1\r1:1\n",
-            "Y.txt:2: bad token '0:1\\r1:1' (column 1)",
-        ),
-        (
-            b"1 5\n0:1\x0c1:1\n",
-            "Y.txt:2: bad token '0:1\\u{c}1:1' (column 1)",
-        ),
+        (b"1 5\n0:1\r1:1\n", "Y.txt:2: bad token '0:1\\r1:1' (column 1)"),
+        (b"1 5\n0:1\x0c1:1\n", "Y.txt:2: bad token '0:1\\u{c}1:1' (column 1)"),
     ] {
-        let found = parse(text)
-            .unwrap_err()
-            .to_string()
-            .replace("\\u{feff}", "\u{feff}");
+        let found = parse(text).unwrap_err().to_string().replace("\\u{feff}", "\u{feff}");
         assert_eq!(found, message, "{:?}", String::from_utf8_lossy(text));
     }
 }
@@ -180,13 +111,8 @@ fn a_fault_far_into_a_large_file_is_found_by_its_line() {
 
 #[test]
 fn the_parser_stops_when_asked() {
-    let options = ParseOptions {
-        keep_going: &|| false,
-        ..ParseOptions::default()
-    };
-    let message = parse_labels("Y.txt", b"1 1\n0:1\n", options)
-        .unwrap_err()
-        .to_string();
+    let options = ParseOptions { keep_going: &|| false, ..ParseOptions::default() };
+    let message = parse_labels("Y.txt", b"1 1\n0:1\n", options).unwrap_err().to_string();
     assert_eq!(message, "interrupted");
 }
 

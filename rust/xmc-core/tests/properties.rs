@@ -13,12 +13,7 @@ use xmc_core::{
 type Row = BTreeMap<i32, f32>;
 
 fn csr(n_cols: usize, rows: &[Row]) -> Csr {
-    let mut csr = Csr {
-        n_cols,
-        indptr: vec![0],
-        indices: vec![],
-        data: vec![],
-    };
+    let mut csr = Csr { n_cols, indptr: vec![0], indices: vec![], data: vec![] };
     for row in rows {
         csr.indices.extend(row.keys());
         csr.data.extend(row.values());
@@ -29,12 +24,7 @@ fn csr(n_cols: usize, rows: &[Row]) -> Csr {
 
 /// Few distinct scores, so that ties are common.
 fn score() -> impl Strategy<Value = f32> {
-    prop_oneof![
-        Just(0.0f32),
-        Just(-0.0),
-        Just(f32::INFINITY),
-        (-3i8..4).prop_map(f32::from)
-    ]
+    prop_oneof![Just(0.0f32), Just(-0.0), Just(f32::INFINITY), (-3i8..4).prop_map(f32::from)]
 }
 
 fn rows(n_labels: usize, value: impl Strategy<Value = f32>) -> impl Strategy<Value = Row> {
@@ -43,11 +33,8 @@ fn rows(n_labels: usize, value: impl Strategy<Value = f32>) -> impl Strategy<Val
 
 /// The ranking of a row by sorting everything.
 fn rank(scores: &Row, exclude: &Row) -> Vec<i32> {
-    let mut labels: Vec<i32> = scores
-        .keys()
-        .copied()
-        .filter(|l| !exclude.contains_key(l))
-        .collect();
+    let mut labels: Vec<i32> =
+        scores.keys().copied().filter(|l| !exclude.contains_key(l)).collect();
     labels.sort_by(|a, b| scores[b].partial_cmp(&scores[a]).unwrap().then(a.cmp(b)));
     labels
 }
@@ -55,24 +42,14 @@ fn rank(scores: &Row, exclude: &Row) -> Vec<i32> {
 /// Numerator and denominator of one row, from the definitions.
 fn terms(metric: Metric, truth: &Row, ranking: &[i32], q: &[f64], psndcg: PsNdcg) -> (f64, f64) {
     let k = metric.k();
-    let positives: BTreeSet<i32> = truth
-        .iter()
-        .filter(|(_, v)| **v > 0.0)
-        .map(|(l, _)| *l)
-        .collect();
+    let positives: BTreeSet<i32> =
+        truth.iter().filter(|(_, v)| **v > 0.0).map(|(l, _)| *l).collect();
     let n = positives.len();
     let discount = |r: usize| 1.0 / ((r + 1) as f64).log2();
     let norm = |m: usize| (1..=m).map(discount).sum::<f64>();
-    let hits: Vec<(usize, i32)> = ranking
-        .iter()
-        .take(k)
-        .enumerate()
-        .map(|(i, l)| (i + 1, *l))
-        .collect();
-    let hits: Vec<(usize, i32)> = hits
-        .into_iter()
-        .filter(|(_, l)| positives.contains(l))
-        .collect();
+    let hits: Vec<(usize, i32)> =
+        ranking.iter().take(k).enumerate().map(|(i, l)| (i + 1, *l)).collect();
+    let hits: Vec<(usize, i32)> = hits.into_iter().filter(|(_, l)| positives.contains(l)).collect();
     let mut best: Vec<f64> = positives.iter().map(|&l| q[l as usize]).collect();
     best.sort_by(|a, b| b.partial_cmp(a).unwrap());
     best.truncate(k);
@@ -82,25 +59,14 @@ fn terms(metric: Metric, truth: &Row, ranking: &[i32], q: &[f64], psndcg: PsNdcg
         Kind::R => (hits.len() as f64 / n.max(1) as f64, 1.0),
         Kind::Mrr => (hits.first().map_or(0.0, |&(r, _)| 1.0 / r as f64), 1.0),
         Kind::Ndcg if n == 0 => (0.0, 1.0),
-        Kind::Ndcg => (
-            hits.iter().map(|&(r, _)| discount(r)).sum::<f64>() / norm(k.min(n)),
-            1.0,
-        ),
+        Kind::Ndcg => (hits.iter().map(|&(r, _)| discount(r)).sum::<f64>() / norm(k.min(n)), 1.0),
         _ if n == 0 => (0.0, 0.0),
         Kind::Psp => (gain / k as f64, best.iter().sum::<f64>() / k as f64),
         Kind::Psr => (gain / n as f64, best.iter().sum::<f64>() / n as f64),
         Kind::PsNdcg => {
-            let z = if psndcg == PsNdcg::Xclib {
-                norm(k.min(n))
-            } else {
-                1.0
-            };
+            let z = if psndcg == PsNdcg::Xclib { norm(k.min(n)) } else { 1.0 };
             let dcg: f64 = hits.iter().map(|&(r, l)| q[l as usize] * discount(r)).sum();
-            let ideal: f64 = best
-                .iter()
-                .enumerate()
-                .map(|(i, b)| b * discount(i + 1))
-                .sum();
+            let ideal: f64 = best.iter().enumerate().map(|(i, b)| b * discount(i + 1)).sum();
             (dcg / z, ideal / z)
         }
     }
@@ -129,28 +95,16 @@ impl Scene {
     fn options(&self) -> Options {
         Options {
             inv_propensity: Some(self.q.clone()),
-            empty_rows: if self.skip {
-                EmptyRows::Skip
-            } else {
-                EmptyRows::Zero
-            },
-            psndcg: if self.matlab {
-                PsNdcg::Matlab
-            } else {
-                PsNdcg::Xclib
-            },
+            empty_rows: if self.skip { EmptyRows::Skip } else { EmptyRows::Zero },
+            psndcg: if self.matlab { PsNdcg::Matlab } else { PsNdcg::Xclib },
             keep_rows: true,
         }
     }
 }
 
 fn scene() -> impl Strategy<Value = Scene> {
-    (
-        prop_oneof![Just(1usize), 2usize..15, Just(70)],
-        1usize..9,
-        0usize..8,
-    )
-        .prop_flat_map(|(n_labels, k, n_rows)| {
+    (prop_oneof![Just(1usize), 2usize..15, Just(70)], 1usize..9, 0usize..8).prop_flat_map(
+        |(n_labels, k, n_rows)| {
             let truth = prop_oneof![Just(0.0f32), Just(1.0), Just(2.5)];
             (
                 prop::collection::vec(rows(n_labels, truth), n_rows),
@@ -169,7 +123,8 @@ fn scene() -> impl Strategy<Value = Scene> {
                     skip,
                     matlab,
                 })
-        })
+        },
+    )
 }
 
 proptest! {
@@ -218,9 +173,10 @@ proptest! {
             }
             let close = |a: f64, b: f64| (a - b).abs() < 1e-9 || (a.is_nan() && b.is_nan());
             for evaluator in [&evaluator, &by_ids] {
-                match evaluator.value(metric) {
-                    Ok(value) => prop_assert!(close(value, numerator / denominator), "{metric}"),
-                    Err(_) => prop_assert_eq!(denominator, 0.0),
+                if let Ok(value) = evaluator.value(metric) {
+                    prop_assert!(close(value, numerator / denominator), "{metric}");
+                } else {
+                    prop_assert_eq!(denominator, 0.0);
                 }
             }
             let (values, denominators) = match kept {
@@ -320,38 +276,24 @@ proptest! {
 fn stream() -> (Csr, Vec<i32>, Vec<f64>) {
     let (n_rows, n_labels, k) = (9_001u64, 97u64, 7u64);
     let rows: Vec<Row> = (0..n_rows)
-        .map(|row| {
-            (0..row % 5)
-                .map(|i| (((row * 31 + i * 17) % n_labels) as i32, 1.0))
-                .collect()
-        })
+        .map(|row| (0..row % 5).map(|i| (((row * 31 + i * 17) % n_labels) as i32, 1.0)).collect())
         .collect();
     let ids =
         (0..n_rows).flat_map(|row| (0..k).map(move |i| ((row * 13 + i * 29) % n_labels) as i32));
-    let q = (0..n_labels)
-        .map(|label| 1.0 + 1.0 / (label + 3) as f64)
-        .collect();
+    let q = (0..n_labels).map(|label| 1.0 + 1.0 / (label + 3) as f64).collect();
     (csr(n_labels as usize, &rows), ids.collect(), q)
 }
 
 #[test]
 fn any_cut_and_any_number_of_threads_give_the_same_bits() {
     let (truth, ids, q) = stream();
-    let metrics: Vec<Metric> = Kind::ALL
-        .iter()
-        .map(|&kind| Metric::new(kind, 7).unwrap())
-        .collect();
+    let metrics: Vec<Metric> =
+        Kind::ALL.iter().map(|&kind| Metric::new(kind, 7).unwrap()).collect();
     let run = |threads: usize, cuts: &[usize]| -> Vec<u64> {
-        let options = Options {
-            inv_propensity: Some(q.clone()),
-            keep_rows: true,
-            ..Options::default()
-        };
+        let options =
+            Options { inv_propensity: Some(q.clone()), keep_rows: true, ..Options::default() };
         let mut evaluator = Evaluator::new(97, &metrics, options).unwrap();
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let ends = cuts.iter().copied().chain([truth.n_rows()]);
             let mut start = 0;
@@ -359,16 +301,12 @@ fn any_cut_and_any_number_of_threads_give_the_same_bits() {
                 let indptr = &truth.indptr[start..=end];
                 let y_true =
                     xmc_core::CsrView::new("y_true", 97, indptr, &truth.indices, &truth.data);
-                evaluator
-                    .update_ids(y_true.unwrap(), &ids[start * 7..end * 7], 7, None)
-                    .unwrap();
+                evaluator.update_ids(y_true.unwrap(), &ids[start * 7..end * 7], 7, None).unwrap();
                 start = end;
             }
         });
-        let mut bits: Vec<u64> = metrics
-            .iter()
-            .map(|&m| evaluator.value(m).unwrap().to_bits())
-            .collect();
+        let mut bits: Vec<u64> =
+            metrics.iter().map(|&m| evaluator.value(m).unwrap().to_bits()).collect();
         for &metric in &metrics {
             if let RowValues::Mean(values) = evaluator.row_values(metric).unwrap() {
                 bits.extend(values.iter().map(|value| value.to_bits()));
@@ -387,24 +325,15 @@ fn any_cut_and_any_number_of_threads_give_the_same_bits() {
 fn a_failing_update_changes_nothing() {
     let (truth, mut ids, q) = stream();
     let metrics: Vec<Metric> = vec!["PSP@5".parse().unwrap()];
-    let options = Options {
-        inv_propensity: Some(q),
-        ..Options::default()
-    };
+    let options = Options { inv_propensity: Some(q), ..Options::default() };
     let mut evaluator = Evaluator::new(97, &metrics, options).unwrap();
     let y_true = truth.view("y_true").unwrap();
     evaluator.update_ids(y_true, &ids, 7, None).unwrap();
     let before = evaluator.value(metrics[0]).unwrap();
     ids[9_000 * 7 + 2] = ids[9_000 * 7];
     ids[5_000 * 7 + 2] = 97;
-    let error = evaluator
-        .update_ids(y_true, &ids, 7, None)
-        .unwrap_err()
-        .shift_rows(9_001);
-    assert_eq!(
-        error.to_string(),
-        "ids: row 14001: label 97 out of range (n_labels = 97)"
-    );
+    let error = evaluator.update_ids(y_true, &ids, 7, None).unwrap_err().shift_rows(9_001);
+    assert_eq!(error.to_string(), "ids: row 14001: label 97 out of range (n_labels = 97)");
     assert_eq!(evaluator.n_rows(), 9_001);
     assert_eq!(evaluator.value(metrics[0]).unwrap(), before);
 }
@@ -413,19 +342,13 @@ fn a_failing_update_changes_nothing() {
 fn merged_parts_equal_the_whole() {
     let (truth, ids, q) = stream();
     let metrics: Vec<Metric> = vec!["nDCG@5".parse().unwrap(), "PSP@7".parse().unwrap()];
-    let options = Options {
-        inv_propensity: Some(q),
-        keep_rows: true,
-        ..Options::default()
-    };
+    let options = Options { inv_propensity: Some(q), keep_rows: true, ..Options::default() };
     let fresh = Evaluator::new(97, &metrics, options.clone()).unwrap();
     let part = |from: usize, to: usize| {
         let mut evaluator = fresh.clone();
         let indptr = &truth.indptr[from..=to];
         let y_true = xmc_core::CsrView::new("y_true", 97, indptr, &truth.indices, &truth.data);
-        evaluator
-            .update_ids(y_true.unwrap(), &ids[from * 7..to * 7], 7, None)
-            .unwrap();
+        evaluator.update_ids(y_true.unwrap(), &ids[from * 7..to * 7], 7, None).unwrap();
         evaluator
     };
     let whole = part(0, 9_001);
@@ -434,15 +357,9 @@ fn merged_parts_equal_the_whole() {
     assert_eq!(merged.n_rows(), whole.n_rows());
     for &metric in &metrics {
         assert!((merged.value(metric).unwrap() - whole.value(metric).unwrap()).abs() < 1e-12);
-        assert_eq!(
-            merged.row_values(metric).unwrap(),
-            whole.row_values(metric).unwrap()
-        );
+        assert_eq!(merged.row_values(metric).unwrap(), whole.row_values(metric).unwrap());
     }
-    let other = Options {
-        empty_rows: EmptyRows::Skip,
-        ..options
-    };
+    let other = Options { empty_rows: EmptyRows::Skip, ..options };
     let other = Evaluator::new(97, &metrics, other).unwrap();
     let message = merged.merge(&other).unwrap_err().to_string();
     assert_eq!(message, "cannot merge evaluators that differ in empty_rows");
@@ -453,21 +370,12 @@ fn evaluator_errors() {
     let metric: Metric = "P@2".parse().unwrap();
     let new = |options| Evaluator::new(3, &["PSP@2".parse().unwrap()], options);
     let message = |error: xmc_core::Error| error.to_string();
-    assert_eq!(
-        message(new(Options::default()).unwrap_err()),
-        "PSP@2 needs inv_propensity"
-    );
-    let weights = |q: &[f64]| Options {
-        inv_propensity: Some(q.to_vec()),
-        ..Options::default()
-    };
+    assert_eq!(message(new(Options::default()).unwrap_err()), "PSP@2 needs inv_propensity");
+    let weights = |q: &[f64]| Options { inv_propensity: Some(q.to_vec()), ..Options::default() };
     let short = new(weights(&[1.0, 2.0])).unwrap_err();
     assert_eq!(message(short), "inv_propensity: 2 weights, expected 3");
     let zero = new(weights(&[1.0, 0.0, 1.0])).unwrap_err();
-    assert_eq!(
-        message(zero),
-        "inv_propensity of label 1 must be finite and > 0, not 0"
-    );
+    assert_eq!(message(zero), "inv_propensity of label 1 must be finite and > 0, not 0");
     assert!(
         message(Evaluator::new(3, &[], Options::default()).unwrap_err()).contains("at least one")
     );
@@ -481,15 +389,9 @@ fn evaluator_errors() {
     );
 
     let mut evaluator = Evaluator::new(3, &[metric], Options::default()).unwrap();
-    assert_eq!(
-        message(evaluator.value(metric).unwrap_err()),
-        "no rows left to average"
-    );
+    assert_eq!(message(evaluator.value(metric).unwrap_err()), "no rows left to average");
     let beyond = evaluator.value("P@3".parse().unwrap()).unwrap_err();
-    assert_eq!(
-        message(beyond),
-        "P@3 is beyond the largest k = 2 of this evaluator"
-    );
+    assert_eq!(message(beyond), "P@3 is beyond the largest k = 2 of this evaluator");
     assert_eq!(
         message(evaluator.row_values(metric).unwrap_err()),
         "row values of P@2 were not kept"
@@ -503,30 +405,15 @@ fn evaluator_errors() {
         update(&[0], &[1.0], &[0], 1),
         "ids: 1 columns, fewer than the largest k = 2 (pad with -1)"
     );
-    assert_eq!(
-        update(&[0], &[1.0], &[0, 1, 2], 2),
-        "ids: 3 labels, expected 2"
-    );
-    assert_eq!(
-        update(&[0], &[1.0], &[1, 1], 2),
-        "ids: row 0: duplicate label 1"
-    );
-    assert_eq!(
-        update(&[0], &[1.0], &[1, 3], 2),
-        "ids: row 0: label 3 out of range (n_labels = 3)"
-    );
+    assert_eq!(update(&[0], &[1.0], &[0, 1, 2], 2), "ids: 3 labels, expected 2");
+    assert_eq!(update(&[0], &[1.0], &[1, 1], 2), "ids: row 0: duplicate label 1");
+    assert_eq!(update(&[0], &[1.0], &[1, 3], 2), "ids: row 0: label 3 out of range (n_labels = 3)");
     assert_eq!(
         update(&[0], &[1.0], &[-2, 1], 2),
         "ids: row 0: label -2 out of range (n_labels = 3)"
     );
-    assert_eq!(
-        update(&[0], &[1.0], &[-1, 1], 2),
-        "ids: row 0: label 1 after padding"
-    );
-    assert_eq!(
-        update(&[0, 0], &[1.0, 0.0], &[0, 1], 2),
-        "y_true: row 0: duplicate label 0"
-    );
+    assert_eq!(update(&[0], &[1.0], &[-1, 1], 2), "ids: row 0: label 1 after padding");
+    assert_eq!(update(&[0, 0], &[1.0, 0.0], &[0, 1], 2), "y_true: row 0: duplicate label 0");
     let negative = "y_true: row 0: truth value of label 2 must be >= 0, not -1";
     assert_eq!(update(&[2], &[-1.0], &[0, 1], 2), negative);
     let nan = "y_true: row 0: truth value of label 2 must be >= 0, not NaN";
@@ -537,21 +424,12 @@ fn evaluator_errors() {
         let y_pred = xmc_core::CsrView::new("y_pred", 3, indptr, labels, scores).unwrap();
         message(evaluator.update_scores(y_true, y_pred, None).unwrap_err())
     };
-    assert_eq!(
-        score(&[0, 2], &[2, 2], &[1.0, 0.0]),
-        "y_pred: row 0: duplicate label 2"
-    );
-    assert_eq!(
-        score(&[0, 1], &[2], &[f64::NAN]),
-        "y_pred: row 0: score of label 2 is NaN"
-    );
+    assert_eq!(score(&[0, 2], &[2, 2], &[1.0, 0.0]), "y_pred: row 0: duplicate label 2");
+    assert_eq!(score(&[0, 1], &[2], &[f64::NAN]), "y_pred: row 0: score of label 2 is NaN");
     assert_eq!(score(&[0, 0, 0], &[], &[]), "y_pred: 2 rows, expected 1");
 
     let mut weighted = new(weights(&[1.0; 3])).unwrap();
     weighted.update_ids(y_true, &[0i32, 1], 2, None).unwrap();
     let zero = weighted.value("PSP@1".parse().unwrap()).unwrap_err();
-    assert_eq!(
-        message(zero),
-        "the denominator of PSP@1 is 0: no row has a positive"
-    );
+    assert_eq!(message(zero), "the denominator of PSP@1 is 0: no row has a positive");
 }

@@ -38,18 +38,11 @@ impl Block {
         rows: Range<usize>,
     ) -> Result<Self> {
         let kept = Vec::with_capacity(rows.len() * plan.row_width());
-        let counts = Counts {
-            rows: rows.len(),
-            ..Counts::default()
-        };
+        let counts = Counts { rows: rows.len(), ..Counts::default() };
         let mut block = Self { sums, counts, kept };
         let mut scratch = RankScratch::<R::Key>::new(plan.n_labels);
         let positives = Bitmap::new(plan.n_labels);
-        let mut truth = Truth {
-            positives,
-            n_positives: 0,
-            ideal: Vec::new(),
-        };
+        let mut truth = Truth { positives, n_positives: 0, ideal: Vec::new() };
         let mut excluded = Excluded::default();
         let mut curves = Curves::new(plan.max_k);
         let mut hits = Vec::with_capacity(plan.max_k);
@@ -64,10 +57,8 @@ impl Block {
                 .load(y_true.row(row), weights, plan.max_k)
                 .map_err(|fault| Error::at_row(y_true.name(), row, fault))?;
             block.counts.excluded += n_excluded;
-            block.counts.excluded_positives += excluded
-                .iter()
-                .filter(|&label| truth.positives.contains(label))
-                .count();
+            block.counts.excluded_positives +=
+                excluded.iter().filter(|&label| truth.positives.contains(label)).count();
 
             hits.clear();
             for (rank, &label) in scratch.ranking.iter().enumerate() {
@@ -99,8 +90,7 @@ impl Block {
             EmptyRows::Zero => 0.0,
             EmptyRows::Skip => f64::NAN,
         };
-        self.kept
-            .extend(std::iter::repeat_n(value, plan.row_width()));
+        self.kept.extend(std::iter::repeat_n(value, plan.row_width()));
     }
 }
 
@@ -124,8 +114,7 @@ impl Truth {
             }
             if value > 0.0 {
                 self.n_positives += 1;
-                self.ideal
-                    .extend(weights.map(|weights| weights[label as usize]));
+                self.ideal.extend(weights.map(|weights| weights[label as usize]));
             }
         }
         if self.n_positives < labels.len() {

@@ -144,20 +144,12 @@ impl Curves {
             Kind::R => out.push(self.hits[at] / n),
             Kind::Mrr => {
                 let hit = (1..=metric.k()).contains(&self.first_hit);
-                out.push(if hit {
-                    1.0 / self.first_hit as f64
-                } else {
-                    0.0
-                });
+                out.push(if hit { 1.0 / self.first_hit as f64 } else { 0.0 });
             }
             Kind::Psp => out.extend([self.gain[at] / k, self.ideal_gain[at] / k]),
             Kind::Psr => out.extend([self.gain[at] / n, self.ideal_gain[at] / n]),
             Kind::PsNdcg => {
-                let norm = if psndcg == PsNdcg::Xclib {
-                    self.norm[at]
-                } else {
-                    1.0
-                };
+                let norm = if psndcg == PsNdcg::Xclib { self.norm[at] } else { 1.0 };
                 out.extend([self.ps_dcg[at] / norm, self.ideal_ps_dcg[at] / norm]);
             }
         }

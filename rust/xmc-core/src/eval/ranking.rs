@@ -16,19 +16,11 @@ pub(super) struct RankScratch<Key> {
 
 impl<Key> RankScratch<Key> {
     pub(super) fn new(n_labels: usize) -> Self {
-        Self {
-            ranking: Vec::new(),
-            seen: Bitmap::new(n_labels),
-            keys: Vec::new(),
-        }
+        Self { ranking: Vec::new(), seen: Bitmap::new(n_labels), keys: Vec::new() }
     }
 
     fn see(&mut self, label: i32) -> Result<(), Fault> {
-        if self.seen.insert(label) {
-            Ok(())
-        } else {
-            Err(Fault::DuplicateLabel { label })
-        }
+        if self.seen.insert(label) { Ok(()) } else { Err(Fault::DuplicateLabel { label }) }
     }
 }
 
@@ -77,10 +69,7 @@ impl<I: Copy + Into<i64> + Sync> Rankings for Ids<'_, I> {
     ) -> Result<usize, Fault> {
         let ids = &self.ids[row * self.width..(row + 1) * self.width];
         scratch.ranking.clear();
-        let end = ids
-            .iter()
-            .position(|&id| id.into() == -1)
-            .unwrap_or(ids.len());
+        let end = ids.iter().position(|&id| id.into() == -1).unwrap_or(ids.len());
         if let Some(&id) = ids[end..].iter().find(|&&id| id.into() != -1) {
             return Err(Fault::AfterPadding { label: id.into() });
         }
@@ -88,10 +77,7 @@ impl<I: Copy + Into<i64> + Sync> Rankings for Ids<'_, I> {
         for &id in &ids[..end] {
             let id: i64 = id.into();
             if id < 0 || id >= n_labels as i64 {
-                return Err(Fault::LabelOutOfRange {
-                    label: id.to_string(),
-                    n_labels,
-                });
+                return Err(Fault::LabelOutOfRange { label: id.to_string(), n_labels });
             }
             let label = id as i32;
             scratch.see(label)?;
@@ -141,9 +127,7 @@ impl<S: Score> Rankings for CsrView<'_, S> {
         keep_best(&mut scratch.keys, k);
         scratch.keys.sort_unstable();
         scratch.ranking.clear();
-        scratch
-            .ranking
-            .extend(scratch.keys.iter().map(|&key| S::label(key)));
+        scratch.ranking.extend(scratch.keys.iter().map(|&key| S::label(key)));
         Ok(n_excluded)
     }
 }

@@ -28,10 +28,7 @@ pub(super) struct Sums {
 
 impl Sums {
     pub(super) fn new(max_k: usize) -> Self {
-        Self {
-            max_k,
-            cells: vec![0.0; Lane::COUNT * max_k],
-        }
+        Self { max_k, cells: vec![0.0; Lane::COUNT * max_k] }
     }
 
     /// The sum at cut `k`, counted from 1.

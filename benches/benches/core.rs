@@ -1,0 +1,76 @@
+//! `cargo bench -p xmc-benches`; throughput is bytes of text, rows, and scores.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use xmc_benches::{label_text, rankings, scores, sizes, truth};
+use xmc_core::{
+    CsrView, Evaluator, Metric, Options, ParseOptions, inv_propensity, label_counts, parse_labels,
+    topk_dense,
+};
+
+fn load_labels(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("load_labels");
+    for size in sizes() {
+        let text = label_text(size, &truth(size)).unwrap();
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        group.bench_function(size.name, |bencher| {
+            bencher.iter(|| parse_labels("Y.txt", black_box(&text), ParseOptions::default()));
+        });
+    }
+    group.finish();
+}
+
+fn evaluate(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("evaluate");
+    for size in sizes() {
+        let truth = truth(size);
+        let counts = label_counts(size.n_labels, &truth.indices, &truth.data).unwrap();
+        let weights = inv_propensity(&counts, size.n_points, 0.55, 1.5).unwrap();
+        let y_true =
+            CsrView::new("y_true", size.n_labels, &truth.indptr, &truth.indices, &truth.data)
+                .unwrap();
+        for k in [5, 100] {
+            let ids = rankings(size, &truth, k);
+            let metrics: Vec<Metric> = ["P", "nDCG", "PSP", "PSnDCG", "R"]
+                .iter()
+                .map(|kind| format!("{kind}@{k}").parse().unwrap())
+                .collect();
+            let options = Options { inv_propensity: Some(weights.clone()), ..Options::default() };
+            let fresh = Evaluator::new(size.n_labels, &metrics, options).unwrap();
+            group.throughput(Throughput::Elements(size.n_points as u64));
+            group.bench_function(BenchmarkId::new(size.name, k), |bencher| {
+                bencher.iter(|| {
+                    let mut evaluator = fresh.clone();
+                    evaluator.update_ids(y_true, black_box(&ids), k, None).unwrap();
+                    evaluator.value(metrics[0]).unwrap()
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn topk(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("topk_dense");
+    for size in sizes() {
+        let scores = scores(64, size.n_labels);
+        group.throughput(Throughput::Elements(scores.len() as u64));
+        group.bench_function(size.name, |bencher| {
+            bencher.iter(|| topk_dense(black_box(&scores), 64, size.n_labels, 100, None, 0));
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = core;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
+    targets = load_labels, evaluate, topk
+}
+criterion_main!(core);
