@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 RUST_SOURCES = Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build fmt lint test test-all bench docs demo clean
+.PHONY: help setup build fmt lint test bench docs demo clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,3 +25,33 @@ setup: $(VENV)/.built  ## Virtual environment, dependencies, Rust extension (aga
 
 build: setup  ## The same as setup
 
+
+fmt: setup  ## Format Rust and Python
+	cargo fmt
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lint: setup  ## Formatting, clippy, ruff, mypy: nothing may warn
+	cargo fmt --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/python -m mypy
+
+test: setup  ## All tests, Rust and Python
+	cargo test --workspace --locked -q
+	$(BIN)/python -m pytest -q
+
+bench: setup  ## Speed of the core (criterion), and of Python against numpy and scipy
+	cargo bench -p xmc-benches --locked
+	$(BIN)/python benches/bench_python.py
+
+docs: setup  ## API pages of the Rust core (target/doc); every example in the pages is run
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p xmc-core --locked
+	$(BIN)/python -m pytest -q tests/test_docs.py python/dexml --doctest-modules
+
+demo: setup  ## The whole job on real data: train, index, predict, score
+	$(BIN)/python -m dexml.demo $(DEMO_ARGS)
+
+clean:  ## Remove what make has made, the virtual environment included
+	rm -rf $(VENV) target runs python/dexml/_rust*.so

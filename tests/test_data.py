@@ -71,7 +71,7 @@ def with_arrays(path: Path, **changes: object) -> None:
         "indices": y.indices,
         "data": y.data,
     } | changes
-    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})  # type: ignore[arg-type]
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
 
 
 @pytest.mark.parametrize(

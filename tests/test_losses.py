@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dexml import losses
 from dexml.losses import decoupled_softmax
@@ -169,7 +170,7 @@ def test_no_matrix_of_points_by_labels_is_alive(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(losses, "MIN_CHUNK_ROWS", 8)
     largest = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             nonlocal largest
             out = func(*args, **(kwargs or {}))
@@ -178,7 +179,7 @@ def test_no_matrix_of_points_by_labels_is_alive(monkeypatch: pytest.MonkeyPatch)
             return out
 
     x, y, _, positives, _ = random_problem(2, n_points=200, n_labels=500, dim=4)
-    with Watch():
+    with Watch():  # type: ignore[no-untyped-call]
         decoupled_softmax(x, y, csr_array(positives)).backward()
     assert largest <= max(8 * 500, int(positives.sum()) + 500)
 
@@ -199,4 +200,4 @@ def test_errors_name_the_argument(change: dict[str, object], message: str) -> No
     x, y, _, positives, _ = random_problem(0)
     arguments = {"point_emb": x, "label_emb": y, "positives": csr_array(positives)} | change
     with pytest.raises(ValueError, match=message):
-        decoupled_softmax(**arguments)  # type: ignore[arg-type]
+        decoupled_softmax(**arguments)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.sparse import csr_array
 
 from dexml.model import DualEncoder, LabelTable, Tokens, with_bias_dimension
 
@@ -113,7 +114,7 @@ def test_missing_folder_is_named() -> None:
 
 
 def test_label_vectors_meet_the_bias_in_their_last_dimension(encoder: DualEncoder) -> None:
-    table = LabelTable(3, 16)
+    table = LabelTable(torch.tensor([5, 1, 2]), 16)
     with torch.no_grad():
         table.residual[1] = 0.5
         table.bias[:] = torch.tensor([0.0, 2.0, -1.0])
@@ -125,3 +126,26 @@ def test_label_vectors_meet_the_bias_in_their_last_dimension(encoder: DualEncode
     scores = with_bias_dimension(points) @ vectors.T
     expected = points @ vectors[:, :-1].T + 0.05 * table.bias.detach().numpy()
     np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_unseen_labels_are_served_with_the_bias_of_the_rarest() -> None:
+    table = LabelTable(torch.tensor([5, 0, 2, 2]), 4)
+    with torch.no_grad():
+        table.bias[:] = torch.tensor([9.0, -7.0, 1.0, 2.0])
+    assert table.served_bias().tolist() == [9.0, 1.5, 1.0, 2.0]
+    table.counts[:] = 0
+    assert table.served_bias().tolist() == [9.0, -7.0, 1.0, 2.0]
+
+
+def test_residuals_start_at_shrunk_centroids_and_unseen_ones_stay_at_zero() -> None:
+    features = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    y = csr_array(np.array([[1, 0, 0]] * 3 + [[1, 0, 1]] + [[0, 0, 0]] * 2, dtype=np.float32))
+    table = LabelTable(torch.tensor([4, 0, 1]), 4)
+    table.start_at_centroids(features, y, shrink=10.0)
+    mean = features[:4].mean(axis=0)
+    expected = [4 / 14 * mean / np.linalg.norm(mean), np.zeros(4)]
+    expected.append(1 / 11 * features[3] / np.linalg.norm(features[3]))
+    np.testing.assert_allclose(table.residual.detach().numpy(), expected, atol=1e-6)
+    table.residual.sum().backward()
+    assert table.residual.grad is not None
+    assert table.residual.grad.sum(dim=1).tolist() == [4.0, 0.0, 4.0]

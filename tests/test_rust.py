@@ -226,7 +226,8 @@ def test_files_round_trip(tmp_path: Path) -> None:
         shape, indptr, indices, data = _rust.load_labels(str(path), num_threads=num_threads)
         assert shape == (4, 8)
         arrays: list[NDArray[Any]] = [indptr, indices, data]
-        for found, expected in zip(arrays, Y_TRUE, strict=True):
+        originals: list[NDArray[Any]] = [*Y_TRUE]
+        for found, expected in zip(arrays, originals, strict=True):
             assert found.dtype == expected.dtype
             np.testing.assert_array_equal(found, expected)
     path.write_text("1 9\n3 4\n")

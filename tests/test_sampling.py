@@ -24,7 +24,7 @@ def test_pool_is_sorted_unique_in_range_and_repeats(
         for _ in range(2)
     ]
     pool = draw[0]
-    np.testing.assert_array_equal(*draw)
+    np.testing.assert_array_equal(draw[0], draw[1])
     assert (np.diff(pool) > 0).all()
     assert len(pool) <= per_point * 7 + n_random
     assert len(pool) == 0 or (pool[0] >= 0 and pool[-1] < 30)

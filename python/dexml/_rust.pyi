@@ -111,7 +111,7 @@ class Evaluator:
 
     The result is the same to the last bit for any number of threads and any cut into updates.
     Threads share an update by blocks of 4,096 rows, so large updates use them best. A failing
-    update leaves the evaluator as it was; rows in its message count from the first row of the stream.
+    update leaves the evaluator as it was; rows in its message count from the start of the stream.
     """
 
     def __new__(

@@ -56,7 +56,7 @@ class TrainSettings(Settings):
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0: its own choice")
     point_tokens: int = Field(64, ge=3, description="tokens of a point's text at most")
     label_tokens: int = Field(64, ge=3, description="tokens of a label's text at most")
-    temperature: float = Field(0.05, gt=0, description="divides the dot products in the loss")
+    temperature: float = Field(0.06, gt=0, description="divides the dot products in the loss")
 
     validation: float = Field(
         0.1, ge=0, lt=1, description="share of the training points (by hash) held out to select on"
@@ -64,10 +64,13 @@ class TrainSettings(Settings):
     select: str = Field("nDCG@5", description="metric that chooses the best epoch")
     evaluate_every: int = Field(1, ge=1, description="epochs between validations")
 
-    head_epochs: int = Field(12, ge=0, description="epochs on frozen features, against all labels")
+    head_epochs: int = Field(10, ge=0, description="epochs on frozen features, against all labels")
     batch_size: int = Field(256, ge=1, description="points a step on frozen features")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the head")
-    residual_lr: float = Field(1e-3, ge=0, description="peak rate of the label residuals; 0: none")
+    residual_lr: float = Field(5e-4, ge=0, description="peak rate of the label residuals; 0: none")
+    residual_shrink: float = Field(
+        10.0, gt=0, description="residuals start at n/(n + this) of the label's centroid"
+    )
     bias_lr: float = Field(1e-2, ge=0, description="peak rate of the label biases; 0: none")
     weight_decay: float = Field(0.01, ge=0, description="of the head and the transformer")
     warmup: float = Field(0.08, ge=0, le=1, description="share of the steps with a rising rate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -43,8 +44,8 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
         say("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader (`head`, say) has enough. Nothing may be written at exit either.
-        sys.stdout = None  # type: ignore[assignment]
+        # The reader (`head`, say) has enough; what Python flushes at exit must go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:  # The outermost place: everything ends as one line here.
         if "--debug" in argv:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 
 from dexml import _rust
 
-Csr = csr_array[Any, tuple[int, int]]
+Csr: TypeAlias = csr_array
 """Type of every sparse matrix here: rows are points, columns are labels."""
 
 CsrParts = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]

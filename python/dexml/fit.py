@@ -170,7 +170,7 @@ def run_phase(
     functions of (seed, phase, epoch), so a resumed run repeats what an unbroken one would do.
     """
     last, best = folder / "last.safetensors", folder / "best.safetensors"
-    state = checkpoint.read_state(last) if last.exists() else {"best": None}
+    state: dict[str, Any] = checkpoint.read_state(last) if last.exists() else {"best": None}
     resumed = state.get("phase") == phase.name
     first_epoch = state["epoch"] + 1 if resumed else 1
     optimizer = torch.optim.AdamW(
@@ -204,7 +204,7 @@ def run_phase(
                     f"rates; the checkpoint of epoch {epoch - 1} is kept"
                 )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             total += value * min(phase.batch_size, len(rows) - start)
             step += 1

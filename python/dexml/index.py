@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,8 @@ class LabelIndex:
         if encoder is not None and manifest.encoder != encoder:
             raise ValueError(f"{folder}: made by another encoder; run python -m dexml.index again")
         vectors = np.load(folder / "vectors.npy", allow_pickle=False)
+        if vectors.shape != (manifest.n_labels, manifest.dim) or vectors.dtype != np.float32:
+            raise ValueError(f"{folder}: damaged ({vectors.shape} is not what the manifest says)")
         graph = hnswlib.Index(space="ip", dim=manifest.dim)
         graph.load_index(str(folder / "graph.hnsw"), max_elements=manifest.n_labels)
         return cls(vectors, graph, manifest)
@@ -247,8 +249,13 @@ def _read_manifest(folder: Path) -> Manifest:
             raise ValueError(
                 f"{path}: format {version} is newer than {FORMAT_VERSION}; update dexml"
             )
-        return Manifest(**content)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        manifest = Manifest(**content)
+        for field in fields(Manifest):
+            kind: Any = {"int": int, "float": int | float, "str": str}.get(str(field.type), dict)
+            if not isinstance(getattr(manifest, field.name), kind):
+                raise TypeError(f"{field.name} is not {field.type}")
+        return manifest
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: damaged ({error}); build the index again") from None
 
 

@@ -76,7 +76,7 @@ def decoupled_softmax(
         masked_columns = torch.cat([columns, ignore_columns])
         order = torch.argsort(masked_rows, stable=True)
         masked_rows, masked_columns = masked_rows[order], masked_columns[order]
-    loss: Tensor = _DecoupledSoftmax.apply(  # type: ignore[no-untyped-call]
+    loss: Tensor = _DecoupledSoftmax.apply(
         point_emb,
         label_emb,
         label_bias,
@@ -153,7 +153,7 @@ class _DecoupledSoftmax(torch.autograd.Function):
         return total / max(1, n_points)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         grads = [None if g is None else grad_outputs[0] * g for g in ctx.saved_tensors]
         return (*grads, None, None, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -127,12 +128,13 @@ class DualEncoder(nn.Module):
 
         folder = encoder_folder(name)
         modules, pooling = _sentence_transformers_parts(folder)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder or name))
-        if not tokenizer.is_fast:
-            raise ValueError(f"{name}: its tokenizer has no fast form (tokenizer.json)")
-        transformer = AutoModel.from_pretrained(
-            str(folder or name), dtype=torch.float32, use_safetensors=True
-        )
+        with _transformers_hushed():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder or name))
+            if not tokenizer.is_fast:
+                raise ValueError(f"{name}: its tokenizer has no fast form (tokenizer.json)")
+            transformer = AutoModel.from_pretrained(
+                str(folder or name), dtype=torch.float32, use_safetensors=True
+            )
         # A pooler would be random weights in models that ship none, and it is never used here.
         if getattr(transformer, "pooler", None) is not None:
             transformer.pooler = None
@@ -142,8 +144,9 @@ class DualEncoder(nn.Module):
     def save(self, folder: Path, *, max_tokens: int) -> None:
         """Write a folder that this class and sentence-transformers open (safetensors, JSON)."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.transformer.save_pretrained(str(folder))
-        self.tokenizer.save_pretrained(str(folder))
+        with _transformers_hushed():
+            self.transformer.save_pretrained(str(folder))
+            self.tokenizer.save_pretrained(str(folder))
         for path, _ in _MODULES[1:]:
             (folder / path).mkdir(exist_ok=True)
         pooling = {
@@ -236,18 +239,48 @@ class DualEncoder(nn.Module):
 class LabelTable(nn.Module):
     """What is known of single labels beyond their text: a residual vector and a bias each.
 
-    Label vector = normalise(head(features) + residual); labels that training never saw keep
-    residual and bias 0, so their text alone speaks. (Idea: DEXA, KDD 2023, `docs/training.md`.)
+    Label vector = normalise(head(features) + residual). A label that training never saw keeps
+    the residual 0, so its text alone speaks, and is served with the bias of a rare label.
     """
 
-    def __init__(self, n_labels: int, dim: int) -> None:
+    counts: Tensor
+
+    def __init__(self, counts: Tensor, dim: int) -> None:
+        """Start at 0. `counts`: training points of each label, shape (L,), int64."""
         super().__init__()
-        self.residual = nn.Parameter(torch.zeros(n_labels, dim))
-        self.bias = nn.Parameter(torch.zeros(n_labels))
+        self.residual = nn.Parameter(torch.zeros(len(counts), dim))
+        self.bias = nn.Parameter(torch.zeros(len(counts)))
+        self.register_buffer("counts", counts, persistent=False)
+        self.residual.register_hook(lambda grad: grad * (self.counts > 0).unsqueeze(1))
+
+    def start_at_centroids(self, features: NDArray[np.float32], y: Any, shrink: float) -> None:
+        """Start residuals at n/(n + shrink) of the unit centroid of each label's points.
+
+        Args:
+            features: Features of the points, shape (N, D).
+            y: Their labels, scipy CSR (N, L).
+            shrink: Points at which the centroid counts half; few points say little.
+        """
+        sums = torch.from_numpy((y > 0).astype(np.float32).T @ features).to(self.residual.device)
+        weight = self.counts / (self.counts + shrink)
+        with torch.no_grad():
+            self.residual.copy_(normalize(sums, dim=1) * weight.unsqueeze(1))
 
     def forward(self, encoder: DualEncoder, features: Tensor, rows: Any = slice(None)) -> Tensor:
         """Label vectors (B, D) of the labels `rows`, whose text features are given."""
         return normalize(encoder.head(features) + self.residual[rows], dim=1)
+
+    def served_bias(self) -> Tensor:
+        """The bias (L,) to search with: unseen labels get the mean of the rarest seen ones.
+
+        Training has only ever pushed the bias of an unseen label down.
+        """
+        bias = self.bias.detach()
+        seen = self.counts > 0
+        if bool(seen.all()) or not bool(seen.any()):
+            return bias
+        rarest = self.counts == self.counts[seen].min()
+        return torch.where(seen, bias, bias[rarest].mean())
 
     @torch.inference_mode()
     def vectors(
@@ -260,7 +293,7 @@ class LabelTable(nn.Module):
             rows = slice(start, start + len(block))
             out[rows, :-1] = self(encoder, block, rows).cpu().numpy()
             start += len(block)
-        out[:, -1] = temperature * self.bias.detach().cpu().numpy()
+        out[:, -1] = temperature * self.served_bias().cpu().numpy()
         return out
 
 
@@ -285,6 +318,22 @@ def encoder_folder(name: str) -> Path | None:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"{name}: no such folder; give an encoder's folder or hub name")
     return None
+
+
+@contextmanager
+def _transformers_hushed() -> Iterator[None]:
+    """Keep its progress bars and its report on unused pooler weights off the terminal."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _blocks(features: NDArray[np.float32], device: torch.device) -> Iterator[Tensor]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 import numpy as np
 import torch
@@ -83,14 +86,26 @@ class Predictor:
         return exact_search(queries, self.vectors, k, exclude=exclude)
 
 
-def _blocks(texts: Iterator[str]) -> Iterator[list[str]]:
-    block: list[str] = []
-    for text in texts:
-        block.append(text.strip())
-        if len(block) == BLOCK:
-            yield block
-            block = []
-    if block:
+def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Texts of a stream, a line each; bytes that are not UTF-8 are an error with their line."""
+    for number, line in enumerate(stream, start=1):
+        try:
+            yield line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}:{number}: not UTF-8 ({error.reason})") from None
+
+
+def _test_part(settings: config.PredictSettings, predictor: Predictor) -> data.Part:
+    """The test points of the run's data set."""
+    folder = settings.data or predictor.run.data_dir()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: the data set is not there; name it with --data")
+    return data.load_part(folder, "tst", len(predictor.label_texts))
+
+
+def _blocks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(texts)
+    while block := list(islice(iterator, size)):
         yield block
 
 
@@ -130,58 +145,54 @@ def main(argv: list[str]) -> None:
     """Run ``python -m dexml.predict``."""
     settings = config.parse(config.PredictSettings, argv, "python -m dexml.predict")
     suffix = settings.out.suffix if settings.out else ""
-    if settings.out and suffix not in (".npz", ".jsonl"):
+    if suffix not in ("", ".npz", ".jsonl") or (settings.out and not suffix):
         console.usage_error(f"--out {settings.out}: the name must end in .npz or .jsonl")
     if settings.texts not in ("", "-") and not Path(settings.texts).is_file():
         raise FileNotFoundError(f"{settings.texts}: no such file; a text a line, or - for stdin")
     predictor = Predictor.open(settings.run, search=settings.search, device=settings.device)
 
-    exclude = None
-    source: Iterator[str]
-    if settings.texts:
-        total = None
-        stream = (
-            sys.stdin
-            if settings.texts == "-"
-            else Path(settings.texts).open(encoding="utf-8", newline="\n")
-        )
-        source = iter(stream)
-    else:
-        folder = settings.data or predictor.run.data_dir()
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: the data set is not there; name it with --data")
-        part = data.load_part(folder, "tst", len(predictor.label_texts))
-        exclude, total = part.exclude, len(part.texts)
-        source = iter(part.texts)
+    with ExitStack() as stack:
+        texts: Iterable[str]
+        exclude, total = None, None
+        size = BLOCK
+        if settings.texts == "-":
+            # A person who types wants an answer to each line.
+            size = 1 if sys.stdin.isatty() else BLOCK
+            texts = _lines(sys.stdin.buffer, "stdin")
+        elif settings.texts:
+            texts = _lines(stack.enter_context(Path(settings.texts).open("rb")), settings.texts)
+        else:
+            part = _test_part(settings, predictor)
+            texts, exclude, total = part.texts, part.exclude, len(part.texts)
 
-    show = {".npz": None, ".jsonl": _as_json, "": _as_lines}[suffix]
-    beside = settings.out.with_name(f".{settings.out.name}.{os.getpid()}") if settings.out else None
-    output = beside.open("w", encoding="utf-8") if beside and show else sys.stdout
-    found: list[Found] = []
-    done = 0
-    quiet = settings.quiet or (total is None and settings.out is None)
-    try:
-        with tqdm(total=total, desc="predict", unit="text", disable=quiet) as bar:
-            for block in _blocks(source):
-                pairs = None if exclude is None else exclude[done : done + len(block)]
-                ids, scores = predictor.predict(block, settings.k, exclude=pairs)
-                if show is None:
-                    found.append((ids, scores))
-                else:
-                    for text, i, s in zip(block, ids, scores, strict=True):
-                        print(show(predictor, text, i, s), file=output)
-                done += len(block)
-                bar.update(len(block))
-        if settings.out and beside:
-            if show is None:
-                data.save_npz(settings.out, _as_csr(found, (done, len(predictor.label_texts))))
+        show = _as_json if suffix == ".jsonl" else _as_lines
+        output: TextIO = sys.stdout
+        beside = None
+        if settings.out and suffix == ".jsonl":
+            beside = settings.out.with_name(f".{settings.out.name}.{os.getpid()}")
+            stack.callback(beside.unlink, missing_ok=True)
+            output = stack.enter_context(beside.open("w", encoding="utf-8", newline="\n"))
+        found: list[Found] = []
+        done = 0
+        bar = stack.enter_context(
+            tqdm(total=total, desc="predict", unit="text", disable=settings.quiet or not suffix)
+        )
+        for block in _blocks(texts, size):
+            pairs = None if exclude is None else exclude[done : done + len(block)]
+            ids, scores = predictor.predict(block, settings.k, exclude=pairs)
+            if suffix == ".npz":
+                found.append((ids, scores))
             else:
-                output.close()
-                os.replace(beside, settings.out)
-    finally:
-        if beside:
-            beside.unlink(missing_ok=True)
-    if settings.out:
+                for text, row_ids, row_scores in zip(block, ids, scores, strict=True):
+                    print(show(predictor, text, row_ids, row_scores), file=output)
+            done += len(block)
+            bar.update(len(block))
+        if settings.out and beside:
+            output.flush()
+            os.replace(beside, settings.out)
+        elif settings.out:
+            data.save_npz(settings.out, _as_csr(found, (done, len(predictor.label_texts))))
+    if settings.out and not settings.quiet:
         console.say(f"{done} texts, {settings.k} labels each: {settings.out}")
 
 

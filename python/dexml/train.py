@@ -50,7 +50,6 @@ def train(settings: TrainSettings) -> Result | None:
 
     device = _device(settings.device)
     encoder = DualEncoder.load(settings.encoder).to(device)
-    model = Model(encoder, LabelTable(len(label_texts), encoder.dim).to(device))
     point_tokens = encoder.tokenize(part.texts, settings.point_tokens)
     label_tokens = encoder.tokenize(label_texts, settings.label_tokens)
     held_out = data.validation_mask(part.groups or part.texts, settings.validation)
@@ -65,10 +64,17 @@ def train(settings: TrainSettings) -> Result | None:
         validation_rows=np.flatnonzero(held_out),
         point_tokens=point_tokens,
         label_tokens=label_tokens,
-        point_features=_features(model, point_tokens, "points", settings),
-        label_features=_features(model, label_tokens, "labels", settings),
+        point_features=_features(encoder, point_tokens, "points", settings),
+        label_features=_features(encoder, label_tokens, "labels", settings),
         inv_propensity=inv_propensity(part.y),
     )
+    fit_y = part.y[fit_rows]
+    counts = torch.from_numpy(np.bincount(fit_y.indices[fit_y.data > 0], minlength=fit_y.shape[1]))
+    model = Model(encoder, LabelTable(counts, encoder.dim).to(device))
+    if settings.residual_lr > 0:
+        model.table.start_at_centroids(
+            problem.point_features[fit_rows], fit_y, settings.residual_shrink
+        )
     if not settings.quiet:
         console.say(
             f"{len(fit_rows)} training and {held_out.sum()} validation points, "
@@ -145,7 +151,7 @@ def _open_folder(settings: TrainSettings) -> bool:
 
 
 def _features(
-    model: Model, tokens: Tokens, name: str, settings: TrainSettings
+    encoder: DualEncoder, tokens: Tokens, name: str, settings: TrainSettings
 ) -> NDArray[np.float32]:
     """Features of texts by the encoder as loaded; kept in ``cache/`` under a hash of the tokens."""
     digest = hashlib.sha256(tokens.ids.tobytes() + tokens.offsets.tobytes()).hexdigest()[:16]
@@ -153,7 +159,7 @@ def _features(
     if path.exists():
         cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
         return cached
-    features = model.encoder.encode_features(tokens, desc=name, progress=not settings.quiet)
+    features = encoder.encode_features(tokens, desc=name, progress=not settings.quiet)
     path.parent.mkdir(exist_ok=True)
     rundir.write_array(path, features)
     return features
@@ -177,8 +183,8 @@ def _save(
 
     folder = settings.out
     model.encoder.save(folder / "encoder", max_tokens=settings.point_tokens)
-    table = {name: p.detach().cpu().contiguous() for name, p in model.table.named_parameters()}
-    save_file(table, folder / "labels.safetensors")
+    table = {"residual": model.table.residual.detach(), "bias": model.table.served_bias()}
+    save_file({n: t.cpu().contiguous() for n, t in table.items()}, folder / "labels.safetensors")
     rundir.write_bytes(folder / "labels.txt", "".join(f"{t}\n" for t in label_texts).encode())
     rundir.write_array(folder / "label_emb.npy", vectors)
     rundir.write_array(folder / "query_emb.npy", with_bias_dimension(queries))

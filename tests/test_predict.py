@@ -1,0 +1,189 @@
+"""Index and predict as commands, on a small run."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dexml import data, index, predict, train
+from dexml.console import run
+from dexml.index import exact_search
+from dexml.model import with_bias_dimension
+from dexml.predict import Predictor
+from test_train import settings
+
+
+@pytest.fixture(scope="module")
+def run_dir(tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train.train(settings(tiny_data, tiny_encoder, out, head_epochs=20))
+    assert run(index.main, [str(out), "--quiet"]) == 0
+    return out
+
+
+def test_index_command_prints_its_recall(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(index.main, [str(run_dir), "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "64 labels, 17 dimensions; recall@10 against exact search 1.0000" in out
+    assert json.loads((run_dir / "index" / "manifest.json").read_text())["recall"] == 1.0
+
+
+def test_test_points_become_csr_that_scores_as_training_said(
+    run_dir: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "pred.npz"
+    assert run(predict.main, [str(run_dir), "-k", "100", "--out", str(out), "--quiet"]) == 0
+    y_pred = data.load_scores(out)
+    dataset = data.load_dataset(tiny_data)
+    assert y_pred.shape == dataset.y_test.shape
+    assert y_pred.has_canonical_format
+    assert dataset.exclude_test is not None
+    assert y_pred.multiply(dataset.exclude_test).nnz == 0  # filter pairs are gone
+    from dexml.metrics import evaluate, inv_propensity
+
+    found = evaluate(
+        dataset.y_test,
+        y_pred,
+        ["P@1", "nDCG@5", "PSP@5", "R@10"],
+        inv_propensity=inv_propensity(dataset.y_train),
+    )
+    saved = json.loads((run_dir / "metrics.json").read_text())["metrics"]
+    assert found == pytest.approx({name: saved[name] for name in found}, abs=0.02)
+
+
+def test_k_entries_a_row_with_filter_pairs(run_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pred.npz"
+    assert run(predict.main, [str(run_dir), "-k", "5", "--out", str(out), "--quiet"]) == 0
+    assert (np.diff(data.load_scores(out).indptr) == 5).all()
+
+
+def test_blocks_do_not_change_the_answer(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+    for size in (4096, 7):
+        monkeypatch.setattr(predict, "BLOCK", size)
+        files.append(tmp_path / f"{size}.npz")
+        assert run(predict.main, [str(run_dir), "--out", str(files[-1]), "--quiet"]) == 0
+    a, b = (data.load_scores(f) for f in files)
+    np.testing.assert_allclose(a.toarray(), b.toarray(), atol=1e-5)
+
+
+def test_jsonl_and_table(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("music player a b\n\nkernel driver\n")
+    out = tmp_path / "out.jsonl"
+    arguments = [str(run_dir), str(texts), "-k", "3", "--quiet"]
+    assert run(predict.main, [*arguments, "--out", str(out)]) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["text"] for line in lines] == ["music player a b", "", "kernel driver"]
+    names = run_dir.joinpath("labels.txt").read_text().splitlines()
+    for line in lines:
+        assert len(line["labels"]) == 3
+        scores = [label["score"] for label in line["labels"]]
+        assert scores == sorted(scores, reverse=True)
+        assert all(names[label["id"]] == label["text"] for label in line["labels"])
+    assert run(predict.main, arguments) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("music player a b\n")
+    assert lines[0]["labels"][0]["text"] in shown
+
+
+def test_stdin(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"mail server\n")))
+    assert run(predict.main, [str(run_dir), "-", "-k", "2"]) == 0
+    assert capsys.readouterr().out.startswith("mail server\n")
+
+
+def test_exact_and_hnsw_agree(run_dir: Path, tiny_data: Path) -> None:
+    texts = data.load_dataset(tiny_data).test_texts
+    exact = Predictor.open(run_dir, search="exact").predict(texts, 10)
+    approximate = Predictor.open(run_dir, search="hnsw").predict(texts, 10)
+    np.testing.assert_allclose(exact[1], approximate[1], atol=1e-5)
+
+
+def test_predictor_is_the_saved_encoder_and_vectors(run_dir: Path) -> None:
+    predictor = Predictor.open(run_dir)
+    texts = ["game theme", "font parser c"]
+    queries = with_bias_dimension(predictor.encoder.encode(texts, max_tokens=64))
+    np.testing.assert_array_equal(
+        predictor.predict(texts, 4)[0], exact_search(queries, predictor.vectors, 4)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere"], 1, "nowhere: no such run directory; make one"),
+        (["empty"], 1, "empty: no finished run in it (no run.json)"),
+        (["RUN", "nowhere.txt"], 1, "nowhere.txt: no such file"),
+        (["RUN", "latin.txt"], 1, "latin.txt:2: not UTF-8"),
+        (["RUN", "--out", "x.csv"], 2, "must end in .npz or .jsonl"),
+        (["RUN", "--data", "nowhere"], 1, "nowhere: the data set is not there"),
+        (["RUN", "--search", "fast"], 2, "search = 'fast'"),
+        (["RUN", "-k", "0"], 2, "k = '0'"),
+        (["RUN", "--outt", "x"], 2, "did you mean '--out'?"),
+        (["OLD", "--search", "hnsw"], 1, "made by another encoder"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    import shutil
+
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("latin.txt").write_bytes(b"good\nb\xe4d\n")
+    if "OLD" in arguments:
+        shutil.copytree(run_dir, "OLD")
+        text = Path("OLD/index/manifest.json").read_text()
+        Path("OLD/index/manifest.json").write_text(text.replace('"encoder": "', '"encoder": "0'))
+    arguments = [str(run_dir) if a == "RUN" else a for a in arguments]
+    assert run(predict.main, [*arguments, "--quiet"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_damaged_run_files_are_named(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
+    whole = (copy / "label_emb.npy").read_bytes()
+    (copy / "label_emb.npy").write_bytes(whole[: len(whole) // 2])
+    assert run(predict.main, [str(copy), "--quiet"]) == 1
+    assert "label_emb.npy: damaged" in capsys.readouterr().err
+    (copy / "run.json").write_text("{")
+    assert run(index.main, [str(copy)]) == 1
+    assert "run.json: damaged" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_error(run_dir: Path) -> None:
+    command = f"{sys.executable} -m dexml.predict {run_dir} -k 60 | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["train", "index", "predict", "demo"])
+def test_help_of_every_command(module: str) -> None:
+    command = [sys.executable, "-W", "error", "-m", f"dexml.{module}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--quiet" in done.stdout

@@ -1,0 +1,337 @@
+"""Training: both phases, resuming, honest selection, the run directory."""
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dexml import fit, losses, rundir, train
+from dexml.config import TrainSettings
+from dexml.console import run
+from dexml.metrics import evaluate
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def settings(data: Path, encoder: Path, out: Path, **changes: Any) -> TrainSettings:
+    values: dict[str, Any] = {
+        "data_dir": data,
+        "encoder": str(encoder),
+        "out": out,
+        "quiet": True,
+        "head_epochs": 3,
+        "batch_size": 64,
+        "seed": 1,
+    }
+    return TrainSettings(**(values | changes))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for path in sorted([*folder.glob("encoder/**/*.safetensors"), folder / "labels.safetensors"]):
+        for name, tensor in load_file(path).items():
+            found[f"{path.relative_to(folder)}/{name}"] = tensor
+    return found
+
+
+def assert_same(a: Path, b: Path) -> None:
+    for name, tensor in weights(a).items():
+        assert torch.equal(tensor, weights(b)[name]), name
+
+
+def test_head_phase_learns_and_leaves_a_complete_run(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = train.train(settings(tiny_data, tiny_encoder, out, head_epochs=30))
+    assert result is not None
+    assert result.metrics["P@1"] > 0.3  # a label drawn at random: 0.02
+    run_dir = rundir.Run.open(out)
+    assert run_dir.info["n_labels"] == 64
+    assert run_dir.data_dir() == tiny_data.resolve()
+    saved = json.loads((out / "metrics.json").read_text())
+    assert saved["metrics"] == result.metrics
+    assert set(saved["standard_errors"]) == set(fit.REPORTED)
+    config = tomllib.loads((out / "config.toml").read_text())
+    assert config["head_epochs"] == 30
+    assert config["temperature"] == 0.06
+    assert "torch" in json.loads((out / "versions.json").read_text())
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log] == list(range(1, 31))
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert 0 <= log[0]["validation"]["nDCG@5"] <= 1
+    assert not list(out.glob(".*"))  # nothing half-written is left
+
+
+def test_best_validation_epoch_is_kept(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation scores fall from the second epoch on: the second must be what is saved."""
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def falling(problem: Any, model: Any, phase: Any, settings: Any) -> dict[str, float]:
+        kept.append({n: p.detach().clone() for n, p in model.named_parameters()})
+        return {"nDCG@5": [0.1, 0.9, 0.5, 0.2][len(kept) - 1]}
+
+    monkeypatch.setattr(fit, "validate", falling)
+    train.train(settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=4))
+    assert len(kept) == 4
+    saved = load_file(tmp_path / "run" / "labels.safetensors")
+    assert torch.equal(saved["residual"], kept[1]["table.residual"])
+    assert not torch.equal(saved["residual"], kept[3]["table.residual"])
+
+
+def test_unseen_labels_keep_the_residual_zero(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    train.train(settings(tiny_data, tiny_encoder, tmp_path / "run"))
+    table = load_file(tmp_path / "run" / "labels.safetensors")
+    assert (table["residual"][5] == 0).all()
+    assert (table["residual"][6] != 0).any()
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of ours may catch it."""
+
+
+@pytest.mark.parametrize(
+    ("phase", "changes"),
+    [
+        ("head", {}),
+        ("finetune", {"finetune_epochs": 2, "head_epochs": 1}),
+        ("finetune", {"finetune_epochs": 3, "head_epochs": 0, "finetune_layers": 1}),
+    ],
+)
+def test_killed_and_resumed_equals_unbroken_bit_for_bit(
+    tiny_data: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    phase: str,
+    changes: dict[str, Any],
+) -> None:
+    whole = settings(tiny_data, tiny_encoder, tmp_path / "whole", **changes)
+    train.train(whole)
+    calls = 0
+    schedule = fit.schedule
+
+    def kill(*arguments: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 8:  # in the middle of an epoch
+            raise Killed
+        return schedule(*arguments)
+
+    monkeypatch.setattr(fit, "schedule", kill)
+    broken = settings(tiny_data, tiny_encoder, tmp_path / "broken", **changes)
+    with pytest.raises(Killed):
+        train.train(broken)
+    monkeypatch.setattr(fit, "schedule", schedule)
+    with pytest.raises(FileNotFoundError, match="--resume"):
+        rundir.Run.open(tmp_path / "broken")
+    train.train(broken.model_copy(update={"resume": True}))
+    assert_same(tmp_path / "whole", tmp_path / "broken")
+    assert (
+        json.loads((tmp_path / "whole" / "metrics.json").read_text())["metrics"]
+        == (json.loads((tmp_path / "broken" / "metrics.json").read_text())["metrics"])
+    )
+
+
+def test_finetuning_moves_only_the_upper_layers(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train.train(
+        settings(
+            tiny_data,
+            tiny_encoder,
+            out,
+            head_epochs=0,
+            finetune_epochs=1,
+            finetune_layers=1,
+            validation=0,
+        )
+    )
+    before = load_file(tiny_encoder / "model.safetensors")
+    after = load_file(out / "encoder" / "model.safetensors")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all("layer.1." in name for name in moved)
+
+
+def test_seeds_repeat_and_differ(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train.train(settings(tiny_data, tiny_encoder, tmp_path / name, seed=seed))
+    assert_same(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_same(tmp_path / "a", tmp_path / "c")
+
+
+def test_no_test_file_is_opened_before_the_final_scores(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    for path in [*copy.glob("*tst*"), *copy.glob("raw/tst*"), copy / "filter_labels_test.txt"]:
+        path.unlink()
+    train.train(settings(copy, tiny_encoder, tmp_path / "without"))
+    train.train(settings(tiny_data, tiny_encoder, tmp_path / "with"))
+    assert_same(tmp_path / "without", tmp_path / "with")
+    assert not (tmp_path / "without" / "metrics.json").exists()
+
+
+def test_a_moved_run_directory_still_works(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    train.train(settings(tiny_data, tiny_encoder, tmp_path / "run"))
+    before = rundir.Run.open(tmp_path / "run").fingerprint()
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere" / "run2")
+    assert rundir.Run.open(tmp_path / "elsewhere" / "run2").fingerprint() == before
+
+
+@pytest.mark.parametrize("n_points", [64, 65, 128])
+def test_last_batch_is_never_empty(
+    tiny_data: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    n_points: int,
+) -> None:
+    sizes = []
+    plain = losses.decoupled_softmax
+
+    def watch(points: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(points))
+        return plain(points, *arguments, **options)
+
+    monkeypatch.setattr(losses, "decoupled_softmax", watch)
+    monkeypatch.setattr(fit, "validate", lambda *a: {"nDCG@5": 0.0})
+    wanted = settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=1, validation=0)
+    original = fit.Problem
+
+    def cut(**fields: Any) -> Any:
+        return original(**(fields | {"fit_rows": fields["fit_rows"][:n_points]}))
+
+    monkeypatch.setattr(train, "Problem", cut)
+    train.train(wanted)
+    assert sum(sizes) == n_points
+    assert min(sizes) > 0
+
+
+def test_schedule_rises_and_falls_to_zero() -> None:
+    factors = [fit.schedule(step, 100, 0.1) for step in range(100)]
+    assert np.argmax(factors) == 9
+    assert factors[9] == 1.0
+    assert 0 < factors[99] < 0.02
+    assert (np.diff(factors[:10]) > 0).all()
+    assert (np.diff(factors[10:]) < 0).all()
+
+
+def test_nan_loss_ends_with_advice(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "decoupled_softmax", lambda *a, **k: torch.tensor(float("nan")))
+    with pytest.raises(RuntimeError, match="the loss is nan at step 0 of phase head; lower"):
+        train.train(settings(tiny_data, tiny_encoder, tmp_path / "run"))
+
+
+def command(data: Path, encoder: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *(str(data), "--out", str(out), "--encoder", str(encoder)),
+        *("--head-epochs", "1", "--quiet", *more),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["--head-epoch", "3"], 2, "unknown option '--head-epoch'; did you mean '--head-epochs'?"),
+        (["--head-epochs", "three"], 2, "head_epochs = 'three'"),
+        (["--temperature", "0"], 2, "temperature = '0': input should be greater than 0"),
+        (["--select", "nDCG"], 2, "select = 'nDCG'"),
+        (["--config", "nowhere.toml"], 2, "--config nowhere.toml: No such file"),
+        (["--config", "bad.toml"], 2, "bad.toml: unknown setting 'epochs'"),
+        (["--encoder", "./nowhere"], 1, "./nowhere: no such folder"),
+        (["--device", "cuda:99"], 1, "--device cuda:99: not usable here"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    tiny_data: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.toml").write_text("epochs = 3\n")
+    arguments = command(tiny_data, tiny_encoder, tmp_path / "run", *more)
+    assert run(train.main, arguments) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_missing_out_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(train.main, [str(tmp_path)]) == 2
+    assert "--out is missing" in capsys.readouterr().err
+    assert run(train.main, [str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 1
+    assert "nowhere: no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_directories_are_not_overwritten(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    first = command(tiny_data, tiny_encoder, out)
+    assert run(train.main, first) == 0
+    assert run(train.main, first) == 1
+    assert "not empty; add --resume or --overwrite" in capsys.readouterr().err
+    assert run(train.main, [*first, "--resume", "--seed", "5"]) == 1
+    assert "was started with seed = 0, not 5" in capsys.readouterr().err
+    assert run(train.main, [*first, "--resume"]) == 0
+    assert "finished already" in capsys.readouterr().err
+    assert run(train.main, [*first, "--overwrite", "--seed", "5"]) == 0
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("mine")
+    assert run(train.main, command(tiny_data, tiny_encoder, tmp_path / "precious", "--overwrite"))
+    assert (tmp_path / "precious" / "file").read_text() == "mine"
+
+
+def test_config_of_a_run_repeats_it(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    first = command(tiny_data, tiny_encoder, tmp_path / "a", "--head-lr", "0.01", "--seed", "3")
+    assert run(train.main, first) == 0
+    config = str(tmp_path / "a" / "config.toml")
+    again = [str(tiny_data), "--out", str(tmp_path / "b"), "--config", config, "--quiet"]
+    assert run(train.main, again) == 0
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_end_to_end_on_real_data(debtags_mini: Path, real_encoder: Path, tmp_path: Path) -> None:
+    """Train, index, predict and evaluate DebTags-mini: well above popularity."""
+    from dexml import data, index, predict
+
+    out = tmp_path / "run"
+    arguments = [str(debtags_mini), "--out", str(out), "--encoder", str(real_encoder), "--quiet"]
+    assert run(train.main, arguments) == 0
+    assert run(index.main, [str(out), "--quiet"]) == 0
+    pred = tmp_path / "pred.npz"
+    assert run(predict.main, [str(out), "--out", str(pred), "-k", "100", "--quiet"]) == 0
+    y_true = data.load_labels(debtags_mini / "Y.tst.npz")
+    scores = evaluate(y_true, data.load_scores(pred), ["P@1", "R@100"])
+    saved = json.loads((out / "metrics.json").read_text())["metrics"]
+    assert scores["P@1"] == pytest.approx(saved["P@1"], abs=0.01)
+    assert scores["P@1"] > 0.5
+    assert scores["R@100"] > 0.85
