@@ -1,5 +1,6 @@
 //! The rows of one block, one after another.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::curves::Curves;
@@ -124,12 +125,13 @@ impl Truth {
                 }
             }
         }
-        let descending = |a: &f64, b: &f64| b.total_cmp(a);
+        // Weights are positive, and positive floats are ordered like their bits.
+        let descending = |weight: &f64| Reverse(weight.to_bits());
         if self.ideal.len() > k {
-            self.ideal.select_nth_unstable_by(k - 1, descending);
+            self.ideal.select_nth_unstable_by_key(k - 1, descending);
             self.ideal.truncate(k);
         }
-        self.ideal.sort_unstable_by(descending);
+        self.ideal.sort_unstable_by_key(descending);
         Ok(())
     }
 
