@@ -154,7 +154,7 @@ class Result:
         n_groups = int(group.max()) + 1
         sums = []  # (numerator, denominator) of every metric, summed within groups
         for values, denominator in self.rows.values():
-            weight = (~np.isnan(values)).astype(np.float64) if denominator is None else denominator
+            weight = ~np.isnan(values) if denominator is None else np.nan_to_num(denominator)
             for column in (np.nan_to_num(values), weight):
                 sums.append(np.bincount(group, column, n_groups))
         sums_array = np.stack(sums, axis=1)
