@@ -4,16 +4,14 @@ import os
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy.sparse import csr_array, save_npz
+
+from small import PARTS, TOPICS, train_settings, write_tiny_data
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the fork test must not warn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-TOPICS = ("kernel", "printer", "music", "network", "game", "font", "mail", "database")
-PARTS = ("driver", "library", "player", "editor", "server", "theme", "parser", "monitor")
 
 
 def shared(*parts: str) -> Path:
@@ -74,30 +72,18 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_tiny_data(folder: Path, seed: int = 0) -> Path:
-    """64 labels (a topic and a part each); a point names one or two of them, with noise words."""
-    generator = np.random.default_rng(seed)
-    labels = [f"{topic} {part}" for topic in TOPICS for part in PARTS]
-    (folder / "raw").mkdir(parents=True)
-    (folder / "raw" / "Y.txt").write_text("".join(f"{t}\n" for t in labels))
-    for part, n_points in (("trn", 300), ("tst", 80)):
-        y = np.zeros((n_points, len(labels)), np.float32)
-        texts = []
-        for row in range(n_points):
-            chosen = generator.choice(len(labels), size=generator.integers(1, 3), replace=False)
-            y[row, chosen] = 1
-            noise = " ".join(generator.choice(list("abcdefgh"), size=2))
-            texts.append(" ".join(labels[i] for i in chosen) + f" {noise}")
-        if part == "trn":
-            y[7] = 0  # a point without labels
-            y[:, 5] = 0  # a label that training never sees
-        (folder / "raw" / f"{part}_X.txt").write_text("".join(f"{t}\n" for t in texts))
-        save_npz(folder / f"Y.{part}.npz", csr_array(y))
-    pairs = "".join(f"{row} {(3 * row) % 64}\n" for row in range(0, 80, 4))
-    (folder / "filter_labels_test.txt").write_text(pairs)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def run_dir(tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained and indexed run on the tiny data."""
+    from dexml import index, train
+    from dexml.console import run
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=20))
+    assert run(index.main, [str(out), "--quiet"]) == 0
+    return out

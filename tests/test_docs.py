@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-from test_predict import run_dir  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -16,7 +15,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_examples_of_the_readme_run(
-    run_dir: Path,  # noqa: F811
+    run_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -30,11 +29,11 @@ def test_examples_of_the_readme_run(
 
 
 def test_options_named_in_the_readme_exist() -> None:
-    from dexml.config import IndexSettings, PredictSettings, TrainSettings
+    from dexml.config import IndexSettings, PredictSettings, Settings, TrainSettings
     from dexml.demo import DemoSettings
     from dexml.metrics import _parser
 
-    models = {
+    models: dict[str, type[Settings]] = {
         "train": TrainSettings,
         "index": IndexSettings,
         "predict": PredictSettings,

@@ -9,20 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dexml import data, index, predict, train
+from dexml import data, index, predict
 from dexml.console import run
 from dexml.index import exact_search
 from dexml.model import with_bias_dimension
 from dexml.predict import Predictor
-from test_train import settings
-
-
-@pytest.fixture(scope="module")
-def run_dir(tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    train.train(settings(tiny_data, tiny_encoder, out, head_epochs=20))
-    assert run(index.main, [str(out), "--quiet"]) == 0
-    return out
 
 
 def test_index_command_prints_its_recall(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,27 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from dexml import fit, losses, rundir, train
-from dexml.config import TrainSettings
 from dexml.console import run
 from dexml.metrics import evaluate
+from small import train_settings
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def settings(data: Path, encoder: Path, out: Path, **changes: Any) -> TrainSettings:
-    values: dict[str, Any] = {
-        "data_dir": data,
-        "encoder": str(encoder),
-        "out": out,
-        "quiet": True,
-        "head_epochs": 3,
-        "batch_size": 64,
-        "seed": 1,
-    }
-    return TrainSettings(**(values | changes))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -52,7 +39,7 @@ def test_head_phase_learns_and_leaves_a_complete_run(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    result = train.train(settings(tiny_data, tiny_encoder, out, head_epochs=30))
+    result = train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=30))
     assert result is not None
     assert result.metrics["P@1"] > 0.3  # a label drawn at random: 0.02
     run_dir = rundir.Run.open(out)
@@ -83,7 +70,7 @@ def test_best_validation_epoch_is_kept(
         return {"nDCG@5": [0.1, 0.9, 0.5, 0.2][len(kept) - 1]}
 
     monkeypatch.setattr(fit, "validate", falling)
-    train.train(settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=4))
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=4))
     assert len(kept) == 4
     saved = load_file(tmp_path / "run" / "labels.safetensors")
     assert torch.equal(saved["residual"], kept[1]["table.residual"])
@@ -93,7 +80,7 @@ def test_best_validation_epoch_is_kept(
 def test_unseen_labels_keep_the_residual_zero(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    train.train(settings(tiny_data, tiny_encoder, tmp_path / "run"))
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
     table = load_file(tmp_path / "run" / "labels.safetensors")
     assert (table["residual"][5] == 0).all()
     assert (table["residual"][6] != 0).any()
@@ -119,7 +106,7 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(
     phase: str,
     changes: dict[str, Any],
 ) -> None:
-    whole = settings(tiny_data, tiny_encoder, tmp_path / "whole", **changes)
+    whole = train_settings(tiny_data, tiny_encoder, tmp_path / "whole", **changes)
     train.train(whole)
     calls = 0
     schedule = fit.schedule
@@ -132,7 +119,7 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(
         return schedule(*arguments)
 
     monkeypatch.setattr(fit, "schedule", kill)
-    broken = settings(tiny_data, tiny_encoder, tmp_path / "broken", **changes)
+    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken", **changes)
     with pytest.raises(Killed):
         train.train(broken)
     monkeypatch.setattr(fit, "schedule", schedule)
@@ -151,7 +138,7 @@ def test_finetuning_moves_only_the_upper_layers(
 ) -> None:
     out = tmp_path / "run"
     train.train(
-        settings(
+        train_settings(
             tiny_data,
             tiny_encoder,
             out,
@@ -170,7 +157,7 @@ def test_finetuning_moves_only_the_upper_layers(
 
 def test_seeds_repeat_and_differ(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train.train(settings(tiny_data, tiny_encoder, tmp_path / name, seed=seed))
+        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / name, seed=seed))
     assert_same(tmp_path / "a", tmp_path / "b")
     with pytest.raises(AssertionError):
         assert_same(tmp_path / "a", tmp_path / "c")
@@ -182,8 +169,8 @@ def test_no_test_file_is_opened_before_the_final_scores(
     copy = Path(shutil.copytree(tiny_data, tmp_path / "data"))
     for path in [*copy.glob("*tst*"), *copy.glob("raw/tst*"), copy / "filter_labels_test.txt"]:
         path.unlink()
-    train.train(settings(copy, tiny_encoder, tmp_path / "without"))
-    train.train(settings(tiny_data, tiny_encoder, tmp_path / "with"))
+    train.train(train_settings(copy, tiny_encoder, tmp_path / "without"))
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "with"))
     assert_same(tmp_path / "without", tmp_path / "with")
     assert not (tmp_path / "without" / "metrics.json").exists()
 
@@ -191,7 +178,7 @@ def test_no_test_file_is_opened_before_the_final_scores(
 def test_a_moved_run_directory_still_works(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    train.train(settings(tiny_data, tiny_encoder, tmp_path / "run"))
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
     before = rundir.Run.open(tmp_path / "run").fingerprint()
     shutil.move(tmp_path / "run", tmp_path / "elsewhere" / "run2")
     assert rundir.Run.open(tmp_path / "elsewhere" / "run2").fingerprint() == before
@@ -214,7 +201,7 @@ def test_last_batch_is_never_empty(
 
     monkeypatch.setattr(losses, "decoupled_softmax", watch)
     monkeypatch.setattr(fit, "validate", lambda *a: {"nDCG@5": 0.0})
-    wanted = settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=1, validation=0)
+    wanted = train_settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=1, validation=0)
     original = fit.Problem
 
     def cut(**fields: Any) -> Any:
@@ -240,7 +227,7 @@ def test_nan_loss_ends_with_advice(
 ) -> None:
     monkeypatch.setattr(losses, "decoupled_softmax", lambda *a, **k: torch.tensor(float("nan")))
     with pytest.raises(RuntimeError, match="the loss is nan at step 0 of phase head; lower"):
-        train.train(settings(tiny_data, tiny_encoder, tmp_path / "run"))
+        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
 
 
 def command(data: Path, encoder: Path, out: Path, *more: str) -> list[str]:

@@ -1,0 +1,53 @@
+"""A small generated data set, and settings that train on it in a second."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import csr_array, save_npz
+
+if TYPE_CHECKING:
+    from dexml.config import TrainSettings
+
+TOPICS = ("kernel", "printer", "music", "network", "game", "font", "mail", "database")
+PARTS = ("driver", "library", "player", "editor", "server", "theme", "parser", "monitor")
+
+
+def train_settings(data: Path, encoder: Path, out: Path, **changes: Any) -> "TrainSettings":
+    """Settings of a short, silent training."""
+    from dexml.config import TrainSettings
+
+    values: dict[str, Any] = {
+        "data_dir": data,
+        "encoder": str(encoder),
+        "out": out,
+        "quiet": True,
+        "head_epochs": 3,
+        "batch_size": 64,
+        "seed": 1,
+    }
+    return TrainSettings(**(values | changes))
+
+
+def write_tiny_data(folder: Path, seed: int = 0) -> Path:
+    """64 labels (a topic and a part each); a point names one or two of them, with noise words."""
+    generator = np.random.default_rng(seed)
+    labels = [f"{topic} {part}" for topic in TOPICS for part in PARTS]
+    (folder / "raw").mkdir(parents=True)
+    (folder / "raw" / "Y.txt").write_text("".join(f"{t}\n" for t in labels))
+    for part, n_points in (("trn", 300), ("tst", 80)):
+        y = np.zeros((n_points, len(labels)), np.float32)
+        texts = []
+        for row in range(n_points):
+            chosen = generator.choice(len(labels), size=generator.integers(1, 3), replace=False)
+            y[row, chosen] = 1
+            noise = " ".join(generator.choice(list("abcdefgh"), size=2))
+            texts.append(" ".join(labels[i] for i in chosen) + f" {noise}")
+        if part == "trn":
+            y[7] = 0  # a point without labels
+            y[:, 5] = 0  # a label that training never sees
+        (folder / "raw" / f"{part}_X.txt").write_text("".join(f"{t}\n" for t in texts))
+        save_npz(folder / f"Y.{part}.npz", csr_array(y))
+    pairs = "".join(f"{row} {(3 * row) % 64}\n" for row in range(0, 80, 4))
+    (folder / "filter_labels_test.txt").write_text(pairs)
+    return folder
