@@ -15,7 +15,7 @@ $(VENV)/.built: pyproject.toml constraints.txt $(RUST_SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "error: $(PYTHON) is older than 3.11; name another: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || { echo "== virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@test -d $(VENV)/lib*/python*/site-packages/torch \
+	@ls -d $(VENV)/lib/python*/site-packages/torch >/dev/null 2>&1 \
 	    || echo "== PyTorch is large: this loads about 3 GB once and takes some minutes"
 	@echo "== Python packages, and the Rust extension in release mode"
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'

@@ -118,11 +118,17 @@ def main(argv: list[str]) -> None:
 
     console.say("== baselines, and the table")
     dataset = data.load_dataset(folder)
-    encoder = DualEncoder.load(MINILM)
+    encoder = DualEncoder.load(MINILM)  # its head is the identity: features are embeddings
     show = not settings.quiet
     train_emb, label_emb, test_emb = (
-        encoder.encode(texts, max_tokens=64, progress=show)
-        for texts in (dataset.train_texts, dataset.label_texts, dataset.test_texts)
+        train.cached_features(
+            encoder, encoder.tokenize(texts, 64), run / "cache", desc=desc, progress=show
+        )
+        for desc, texts in (
+            ("training points", dataset.train_texts),
+            ("labels", dataset.label_texts),
+            ("test points", dataset.test_texts),
+        )
     )
     trained = data.load_scores(pred_file)
     results, errors = compare(

@@ -57,6 +57,7 @@ def train(settings: TrainSettings) -> Result | None:
         held_out[:] = False
         console.say("note: no validation part; the last epoch is kept")
     fit_rows = np.flatnonzero(~held_out)
+    cache, show = folder / "cache", not settings.quiet
     problem = Problem(
         y=part.y,
         exclude=part.exclude,
@@ -64,8 +65,8 @@ def train(settings: TrainSettings) -> Result | None:
         validation_rows=np.flatnonzero(held_out),
         point_tokens=point_tokens,
         label_tokens=label_tokens,
-        point_features=_features(encoder, point_tokens, "points", settings),
-        label_features=_features(encoder, label_tokens, "labels", settings),
+        point_features=cached_features(encoder, point_tokens, cache, desc="points", progress=show),
+        label_features=cached_features(encoder, label_tokens, cache, desc="labels", progress=show),
         inv_propensity=inv_propensity(part.y),
     )
     fit_y = part.y[fit_rows]
@@ -75,7 +76,7 @@ def train(settings: TrainSettings) -> Result | None:
         model.table.start_at_centroids(
             problem.point_features[fit_rows], fit_y, settings.residual_shrink
         )
-    if not settings.quiet:
+    if show:
         console.say(
             f"{len(fit_rows)} training and {held_out.sum()} validation points, "
             f"{len(label_texts)} labels, {part.y.nnz / max(1, part.y.shape[0]):.1f} a point; "
@@ -150,17 +151,17 @@ def _open_folder(settings: TrainSettings) -> bool:
     return False
 
 
-def _features(
-    encoder: DualEncoder, tokens: Tokens, name: str, settings: TrainSettings
+def cached_features(
+    encoder: DualEncoder, tokens: Tokens, cache: Path, *, desc: str, progress: bool
 ) -> NDArray[np.float32]:
-    """Features of texts by the encoder as loaded; kept in ``cache/`` under a hash of the tokens."""
+    """Features of texts by the encoder as loaded, kept in `cache` under a hash of the tokens."""
     digest = hashlib.sha256(tokens.ids.tobytes() + tokens.offsets.tobytes()).hexdigest()[:16]
-    path = settings.out / "cache" / f"{name}-{digest}.npy"
+    path = cache / f"{digest}.npy"
     if path.exists():
         cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
         return cached
-    features = encoder.encode_features(tokens, desc=name, progress=not settings.quiet)
-    path.parent.mkdir(exist_ok=True)
+    features = encoder.encode_features(tokens, desc=desc, progress=progress)
+    cache.mkdir(exist_ok=True)
     rundir.write_array(path, features)
     return features
 
