@@ -132,9 +132,12 @@ def test_unseen_labels_are_served_with_the_bias_of_the_rarest() -> None:
     table = LabelTable(torch.tensor([5, 0, 2, 2]), 4)
     with torch.no_grad():
         table.bias[:] = torch.tensor([9.0, -7.0, 1.0, 2.0])
-    assert table.served_bias().tolist() == [9.0, 1.5, 1.0, 2.0]
+    assert table.served_bias(0.0).tolist() == [9.0, 1.5, 1.0, 2.0]
+    with_prior = table.served_bias(0.5).tolist()
+    added = [b + 0.5 * np.log1p(n) for b, n in zip([9.0, 1.5, 1.0, 2.0], [5, 0, 2, 2], strict=True)]
+    assert with_prior == pytest.approx(added)
     table.counts[:] = 0
-    assert table.served_bias().tolist() == [9.0, -7.0, 1.0, 2.0]
+    assert table.served_bias(0.5).tolist() == [9.0, -7.0, 1.0, 2.0]
 
 
 def test_residuals_start_at_shrunk_centroids_and_unseen_ones_stay_at_zero() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dexml import fit, losses, rundir, train
+from dexml import data, fit, losses, rundir, train
 from dexml.console import run
 from dexml.metrics import evaluate
 from small import train_settings
@@ -53,8 +53,10 @@ def test_head_phase_learns_and_leaves_a_complete_run(
     assert config["temperature"] == 0.06
     assert "torch" in json.loads((out / "versions.json").read_text())
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert [entry["epoch"] for entry in log] == list(range(1, 31))
+    selection = [entry for entry in log if entry["stage"] == "selection"]
+    assert [entry["epoch"] for entry in selection] == list(range(1, 31))
     assert log[-1]["loss"] < log[0]["loss"]
+    assert log[-1]["stage"] == "all points"
     assert 0 <= log[0]["validation"]["nDCG@5"] <= 1
     assert not list(out.glob(".*"))  # nothing half-written is left
 
@@ -65,16 +67,46 @@ def test_best_validation_epoch_is_kept(
     """Validation scores fall from the second epoch on: the second must be what is saved."""
     kept: list[dict[str, torch.Tensor]] = []
 
-    def falling(problem: Any, model: Any, phase: Any, settings: Any) -> dict[str, float]:
+    def falling(problem: Any, model: Any, *rest: Any) -> dict[str, float]:
         kept.append({n: p.detach().clone() for n, p in model.named_parameters()})
-        return {"nDCG@5": [0.1, 0.9, 0.5, 0.2][len(kept) - 1]}
+        return {"nDCG@5": [0.1, 0.9, 0.5, 0.2, *[0.0] * 20][len(kept) - 1]}
 
     monkeypatch.setattr(fit, "validate", falling)
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=4))
-    assert len(kept) == 4
+    out = tmp_path / "run"
+    train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=4, refit=False))
+    assert len(kept) == 4 + len(fit.PRIORS)
     saved = load_file(tmp_path / "run" / "labels.safetensors")
     assert torch.equal(saved["residual"], kept[1]["table.residual"])
     assert not torch.equal(saved["residual"], kept[3]["table.residual"])
+
+
+def test_refit_uses_all_points_the_selected_epochs_and_the_selected_prior(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is saved equals a plain training on all points for the selected number of epochs."""
+    calls = 0
+
+    def scores(*arguments: Any) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        prior = arguments[5] if len(arguments) > 5 else 0.0
+        return {"nDCG@5": {1: 0.1, 2: 0.3, 3: 0.2}.get(calls, 1.0 - abs(prior - 0.2))}
+
+    monkeypatch.setattr(fit, "validate", scores)
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
+    chosen = json.loads((tmp_path / "run" / "checkpoint" / "selection.json").read_text())
+    assert chosen["epochs"] == {"head": 2}
+    assert chosen["prior"] == 0.2
+    assert rundir.Run.open(tmp_path / "run").info["prior"] == 0.2
+    train.train(
+        train_settings(tiny_data, tiny_encoder, tmp_path / "plain", head_epochs=2, validation=0)
+    )
+    for name, tensor in weights(tmp_path / "plain").items():
+        same = torch.equal(tensor, weights(tmp_path / "run")[name])
+        assert same != (name == "labels.safetensors/bias")  # the prior is part of it
+    counts = np.bincount(data.load_part(tiny_data, "trn", 64).y.indices, minlength=64)
+    biases = [weights(tmp_path / n)["labels.safetensors/bias"].numpy() for n in ("run", "plain")]
+    np.testing.assert_allclose(biases[0], biases[1] + 0.2 * np.log1p(counts), atol=1e-6)
 
 
 def test_unseen_labels_keep_the_residual_zero(
@@ -91,11 +123,14 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("phase", "changes"),
+    ("killed_at", "changes"),
     [
-        ("head", {}),
-        ("finetune", {"finetune_epochs": 2, "head_epochs": 1}),
-        ("finetune", {"finetune_epochs": 3, "head_epochs": 0, "finetune_layers": 1}),
+        (8, {}),
+        (8, {"refit": False}),
+        (19, {}),  # while refitting
+        (8, {"finetune_epochs": 2, "head_epochs": 1}),
+        (14, {"finetune_epochs": 3, "head_epochs": 0, "finetune_layers": 1}),
+        (27, {"finetune_epochs": 2, "head_epochs": 1}),
     ],
 )
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(
@@ -103,7 +138,7 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(
     tiny_encoder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    phase: str,
+    killed_at: int,
     changes: dict[str, Any],
 ) -> None:
     whole = train_settings(tiny_data, tiny_encoder, tmp_path / "whole", **changes)
@@ -114,7 +149,7 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(
     def kill(*arguments: Any) -> float:
         nonlocal calls
         calls += 1
-        if calls == 8:  # in the middle of an epoch
+        if calls == killed_at:
             raise Killed
         return schedule(*arguments)
 
@@ -202,12 +237,12 @@ def test_last_batch_is_never_empty(
     monkeypatch.setattr(losses, "decoupled_softmax", watch)
     monkeypatch.setattr(fit, "validate", lambda *a: {"nDCG@5": 0.0})
     wanted = train_settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=1, validation=0)
-    original = fit.Problem
+    original = fit.fit
 
-    def cut(**fields: Any) -> Any:
-        return original(**(fields | {"fit_rows": fields["fit_rows"][:n_points]}))
+    def cut(problem: Any, model: Any, rows: Any, *rest: Any) -> Any:
+        return original(problem, model, rows[:n_points], *rest)
 
-    monkeypatch.setattr(train, "Problem", cut)
+    monkeypatch.setattr(fit, "fit", cut)
     train.train(wanted)
     assert sum(sizes) == n_points
     assert min(sizes) > 0
@@ -308,7 +343,7 @@ def test_config_of_a_run_repeats_it(tiny_data: Path, tiny_encoder: Path, tmp_pat
 
 def test_end_to_end_on_real_data(debtags_mini: Path, real_encoder: Path, tmp_path: Path) -> None:
     """Train, index, predict and evaluate DebTags-mini: well above popularity."""
-    from dexml import data, index, predict
+    from dexml import index, predict
 
     out = tmp_path / "run"
     arguments = [str(debtags_mini), "--out", str(out), "--encoder", str(real_encoder), "--quiet"]

@@ -61,7 +61,8 @@ class TrainSettings(Settings):
     validation: float = Field(
         0.1, ge=0, lt=1, description="share of the training points (by hash) held out to select on"
     )
-    select: str = Field("nDCG@5", description="metric that chooses the best epoch")
+    select: str = Field("nDCG@5", description="metric that chooses epoch and prior")
+    refit: bool = Field(True, description="after the selection, train on all points the same way")
     evaluate_every: int = Field(1, ge=1, description="epochs between validations")
 
     head_epochs: int = Field(10, ge=0, description="epochs on frozen features, against all labels")

@@ -29,6 +29,9 @@ from dexml.sampling import label_pool, pool_positives
 REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
 """Metrics of ``metrics.json`` and of the tables."""
 ADAM_BETAS = (0.9, 0.98)
+PRIORS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+PRIOR_POINTS = 4000
+"""Validation points that the prior is chosen on, at most: each value takes a full search."""
 
 
 class Model(nn.Module):
@@ -42,12 +45,10 @@ class Model(nn.Module):
 
 @dataclass(frozen=True)
 class Problem:
-    """The training part, tokenised and encoded once, cut into fitted and validation points."""
+    """The training part, tokenised and encoded once."""
 
     y: Csr
     exclude: Csr | None
-    fit_rows: NDArray[np.int64]
-    validation_rows: NDArray[np.int64]
     point_tokens: Tokens
     label_tokens: Tokens
     point_features: NDArray[np.float32]
@@ -60,12 +61,11 @@ class Phase:
     """One stage of training: its length, its parameters, and the loss of a step."""
 
     name: str
-    epochs: int
     batch_size: int
     groups: list[dict[str, Any]]
     loss: Callable[[NDArray[np.int64], int], Tensor]
-    encode: Callable[[], tuple[NDArray[np.float32], NDArray[np.float32]]]
-    """Features of the validation points and of all labels, as the encoder is now."""
+    encode: Callable[[NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+    """Features of the points asked for and of all labels, as the encoder is now."""
 
 
 def head_phase(problem: Problem, model: Model, settings: TrainSettings) -> Phase:
@@ -88,11 +88,10 @@ def head_phase(problem: Problem, model: Model, settings: TrainSettings) -> Phase
             label_bias=table.bias,
         )
 
-    def encode() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return problem.point_features[problem.validation_rows], problem.label_features
+    def encode(rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return problem.point_features[rows], problem.label_features
 
-    groups = _table_groups(model, settings)
-    return Phase("head", settings.head_epochs, settings.batch_size, groups, loss, encode)
+    return Phase("head", settings.batch_size, _table_groups(model, settings), loss, encode)
 
 
 def finetune_phase(problem: Problem, model: Model, settings: TrainSettings) -> Phase:
@@ -136,11 +135,12 @@ def finetune_phase(problem: Problem, model: Model, settings: TrainSettings) -> P
             label_bias=table.bias[pool],
         )
 
-    def encode() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        validation = problem.point_tokens.select(problem.validation_rows)
+    def encode(rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         show = not settings.quiet
         return (
-            encoder.encode_features(validation, desc="validation", progress=show),
+            encoder.encode_features(
+                problem.point_tokens.select(rows), desc="points", progress=show
+            ),
             encoder.encode_features(problem.label_tokens, desc="labels", progress=show),
         )
 
@@ -151,52 +151,104 @@ def finetune_phase(problem: Problem, model: Model, settings: TrainSettings) -> P
         for layer in layers
         for ndim in (1, 2)
     ]
-    return Phase(
-        "finetune",
-        settings.finetune_epochs,
-        settings.finetune_batch_size,
-        groups,
-        loss,
-        encode,
-    )
+    return Phase("finetune", settings.finetune_batch_size, groups, loss, encode)
 
 
-def run_phase(
-    problem: Problem, model: Model, phase: Phase, settings: TrainSettings, folder: Path
-) -> None:
+PHASES = {"head": head_phase, "finetune": finetune_phase}
+"""In the order in which they run."""
+
+
+def fit(
+    problem: Problem,
+    model: Model,
+    rows: NDArray[np.int64],
+    validation_rows: NDArray[np.int64],
+    epochs: dict[str, int],
+    settings: TrainSettings,
+    folder: Path,
+) -> dict[str, Any]:
+    """Train all phases on `rows`, and leave in `model` the best epoch on `validation_rows`.
+
+    Goes on after the last checkpoint in `folder`, if there is one. Without validation points the
+    last epoch is the best.
+
+    Args:
+        problem: The training part.
+        model: At its start; changed in place.
+        rows: Points to fit.
+        validation_rows: Points to select on; may be empty.
+        epochs: Number of epochs of each phase.
+        settings: The settings of the run.
+        folder: Where checkpoints are kept; its name is shown beside the progress.
+
+    Returns:
+        The state at the best epoch; ``chosen`` holds the epochs of each phase that led to it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    last, best = folder / "last.safetensors", folder / "best.safetensors"
+    state: dict[str, Any] = {"phase": "", "epoch": 0, "step": 0, "best": None, "chosen": {}}
+    if last.exists():
+        state = checkpoint.read_state(last)
+    for name, make_phase in PHASES.items():
+        phase = make_phase(problem, model, settings)
+        behind = list(PHASES).index(name) < list(PHASES).index(state["phase"] or name)
+        if epochs.get(name, 0) and not behind:
+            state = _run_phase(
+                problem, model, phase, rows, validation_rows, epochs[name], settings, folder, state
+            )
+        if best.exists():
+            checkpoint.load(best, model)
+    return checkpoint.read_state(best) if best.exists() else state
+
+
+def _run_phase(
+    problem: Problem,
+    model: Model,
+    phase: Phase,
+    rows: NDArray[np.int64],
+    validation_rows: NDArray[np.int64],
+    epochs: int,
+    settings: TrainSettings,
+    folder: Path,
+    state: dict[str, Any],
+) -> dict[str, Any]:
     """Train one phase; each epoch ends with a validation and a checkpoint.
 
-    Goes on after the last checkpoint if that is of this phase. Batches, pools and dropout are
-    functions of (seed, phase, epoch), so a resumed run repeats what an unbroken one would do.
+    Batches, pools and dropout are functions of (seed, phase, epoch), so a resumed run repeats
+    what an unbroken one would do.
     """
     last, best = folder / "last.safetensors", folder / "best.safetensors"
-    state: dict[str, Any] = checkpoint.read_state(last) if last.exists() else {"best": None}
-    resumed = state.get("phase") == phase.name
-    first_epoch = state["epoch"] + 1 if resumed else 1
     optimizer = torch.optim.AdamW(
         [group for group in phase.groups if group["lr"] > 0], betas=ADAM_BETAS, fused=True
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
-    if resumed:
+    first_epoch = 1
+    if state["phase"] == phase.name:
+        first_epoch = state["epoch"] + 1
         checkpoint.load(last, model, optimizer)
-    steps_per_epoch = math.ceil(len(problem.fit_rows) / phase.batch_size)
-    steps = phase.epochs * steps_per_epoch
+    steps_per_epoch = math.ceil(len(rows) / phase.batch_size)
+    steps = epochs * steps_per_epoch
     step = (first_epoch - 1) * steps_per_epoch
     bar = tqdm(
-        total=steps, initial=step, desc=phase.name, unit="step", disable=settings.quiet, leave=True
+        total=steps,
+        initial=step,
+        desc=f"{folder.name}: {phase.name}",
+        unit="step",
+        disable=settings.quiet,
     )
     started = time.perf_counter()
-    for epoch in range(first_epoch, phase.epochs + 1):
-        torch.manual_seed(_epoch_seed(settings.seed, phase.name, epoch))
-        shuffle = np.random.default_rng(_epoch_seed(settings.seed, phase.name, epoch))
-        rows = shuffle.permutation(problem.fit_rows)
+    for epoch in range(first_epoch, epochs + 1):
+        seed = _epoch_seed(settings.seed, phase.name, epoch)
+        torch.manual_seed(seed)
+        shuffled = np.random.default_rng(seed).permutation(rows)
         model.train()
         total = 0.0
-        for start in range(0, len(rows), phase.batch_size):
+        for start in range(0, len(shuffled), phase.batch_size):
+            batch = shuffled[start : start + phase.batch_size]
             factor = schedule(step, steps, settings.warmup)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-            loss = phase.loss(rows[start : start + phase.batch_size], epoch)
+            loss = phase.loss(batch, epoch)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise RuntimeError(
@@ -206,39 +258,68 @@ def run_phase(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            total += value * min(phase.batch_size, len(rows) - start)
+            total += value * len(batch)
             step += 1
-            bar.update()
             bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
-        entry: dict[str, Any] = {
-            "loss": total / len(rows),
-            "seconds": time.perf_counter() - started,
-        }
-        state = {"phase": phase.name, "epoch": epoch, "step": step, "best": state["best"]}
-        due = epoch % settings.evaluate_every == 0 or epoch == phase.epochs
-        if due and len(problem.validation_rows):
+            bar.update()
+        entry: dict[str, Any] = {"loss": total / len(rows)}
+        state = state | {"phase": phase.name, "epoch": epoch, "step": step}
+        score: float | None = None
+        if len(validation_rows) and (epoch % settings.evaluate_every == 0 or epoch == epochs):
             model.eval()
-            scores = validate(problem, model, phase, settings)
-            entry["validation"] = scores
-            bar.set_postfix_str(f"{settings.select} {scores[settings.select]:.4f}")
-            if state["best"] is None or scores[settings.select] > state["best"]:
-                state["best"] = scores[settings.select]
+            encoded = phase.encode(validation_rows)
+            entry["validation"] = validate(problem, model, encoded, validation_rows, settings)
+            score = entry["validation"][settings.select]
+        if not len(validation_rows) or (
+            score is not None and (state["best"] is None or score > state["best"])
+        ):
+            state = state | {"best": score, "chosen": state["chosen"] | {phase.name: epoch}}
+            if len(validation_rows):
                 checkpoint.save(best, model, None, state)
-        rundir.log(folder.parent, phase=phase.name, epoch=epoch, step=step, **entry)
+        seconds = round(time.perf_counter() - started, 3)
+        entry = {"stage": folder.name, "phase": phase.name, "epoch": epoch, "step": step} | entry
+        rundir.log(settings.out, **entry, seconds=seconds)
         checkpoint.save(last, model, optimizer, state)
     bar.close()
+    return state
+
+
+def choose_prior(
+    problem: Problem,
+    model: Model,
+    phase: Phase,
+    validation_rows: NDArray[np.int64],
+    settings: TrainSettings,
+) -> float:
+    """Choose how much label frequency adds to the bias, by the validation points.
+
+    The loss weighs rare and frequent positives alike, which serves PSP@k; how much more a
+    frequent label should be believed depends on the data set. Ties go to the smaller prior.
+    """
+    model.eval()
+    rows = validation_rows[:PRIOR_POINTS]
+    encoded = phase.encode(rows)
+    scores = [
+        validate(problem, model, encoded, rows, settings, prior)[settings.select]
+        for prior in PRIORS
+    ]
+    return PRIORS[int(np.argmax(scores))]
 
 
 def validate(
-    problem: Problem, model: Model, phase: Phase, settings: TrainSettings
+    problem: Problem,
+    model: Model,
+    encoded: tuple[NDArray[np.float32], NDArray[np.float32]],
+    rows: NDArray[np.int64],
+    settings: TrainSettings,
+    prior: float = 0.0,
 ) -> dict[str, float]:
-    """Scores of the validation points against all labels, by exact search."""
-    points, labels = phase.encode()
-    rows = problem.validation_rows
+    """Scores of the points `rows` against all labels, by exact search."""
+    points, labels = encoded
     metrics = list(dict.fromkeys([*REPORTED, settings.select]))
     result = score(
         model.encoder.embed(points),
-        model.table.vectors(model.encoder, labels, settings.temperature),
+        model.table.vectors(model.encoder, labels, settings.temperature, prior),
         problem.y[rows],
         None if problem.exclude is None else problem.exclude[rows],
         problem.inv_propensity,

@@ -270,21 +270,26 @@ class LabelTable(nn.Module):
         """Label vectors (B, D) of the labels `rows`, whose text features are given."""
         return normalize(encoder.head(features) + self.residual[rows], dim=1)
 
-    def served_bias(self) -> Tensor:
-        """The bias (L,) to search with: unseen labels get the mean of the rarest seen ones.
+    def served_bias(self, prior: float) -> Tensor:
+        """The bias (L,) to search with: the trained one + prior x log(1 + count).
 
-        Training has only ever pushed the bias of an unseen label down.
+        Unseen labels take the mean of the rarest seen ones in place of their own, which training
+        has only ever pushed down.
         """
         bias = self.bias.detach()
         seen = self.counts > 0
-        if bool(seen.all()) or not bool(seen.any()):
-            return bias
-        rarest = self.counts == self.counts[seen].min()
-        return torch.where(seen, bias, bias[rarest].mean())
+        if bool(seen.any()):
+            rarest = self.counts == self.counts[seen].min()
+            bias = torch.where(seen, bias, bias[rarest].mean())
+        return bias + prior * torch.log1p(self.counts)
 
     @torch.inference_mode()
     def vectors(
-        self, encoder: DualEncoder, features: NDArray[np.float32], temperature: float
+        self,
+        encoder: DualEncoder,
+        features: NDArray[np.float32],
+        temperature: float,
+        prior: float = 0.0,
     ) -> NDArray[np.float32]:
         """Search vectors (L, D + 1): the last dimension is temperature x bias, a point's is 1."""
         out = np.empty((len(features), encoder.dim + 1), np.float32)
@@ -293,7 +298,7 @@ class LabelTable(nn.Module):
             rows = slice(start, start + len(block))
             out[rows, :-1] = self(encoder, block, rows).cpu().numpy()
             start += len(block)
-        out[:, -1] = temperature * self.served_bias().cpu().numpy()
+        out[:, -1] = temperature * self.served_bias(prior).cpu().numpy()
         return out
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from dexml import checkpoint, config, console, data, fit, rundir
+from dexml import config, console, data, fit, rundir
 from dexml.config import TrainSettings
 from dexml.fit import REPORTED, Model, Problem
 from dexml.metrics import Result, inv_propensity
@@ -56,53 +57,29 @@ def train(settings: TrainSettings) -> Result | None:
     if held_out.all() or not held_out.any():
         held_out[:] = False
         console.say("note: no validation part; the last epoch is kept")
-    fit_rows = np.flatnonzero(~held_out)
     cache, show = folder / "cache", not settings.quiet
     problem = Problem(
         y=part.y,
         exclude=part.exclude,
-        fit_rows=fit_rows,
-        validation_rows=np.flatnonzero(held_out),
         point_tokens=point_tokens,
         label_tokens=label_tokens,
         point_features=cached_features(encoder, point_tokens, cache, desc="points", progress=show),
         label_features=cached_features(encoder, label_tokens, cache, desc="labels", progress=show),
         inv_propensity=inv_propensity(part.y),
     )
-    fit_y = part.y[fit_rows]
-    counts = torch.from_numpy(np.bincount(fit_y.indices[fit_y.data > 0], minlength=fit_y.shape[1]))
-    model = Model(encoder, LabelTable(counts, encoder.dim).to(device))
-    if settings.residual_lr > 0:
-        model.table.start_at_centroids(
-            problem.point_features[fit_rows], fit_y, settings.residual_shrink
-        )
     if show:
         console.say(
-            f"{len(fit_rows)} training and {held_out.sum()} validation points, "
+            f"{(~held_out).sum()} training and {held_out.sum()} validation points, "
             f"{len(label_texts)} labels, {part.y.nnz / max(1, part.y.shape[0]):.1f} a point; "
             f"{device.type}, {torch.get_num_threads()} threads"
         )
+    model, prior = _fit(problem, encoder, held_out, settings)
 
-    checkpoints = folder / "checkpoint"
-    checkpoints.mkdir(exist_ok=True)
-    for make_phase in (fit.head_phase, fit.finetune_phase):
-        phase = make_phase(problem, model, settings)
-        if phase.epochs and not _is_done(checkpoints, phase.name):
-            fit.run_phase(problem, model, phase, settings, checkpoints)
-        if (checkpoints / "best.safetensors").exists():
-            checkpoint.load(checkpoints / "best.safetensors", model)
-
-    model.eval()
-    point_features, label_features = problem.point_features, problem.label_features
-    if settings.finetune_epochs:
-        label_features = encoder.encode_features(label_tokens, desc="labels")
-    vectors = model.table.vectors(encoder, label_features, settings.temperature)
-    queries = np.flatnonzero(held_out)[:_QUERIES] if held_out.any() else fit_rows[:_QUERIES]
-    if settings.finetune_epochs:
-        query_features = encoder.encode_features(point_tokens.select(queries), desc="points")
-    else:
-        query_features = point_features[queries]
-    _save(settings, model, label_texts, vectors, encoder.embed(query_features))
+    queries = np.flatnonzero(held_out if held_out.any() else ~held_out)[:_QUERIES]
+    last_phase = fit.PHASES["finetune" if settings.finetune_epochs else "head"]
+    query_features, label_features = last_phase(problem, model, settings).encode(queries)
+    vectors = model.table.vectors(encoder, label_features, settings.temperature, prior)
+    _save(settings, model, prior, label_texts, vectors, encoder.embed(query_features))
     seconds = time.perf_counter() - started
     result = _final_scores(settings, model, vectors, problem.inv_propensity, seconds)
     rundir.write_json(
@@ -115,6 +92,7 @@ def train(settings: TrainSettings) -> Result | None:
             "point_tokens": settings.point_tokens,
             "label_tokens": settings.label_tokens,
             "temperature": settings.temperature,
+            "prior": prior,
             "fingerprint": rundir.fingerprint(folder),
         },
     )
@@ -166,15 +144,59 @@ def cached_features(
     return features
 
 
-def _is_done(checkpoints: Path, phase: str) -> bool:
-    """Has a later phase begun already, so that this one is behind us?"""
-    last = checkpoints / "last.safetensors"
-    return phase == "head" and last.exists() and checkpoint.read_state(last)["phase"] != phase
+def _fit(
+    problem: Problem, encoder: DualEncoder, held_out: NDArray[np.bool_], settings: TrainSettings
+) -> tuple[Model, float]:
+    """Select epochs and prior on the held-out points; then train on all points the same way."""
+    checkpoints = settings.out / "checkpoint"
+    initial = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    epochs = {"head": settings.head_epochs, "finetune": settings.finetune_epochs}
+    nobody = np.zeros(0, np.int64)
+    prior = 0.0
+    if held_out.any():
+        rows, validation_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        chosen = checkpoints / "selection.json"
+        if not (chosen.exists() and settings.refit):
+            model = _model(problem, encoder, initial, rows, settings)
+            folder = checkpoints / "selection"
+            state = fit.fit(problem, model, rows, validation_rows, epochs, settings, folder)
+            phase = fit.PHASES[state["phase"] or "head"](problem, model, settings)
+            prior = fit.choose_prior(problem, model, phase, validation_rows, settings)
+            selection = {"epochs": state["chosen"], "prior": prior, settings.select: state["best"]}
+            rundir.write_json(chosen, selection)
+            if not settings.quiet:
+                console.say(f"selected: {selection}")
+        if not settings.refit:
+            return model.eval(), prior
+        selection = rundir.read_json(chosen)
+        epochs, prior = selection["epochs"], selection["prior"]
+    rows = np.arange(len(held_out))
+    model = _model(problem, encoder, initial, rows, settings)
+    fit.fit(problem, model, rows, nobody, epochs, settings, checkpoints / "all points")
+    return model.eval(), prior
+
+
+def _model(
+    problem: Problem,
+    encoder: DualEncoder,
+    initial: dict[str, Tensor],
+    rows: NDArray[np.int64],
+    settings: TrainSettings,
+) -> Model:
+    """The model before training: the encoder as loaded, a label table made from `rows`."""
+    encoder.load_state_dict(initial)
+    y = problem.y[rows]
+    counts = torch.from_numpy(np.bincount(y.indices[y.data > 0], minlength=y.shape[1]))
+    table = LabelTable(counts, encoder.dim).to(encoder.device)
+    if settings.residual_lr > 0:
+        table.start_at_centroids(problem.point_features[rows], y, settings.residual_shrink)
+    return Model(encoder, table)
 
 
 def _save(
     settings: TrainSettings,
     model: Model,
+    prior: float,
     label_texts: list[str],
     vectors: NDArray[np.float32],
     queries: NDArray[np.float32],
@@ -184,7 +206,7 @@ def _save(
 
     folder = settings.out
     model.encoder.save(folder / "encoder", max_tokens=settings.point_tokens)
-    table = {"residual": model.table.residual.detach(), "bias": model.table.served_bias()}
+    table = {"residual": model.table.residual.detach(), "bias": model.table.served_bias(prior)}
     save_file({n: t.cpu().contiguous() for n, t in table.items()}, folder / "labels.safetensors")
     rundir.write_bytes(folder / "labels.txt", "".join(f"{t}\n" for t in label_texts).encode())
     rundir.write_array(folder / "label_emb.npy", vectors)
