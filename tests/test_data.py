@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_array, csr_array, random_array, save_npz
 
-from dexml import data
+from dexml import data, data_check
+from dexml.console import run
 
 
 def make(seed: int = 0, shape: tuple[int, int] = (9, 6)) -> csr_array:
@@ -32,6 +33,18 @@ def test_round_trip(tmp_path: Path, name: str) -> None:
     assert loaded.dtype == np.float32
     assert loaded.indices.dtype == loaded.indptr.dtype == np.int32
     assert [p.name for p in tmp_path.iterdir()] == [name]  # nothing is left beside
+
+
+def test_saving_takes_any_sparse_matrix_and_refuses_what_cannot_be_loaded(tmp_path: Path) -> None:
+    dense = np.array([[0, 2, 0], [1, 0, 3]])
+    for name in ("y.txt", "y.npz"):
+        for y in (csr_array(dense), csc_array(dense), csr_array(dense.astype(np.float64))):
+            data.save_labels(tmp_path / name, y)
+            assert_equal(data.load_labels(tmp_path / name), csr_array(dense.astype(np.float32)))
+        with pytest.raises(ValueError, match="not finite"):
+            data.save_labels(tmp_path / name, csr_array(np.array([[np.nan]])))
+        with pytest.raises(FileNotFoundError, match="nowhere is not there"):
+            data.save_labels(tmp_path / "nowhere" / "y.npz", csr_array(dense))
 
 
 def test_text_and_npz_agree(debtags_mini: Path) -> None:
@@ -89,6 +102,12 @@ def with_arrays(path: Path, **changes: object) -> None:
         ({"data": np.full(16, np.nan, np.float32)}, "not finite"),
         ({"indices": np.zeros(16, np.int32)}, "duplicate label 0"),
         ({"data": np.array([object()])}, "damaged or not a scipy"),
+        ({"data": np.float32(1)}, "not one-dimensional"),
+        ({"data": np.full(16, 1e300)}, "not finite"),
+        (
+            {"indptr": np.array([0, 2**63 - 1, -2, *[16] * 7]), "shape": np.array([9, 6])},
+            "indptr does not rise",
+        ),
     ],
 )
 def test_bad_npz_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -135,6 +154,7 @@ def copy(tiny_data: Path, tmp_path: Path) -> Path:
     [
         ("raw/trn_X.txt", lambda s: s[:-10], None),
         ("raw/trn_X.txt", lambda s: s[: s[:-1].rfind(b"\n") + 1], "299 lines, but .*300 rows"),
+        ("raw/Y.txt", lambda s: b"", "no label in it"),
         ("raw/Y.txt", lambda s: s + b"one more\n", "64 labels, but .* has 65 lines"),
         ("filter_labels_test.txt", lambda s: s + b"80 1\n", r"filter_labels_test.txt:21: .*80"),
         ("filter_labels_test.txt", lambda s: b"", None),
@@ -191,3 +211,13 @@ def test_csr_parts_refuse_what_they_cannot_hold() -> None:
 def test_tiny_positive_float64_truth_stays_positive() -> None:
     _, _, values = data.truth_parts(csr_array(np.array([[1e-300, 2.0]])), "y")
     assert (values > 0).all()
+
+
+def test_command(tiny_data: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data_check.main, ["stats", str(tiny_data)]) == 0
+    assert "training: 300 x 64" in capsys.readouterr().out
+    assert run(data_check.main, ["check", str(tiny_data / "Y.trn.npz")]) == 0
+    (copy / "Y.tst.npz").write_bytes(b"no")
+    assert run(data_check.main, ["check", str(copy)]) == 1
+    assert "Y.tst.npz: damaged" in capsys.readouterr().err
+    assert run(data_check.main, ["convert", str(copy)]) == 2

@@ -31,7 +31,7 @@ def test_examples_of_the_readme_run(
 def test_options_named_in_the_readme_exist() -> None:
     from dexml.config import IndexSettings, PredictSettings, Settings, TrainSettings
     from dexml.demo import DemoSettings
-    from dexml.metrics import _parser
+    from dexml.metrics.__main__ import _parser
 
     models: dict[str, type[Settings]] = {
         "train": TrainSettings,

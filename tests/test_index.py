@@ -63,6 +63,20 @@ def test_recall_is_measured_and_ef_raised() -> None:
     assert hits / truth.size == high.manifest.recall
 
 
+def test_labels_with_one_text_do_not_lower_the_recall() -> None:
+    vectors = np.repeat(unit(0, 400), 5, axis=0)
+    made = LabelIndex.build(vectors, unit(1, 30), seed=0).manifest
+    assert made.recall == 1.0
+    assert made.ef <= 256
+
+
+def test_what_the_graph_cannot_reach_is_searched_exactly() -> None:
+    vectors = unit(0, 3000)
+    sparse = LabelIndex.build(vectors, unit(1, 5), m=2, ef_construction=8, recall=0.1, seed=0)
+    ids, _ = sparse.search(unit(2, 3), 3000)
+    assert (np.sort(ids, axis=1) == np.arange(3000)).all()
+
+
 def test_k_beyond_the_labels_is_padded(built: LabelIndex) -> None:
     small = LabelIndex.build(unit(0, 3), unit(1, 2), k=10, seed=0)
     ids, scores = small.search(unit(4, 2), 5)

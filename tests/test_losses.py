@@ -164,6 +164,17 @@ def test_float32_is_near_float64() -> None:
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 
 
+def test_half_precision_embeddings_are_scored_in_float32() -> None:
+    x, y, _, positives, _ = random_problem(4, n_points=9, n_labels=50, dim=8)
+    x16, y16 = (t.detach().bfloat16().requires_grad_() for t in (x, y))
+    loss = decoupled_softmax(x16, y16, csr_array(positives), temperature=0.05)
+    exact = decoupled_softmax(x16.double(), y16.double(), csr_array(positives), temperature=0.05)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
+    ours, theirs = (torch.autograd.grad(value, x16)[0].double() for value in (loss, exact))
+    assert (ours - theirs).norm() <= 1e-2 * theirs.norm()
+
+
 def test_no_matrix_of_points_by_labels_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest tensor that the loss makes has chunk x L entries."""
     monkeypatch.setattr(losses, "SCRATCH_BYTES", 0)
@@ -192,6 +203,20 @@ def test_no_matrix_of_points_by_labels_is_alive(monkeypatch: pytest.MonkeyPatch)
         ({"positives": csr_array(np.ones((7, 12)))}, r"positives: shape \(7, 12\), expected"),
         ({"positives": (torch.arange(8), torch.full((7,), 13))}, "label 13 out of range"),
         ({"positives": (torch.arange(4), torch.arange(3))}, "indptr of length 4 for 7 points"),
+        ({"positives": (torch.arange(8), torch.full((7,), -1))}, "label -1 out of range"),
+        (
+            {"positives": (torch.arange(8), torch.zeros(9, dtype=torch.int64))},
+            "does not rise from 0 to 9",
+        ),
+        (
+            {
+                "positives": (
+                    torch.tensor([0, 2, 2, 2, 2, 2, 2, 2]),
+                    torch.zeros(2, dtype=torch.int64),
+                )
+            },
+            "twice",
+        ),
         ({"label_emb": torch.zeros(13, 4, dtype=F64)}, r"embeddings of shapes"),
         ({"label_bias": torch.zeros(3, dtype=F64)}, r"label_bias: shape \(3,\) for 13 labels"),
     ],

@@ -16,6 +16,7 @@ import reference
 from dexml import metrics
 from dexml.console import run
 from dexml.metrics import Evaluator, evaluate
+from dexml.metrics import __main__ as command
 
 KINDS = ("P", "nDCG", "R", "MRR", "PSP", "PSnDCG", "PSR")
 EVERY = [f"{kind}@{k}" for kind in KINDS for k in (1, 2, 5)]
@@ -216,7 +217,7 @@ def files(tmp_path: Path) -> Path:
 def test_command_json_equals_the_function(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["pred.npz", "true.npz", "--train", "true.npz", "--filter", "pairs.txt"]
     arguments = [str(files / a) if a.endswith((".npz", ".txt")) else a for a in arguments]
-    assert run(metrics.main, [*arguments, "--json", "--metrics", "P@1,PSP@5"]) == 0
+    assert run(command.main, [*arguments, "--json", "--metrics", "P@1,PSP@5"]) == 0
     out = json.loads(capsys.readouterr().out)
     y, ids, _ = big()
     exclude = np.zeros(y.shape)
@@ -231,8 +232,8 @@ def test_command_json_equals_the_function(files: Path, capsys: pytest.CaptureFix
 def test_command_table_with_standard_errors(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [str(files / "ids.npy"), str(files / "true.npz"), "--bootstrap", "20"]
-    assert run(metrics.main, [*command, "--groups", str(files / "groups.txt")]) == 0
+    arguments = [str(files / "ids.npy"), str(files / "true.npz"), "--bootstrap", "20"]
+    assert run(command.main, [*arguments, "--groups", str(files / "groups.txt")]) == 0
     out, err = capsys.readouterr()
     assert "P@1" in out
     assert "±" in out
@@ -249,7 +250,14 @@ def test_command_table_with_standard_errors(
         (["pred.npz", "true.npz", "--metric", "P@1"], 2, "did you mean '--metrics'"),
         (["pred.npz"], 2, "TRUTH"),
         (["pred.npz", "true.npz", "--a", "0.6"], 2, "--train"),
-        (["pred.npz", "true.npz", "--train", "true.npz", "--propensity", "XYZ"], 1, "'XYZ'"),
+        (
+            ["pred.npz", "true.npz", "--train", "true.npz", "--propensity", "EURLEX"],
+            2,
+            "did you mean 'EURLex'",
+        ),
+        (["pred.npz", "true.npz", "--metrics", "P@1, Q@5"], 2, "Q@5"),
+        (["pred.npz", "true.npz", "--bootstrap", "-5"], 2, "no number from 2"),
+        (["cut.npy", "true.npz"], 1, "cut.npy: damaged or not an .npy array"),
     ],
 )
 def test_command_errors_are_one_line(
@@ -261,9 +269,10 @@ def test_command_errors_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (files / "cut.npz").write_bytes((files / "true.npz").read_bytes()[:300])
+    (files / "cut.npy").write_bytes((files / "ids.npy").read_bytes()[:100])
     (files / "bad.txt").write_text("2 40\n1:1.0\n40:1.0\n")
     monkeypatch.chdir(files)
-    assert run(metrics.main, arguments) == code
+    assert run(command.main, arguments) == code
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -282,6 +291,10 @@ class Block:
             raise ImportError(f"blocked: {name}")
 sys.meta_path.insert(0, Block())
 import dexml.metrics, dexml.data, dexml.sampling, dexml.hpo
+try:
+    import dexml.train
+except ImportError as error:
+    assert "pip install 'dexml-xmc[train]'" in str(error), error
 print(sorted({"torch", "hnswlib", "pydantic", "tqdm"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

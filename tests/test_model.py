@@ -61,6 +61,47 @@ def test_tokens_are_cut_and_keep_the_final_separator(encoder: DualEncoder) -> No
     assert encoder.encode([]).shape == (0, 16)
 
 
+def test_positions_behind_a_padding_id_shorten_the_limit(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """RoBERTa: 34 positions hold 32 tokens."""
+    from transformers import AutoTokenizer, RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        max_position_embeddings=34,
+    )
+    RobertaModel(config, add_pooling_layer=False).save_pretrained(str(tmp_path))
+    AutoTokenizer.from_pretrained(str(tiny_encoder)).save_pretrained(str(tmp_path))
+    roberta = DualEncoder.load(str(tmp_path)).eval()
+    assert np.diff(roberta.tokenize(["a " * 100], 512).offsets)[0] == 32
+    assert np.isfinite(roberta.encode(["a " * 100], max_tokens=512)).all()
+
+
+def test_a_folder_remembers_its_length(encoder: DualEncoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path, max_tokens=5)
+    loaded = DualEncoder.load(str(tmp_path)).eval()
+    assert loaded.max_tokens == 5
+    np.testing.assert_array_equal(
+        loaded.encode(["a b c d e f g"]), loaded.encode(["a b c"]), strict=True
+    )
+
+
+def test_a_damaged_folder_is_named(encoder: DualEncoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path, max_tokens=5)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[:500])
+    with pytest.raises(ValueError, match="damaged weights"):
+        DualEncoder.load(str(tmp_path))
+    (tmp_path / "modules.json").write_text("[")
+    with pytest.raises(ValueError, match=r"modules\.json: damaged"):
+        DualEncoder.load(str(tmp_path))
+
+
 def test_own_limit_of_the_model_holds(encoder: DualEncoder) -> None:
     assert np.diff(encoder.tokenize(["a " * 100], 512).offsets)[0] == 32
 

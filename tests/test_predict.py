@@ -92,6 +92,18 @@ def test_stdin(
     assert capsys.readouterr().out.startswith("mail server\n")
 
 
+def test_auto_takes_the_index_for_many_labels_and_says_so(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Predictor.open(run_dir).index is None
+    monkeypatch.setattr(predict, "EXACT_UP_TO", 63)
+    assert run(predict.main, [str(run_dir)]) == 0
+    assert "search: exact, 64 labels" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"mail server\n")))
+    assert run(predict.main, [str(run_dir), "-", "-k", "2"]) == 0
+    assert "search: HNSW, 64 labels, recall@10 1.0000" in capsys.readouterr().err
+
+
 def test_exact_and_hnsw_agree(run_dir: Path, tiny_data: Path) -> None:
     texts = data.load_dataset(tiny_data).test_texts
     exact = Predictor.open(run_dir, search="exact").predict(texts, 10)
@@ -115,6 +127,8 @@ def test_predictor_is_the_saved_encoder_and_vectors(run_dir: Path) -> None:
         (["empty"], 1, "empty: no finished run in it (no run.json)"),
         (["RUN", "nowhere.txt"], 1, "nowhere.txt: no such file"),
         (["RUN", "latin.txt"], 1, "latin.txt:2: not UTF-8"),
+        (["RUN", "--out", "nowhere/x.npz"], 1, "the folder nowhere is not there"),
+        (["RUN", "--device", "tpu3"], 1, "device tpu3: not usable here"),
         (["RUN", "--out", "x.csv"], 2, "must end in .npz or .jsonl"),
         (["RUN", "--data", "nowhere"], 1, "nowhere: the data set is not there"),
         (["RUN", "--search", "fast"], 2, "search = 'fast'"),
@@ -159,6 +173,14 @@ def test_damaged_run_files_are_named(
     (copy / "label_emb.npy").write_bytes(whole[: len(whole) // 2])
     assert run(predict.main, [str(copy), "--quiet"]) == 1
     assert "label_emb.npy: damaged" in capsys.readouterr().err
+    np.save(copy / "label_emb.npy", np.zeros((30, 17), np.float32))
+    assert run(predict.main, [str(copy), "--quiet"]) == 1
+    assert "label_emb.npy: float32 of shape (30, 17), expected" in capsys.readouterr().err
+    info = json.loads((copy / "run.json").read_text())
+    for change in ({"n_labels": "64"}, {"format_version": "9"}, {"dim": None}):
+        (copy / "run.json").write_text(json.dumps(info | change))
+        assert run(predict.main, [str(copy)]) == 1
+        assert f"run.json: damaged (no proper '{next(iter(change))}')" in capsys.readouterr().err
     (copy / "run.json").write_text("{")
     assert run(index.main, [str(copy)]) == 1
     assert "run.json: damaged" in capsys.readouterr().err

@@ -53,6 +53,11 @@ def test_pool_positives_equal_the_dense_lookup(seed: int) -> None:
     np.testing.assert_array_equal(actual, dense)
 
 
+def test_points_without_labels_still_make_a_pool() -> None:
+    pool = label_pool(csr_array((3, 9)), np.arange(3), per_point=1, n_random=0, seed=0, epoch=0)
+    assert len(pool) == 1
+
+
 def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match="per_point = 0"):
         label_pool(matrix(0), np.arange(2), per_point=0, n_random=1, seed=0, epoch=0)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.sparse import csr_array, save_npz
 
 from dexml import data, fit, losses, rundir, train
 from dexml.console import run
@@ -282,7 +283,7 @@ def command(data: Path, encoder: Path, out: Path, *more: str) -> list[str]:
         (["--config", "nowhere.toml"], 2, "--config nowhere.toml: No such file"),
         (["--config", "bad.toml"], 2, "bad.toml: unknown setting 'epochs'"),
         (["--encoder", "./nowhere"], 1, "./nowhere: no such folder"),
-        (["--device", "cuda:99"], 1, "--device cuda:99: not usable here"),
+        (["--device", "cuda:99"], 1, "device cuda:99: not usable here"),
     ],
 )
 def test_wrong_use_is_one_line(
@@ -303,6 +304,118 @@ def test_wrong_use_is_one_line(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_a_failed_start_leaves_nothing_and_destroys_nothing(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    wrong = command(tiny_data, Path("./nowhere"), tmp_path / "run")
+    assert run(train.main, wrong) == 1
+    assert not (tmp_path / "run").exists()
+    assert run(train.main, command(tiny_data, tiny_encoder, tmp_path / "run")) == 0
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert run(train.main, [*wrong, "--overwrite"]) == 1
+    rundir.Run.open(tmp_path / "run")  # the finished run is still there
+    assert run(train.main, [*wrong, "--overwrite", "--resume"]) == 2
+    again = command(tiny_data, tiny_encoder, tmp_path / "run", "--overwrite", "--seed", "9")
+    assert run(train.main, again) == 0
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_foreign_folders_with_a_config_are_not_overwritten(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "config.toml").write_text("title = 'my blog'")
+    for switch in ("--overwrite", "--resume"):
+        assert run(train.main, command(tiny_data, tiny_encoder, site, switch)) == 1
+        assert "holds something that is not a run" in capsys.readouterr().err
+    assert (site / "config.toml").read_text() == "title = 'my blog'"
+
+
+def test_resuming_on_other_data_is_refused(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = command(tiny_data, tiny_encoder, tmp_path / "run")
+    assert run(train.main, first) == 0
+    other = Path(shutil.copytree(tiny_data, tmp_path / "other"))
+    text = (other / "raw" / "trn_X.txt").read_text()
+    (other / "raw" / "trn_X.txt").write_text(text.replace("kernel", "printer", 1))
+    assert run(train.main, [*command(other, tiny_encoder, tmp_path / "run"), "--resume"]) == 1
+    assert "was started on other data" in capsys.readouterr().err
+
+
+def test_finetuning_that_makes_it_worse_is_undone(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """The best epoch is the head's: nothing of the fine-tuned layers may remain."""
+    for name, epochs in (("head", 0), ("both", 1)):
+        train.train(
+            train_settings(
+                tiny_data,
+                tiny_encoder,
+                tmp_path / name,
+                finetune_epochs=epochs,
+                finetune_lr=10.0,
+                refit=False,
+                head_epochs=10,
+            )
+        )
+    chosen = json.loads((tmp_path / "both" / "checkpoint" / "selection.json").read_text())
+    assert "finetune" not in chosen["epochs"]
+    assert_same(tmp_path / "head", tmp_path / "both")
+    scores = [
+        json.loads((tmp_path / name / "metrics.json").read_text())["metrics"]["nDCG@5"]
+        for name in ("head", "both")
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
+
+
+def test_stored_zeros_are_not_positives_and_negatives_are_refused(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("zeros", 0.0), ("negative", -1.0)):
+        copy = Path(shutil.copytree(tiny_data, tmp_path / name))
+        y = data.load_labels(copy / "Y.trn.npz")
+        rows = np.arange(20, 60)
+        free = [next(j for j in range(64) if j not in y[[r]].indices) for r in rows]
+        extra = csr_array((np.ones(len(rows)), (rows, free)), shape=y.shape)
+        both = csr_array(y + extra)
+        both.data[csr_array(both - 2 * extra).data < 0] = value
+        save_npz(copy / "Y.trn.npz", both)
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "a"))
+    train.train(train_settings(tmp_path / "zeros", tiny_encoder, tmp_path / "b"))
+    assert_same(tmp_path / "a", tmp_path / "b")
+    assert run(train.main, command(tmp_path / "negative", tiny_encoder, tmp_path / "c")) == 1
+    assert "Y.trn.npz: row 20: negative value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["no positives", "a text short", "no validation positives"])
+def test_faulty_parts_do_not_cost_the_training(
+    tiny_data: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    fault: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    expected = 0
+    if fault == "no positives":
+        save_npz(copy / "Y.tst.npz", csr_array((80, 64), dtype=np.float32))
+    elif fault == "a text short":
+        expected = 1
+        texts = (copy / "raw" / "tst_X.txt").read_text().splitlines()[:-1]
+        (copy / "raw" / "tst_X.txt").write_text("\n".join(texts))
+    else:
+        y = data.load_labels(copy / "Y.trn.npz").toarray()
+        y[data.validation_mask(data.load_texts(copy / "raw" / "trn_X.txt"), 0.1)] = 0
+        save_npz(copy / "Y.trn.npz", csr_array(y))
+    assert run(train.main, command(copy, tiny_encoder, tmp_path / "run")) == expected
+    rundir.Run.open(tmp_path / "run")
+    assert {"no positives": "no test scores", "a text short": "79 lines"}.get(
+        fault, "no validation part"
+    ) in capsys.readouterr().err
 
 
 def test_missing_out_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from dexml.files import replacing
 
 FORMAT_VERSION = 1
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -34,12 +35,8 @@ def save(
                 if moment in optimizer.state.get(parameter, {}):
                     tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
     metadata = {"format_version": str(FORMAT_VERSION), "state": json.dumps(state)}
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as beside:
         save_file({n: t.cpu().contiguous() for n, t in tensors.items()}, beside, metadata)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> dict[str, Any]:

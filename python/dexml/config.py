@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -17,6 +16,7 @@ from pydantic_settings import (
 )
 
 from dexml import _rust, console
+from dexml.metrics import propensity_constants
 
 
 class Settings(BaseSettings):
@@ -53,7 +53,7 @@ class TrainSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="seed of every random choice")
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
-    threads: int = Field(0, ge=0, description="CPU threads of torch; 0: its own choice")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of torch; 0: its own choice")
     point_tokens: int = Field(64, ge=3, description="tokens of a point's text at most")
     label_tokens: int = Field(64, ge=3, description="tokens of a label's text at most")
     temperature: float = Field(0.06, gt=0, description="divides the dot products in the loss")
@@ -61,6 +61,9 @@ class TrainSettings(Settings):
     validation: float = Field(
         0.1, ge=0, lt=1, description="share of the training points (by hash) held out to select on"
     )
+    propensity: str = Field("", description="benchmark whose constants weigh PSP@k, by its name")
+    propensity_a: float = Field(0.55, description="constant A of the propensities")
+    propensity_b: float = Field(1.5, ge=0, description="constant B of the propensities")
     select: str = Field("nDCG@5", description="metric that chooses epoch and prior")
     refit: bool = Field(True, description="after the selection, train on all points the same way")
     evaluate_every: int = Field(1, ge=1, description="epochs between validations")
@@ -72,7 +75,7 @@ class TrainSettings(Settings):
     residual_shrink: float = Field(
         10.0, gt=0, description="residuals start at n/(n + this) of the label's centroid"
     )
-    bias_lr: float = Field(1e-2, ge=0, description="peak rate of the label biases; 0: none")
+    bias_lr: float = Field(3e-2, ge=0, description="peak rate of the label biases; 0: none")
     weight_decay: float = Field(0.01, ge=0, description="of the head and the transformer")
     warmup: float = Field(0.08, ge=0, le=1, description="share of the steps with a rising rate")
 
@@ -82,6 +85,13 @@ class TrainSettings(Settings):
     finetune_lr: float = Field(5e-5, gt=0, description="peak learning rate of the layers")
     pool_positives: int = Field(4, ge=1, description="positives of each point in the label pool")
     pool_random: int = Field(128, ge=0, description="random labels in the label pool of a step")
+
+    @field_validator("propensity")
+    @classmethod
+    def _known_benchmark(cls, name: str) -> str:
+        if name:
+            propensity_constants(name)
+        return name
 
     @field_validator("select")
     @classmethod
@@ -110,7 +120,7 @@ class PredictSettings(Settings):
     out: Path | None = Field(None, description="write .npz (CSR scores) or .jsonl, not a table")
     data: Path | None = Field(None, description="data set, if it moved since the training")
     search: Literal["auto", "exact", "hnsw"] = Field(
-        "auto", description="auto: exact below 50,000 labels or without an index"
+        "auto", description="auto: exact up to 50,000 labels (131,072 for test points)"
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
 
@@ -118,21 +128,12 @@ class PredictSettings(Settings):
 S = TypeVar("S", bound=Settings)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: -"):
-            option = message.split()[2].split("=")[0]
-            hint = console.did_you_mean(option, list(self._option_string_actions))
-            message = f"unknown option '{option}'{hint}"
-        console.usage_error(f"{message} (--help lists the options)")
-
-
 def parse(model: type[S], argv: list[str], prog: str) -> S:
     """Read settings from ``--config FILE.toml`` and the command line, which wins.
 
     A wrong name or value ends the command with one line and exit code 2.
     """
-    parser = _Parser(prog=prog, description=model.__doc__, allow_abbrev=False)
+    parser = console.Parser(prog=prog, description=model.__doc__, allow_abbrev=False)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file")
     CliSettingsSource(
         model,
@@ -144,6 +145,9 @@ def parse(model: type[S], argv: list[str], prog: str) -> S:
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     config = given.pop("config", None)
     values: dict[str, Any] = _read_toml(Path(config)) if config else {}
+    for switch in ("debug", "quiet", "resume", "overwrite"):
+        if switch in values:
+            console.usage_error(f"{config}: '{switch}' belongs on the command line")
     return check(model, values | given, str(config) if config else "command line")
 
 
@@ -161,7 +165,8 @@ def check(model: type[S], values: dict[str, Any], source: str) -> S:
         if first["type"] == "missing":
             shown = "--" + name.replace("_", "-")
             console.usage_error(f"{shown} is missing: {model.model_fields[name].description}")
-        console.usage_error(f"{name} = {first['input']!r}: {first['msg'].lower()}")
+        message = str(first["msg"]).removeprefix("Value error, ")
+        console.usage_error(f"{name} = {first['input']!r}: {message[:1].lower()}{message[1:]}")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

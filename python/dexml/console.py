@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import os
 import sys
 import traceback
@@ -23,6 +25,18 @@ def usage_error(message: str) -> NoReturn:
     raise SystemExit(USAGE)
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest known name."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the command as wrongly called."""
+        if message.startswith("unrecognized arguments: -"):
+            option = message.split()[2].split("=")[0]
+            hint = did_you_mean(option, list(self._option_string_actions))
+            message = f"unknown option '{option}'{hint}"
+        usage_error(f"{message} (--help lists the options)")
+
+
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return ``; did you mean 'x'?`` for the known name nearest to `name`, or nothing."""
     near = get_close_matches(name, known, n=1)
@@ -38,6 +52,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
     argv = sys.argv[1:] if argv is None else argv
     try:
         main(argv)
+        sys.stdout.flush()  # a closed pipe or a full disk shows here, not at exit
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILED
     except KeyboardInterrupt:
@@ -65,6 +80,19 @@ def one_line(error: Exception) -> str:
     if isinstance(error, ValueError | OSError | ImportError | RuntimeError):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raise an ``ImportError`` that names the extra to install, if one of `modules` is missing."""
+    for module in modules:
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except ImportError:  # a finder may refuse
+            found = False
+        if not found:
+            raise ImportError(
+                f"{module} is not installed; it comes with: pip install 'dexml-xmc[{extra}]'"
+            )
 
 
 def table(

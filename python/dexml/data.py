@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, save_npz
 
 from dexml import _rust
+from dexml.files import replacing
 
 Csr: TypeAlias = csr_array
 """Type of every sparse matrix here: rows are points, columns are labels."""
@@ -73,7 +72,8 @@ def load_labels(path: str | os.PathLike[str], *, missing_value: float | None = N
         shape, indptr, indices, data = _rust.load_labels(str(path), missing_value=missing_value)
         return _canonical(shape, indptr, indices, data)
     shape, indptr, indices, values = _read_npz(path)
-    data = values.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # an infinite value is refused below
+        data = values.astype(np.float32, copy=False)
     repaired = _rust.check_csr(str(path), *shape, indptr, indices, data)
     if repaired is not None:
         indices, data = repaired
@@ -107,22 +107,22 @@ def save_labels(path: str | os.PathLike[str], y: Csr) -> None:
     The file is written beside `path` and renamed, so `path` is never half-written.
     """
     path = Path(path)
-    if path.suffix != ".npz":
-        _rust.save_labels(str(path), y.shape[1], *csr_parts(y, "y"))
-        return
-    save_npz(path, y)
+    n_rows, n_labels = y.shape
+    indptr, indices, values = csr_parts(y.tocsr(), "y")
+    values = values.astype(np.float32, copy=False)
+    repaired = _rust.check_csr("y", n_rows, n_labels, indptr, indices, values)
+    if repaired is not None:
+        indices, values = repaired
+    if path.suffix == ".npz":
+        save_scores(path, _canonical((n_rows, n_labels), indptr, indices, values))
+    else:
+        _rust.save_labels(str(path), n_labels, indptr, indices, values)
 
 
-def save_npz(path: Path, y: Csr) -> None:
-    """Write `y` as a scipy CSR archive, beside `path` and renamed; its dtype is kept."""
-    from scipy.sparse import save_npz as scipy_save_npz
-
-    beside = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    try:
-        scipy_save_npz(beside, y)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+def save_scores(path: Path, y: Csr) -> None:
+    """Write `y` as a scipy CSR archive as it is: dtype and order of entries are kept."""
+    with replacing(path) as beside:
+        save_npz(beside, y)
 
 
 def load_texts(path: str | os.PathLike[str]) -> list[str]:
@@ -131,16 +131,17 @@ def load_texts(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         ValueError: Bytes that are not UTF-8; the message names the line.
     """
-    raw = Path(path).read_bytes()
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: not UTF-8 ({error.reason}); convert the file") from None
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.strip() for line in lines]
+    with Path(path).open("rb") as file:
+        return list(lines(file, str(path)))
+
+
+def lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Yield the texts of a byte stream, a line each; `name` stands in the error."""
+    for number, line in enumerate(stream, start=1):
+        try:
+            yield line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}:{number}: not UTF-8 ({error.reason}); convert it") from None
 
 
 def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
@@ -148,7 +149,10 @@ def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give a folder in the LF layout")
-    return load_texts(folder / "raw" / "Y.txt")
+    texts = load_texts(folder / "raw" / "Y.txt")
+    if not texts:
+        raise ValueError(f"{folder / 'raw' / 'Y.txt'}: no label in it")
+    return texts
 
 
 def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
@@ -175,6 +179,9 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
             f"{matrix}: {y.shape[1]} labels, but {folder / 'raw' / 'Y.txt'} has {n_labels} lines; "
             "one label text a line"
         )
+    if len(y.data) and y.data.min() < 0:
+        row = int(np.searchsorted(y.indptr, np.argmin(y.data), side="right")) - 1
+        raise ValueError(f"{matrix}: row {row}: negative value; above 0 is a positive, 0 is none")
     texts = load_texts(folder / "raw" / f"{part}_X.txt")
     _same_rows(folder / "raw" / f"{part}_X.txt", len(texts), matrix, y.shape[0])
     groups = None
@@ -299,21 +306,25 @@ def _read_npz(path: Path) -> tuple[tuple[int, int], NDArray[Any], NDArray[Any], 
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError) as error:
+    except Exception as error:  # bytes it did not expect make np.load raise a dozen kinds
         raise ValueError(
             f"{path}: damaged or not a scipy .npz archive ({error}); write it again"
         ) from None
     kind = arrays.get("format")
-    kind_name = kind.item() if kind is not None and kind.ndim == 0 else b"?"
+    kind_name = kind.item() if isinstance(kind, np.ndarray) and kind.ndim == 0 else b"?"
     kind_name = kind_name.decode("ascii", "replace") if isinstance(kind_name, bytes) else kind_name
     if kind_name != "csr":
         raise ValueError(f"{path}: format is '{kind_name}', expected 'csr'; save y.tocsr()")
-    missing = {"shape", "indptr", "indices", "data"} - arrays.keys()
+    missing = {"shape", "indptr", "indices", "data"} - {
+        name for name, array in arrays.items() if isinstance(array, np.ndarray)
+    }
     if missing:
         raise ValueError(f"{path}: no array '{min(missing)}' in it; not a scipy CSR archive")
     shape, indptr, indices, data = (arrays[n] for n in ("shape", "indptr", "indices", "data"))
     if shape.shape != (2,) or shape.dtype.kind not in "iu" or shape.min() < 0:
         raise ValueError(f"{path}: bad shape {shape.tolist()}")
+    if not indptr.ndim == indices.ndim == data.ndim == 1:
+        raise ValueError(f"{path}: indptr, indices and data are not one-dimensional")
     if indptr.dtype.kind != "i" or indices.dtype.kind != "i" or data.dtype.kind not in "biuf":
         raise ValueError(
             f"{path}: dtypes {indptr.dtype}, {indices.dtype}, {data.dtype} of indptr, indices, data"
@@ -321,7 +332,7 @@ def _read_npz(path: Path) -> tuple[tuple[int, int], NDArray[Any], NDArray[Any], 
     n_rows, n_labels = (int(side) for side in shape)
     if n_labels > np.iinfo(np.int32).max:
         raise ValueError(f"{path}: {n_labels} labels; at most 2^31 - 1")
-    if indptr.shape != (n_rows + 1,) or indices.ndim != 1 or indices.shape != data.shape:
+    if indptr.shape != (n_rows + 1,) or indices.shape != data.shape:
         raise ValueError(
             f"{path}: {len(indptr)} indptr, {indices.size} indices and {data.size} values "
             f"do not make {n_rows} rows"
@@ -332,7 +343,14 @@ def _read_npz(path: Path) -> tuple[tuple[int, int], NDArray[Any], NDArray[Any], 
             if indices.max() >= n_labels
             else f"{path}: bad label '{int(indices.min())}'"
         )
-    ends_well = indptr[0] == 0 and indptr[-1] == len(indices) and bool((np.diff(indptr) >= 0).all())
-    if not ends_well:
+    # Compared pairwise: a difference could wrap around and hide a hostile value.
+    rises = bool((indptr[1:] >= indptr[:-1]).all())
+    if not (indptr[0] == 0 and indptr[-1] == len(indices) and rises):
         raise ValueError(f"{path}: indptr does not rise from 0 to {len(indices)}")
     return (n_rows, n_labels), indptr.astype(np.int64), indices.astype(np.int32), data
+
+
+if __name__ == "__main__":
+    from dexml import console, data_check
+
+    raise SystemExit(console.run(data_check.main))

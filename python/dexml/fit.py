@@ -32,6 +32,8 @@ ADAM_BETAS = (0.9, 0.98)
 PRIORS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 PRIOR_POINTS = 4000
 """Validation points that the prior is chosen on, at most: each value takes a full search."""
+SCORE_BLOCK = 16_384
+"""Points ranked and evaluated at a time."""
 
 
 class Model(nn.Module):
@@ -193,6 +195,9 @@ def fit(
         phase = make_phase(problem, model, settings)
         behind = list(PHASES).index(name) < list(PHASES).index(state["phase"] or name)
         if epochs.get(name, 0) and not behind:
+            if best.exists() and state["phase"] != name:
+                # The best of the earlier phase must also hold what this phase will change.
+                checkpoint.save(best, model, None, checkpoint.read_state(best))
             state = _run_phase(
                 problem, model, phase, rows, validation_rows, epochs[name], settings, folder, state
             )
@@ -253,7 +258,7 @@ def _run_phase(
             if not math.isfinite(value):
                 raise RuntimeError(
                     f"the loss is {value} at step {step} of phase {phase.name}; lower the learning "
-                    f"rates; the checkpoint of epoch {epoch - 1} is kept"
+                    "rates (--head-lr, --residual-lr, --bias-lr, --finetune-lr)"
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -318,7 +323,8 @@ def validate(
     points, labels = encoded
     metrics = list(dict.fromkeys([*REPORTED, settings.select]))
     result = score(
-        model.encoder.embed(points),
+        model.encoder,
+        points,
         model.table.vectors(model.encoder, labels, settings.temperature, prior),
         problem.y[rows],
         None if problem.exclude is None else problem.exclude[rows],
@@ -329,7 +335,8 @@ def validate(
 
 
 def score(
-    point_emb: NDArray[np.float32],
+    encoder: DualEncoder,
+    point_features: NDArray[np.float32],
     label_vectors: NDArray[np.float32],
     y_true: Csr,
     exclude: Csr | None,
@@ -340,11 +347,14 @@ def score(
 ) -> Result:
     """Rank all labels for every point by exact search and evaluate, with values per point."""
     k = max(int(name.split("@")[1]) for name in metrics)
-    ids, _ = exact_search(
-        with_bias_dimension(point_emb), label_vectors, k, exclude=exclude, progress=progress
-    )
     evaluator = Evaluator(y_true.shape[1], metrics, inv_propensity=inv_propensity, keep_rows=True)
-    evaluator.update(y_true, ids, exclude=exclude)
+    starts = range(0, len(point_features), SCORE_BLOCK)
+    for start in tqdm(starts, desc="scoring", unit="block", disable=not progress):
+        rows = slice(start, start + SCORE_BLOCK)
+        queries = with_bias_dimension(encoder.embed(point_features[rows]))
+        pairs = None if exclude is None else exclude[rows]
+        ids, _ = exact_search(queries, label_vectors, k, exclude=pairs)
+        evaluator.update(y_true[rows], ids, exclude=pairs)
     return evaluator.result()
 
 

@@ -42,8 +42,8 @@ def decoupled_softmax(
     64 x L scores, whatever B.
 
     Args:
-        point_emb: Shape (B, D), float32 or float64.
-        label_emb: Shape (L, D), the same dtype and device.
+        point_emb: Shape (B, D). Half-precision embeddings are scored in float32.
+        label_emb: Shape (L, D), on the same device.
         positives: ``(indptr, indices)`` tensors or a scipy CSR, rows = points of the batch,
             columns = rows of `label_emb`; unique ids in a row.
         ignore: Pairs that are neither positives nor negatives; a pair in both is a positive.
@@ -55,13 +55,17 @@ def decoupled_softmax(
         without negatives.
 
     Raises:
-        ValueError: Shapes disagree, an id is out of range, or the temperature is not above 0.
+        ValueError: Shapes disagree, an id is out of range or twice in a row, or the temperature
+            is not above 0.
     """
     if point_emb.ndim != 2 or label_emb.ndim != 2 or point_emb.shape[1] != label_emb.shape[1]:
         raise ValueError(
             f"embeddings of shapes {tuple(point_emb.shape)} and {tuple(label_emb.shape)}; "
             "expected (B, D) and (L, D)"
         )
+    if point_emb.dtype in (torch.float16, torch.bfloat16):
+        point_emb = point_emb.float()
+    label_emb = label_emb.to(point_emb.dtype)
     if not temperature > 0:
         raise ValueError(f"temperature = {temperature}; expected a number above 0")
     if label_bias is not None and label_bias.shape != label_emb.shape[:1]:
@@ -172,8 +176,14 @@ def _coordinates(
         indices = torch.from_numpy(np.asarray(pairs.indices, dtype=np.int64))
     if len(indptr) != shape[0] + 1:
         raise ValueError(f"{name}: indptr of length {len(indptr)} for {shape[0]} points")
-    if indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < shape[1]):
-        raise ValueError(f"{name}: label {int(indices.max())} out of range (n_labels = {shape[1]})")
-    counts = torch.diff(indptr).to(device)
-    rows = torch.repeat_interleave(torch.arange(shape[0], device=device), counts)
-    return rows, indices.to(device=device, dtype=torch.int64)
+    counts = torch.diff(indptr)
+    if int(indptr[0]) != 0 or int(indptr[-1]) != len(indices) or bool((counts < 0).any()):
+        raise ValueError(f"{name}: indptr does not rise from 0 to {len(indices)}")
+    outside = indices[(indices < 0) | (indices >= shape[1])]
+    if len(outside):
+        raise ValueError(f"{name}: label {int(outside[0])} out of range (n_labels = {shape[1]})")
+    rows = torch.repeat_interleave(torch.arange(shape[0], device=counts.device), counts)
+    keys = rows * shape[1] + indices
+    if len(torch.unique(keys)) != len(keys):
+        raise ValueError(f"{name}: a label stands twice in a row")
+    return rows.to(device), indices.to(device=device, dtype=torch.int64)

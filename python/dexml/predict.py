@@ -5,26 +5,28 @@ python -m dexml.predict RUN [TEXTS.txt or -] [-k 10] [--out FILE]
 
 from __future__ import annotations
 
+import dexml.extras  # noqa: F401
+
+# isort: split
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from dexml import config, console, data
 from dexml.data import Csr
-from dexml.index import EXACT_BELOW, Found, LabelIndex, exact_search
-from dexml.model import DualEncoder, with_bias_dimension
+from dexml.files import replacing
+from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO, Found, LabelIndex, exact_search
+from dexml.model import DualEncoder, torch_device, with_bias_dimension
 from dexml.rundir import Run
 
 BLOCK = 4096
@@ -42,30 +44,46 @@ class Predictor:
     label_texts: list[str]
 
     @classmethod
-    def open(cls, folder: Path, *, search: str = "auto", device: str = "auto") -> Predictor:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        search: str = "auto",
+        device: str = "auto",
+        exact_up_to: int = EXACT_UP_TO,
+    ) -> Predictor:
         """Open a run directory.
 
         Args:
             folder: Made by `dexml.train`.
-            search: ``exact``, ``hnsw`` (needs `dexml.index`), or ``auto``: exact below 50,000
-                labels or without an index.
+            search: ``exact``, ``hnsw`` (needs `dexml.index`), or ``auto``: exact up to
+                `exact_up_to` labels or without an index.
             device: Of the encoder.
+            exact_up_to: Labels up to which ``auto`` compares all of them.
         """
         run = Run.open(folder)
-        vectors = run.load_array("label_emb")
+        n_labels = run.info["n_labels"]
         has_index = (folder / "index").is_dir()
         if search == "hnsw" and not has_index:
             raise FileNotFoundError(
                 f"{folder / 'index'}: no index; run python -m dexml.index {folder}"
             )
-        use_index = search == "hnsw" or (
-            search == "auto" and has_index and len(vectors) >= EXACT_BELOW
-        )
+        use_index = search == "hnsw" or (search == "auto" and has_index and n_labels > exact_up_to)
         index = LabelIndex.load(folder / "index", encoder=run.fingerprint()) if use_index else None
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        encoder = DualEncoder.load(str(folder / "encoder")).to(device).eval()
+        vectors = index.vectors if index else run.load_array("label_emb")
+        target = torch_device(device)
+        encoder = DualEncoder.load(str(folder / "encoder")).to(target).eval()
         return cls(run, encoder, vectors, index, run.label_texts())
+
+    def search_note(self) -> str:
+        """Say how labels are searched, and how well."""
+        if self.index is None:
+            return f"exact, {len(self.vectors)} labels"
+        made = self.index.manifest
+        return (
+            f"HNSW, {made.n_labels} labels, recall@{made.recall_k} {made.recall:.4f} against exact "
+            "search when it was built (--search exact compares all)"
+        )
 
     def predict(self, texts: Sequence[str], k: int = 10, *, exclude: Csr | None = None) -> Found:
         """Find the k best labels of each text.
@@ -84,15 +102,6 @@ class Predictor:
         if self.index is not None:
             return self.index.search(queries, k, exclude=exclude)
         return exact_search(queries, self.vectors, k, exclude=exclude)
-
-
-def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Texts of a stream, a line each; bytes that are not UTF-8 are an error with their line."""
-    for number, line in enumerate(stream, start=1):
-        try:
-            yield line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{name}:{number}: not UTF-8 ({error.reason})") from None
 
 
 def _test_part(settings: config.PredictSettings, predictor: Predictor) -> data.Part:
@@ -149,7 +158,15 @@ def main(argv: list[str]) -> None:
         console.usage_error(f"--out {settings.out}: the name must end in .npz or .jsonl")
     if settings.texts not in ("", "-") and not Path(settings.texts).is_file():
         raise FileNotFoundError(f"{settings.texts}: no such file; a text a line, or - for stdin")
-    predictor = Predictor.open(settings.run, search=settings.search, device=settings.device)
+    if settings.out and not settings.out.parent.is_dir():
+        raise FileNotFoundError(f"{settings.out}: the folder {settings.out.parent} is not there")
+    # Test points are asked once, and their scores are compared: there exact search is worth more.
+    exact_up_to = EXACT_UP_TO if settings.texts else EXACT_TEST_UP_TO
+    predictor = Predictor.open(
+        settings.run, search=settings.search, device=settings.device, exact_up_to=exact_up_to
+    )
+    if not settings.quiet:
+        console.say(f"search: {predictor.search_note()}")
 
     with ExitStack() as stack:
         texts: Iterable[str]
@@ -158,19 +175,18 @@ def main(argv: list[str]) -> None:
         if settings.texts == "-":
             # A person who types wants an answer to each line.
             size = 1 if sys.stdin.isatty() else BLOCK
-            texts = _lines(sys.stdin.buffer, "stdin")
+            texts = data.lines(sys.stdin.buffer, "stdin")
         elif settings.texts:
-            texts = _lines(stack.enter_context(Path(settings.texts).open("rb")), settings.texts)
+            stream = stack.enter_context(Path(settings.texts).open("rb"))
+            texts = data.lines(stream, settings.texts)
         else:
             part = _test_part(settings, predictor)
             texts, exclude, total = part.texts, part.exclude, len(part.texts)
 
         show = _as_json if suffix == ".jsonl" else _as_lines
         output: TextIO = sys.stdout
-        beside = None
         if settings.out and suffix == ".jsonl":
-            beside = settings.out.with_name(f".{settings.out.name}.{os.getpid()}")
-            stack.callback(beside.unlink, missing_ok=True)
+            beside = stack.enter_context(replacing(settings.out))
             output = stack.enter_context(beside.open("w", encoding="utf-8", newline="\n"))
         found: list[Found] = []
         done = 0
@@ -187,11 +203,8 @@ def main(argv: list[str]) -> None:
                     print(show(predictor, text, row_ids, row_scores), file=output)
             done += len(block)
             bar.update(len(block))
-        if settings.out and beside:
-            output.flush()
-            os.replace(beside, settings.out)
-        elif settings.out:
-            data.save_npz(settings.out, _as_csr(found, (done, len(predictor.label_texts))))
+        if settings.out and suffix == ".npz":
+            data.save_scores(settings.out, _as_csr(found, (done, len(predictor.label_texts))))
     if settings.out and not settings.quiet:
         console.say(f"{done} texts, {settings.k} labels each: {settings.out}")
 

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import time
 import tomllib
 from collections.abc import Mapping
@@ -22,7 +23,28 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
+from dexml.data import load_texts
+from dexml.files import replacing
+
 FORMAT_VERSION = 1
+_OWN = (
+    "run.json",
+    *("config.toml", "log.jsonl", "metrics.json", "labels.safetensors", "labels.txt"),
+    *("label_emb.npy", "query_emb.npy", "encoder", "index", "checkpoint", "cache"),
+    "versions.json",
+)
+_INFO: dict[str, Any] = {
+    "format_version": int,
+    "data": str,
+    "n_labels": int,
+    "dim": int,
+    "point_tokens": int,
+    "label_tokens": int,
+    "temperature": int | float,
+    "prior": int | float,
+    "fingerprint": str,
+}
+"""What ``run.json`` must hold."""
 _PACKAGES = ("dexml-xmc", "torch", "transformers", "tokenizers", "numpy", "scipy", "hnswlib")
 
 
@@ -52,7 +74,10 @@ class Run:
             remedy = "go on with python -m dexml.train ... --resume" if unfinished else "not a run"
             raise FileNotFoundError(f"{folder}: no finished run in it (no run.json); {remedy}")
         info = read_json(path)
-        if info.get("format_version", 0) > FORMAT_VERSION:
+        for key, kind in _INFO.items():
+            if not isinstance(info.get(key), kind):
+                raise ValueError(f"{path}: damaged (no proper '{key}'); train again")
+        if info["format_version"] > FORMAT_VERSION:
             raise ValueError(f"{path}: format {info['format_version']} is newer than this dexml's")
         return cls(folder, info)
 
@@ -63,13 +88,18 @@ class Run:
             array: NDArray[np.float32] = np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ValueError(f"{path}: damaged ({error}); train again") from None
-        if array.dtype != np.float32 or array.ndim != 2:
-            raise ValueError(f"{path}: {array.dtype} of shape {array.shape}; expected 2-d float32")
+        rows = self.info["n_labels"] if name == "label_emb" else len(array)
+        expected = (rows, self.info["dim"] + 1)
+        if array.dtype != np.float32 or array.shape != expected:
+            raise ValueError(
+                f"{path}: {array.dtype} of shape {array.shape}, expected float32 {expected}; "
+                "train again"
+            )
         return array
 
     def label_texts(self) -> list[str]:
         """Texts of the labels, by label id."""
-        texts = (self.folder / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        texts = load_texts(self.folder / "labels.txt")
         if len(texts) != self.info["n_labels"]:
             expected = self.info["n_labels"]
             raise ValueError(
@@ -86,6 +116,16 @@ class Run:
         return fingerprint(self.folder)
 
 
+def remove(folder: Path) -> None:
+    """Remove the files of a run, and nothing else that may lie in its folder."""
+    for name in _OWN:  # run.json first: what is left is not mistaken for a finished run
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def fingerprint(folder: Path) -> str:
     """SHA-256 over the weight files of a run: the encoder's and the label table's."""
     digest = hashlib.sha256()
@@ -98,15 +138,8 @@ def fingerprint(folder: Path) -> str:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file beside `path` and rename it, so that `path` is whole at any moment."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as beside:
+        beside.write_bytes(content)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -127,12 +160,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
     """Write an array as ``.npy``."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.npy")
-    try:
+    with replacing(path) as beside:
         np.save(beside, array)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -142,7 +171,11 @@ def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read ``config.toml`` of a run."""
-    return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    path = folder / "config.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from None
 
 
 def log(folder: Path, **fields: Any) -> None:

@@ -25,7 +25,8 @@ def label_pool(
         epoch: Epoch; the draw is a function of (seed, epoch, rows) alone.
 
     Returns:
-        Sorted unique label ids; in all at most ``per_point * len(rows) + n_random``.
+        Sorted unique label ids; never empty, at most
+        ``max(1, per_point * len(rows) + n_random)``.
     """
     if per_point < 1 or n_random < 0:
         raise ValueError(f"per_point = {per_point}, n_random = {n_random}; expected >= 1 and >= 0")
@@ -38,6 +39,8 @@ def label_pool(
     first = int(rows[0]) if len(rows) else 0
     generator = np.random.default_rng((seed, epoch, first, 1))
     drawn.append(generator.integers(y.shape[1], size=n_random))
+    if not any(map(len, drawn)):  # points without labels alone: a pool is never empty
+        drawn.append(generator.integers(y.shape[1], size=1))
     return np.unique(np.concatenate(drawn)).astype(np.int64)
 
 

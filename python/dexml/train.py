@@ -5,9 +5,11 @@ python -m dexml.train DATA_DIR --out RUN [--config FILE.toml] [--FIELD VALUE ...
 
 from __future__ import annotations
 
+import dexml.extras  # noqa: F401
+
+# isort: split
 import hashlib
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -18,9 +20,10 @@ from torch import Tensor
 
 from dexml import config, console, data, fit, rundir
 from dexml.config import TrainSettings
+from dexml.files import replacing
 from dexml.fit import REPORTED, Model, Problem
-from dexml.metrics import Result, inv_propensity
-from dexml.model import DualEncoder, LabelTable, Tokens, with_bias_dimension
+from dexml.metrics import Result, inv_propensity, propensity_constants
+from dexml.model import DualEncoder, LabelTable, Tokens, torch_device, with_bias_dimension
 
 _SWITCHES = ("resume", "overwrite", "quiet", "debug", "out", "data_dir", "threads", "device")
 """Settings that do not belong to the result: a resumed run may have others."""
@@ -41,36 +44,39 @@ def train(settings: TrainSettings) -> Result | None:
     started = time.perf_counter()
     label_texts = data.load_label_texts(settings.data_dir)
     part = data.load_part(settings.data_dir, "trn", len(label_texts))
-    folder = settings.out
-    if _open_folder(settings):
-        console.say(f"{folder}: this run has finished already; nothing to do")
-        return None
+    weights = inv_propensity(part.y, **_propensity(settings))
+    device = torch_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    encoder = DualEncoder.load(settings.encoder).to(device)
+    # Only now, when everything that was named is there, is the run directory touched.
+    folder = settings.out
+    if _open_folder(settings, _fingerprint(label_texts, part)):
+        console.say(f"{folder}: this run has finished already; nothing to do")
+        return None
     torch.manual_seed(settings.seed)
 
-    device = _device(settings.device)
-    encoder = DualEncoder.load(settings.encoder).to(device)
     point_tokens = encoder.tokenize(part.texts, settings.point_tokens)
     label_tokens = encoder.tokenize(label_texts, settings.label_tokens)
     held_out = data.validation_mask(part.groups or part.texts, settings.validation)
-    if held_out.all() or not held_out.any():
+    y = (part.y > 0).astype(np.float32)  # stored zeros are no positives
+    if held_out.all() or y[np.flatnonzero(held_out)].nnz == 0:
         held_out[:] = False
         console.say("note: no validation part; the last epoch is kept")
     cache, show = folder / "cache", not settings.quiet
     problem = Problem(
-        y=part.y,
+        y=y,
         exclude=part.exclude,
         point_tokens=point_tokens,
         label_tokens=label_tokens,
         point_features=cached_features(encoder, point_tokens, cache, desc="points", progress=show),
         label_features=cached_features(encoder, label_tokens, cache, desc="labels", progress=show),
-        inv_propensity=inv_propensity(part.y),
+        inv_propensity=weights,
     )
     if show:
         console.say(
             f"{(~held_out).sum()} training and {held_out.sum()} validation points, "
-            f"{len(label_texts)} labels, {part.y.nnz / max(1, part.y.shape[0]):.1f} a point; "
+            f"{len(label_texts)} labels, {y.nnz / max(1, y.shape[0]):.1f} a point; "
             f"{device.type}, {torch.get_num_threads()} threads"
         )
     model, prior = _fit(problem, encoder, held_out, settings)
@@ -80,8 +86,6 @@ def train(settings: TrainSettings) -> Result | None:
     query_features, label_features = last_phase(problem, model, settings).encode(queries)
     vectors = model.table.vectors(encoder, label_features, settings.temperature, prior)
     _save(settings, model, prior, label_texts, vectors, encoder.embed(query_features))
-    seconds = time.perf_counter() - started
-    result = _final_scores(settings, model, vectors, problem.inv_propensity, seconds)
     rundir.write_json(
         folder / "run.json",
         {
@@ -96,48 +100,78 @@ def train(settings: TrainSettings) -> Result | None:
             "fingerprint": rundir.fingerprint(folder),
         },
     )
-    return result
+    seconds = time.perf_counter() - started
+    return _final_scores(settings, model, vectors, weights, seconds)
 
 
-def _open_folder(settings: TrainSettings) -> bool:
+def _open_folder(settings: TrainSettings, data_fingerprint: str) -> bool:
     """Make or reopen the run directory; True if its run has finished already."""
     folder = settings.out
     resolved = settings.model_dump(mode="json", exclude=set(_SWITCHES))
-    if folder.exists() and any(folder.iterdir()):
-        known = (folder / "config.toml").exists()
-        if settings.overwrite:
-            if not known:
-                raise FileExistsError(f"{folder}: not a run directory; it will not be overwritten")
-            shutil.rmtree(folder)
-        elif not settings.resume:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        versions = folder / "versions.json"
+        known = versions.exists() and "dexml_run" in rundir.read_json(versions)
+        if not known:
+            raise FileExistsError(f"{folder}: holds something that is not a run; choose another")
+        if not settings.overwrite and not settings.resume:
             raise FileExistsError(f"{folder}: not empty; add --resume or --overwrite")
-        elif not known:
-            raise FileExistsError(f"{folder}: no config.toml in it, so no run to resume")
-        else:
-            saved = {k: v for k, v in rundir.read_config(folder).items() if k not in _SWITCHES}
+        if settings.resume:
+            saved = rundir.read_config(folder)
             for name in resolved:
                 if saved.get(name) != resolved[name]:
                     raise ValueError(
                         f"{folder}: was started with {name} = {saved.get(name)!r}, not "
                         f"{resolved[name]!r}; resume with the same settings, or --overwrite"
                     )
+            if rundir.read_json(versions)["dexml_run"] != data_fingerprint:
+                raise ValueError(
+                    f"{folder}: was started on other data than {settings.data_dir} holds now"
+                )
             return (folder / "run.json").exists()
+        rundir.remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = resolved | {"data_dir": os.path.relpath(settings.data_dir, folder)}
+    shown = settings.model_dump(
+        mode="json", exclude=set(_SWITCHES) - {"data_dir", "device", "threads"}
+    )
+    shown["data_dir"] = os.path.relpath(settings.data_dir, folder)
     rundir.write_config(folder, shown)
-    rundir.write_json(folder / "versions.json", rundir.versions())
+    rundir.write_json(folder / "versions.json", {"dexml_run": data_fingerprint} | rundir.versions())
     return False
+
+
+def _fingerprint(label_texts: list[str], part: data.Part) -> str:
+    """SHA-256 over everything that is trained on."""
+    digest = hashlib.sha256()
+    for texts in (label_texts, part.texts, part.groups or []):
+        digest.update("\n".join(texts).encode() + b"\0")
+    for matrix in (part.y, part.exclude):
+        for array in () if matrix is None else (matrix.indptr, matrix.indices, matrix.data):
+            digest.update(array.tobytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _propensity(settings: TrainSettings) -> dict[str, float]:
+    a, b = settings.propensity_a, settings.propensity_b
+    if settings.propensity:
+        a, b = propensity_constants(settings.propensity)
+    return {"a": a, "b": b}
 
 
 def cached_features(
     encoder: DualEncoder, tokens: Tokens, cache: Path, *, desc: str, progress: bool
 ) -> NDArray[np.float32]:
     """Features of texts by the encoder as loaded, kept in `cache` under a hash of the tokens."""
-    digest = hashlib.sha256(tokens.ids.tobytes() + tokens.offsets.tobytes()).hexdigest()[:16]
-    path = cache / f"{digest}.npy"
+    digest = hashlib.sha256(tokens.ids.tobytes() + tokens.offsets.tobytes())
+    for tensor in encoder.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    path = cache / f"{digest.hexdigest()[:16]}.npy"
     if path.exists():
-        cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
-        return cached
+        try:
+            cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError):
+            console.say(f"note: {path} is damaged and is made again")
+        else:
+            return cached
     features = encoder.encode_features(tokens, desc=desc, progress=progress)
     cache.mkdir(exist_ok=True)
     rundir.write_array(path, features)
@@ -205,9 +239,11 @@ def _save(
     from safetensors.torch import save_file
 
     folder = settings.out
-    model.encoder.save(folder / "encoder", max_tokens=settings.point_tokens)
+    with replacing(folder / "encoder") as beside:
+        model.encoder.save(beside, max_tokens=settings.point_tokens)
     table = {"residual": model.table.residual.detach(), "bias": model.table.served_bias(prior)}
-    save_file({n: t.cpu().contiguous() for n, t in table.items()}, folder / "labels.safetensors")
+    with replacing(folder / "labels.safetensors") as beside:
+        save_file({n: t.cpu().contiguous() for n, t in table.items()}, beside)
     rundir.write_bytes(folder / "labels.txt", "".join(f"{t}\n" for t in label_texts).encode())
     rundir.write_array(folder / "label_emb.npy", vectors)
     rundir.write_array(folder / "query_emb.npy", with_bias_dimension(queries))
@@ -226,12 +262,17 @@ def _final_scores(
     except FileNotFoundError as error:
         console.say(f"note: no test scores ({error})")
         return None
+    if not (part.y.data > 0).any():
+        console.say(f"note: no test scores (the test part of {settings.data_dir} has no positive)")
+        return None
     show = not settings.quiet
     tokens = model.encoder.tokenize(part.texts, settings.point_tokens)
     features = model.encoder.encode_features(tokens, desc="test points", progress=show)
-    result = fit.score(model.encoder.embed(features), vectors, part.y, part.exclude, weights)
+    result = fit.score(
+        model.encoder, features, vectors, part.y, part.exclude, weights, progress=show
+    )
     errors = result.standard_errors(part.groups, seed=settings.seed)
-    result.conventions["propensity"] = "A = 0.55, B = 1.5"
+    result.conventions["propensity"] = "A = {a}, B = {b}".format(**_propensity(settings))
     result.conventions["standard_errors"] = (
         "bootstrap over " + ("groups" if part.groups else "points") + ", 1000 resamples"
     )
@@ -246,22 +287,11 @@ def _final_scores(
     return result
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"--device {name}: not usable here ({str(error).splitlines()[0]})"
-        ) from None
-    return device
-
-
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.train``."""
     settings = config.parse(TrainSettings, argv, "python -m dexml.train")
+    if settings.resume and settings.overwrite:
+        console.usage_error("--resume and --overwrite exclude each other")
     train(settings)
     print(f"{settings.out}: next, python -m dexml.index {settings.out}")
 

@@ -7,12 +7,9 @@ Needs numpy and scipy only. Formulas and conventions: ``docs/metrics.md``. On th
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +21,7 @@ DEFAULT_METRICS = ("P@1", "P@3", "P@5")
 BLOCK_ROWS = 65_536
 """Rows handed to the core in one call; between calls Ctrl-C is answered."""
 
-_AMAZON, _WIKIPEDIA, _DEFAULT = (0.6, 2.6), (0.5, 0.4), (0.55, 1.5)
+_AMAZON, _WIKIPEDIA, DEFAULT_CONSTANTS = (0.6, 2.6), (0.5, 0.4), (0.55, 1.5)
 PROPENSITY_CONSTANTS = {
     "WikiLSHTC-325K": _WIKIPEDIA,
     "Wikipedia-500K": _WIKIPEDIA,
@@ -35,11 +32,15 @@ PROPENSITY_CONSTANTS = {
     "LF-Amazon-131K": _AMAZON,
     "LF-AmazonTitles-131K": _AMAZON,
     "LF-AmazonTitles-1.3M": _AMAZON,
-    "AmazonCat-13K": _DEFAULT,
-    "Wiki10-31K": _DEFAULT,
-    "LF-WikiSeeAlso-320K": _DEFAULT,
-    "LF-WikiSeeAlsoTitles-320K": _DEFAULT,
-    "EURLex-4K": _DEFAULT,
+    "AmazonCat-13K": DEFAULT_CONSTANTS,
+    "Wiki10-31K": DEFAULT_CONSTANTS,
+    "LF-WikiSeeAlso-320K": DEFAULT_CONSTANTS,
+    "LF-WikiSeeAlsoTitles-320K": DEFAULT_CONSTANTS,
+    "EURLex": DEFAULT_CONSTANTS,
+    "EURLex-4K": DEFAULT_CONSTANTS,
+    "DebTags": DEFAULT_CONSTANTS,
+    "LF-DebianRelated": DEFAULT_CONSTANTS,
+    "LF-WordNetRelated-117K": DEFAULT_CONSTANTS,
 }
 """(A, B) of the inverse propensity by the benchmark's name."""
 
@@ -289,103 +290,3 @@ def propensity_constants(name: str) -> tuple[float, float]:
         hint = console.did_you_mean(name, list(PROPENSITY_CONSTANTS))
         raise ValueError(f"no propensity constants for '{name}'{hint}; or give --a and --b")
     return PROPENSITY_CONSTANTS[name]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: --"):
-            option = message.split()[2].split("=")[0]
-            message = f"unknown option '{option}'" + console.did_you_mean(
-                option, list(self._option_string_actions)
-            )
-        console.usage_error(f"{message} (--help lists the options)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m dexml.metrics", description="Score predictions.", allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("pred", metavar="PRED", type=Path, help="scores: .npz (scipy CSR) or LF text; ids: .npy")
-    add("truth", metavar="TRUTH", type=Path, help="truth: .npz (scipy CSR) or LF text")
-    add("--train", metavar="Y", type=Path, help="training matrix: weights of the PS metrics")
-    add("--filter", metavar="PAIRS", type=Path, help="pairs to drop from the rankings first")
-    add("--metrics", help="comma-separated; default P, nDCG (and PSP with --train) at 1, 3, 5")
-    add("--a", type=float, help="constant A of the propensities (default 0.55)")
-    add("--b", type=float, help="constant B of the propensities (default 1.5)")
-    add("--propensity", metavar="NAME", help="constants of a benchmark, e.g. LF-AmazonTitles-131K")
-    add("--empty-rows", choices=["zero", "skip"], default="zero", help="points without positives")
-    add("--psndcg", choices=["xclib", "matlab"], default="xclib", help="convention of PSnDCG")
-    add("--bootstrap", metavar="N", type=int, default=0, help="standard errors from N resamples")
-    add("--groups", metavar="FILE", type=Path, help="group key a line: resample groups, not points")
-    add("--seed", type=int, default=0, help="seed of the resampling (default 0)")
-    add("--threads", type=int, help="default: all cores; the result does not depend on it")
-    add("--json", action="store_true", help="one JSON object on stdout, fractions with all digits")
-    add("--quiet", action="store_true", help="no messages, only the result")
-    add("--debug", action="store_true", help="show tracebacks")
-    return parser
-
-
-def main(argv: list[str]) -> None:
-    """Run ``python -m dexml.metrics``."""
-    args = _parser().parse_args(argv)
-    if args.propensity and not (args.a is None and args.b is None):
-        console.usage_error("give --propensity or --a and --b, not both")
-    if (args.propensity or args.a is not None or args.b is not None) and not args.train:
-        console.usage_error("propensities need the training matrix: add --train Y.trn.npz")
-    if args.groups and not args.bootstrap:
-        console.usage_error("--groups needs --bootstrap N")
-    a, b = propensity_constants(args.propensity) if args.propensity else (args.a, args.b)
-    a, b = (_DEFAULT[0] if a is None else a), (_DEFAULT[1] if b is None else b)
-    kinds = ("P", "nDCG", "PSP") if args.train else ("P", "nDCG")
-    names = [f"{kind}@{k}" for kind in kinds for k in (1, 3, 5)]
-    if args.metrics:
-        names = args.metrics.split(",")
-
-    y_true = data.load_labels(args.truth)
-    y_pred = np.load(args.pred, mmap_mode="r") if args.pred.suffix == ".npy" else None
-    weights = None
-    if args.train:
-        y_train = data.load_labels(args.train)
-        if y_train.shape[1] != y_true.shape[1]:
-            raise ValueError(
-                f"{args.train}: {y_train.shape[1]} labels, but {args.truth} has {y_true.shape[1]}"
-            )
-        weights = inv_propensity(y_train, a=a, b=b)
-    evaluator = Evaluator(
-        y_true.shape[1],
-        names,
-        inv_propensity=weights,
-        empty_rows=args.empty_rows,
-        psndcg=args.psndcg,
-        keep_rows=args.bootstrap > 0,
-        num_threads=args.threads,
-    )
-    exclude = data.load_pairs(args.filter, y_true.shape) if args.filter else None
-    y_pred = data.load_scores(args.pred) if y_pred is None else y_pred
-    try:
-        evaluator.update(y_true, y_pred, exclude=exclude)
-    except ValueError as error:
-        raise ValueError(f"{args.pred} against {args.truth}: {error}") from None
-    result = evaluator.result()
-    if args.train:
-        result.conventions["propensity"] = f"A = {a}, B = {b}"
-    errors = {}
-    if args.bootstrap:
-        groups = data.load_texts(args.groups) if args.groups else None
-        errors = result.standard_errors(groups, seed=args.seed, n_resamples=args.bootstrap)
-    if args.json:
-        extra = {"standard_errors": errors} if errors else {}
-        print(json.dumps(result.as_json() | extra, indent=2))
-        return
-    print(console.table({"percent": result.metrics}, list(result.metrics), {"percent": errors}))
-    if not args.quiet:
-        console.say(
-            f"{result.n_points} points ({result.n_empty} without positives), {result.n_labels} "
-            f"labels, {result.n_excluded} excluded entries, {result.n_excluded_positives} excluded "
-            "positives; " + ", ".join(f"{k}: {v}" for k, v in result.conventions.items())
-        )
-
-
-if __name__ == "__main__":
-    raise SystemExit(console.run(main))
