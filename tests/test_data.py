@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_array, csr_array, random_array, save_npz
 
-from dexml import data, data_check
+from dexml import data
 from dexml.console import run
+from dexml.data import __main__ as command
 
 
 def make(seed: int = 0, shape: tuple[int, int] = (9, 6)) -> csr_array:
@@ -214,10 +215,10 @@ def test_tiny_positive_float64_truth_stays_positive() -> None:
 
 
 def test_command(tiny_data: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(data_check.main, ["stats", str(tiny_data)]) == 0
+    assert run(command.main, ["stats", str(tiny_data)]) == 0
     assert "training: 300 x 64" in capsys.readouterr().out
-    assert run(data_check.main, ["check", str(tiny_data / "Y.trn.npz")]) == 0
+    assert run(command.main, ["check", str(tiny_data / "Y.trn.npz")]) == 0
     (copy / "Y.tst.npz").write_bytes(b"no")
-    assert run(data_check.main, ["check", str(copy)]) == 1
+    assert run(command.main, ["check", str(copy)]) == 1
     assert "Y.tst.npz: damaged" in capsys.readouterr().err
-    assert run(data_check.main, ["convert", str(copy)]) == 2
+    assert run(command.main, ["convert", str(copy)]) == 2

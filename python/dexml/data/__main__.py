@@ -39,3 +39,7 @@ def main(argv: list[str]) -> None:
         return
     for name, y in matrices.items():
         print(describe(name, y))
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main))

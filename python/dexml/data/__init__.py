@@ -348,9 +348,3 @@ def _read_npz(path: Path) -> tuple[tuple[int, int], NDArray[Any], NDArray[Any], 
     if not (indptr[0] == 0 and indptr[-1] == len(indices) and rises):
         raise ValueError(f"{path}: indptr does not rise from 0 to {len(indices)}")
     return (n_rows, n_labels), indptr.astype(np.int64), indices.astype(np.int32), data
-
-
-if __name__ == "__main__":
-    from dexml import console, data_check
-
-    raise SystemExit(console.run(data_check.main))
