@@ -7,6 +7,8 @@ import numpy as np
 from scipy.sparse import csr_array, save_npz
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dexml.config import TrainSettings
 
 TOPICS = ("kernel", "printer", "music", "network", "game", "font", "mail", "database")
@@ -29,8 +31,25 @@ def train_settings(data: Path, encoder: Path, out: Path, **changes: Any) -> "Tra
     return TrainSettings(**(values | changes))
 
 
-def write_tiny_data(folder: Path, seed: int = 0) -> Path:
-    """64 labels (a topic and a part each); a point names one or two of them, with noise words."""
+def weights(run: Path) -> dict[str, "Tensor"]:
+    """All weights of a run directory, by file and name."""
+    from safetensors.torch import load_file
+
+    found = {}
+    for path in sorted([*run.glob("encoder/**/*.safetensors"), run / "labels.safetensors"]):
+        for name, tensor in load_file(path).items():
+            found[f"{path.relative_to(run).as_posix()}/{name}"] = tensor
+    return found
+
+
+def write_tiny_data(
+    folder: Path, seed: int = 0, *, train_filter: bool = False, groups: bool = False
+) -> Path:
+    """64 labels (a topic and a part each); a point names one or two of them, with noise words.
+
+    With `train_filter` every third training point has one or two filter pairs, none a positive;
+    with `groups` three points (some test groups: two) far apart in the file have one key.
+    """
     generator = np.random.default_rng(seed)
     labels = [f"{topic} {part}" for topic in TOPICS for part in PARTS]
     (folder / "raw").mkdir(parents=True)
@@ -48,6 +67,13 @@ def write_tiny_data(folder: Path, seed: int = 0) -> Path:
             y[:, 5] = 0  # a label that training never sees
         (folder / "raw" / f"{part}_X.txt").write_text("".join(f"{t}\n" for t in texts))
         save_npz(folder / f"Y.{part}.npz", csr_array(y))
+        if groups:
+            keys = "".join(f"{part}{row % -(-n_points // 3)}\n" for row in range(n_points))
+            (folder / "raw" / f"{part}_groups.txt").write_text(keys)
+        if part == "trn" and train_filter:
+            near = [(row, (m * row + m) % 64) for row in range(0, 300, 3) for m in (7, 11)]
+            pairs = "".join(f"{row} {label}\n" for row, label in near if not y[row, label])
+            (folder / "filter_labels_train.txt").write_text(pairs)
     pairs = "".join(f"{row} {(3 * row) % 64}\n" for row in range(0, 80, 4))
     (folder / "filter_labels_test.txt").write_text(pairs)
     return folder
