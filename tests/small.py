@@ -42,6 +42,14 @@ def weights(run: Path) -> dict[str, "Tensor"]:
     return found
 
 
+def assert_same(a: Path, b: Path) -> None:
+    """Two run directories hold the same weights, bit for bit."""
+    import torch
+
+    for name, tensor in weights(a).items():
+        assert torch.equal(tensor, weights(b)[name]), name
+
+
 def write_tiny_data(
     folder: Path, seed: int = 0, *, train_filter: bool = False, groups: bool = False
 ) -> Path:
