@@ -15,25 +15,12 @@ from scipy.sparse import csr_array, save_npz
 from dexml import data, fit, losses, rundir, train
 from dexml.console import run
 from dexml.metrics import evaluate
-from small import train_settings
+from small import assert_same, train_settings, weights
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found = {}
-    for path in sorted([*folder.glob("encoder/**/*.safetensors"), folder / "labels.safetensors"]):
-        for name, tensor in load_file(path).items():
-            found[f"{path.relative_to(folder)}/{name}"] = tensor
-    return found
-
-
-def assert_same(a: Path, b: Path) -> None:
-    for name, tensor in weights(a).items():
-        assert torch.equal(tensor, weights(b)[name]), name
 
 
 def test_head_phase_learns_and_leaves_a_complete_run(
@@ -266,86 +253,6 @@ def test_nan_loss_ends_with_advice(
         train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
 
 
-def command(data: Path, encoder: Path, out: Path, *more: str) -> list[str]:
-    return [
-        *(str(data), "--out", str(out), "--encoder", str(encoder)),
-        *("--head-epochs", "1", "--quiet", *more),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("more", "code", "message"),
-    [
-        (["--head-epoch", "3"], 2, "unknown option '--head-epoch'; did you mean '--head-epochs'?"),
-        (["--head-epochs", "three"], 2, "head_epochs = 'three'"),
-        (["--temperature", "0"], 2, "temperature = '0': input should be greater than 0"),
-        (["--select", "nDCG"], 2, "select = 'nDCG'"),
-        (["--config", "nowhere.toml"], 2, "--config nowhere.toml: No such file"),
-        (["--config", "bad.toml"], 2, "bad.toml: unknown setting 'epochs'"),
-        (["--encoder", "./nowhere"], 1, "./nowhere: no such folder"),
-        (["--device", "cuda:99"], 1, "device cuda:99: not usable here"),
-    ],
-)
-def test_wrong_use_is_one_line(
-    tiny_data: Path,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    more: list[str],
-    code: int,
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("bad.toml").write_text("epochs = 3\n")
-    arguments = command(tiny_data, tiny_encoder, tmp_path / "run", *more)
-    assert run(train.main, arguments) == code
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert message in err
-
-
-def test_a_failed_start_leaves_nothing_and_destroys_nothing(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
-) -> None:
-    wrong = command(tiny_data, Path("./nowhere"), tmp_path / "run")
-    assert run(train.main, wrong) == 1
-    assert not (tmp_path / "run").exists()
-    assert run(train.main, command(tiny_data, tiny_encoder, tmp_path / "run")) == 0
-    (tmp_path / "run" / "notes.txt").write_text("mine")
-    assert run(train.main, [*wrong, "--overwrite"]) == 1
-    rundir.Run.open(tmp_path / "run")  # the finished run is still there
-    assert run(train.main, [*wrong, "--overwrite", "--resume"]) == 2
-    again = command(tiny_data, tiny_encoder, tmp_path / "run", "--overwrite", "--seed", "9")
-    assert run(train.main, again) == 0
-    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
-
-
-def test_foreign_folders_with_a_config_are_not_overwritten(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "config.toml").write_text("title = 'my blog'")
-    for switch in ("--overwrite", "--resume"):
-        assert run(train.main, command(tiny_data, tiny_encoder, site, switch)) == 1
-        assert "holds something that is not a run" in capsys.readouterr().err
-    assert (site / "config.toml").read_text() == "title = 'my blog'"
-
-
-def test_resuming_on_other_data_is_refused(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = command(tiny_data, tiny_encoder, tmp_path / "run")
-    assert run(train.main, first) == 0
-    other = Path(shutil.copytree(tiny_data, tmp_path / "other"))
-    text = (other / "raw" / "trn_X.txt").read_text()
-    (other / "raw" / "trn_X.txt").write_text(text.replace("kernel", "printer", 1))
-    assert run(train.main, [*command(other, tiny_encoder, tmp_path / "run"), "--resume"]) == 1
-    assert "was started on other data" in capsys.readouterr().err
-
-
 def test_finetuning_that_makes_it_worse_is_undone(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
@@ -373,7 +280,7 @@ def test_finetuning_that_makes_it_worse_is_undone(
 
 
 def test_stored_zeros_are_not_positives_and_negatives_are_refused(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     for name, value in (("zeros", 0.0), ("negative", -1.0)):
         copy = Path(shutil.copytree(tiny_data, tmp_path / name))
@@ -387,71 +294,8 @@ def test_stored_zeros_are_not_positives_and_negatives_are_refused(
     train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "a"))
     train.train(train_settings(tmp_path / "zeros", tiny_encoder, tmp_path / "b"))
     assert_same(tmp_path / "a", tmp_path / "b")
-    assert run(train.main, command(tmp_path / "negative", tiny_encoder, tmp_path / "c")) == 1
-    assert "Y.trn.npz: row 20: negative value" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("fault", ["no positives", "a text short", "no validation positives"])
-def test_faulty_parts_do_not_cost_the_training(
-    tiny_data: Path,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    fault: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    copy = Path(shutil.copytree(tiny_data, tmp_path / "data"))
-    expected = 0
-    if fault == "no positives":
-        save_npz(copy / "Y.tst.npz", csr_array((80, 64), dtype=np.float32))
-    elif fault == "a text short":
-        expected = 1
-        texts = (copy / "raw" / "tst_X.txt").read_text().splitlines()[:-1]
-        (copy / "raw" / "tst_X.txt").write_text("\n".join(texts))
-    else:
-        y = data.load_labels(copy / "Y.trn.npz").toarray()
-        y[data.validation_mask(data.load_texts(copy / "raw" / "trn_X.txt"), 0.1)] = 0
-        save_npz(copy / "Y.trn.npz", csr_array(y))
-    assert run(train.main, command(copy, tiny_encoder, tmp_path / "run")) == expected
-    rundir.Run.open(tmp_path / "run")
-    assert {"no positives": "no test scores", "a text short": "79 lines"}.get(
-        fault, "no validation part"
-    ) in capsys.readouterr().err
-
-
-def test_missing_out_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(train.main, [str(tmp_path)]) == 2
-    assert "--out is missing" in capsys.readouterr().err
-    assert run(train.main, [str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 1
-    assert "nowhere: no such folder" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_run_directories_are_not_overwritten(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    first = command(tiny_data, tiny_encoder, out)
-    assert run(train.main, first) == 0
-    assert run(train.main, first) == 1
-    assert "not empty; add --resume or --overwrite" in capsys.readouterr().err
-    assert run(train.main, [*first, "--resume", "--seed", "5"]) == 1
-    assert "was started with seed = 0, not 5" in capsys.readouterr().err
-    assert run(train.main, [*first, "--resume"]) == 0
-    assert "finished already" in capsys.readouterr().err
-    assert run(train.main, [*first, "--overwrite", "--seed", "5"]) == 0
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "file").write_text("mine")
-    assert run(train.main, command(tiny_data, tiny_encoder, tmp_path / "precious", "--overwrite"))
-    assert (tmp_path / "precious" / "file").read_text() == "mine"
-
-
-def test_config_of_a_run_repeats_it(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:
-    first = command(tiny_data, tiny_encoder, tmp_path / "a", "--head-lr", "0.01", "--seed", "3")
-    assert run(train.main, first) == 0
-    config = str(tmp_path / "a" / "config.toml")
-    again = [str(tiny_data), "--out", str(tmp_path / "b"), "--config", config, "--quiet"]
-    assert run(train.main, again) == 0
-    assert_same(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(ValueError, match=r"Y\.trn\.npz: row 20: negative value"):
+        train.train(train_settings(tmp_path / "negative", tiny_encoder, tmp_path / "c"))
 
 
 def test_end_to_end_on_real_data(debtags_mini: Path, real_encoder: Path, tmp_path: Path) -> None:
