@@ -145,6 +145,7 @@ def main() -> None:
                 f"{ratio:7.1f} x {peer}"
             )
     out = Path(__file__).parent / "results" / "python.json"
+    out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -19,7 +19,6 @@ from dexml.metrics import Evaluator, evaluate, inv_propensity
 from dexml.model import DualEncoder
 from small import write_tiny_data
 
-REPORTED = tuple(name for name in fit.REPORTED if name != "R@100")  # of 64 labels
 ROWS = ("popularity", "zero-shot", "untrained vote", "dexml")
 
 
@@ -41,7 +40,7 @@ def test_popularity_ranks_by_frequency_and_ties_by_id() -> None:
     ids = demo.popularity(csr_array(y), 3, 4)
     assert ids.tolist() == [[1, 4, 0, 2]] * 3
     assert ids.dtype == np.int32
-    assert demo.popularity(csr_array(y), 1, 9).tolist() == [[1, 4, 0, 2, 3]]
+    assert demo.popularity(csr_array(y), 1, 6).tolist() == [[1, 4, 0, 2, 3, -1]]
     assert demo.popularity(csr_array(y), 0, 2).shape == (0, 2)
 
 
@@ -158,7 +157,6 @@ def tiny_demo(
     monkeypatch.setattr(hpo, "prepare", prepare)
     monkeypatch.setattr(DualEncoder, "load", load)
     monkeypatch.setattr(fit, "fit", watch_fit)
-    monkeypatch.setattr(demo, "REPORTED", REPORTED)
     return made
 
 
@@ -225,13 +223,27 @@ def test_rows_of_the_table_are_what_they_are_called(tiny_demo: Demo, tiny_encode
         scores = evaluate(
             dataset.y_test,
             y_pred,
-            REPORTED,
+            fit.REPORTED,
             inv_propensity=q,
             exclude=dataset.exclude_test,
         )
         found = [float(cell.split("±")[0]) for cell in rows[name]]
-        assert found == pytest.approx([100 * scores[m] for m in REPORTED], abs=0.01), name
+        assert found == pytest.approx([100 * scores[m] for m in fit.REPORTED], abs=0.01), name
     saved = json.loads((tiny_demo.out / "run" / "metrics.json").read_text())
     assert rows["dexml"] == [
-        f"{100 * saved['metrics'][m]:.2f}±{100 * saved['standard_errors'][m]:.1f}" for m in REPORTED
+        f"{100 * saved['metrics'][m]:.2f}±{100 * saved['standard_errors'][m]:.1f}"
+        for m in fit.REPORTED
     ]
+
+
+def test_popularity_counts_positives_and_pads() -> None:
+    y = csr_array(np.array([[5.0, 1, 0], [0, 1, 0], [0, 1, 0]]))
+    assert demo.popularity(y, 2, 5).tolist() == [[1, 0, 2, -1, -1]] * 2
+
+
+def test_vote_with_few_training_points() -> None:
+    emb = np.eye(3, 4, dtype=np.float32)
+    y = csr_array(np.eye(3))
+    scores = demo.vote(emb, y, emb[:2]).toarray()
+    assert scores.argmax(axis=1).tolist() == [0, 1]
+    np.testing.assert_allclose(scores.sum(axis=1), 1.0)

