@@ -18,7 +18,7 @@ $(VENV)/.built: pyproject.toml constraints.txt $(RUST_SOURCES)
 	@ls -d $(VENV)/lib/python*/site-packages/torch >/dev/null 2>&1 \
 	    || echo "== PyTorch is large: this loads about 3 GB once and takes some minutes"
 	@echo "== Python packages, and the Rust extension in release mode"
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 setup: $(VENV)/.built  ## Virtual environment, dependencies, Rust extension (again only when they change)
