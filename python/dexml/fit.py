@@ -147,12 +147,10 @@ def finetune_phase(problem: Problem, model: Model, settings: TrainSettings) -> P
         )
 
     groups = _table_groups(model, settings)
-    groups += [
-        {"params": [p for p in layer.parameters() if p.ndim == ndim], "lr": settings.finetune_lr}
-        | {"weight_decay": settings.weight_decay if ndim > 1 else 0.0}
-        for layer in layers
-        for ndim in (1, 2)
-    ]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    for decay, matrices in ((settings.weight_decay, True), (0.0, False)):
+        chosen = [p for p in parameters if (p.ndim > 1) == matrices]
+        groups.append({"params": chosen, "lr": settings.finetune_lr, "weight_decay": decay})
     return Phase("finetune", settings.finetune_batch_size, groups, loss, encode)
 
 
