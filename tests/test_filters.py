@@ -100,7 +100,7 @@ def test_the_loss_is_given_the_positives_and_the_pairs_of_its_points(
     with torch.no_grad():  # so that the biases tell which labels are scored
         model.table.bias.copy_(torch.arange(N_LABELS))
     rows = np.array([0, 3, 4, 7, 8, 9, 150, 299])
-    fit.PHASES[phase](problem, model, settings).loss(rows, 1)
+    fit.PHASES[phase](problem, model, rows, settings).loss(rows, 1)
     labels = calls[0]["label_bias"].detach().numpy().astype(np.int64)
     assert (len(labels) < N_LABELS) == (phase == "finetune")
     scored = np.isin(np.arange(N_LABELS), labels)
@@ -124,7 +124,9 @@ def test_an_ignored_label_has_no_gradient_at_all(
     """Of one point's loss: exactly 0 for its filter pairs, and for no other label that is seen."""
     settings = train_settings(filtered, tiny_encoder, tmp_path / "run", pool_random=2000)
     problem, model, *_ = first_stage(settings)
-    loss = fit.PHASES[phase](problem, model, settings).loss
+    everybody = np.arange(problem.y.shape[0])
+    loss = fit.PHASES[phase](problem, model, everybody, settings).loss
+    model.table.requires_grad_(True)  # so that its gradient can be seen in both phases
     exclude = data.load_pairs(filtered / "filter_labels_train.txt", problem.y.shape)
     seen = np.bincount(problem.y.indices, minlength=N_LABELS) > 0
     n_ignored = 0

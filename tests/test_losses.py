@@ -80,6 +80,32 @@ def test_value_and_gradients_equal_the_dense_twin(
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
+def test_weighted_negatives_equal_repeated_ones() -> None:
+    """A negative of weight w counts like w copies of it; positives are not touched."""
+    x, y, _, positives, _ = random_problem(6)
+    copies = torch.tensor([1, 3, 2, 1, 1, 4, 1, 1, 2, 1, 1, 1, 5])
+    z = x @ y.T / 0.5
+    expected = z.new_zeros(())
+    for b in range(len(z)):
+        own = torch.from_numpy(positives[b] > 0)
+        negatives = z[b].repeat_interleave(torch.where(own, 0, copies))
+        terms = [torch.logsumexp(torch.cat([p[None], negatives]), 0) - p for p in z[b][own]]
+        if terms:
+            expected = expected + torch.stack(terms).mean() / len(z)
+    actual = decoupled_softmax(
+        x,
+        y,
+        csr_array(positives),
+        temperature=0.5,
+        negative_log_weight=copies.to(F64).log(),
+    )
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-12)
+    for ours, theirs in zip(
+        torch.autograd.grad(actual, (x, y)), torch.autograd.grad(expected, (x, y)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
+
+
 def test_gradcheck() -> None:
     x, y, bias, positives, ignore = random_problem(5)
     assert torch.autograd.gradcheck(
@@ -218,6 +244,7 @@ def test_no_matrix_of_points_by_labels_is_alive(monkeypatch: pytest.MonkeyPatch)
             "twice",
         ),
         ({"label_emb": torch.zeros(13, 4, dtype=F64)}, r"embeddings of shapes"),
+        ({"negative_log_weight": torch.zeros(3)}, r"negative_log_weight: shape \(3,\) for 13"),
         ({"label_bias": torch.zeros(3, dtype=F64)}, r"label_bias: shape \(3,\) for 13 labels"),
     ],
 )

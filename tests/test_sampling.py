@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array, random_array
 
-from dexml.sampling import label_pool, pool_positives
+from dexml.sampling import label_pool, pool_positives, pool_probability
 
 
 def matrix(seed: int, n_points: int = 20, n_labels: int = 30) -> csr_array:
@@ -51,6 +51,22 @@ def test_pool_positives_equal_the_dense_lookup(seed: int) -> None:
     for i in range(len(rows)):
         actual[i, places[indptr[i] : indptr[i + 1]]] = True
     np.testing.assert_array_equal(actual, dense)
+
+
+def test_pool_probability_is_the_share_of_pools_that_hold_a_label() -> None:
+    y = matrix(3, n_points=60)
+    rows = np.arange(5, 60)
+    drawn = np.zeros(30)
+    generator = np.random.default_rng(0)
+    for epoch in range(3000):
+        batch = generator.choice(rows, 10, replace=False)
+        pool = label_pool(y, batch, per_point=2, n_random=3, seed=1, epoch=epoch)
+        drawn[pool] += 1 / 3000
+    found = pool_probability(y, rows, batch_size=10, per_point=2, n_random=3)
+    np.testing.assert_allclose(found, drawn, atol=0.06)
+    assert np.corrcoef(found, drawn)[0, 1] > 0.99
+    never = pool_probability(csr_array((4, 3)), np.arange(4), batch_size=2, per_point=1, n_random=0)
+    assert never.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_points_without_labels_still_make_a_pool() -> None:

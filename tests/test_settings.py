@@ -208,9 +208,9 @@ def watched_phases(
     for name, make_phase in fit.PHASES.items():
 
         def make(
-            problem: Any, model: Any, settings: Any, make_phase: Any = make_phase
+            problem: Any, model: Any, rows: Any, settings: Any, make_phase: Any = make_phase
         ) -> fit.Phase:
-            return wrap(make_phase(problem, model, settings), model)
+            return wrap(make_phase(problem, model, rows, settings), model)
 
         monkeypatch.setitem(fit.PHASES, name, make)
 
@@ -244,7 +244,7 @@ def test_every_parameter_has_its_own_rate_and_decay(
         if "layer.1." in name
     }
     assert {wd for _, wd in layer.values()} == {0.0, 0.5}
-    assert found["finetune"] == table | layer
+    assert found["finetune"] == layer | {"encoder.head.weight": (0.04, 0.5)}
 
 
 @pytest.mark.parametrize("dropout", [0.3, 0.0])

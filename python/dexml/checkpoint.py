@@ -20,17 +20,17 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 def save(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]
 ) -> None:
-    """Write trainable weights, AdamW moments and `state` as one file, beside and renamed.
+    """Write weights, AdamW moments and `state` as one file, beside and renamed.
 
     Args:
         path: The checkpoint file.
-        model: Parameters that require a gradient are saved; the rest never changes.
+        model: All is saved but the frozen layers of the transformer, which never change.
         optimizer: AdamW over these parameters; None saves the weights alone.
         state: JSON values: phase, epoch, step, best score.
     """
-    tensors = {f"model.{name}": p.detach() for name, p in trainable(model).items()}
+    tensors = {f"model.{name}": p.detach() for name, p in changing(model).items()}
     if optimizer is not None:
-        for name, parameter in trainable(model).items():
+        for name, parameter in changing(model).items():
             for moment in _MOMENTS:
                 if moment in optimizer.state.get(parameter, {}):
                     tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
@@ -71,9 +71,13 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None =
                 } | {"step": torch.tensor(step, device=device if device.type == "cuda" else None)}
 
 
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that require a gradient, by name."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+def changing(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that some phase trains, by name: all but frozen layers of the transformer."""
+    return {
+        name: p
+        for name, p in model.named_parameters()
+        if p.requires_grad or not name.startswith("encoder.transformer.")
+    }
 
 
 def _open(path: Path) -> Any:

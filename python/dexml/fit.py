@@ -24,7 +24,7 @@ from dexml.data import Csr
 from dexml.index import exact_search
 from dexml.metrics import Evaluator, Result
 from dexml.model import DualEncoder, LabelTable, Tokens, autocast, with_bias_dimension
-from dexml.sampling import label_pool, pool_positives
+from dexml.sampling import label_pool, pool_positives, pool_probability
 
 REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
 """Metrics of ``metrics.json`` and of the tables."""
@@ -70,10 +70,14 @@ class Phase:
     """Features of the points asked for and of all labels, as the encoder is now."""
 
 
-def head_phase(problem: Problem, model: Model, settings: TrainSettings) -> Phase:
+def head_phase(
+    problem: Problem, model: Model, rows: NDArray[np.int64], settings: TrainSettings
+) -> Phase:
     """Frozen features: head, label residuals and biases against all labels (`docs/training.md`)."""
     encoder, table = model.encoder, model.table
     encoder.transformer.requires_grad_(False)
+    table.residual.requires_grad_(settings.residual_lr > 0)
+    table.bias.requires_grad_(settings.bias_lr > 0)
     device = encoder.device
     features = torch.from_numpy(problem.point_features)
     label_features_LD = torch.from_numpy(problem.label_features).to(device)
@@ -93,16 +97,38 @@ def head_phase(problem: Problem, model: Model, settings: TrainSettings) -> Phase
     def encode(rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return problem.point_features[rows], problem.label_features
 
-    return Phase("head", settings.batch_size, _table_groups(model, settings), loss, encode)
+    decay = settings.weight_decay
+    groups = [
+        {"params": [encoder.head.weight], "lr": settings.head_lr, "weight_decay": decay},
+        {"params": [table.residual], "lr": settings.residual_lr, "weight_decay": 0.0},
+        {"params": [table.bias], "lr": settings.bias_lr, "weight_decay": 0.0},
+    ]
+    return Phase("head", settings.batch_size, groups, loss, encode)
 
 
-def finetune_phase(problem: Problem, model: Model, settings: TrainSettings) -> Phase:
-    """Upper layers, head and label table against a pool of labels encoded in the same step."""
+def finetune_phase(
+    problem: Problem, model: Model, rows: NDArray[np.int64], settings: TrainSettings
+) -> Phase:
+    """Upper layers and head against a pool of labels encoded in the same step.
+
+    Labels come into the pool with very different probabilities; as negatives they are weighted by
+    the inverse, so that the pool stands for all labels. The label table stays as it is: what it
+    knows of single labels was learned against all of them.
+    """
     encoder, table = model.encoder, model.table
     layers = upper_layers(encoder.transformer, settings.finetune_layers)
     encoder.transformer.requires_grad_(False)
     for layer in layers:
         layer.requires_grad_(True)
+    table.requires_grad_(False)
+    probability = pool_probability(
+        problem.y,
+        rows,
+        batch_size=settings.finetune_batch_size,
+        per_point=settings.pool_positives,
+        n_random=settings.pool_random,
+    )
+    log_weight_L = torch.from_numpy(-np.log(probability)).float().to(encoder.device)
 
     def encode_batch(tokens: Tokens, rows: NDArray[np.int64]) -> Tensor:
         batches = tokens.batches(len(rows) * settings.point_tokens, rows)
@@ -135,6 +161,7 @@ def finetune_phase(problem: Problem, model: Model, settings: TrainSettings) -> P
             ignore=inside[1] if len(inside) > 1 else None,
             temperature=settings.temperature,
             label_bias=table.bias[pool],
+            negative_log_weight=log_weight_L[pool],
         )
 
     def encode(rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -146,8 +173,8 @@ def finetune_phase(problem: Problem, model: Model, settings: TrainSettings) -> P
             encoder.encode_features(problem.label_tokens, desc="labels", progress=show),
         )
 
-    groups = _table_groups(model, settings)
-    parameters = [p for layer in layers for p in layer.parameters()]
+    parameters = [p for layer in layers for p in layer.parameters()] + [encoder.head.weight]
+    groups = []
     for decay, matrices in ((settings.weight_decay, True), (0.0, False)):
         chosen = [p for p in parameters if (p.ndim > 1) == matrices]
         groups.append({"params": chosen, "lr": settings.finetune_lr, "weight_decay": decay})
@@ -190,7 +217,7 @@ def fit(
     if last.exists():
         state = checkpoint.read_state(last)
     for name, make_phase in PHASES.items():
-        phase = make_phase(problem, model, settings)
+        phase = make_phase(problem, model, rows, settings)
         behind = list(PHASES).index(name) < list(PHASES).index(state["phase"] or name)
         if epochs.get(name, 0) and not behind:
             if best.exists() and state["phase"] != name:
@@ -371,18 +398,6 @@ def upper_layers(transformer: nn.Module, n: int) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return list(module[-n:])
     raise ValueError(f"{type(transformer).__name__}: no list of {depth} layers found in it")
-
-
-def _table_groups(model: Model, settings: TrainSettings) -> list[dict[str, Any]]:
-    encoder, table = model.encoder, model.table
-    table.residual.requires_grad_(settings.residual_lr > 0)
-    table.bias.requires_grad_(settings.bias_lr > 0)
-    decay = settings.weight_decay
-    return [
-        {"params": [encoder.head.weight], "lr": settings.head_lr, "weight_decay": decay},
-        {"params": [table.residual], "lr": settings.residual_lr, "weight_decay": 0.0},
-        {"params": [table.bias], "lr": settings.bias_lr, "weight_decay": 0.0},
-    ]
 
 
 def _epoch_seed(seed: int, phase: str, epoch: int) -> int:

@@ -29,6 +29,7 @@ def decoupled_softmax(
     ignore: Pairs | Any | None = None,
     temperature: float = 0.05,
     label_bias: Tensor | None = None,
+    negative_log_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Mean over points and their positives of ``-log e^{z_p} / (e^{z_p} + sum_neg e^{z_n})``.
 
@@ -49,6 +50,9 @@ def decoupled_softmax(
         ignore: Pairs that are neither positives nor negatives; a pair in both is a positive.
         temperature: Divides the dot products.
         label_bias: Optional logit of each label, shape (L,), added after the division.
+        negative_log_weight: Optional log of the weight with which a label counts among the
+            negatives, shape (L,), a constant. With -log of the probability that a label is in a
+            sampled pool, the sum over the pool's negatives estimates that over all labels.
 
     Returns:
         Scalar: the mean over all B rows; a row without positives contributes 0, and so does one
@@ -70,6 +74,9 @@ def decoupled_softmax(
         raise ValueError(f"temperature = {temperature}; expected a number above 0")
     if label_bias is not None and label_bias.shape != label_emb.shape[:1]:
         raise ValueError(f"label_bias: shape {tuple(label_bias.shape)} for {len(label_emb)} labels")
+    if negative_log_weight is not None and negative_log_weight.shape != label_emb.shape[:1]:
+        shape_found = tuple(negative_log_weight.shape)
+        raise ValueError(f"negative_log_weight: shape {shape_found} for {len(label_emb)} labels")
     shape = (len(point_emb), len(label_emb))
     rows, columns = _coordinates(positives, shape, point_emb.device, "positives")
     if ignore is None:
@@ -84,6 +91,7 @@ def decoupled_softmax(
         point_emb,
         label_emb,
         label_bias,
+        negative_log_weight,
         (rows, columns),
         (masked_rows, masked_columns),
         temperature,
@@ -100,6 +108,7 @@ class _DecoupledSoftmax(torch.autograd.Function):
         point_emb: Tensor,
         label_emb: Tensor,
         label_bias: Tensor | None,
+        negative_log_weight: Tensor | None,
         positives: Pairs,
         masked: Pairs,
         temperature: float,
@@ -129,6 +138,8 @@ class _DecoupledSoftmax(torch.autograd.Function):
             if label_bias is not None:
                 z_RL += label_bias
             z_positive = z_RL[row, column]
+            if negative_log_weight is not None:
+                z_RL += negative_log_weight
             z_RL[masked_rows[out] - start, masked_columns[out]] = -torch.inf
             # In place: z becomes exp(z - max), then the gradient with respect to z.
             top_R = z_RL.amax(dim=1, keepdim=True)
@@ -160,7 +171,7 @@ class _DecoupledSoftmax(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         grads = [None if g is None else grad_outputs[0] * g for g in ctx.saved_tensors]
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _coordinates(

@@ -44,6 +44,30 @@ def label_pool(
     return np.unique(np.concatenate(drawn)).astype(np.int64)
 
 
+def pool_probability(
+    y: Csr, rows: NDArray[np.int64], *, batch_size: int, per_point: int, n_random: int
+) -> NDArray[np.float64]:
+    """Return the probability of each label to be in the pool of a random batch of `rows`.
+
+    Args:
+        y: Training matrix, shape (n_points, n_labels).
+        rows: Points that batches are drawn from.
+        batch_size: Points of a batch.
+        per_point: As for `label_pool`.
+        n_random: As for `label_pool`.
+
+    Returns:
+        float64 in (0, 1], shape (n_labels,): 1 - exp(-expected draws), the Poisson limit; 1 in
+        place of 0 for labels that are never drawn.
+    """
+    part = y[rows]
+    counts = np.diff(part.indptr)
+    share = np.repeat(np.minimum(1.0, per_point / np.maximum(counts, 1)), counts)
+    expected = np.bincount(part.indices, share, y.shape[1]) * min(1.0, batch_size / len(rows))
+    probability = -np.expm1(-(expected + n_random / y.shape[1]))
+    return np.where(probability > 0, probability, 1.0)
+
+
 def pool_positives(
     y: Csr, rows: NDArray[np.int64], pool: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

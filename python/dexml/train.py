@@ -82,8 +82,9 @@ def train(settings: TrainSettings) -> Result | None:
     model, prior = _fit(problem, encoder, held_out, settings)
 
     queries = np.flatnonzero(held_out if held_out.any() else ~held_out)[:_QUERIES]
+    every_row = np.arange(len(held_out))
     last_phase = fit.PHASES["finetune" if settings.finetune_epochs else "head"]
-    query_features, label_features = last_phase(problem, model, settings).encode(queries)
+    query_features, label_features = last_phase(problem, model, every_row, settings).encode(queries)
     vectors = model.table.vectors(encoder, label_features, settings.temperature, prior)
     _save(settings, model, prior, label_texts, vectors, encoder.embed(query_features))
     rundir.write_json(
@@ -203,7 +204,7 @@ def _fit(
             model = _model(problem, encoder, initial, rows, settings)
             folder = checkpoints / "selection"
             state = fit.fit(problem, model, rows, validation_rows, epochs, settings, folder)
-            phase = fit.PHASES[state["phase"] or "head"](problem, model, settings)
+            phase = fit.PHASES[state["phase"] or "head"](problem, model, rows, settings)
             prior = fit.choose_prior(problem, model, phase, validation_rows, settings)
             selection = {"epochs": state["chosen"], "prior": prior, settings.select: state["best"]}
             rundir.write_json(chosen, selection)
