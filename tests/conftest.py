@@ -78,6 +78,12 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny data with filter pairs for its training part too."""
+    return write_tiny_data(tmp_path_factory.mktemp("data") / "filtered", train_filter=True)
+
+
+@pytest.fixture(scope="session")
 def run_dir(tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained and indexed run on the tiny data."""
     from dexml import index, train

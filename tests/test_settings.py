@@ -19,7 +19,7 @@ from dexml.config import TrainSettings
 from dexml.console import run
 from dexml.metrics import __main__ as metrics_command
 from dexml.metrics import evaluate, inv_propensity
-from small import train_settings, weights, write_tiny_data
+from small import train_settings, weights
 
 SWITCHES = {"data_dir", "out", "resume", "overwrite", "quiet", "debug", "device", "threads"}
 """Fields of `TrainSettings` that do not belong to the result."""
@@ -74,11 +74,6 @@ Weights = dict[str, torch.Tensor]
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_data(tmp_path_factory.mktemp("data") / "filtered", train_filter=True)
 
 
 @pytest.fixture(scope="module")

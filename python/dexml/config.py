@@ -82,7 +82,9 @@ class TrainSettings(Settings):
     finetune_epochs: int = Field(0, ge=0, description="epochs that train the upper layers too")
     finetune_layers: int = Field(3, ge=1, description="transformer layers to train, from the top")
     finetune_batch_size: int = Field(64, ge=1, description="points a step of fine-tuning")
-    finetune_lr: float = Field(5e-5, gt=0, description="peak learning rate of the layers")
+    finetune_lr: float = Field(
+        5e-5, gt=0, description="peak learning rate of the layers and the head"
+    )
     pool_positives: int = Field(4, ge=1, description="positives of each point in the label pool")
     pool_random: int = Field(128, ge=0, description="random labels in the label pool of a step")
 

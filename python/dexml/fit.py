@@ -23,7 +23,7 @@ from dexml.config import TrainSettings
 from dexml.data import Csr
 from dexml.index import exact_search
 from dexml.metrics import Evaluator, Result
-from dexml.model import DualEncoder, LabelTable, Tokens, autocast, with_bias_dimension
+from dexml.model import DualEncoder, LabelTable, Tokens, autocast, upper_layers, with_bias_dimension
 from dexml.sampling import label_pool, pool_positives, pool_probability
 
 REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
@@ -387,17 +387,6 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     """Share of the peak rate at `step`: linear rise over the warm-up, then linear to 0."""
     rise = max(1, round(warmup * steps))
     return min((step + 1) / rise, (steps - step) / max(1, steps - rise))
-
-
-def upper_layers(transformer: nn.Module, n: int) -> list[nn.Module]:
-    """Return the last `n` transformer blocks; all parameters where there are no more than `n`."""
-    depth = int(transformer.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
-    if n >= depth:
-        return [transformer]
-    for module in transformer.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return list(module[-n:])
-    raise ValueError(f"{type(transformer).__name__}: no list of {depth} layers found in it")
 
 
 def _epoch_seed(seed: int, phase: str, epoch: int) -> int:

@@ -305,6 +305,17 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
+def upper_layers(transformer: nn.Module, n: int) -> list[nn.Module]:
+    """Return the last `n` transformer blocks; all parameters where there are no more than `n`."""
+    depth = int(transformer.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+    if n >= depth:
+        return [transformer]
+    for module in transformer.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return list(module[-n:])
+    raise ValueError(f"{type(transformer).__name__}: no list of {depth} layers found in it")
+
+
 def torch_device(name: str) -> torch.device:
     """Return the device `name`; ``auto`` is CUDA where there is one.
 
