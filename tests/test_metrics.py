@@ -122,7 +122,7 @@ def test_bit_equal_for_threads_blocks_and_updates(monkeypatch: pytest.MonkeyPatc
     for start, stop in ((0, 1), (1, 5000), (5000, 5000), (5000, 9001)):
         evaluator.update(y[start:stop], ids[start:stop])
     assert evaluator.result().metrics == expected
-    monkeypatch.setattr(metrics, "BLOCK_ROWS", 1000)
+    monkeypatch.setattr("dexml.metrics.evaluator.BLOCK_ROWS", 1000)
     assert evaluate(y, ids, EVERY, inv_propensity=q) == expected
 
 

@@ -10,6 +10,8 @@ mod metric;
 mod pairs;
 mod propensity;
 mod rank;
+#[allow(dead_code)]
+mod rng;
 mod token;
 mod topk;
 

@@ -1,0 +1,59 @@
+"""Inverse propensities of labels, and the constants of the benchmarks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dexml import _rust, console, data
+from dexml.data import Csr
+
+_AMAZON, _WIKIPEDIA, DEFAULT_CONSTANTS = (0.6, 2.6), (0.5, 0.4), (0.55, 1.5)
+PROPENSITY_CONSTANTS = {
+    "WikiLSHTC-325K": _WIKIPEDIA,
+    "Wikipedia-500K": _WIKIPEDIA,
+    "LF-Wikipedia-500K": _WIKIPEDIA,
+    "LF-WikiTitles-500K": _WIKIPEDIA,
+    "Amazon-670K": _AMAZON,
+    "Amazon-3M": _AMAZON,
+    "LF-Amazon-131K": _AMAZON,
+    "LF-AmazonTitles-131K": _AMAZON,
+    "LF-AmazonTitles-1.3M": _AMAZON,
+    "AmazonCat-13K": DEFAULT_CONSTANTS,
+    "Wiki10-31K": DEFAULT_CONSTANTS,
+    "LF-WikiSeeAlso-320K": DEFAULT_CONSTANTS,
+    "LF-WikiSeeAlsoTitles-320K": DEFAULT_CONSTANTS,
+    "EURLex": DEFAULT_CONSTANTS,
+    "EURLex-4K": DEFAULT_CONSTANTS,
+    "DebTags": DEFAULT_CONSTANTS,
+    "LF-DebianRelated": DEFAULT_CONSTANTS,
+    "LF-WordNetRelated-117K": DEFAULT_CONSTANTS,
+}
+"""(A, B) of the inverse propensity by the benchmark's name."""
+
+
+def inv_propensity(y_train: Csr, *, a: float = 0.55, b: float = 1.5) -> NDArray[np.float64]:
+    """Inverse propensity of every label: ``1 + C (n_l + B)^(-A)``, ``C = (ln N - 1)(B + 1)^A``.
+
+    Args:
+        y_train: Training matrix, shape (N, n_labels); n_l counts its values above 0.
+        a: Constant A of the data set, see `PROPENSITY_CONSTANTS`.
+        b: Constant B.
+
+    Returns:
+        float64 weights, shape (n_labels,). Source: Jain et al., KDD 2016.
+
+    Raises:
+        ValueError: Fewer than 3 training points, or constants that are not finite.
+    """
+    _, indices, values = data.truth_parts(y_train, "y_train")
+    counts = _rust.label_counts(y_train.shape[1], indices, values)
+    return _rust.inv_propensity(counts, y_train.shape[0], a, b)
+
+
+def propensity_constants(name: str) -> tuple[float, float]:
+    """Return (A, B) of a benchmark by its exact name; an unknown name is a ``ValueError``."""
+    if name not in PROPENSITY_CONSTANTS:
+        hint = console.did_you_mean(name, list(PROPENSITY_CONSTANTS))
+        raise ValueError(f"no propensity constants for '{name}'{hint}; or give --a and --b")
+    return PROPENSITY_CONSTANTS[name]
