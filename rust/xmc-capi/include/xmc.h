@@ -190,8 +190,8 @@ const char *xmc_version(void);
 // On success `*pool` is the caller's, to be ended with xmc_pool_free; on failure it is null.
 xmc_status xmc_pool_new(int64_t num_threads, xmc_pool **pool);
 
-// Ends a pool that no call is using; null is fine. In a forked child this frees nothing, since the
-// threads of an inherited pool cannot be waited for.
+// Ends a pool that no call is using, and waits for its threads, so that the library may be unloaded;
+// null is fine. In a forked child this does nothing: the threads of an inherited pool are not there.
 void xmc_pool_free(xmc_pool *pool);
 
 // Loads label text: a line "rows labels", then a line of "label:value" tokens for each row.

@@ -1,6 +1,7 @@
 //! The threads that a caller lends to calls.
 
 use std::process;
+use std::thread::{self, JoinHandle};
 
 use xmc_core::rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -17,7 +18,8 @@ const MAX_THREADS: usize = 1024;
 /// calls with an inherited pool, never a hang, and makes its own.
 pub struct xmc_pool {
     process: u32,
-    threads: ThreadPool,
+    pool: ThreadPool,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl xmc_pool {
@@ -28,7 +30,7 @@ impl xmc_pool {
                            another with xmc_pool_new";
             return Err(Failure::parameter(message));
         }
-        self.threads.install(work)
+        self.pool.install(work)
     }
 }
 
@@ -49,28 +51,39 @@ fn new(num_threads: i64) -> Outcome<xmc_pool> {
         let message = format!("num_threads must be in 0..={MAX_THREADS}, not {num_threads}");
         return Err(Failure::parameter(message));
     }
-    let threads = ThreadPoolBuilder::new()
+    let mut threads = Vec::new();
+    let pool = ThreadPoolBuilder::new()
         .num_threads(match num_threads {
-            0 => std::thread::available_parallelism().map_or(1, Into::into),
+            0 => thread::available_parallelism().map_or(1, Into::into),
             given => given,
         })
-        .thread_name(|i| format!("xmc-{i}"))
+        .spawn_handler(|worker| {
+            let name = format!("xmc-{}", worker.index());
+            threads.push(thread::Builder::new().name(name).spawn(|| worker.run())?);
+            Ok(())
+        })
         .build()
         .map_err(|error| Failure::new(xmc_status::Io, format!("cannot start threads: {error}")))?;
-    Ok(xmc_pool { process: process::id(), threads })
+    Ok(xmc_pool { process: process::id(), pool, threads })
 }
 
-/// Ends a pool that no call is using; null is fine. In a forked child this frees nothing, since the
-/// threads of an inherited pool cannot be waited for.
+/// Ends a pool that no call is using, and waits for its threads, so that the library may be unloaded;
+/// null is fine. In a forked child this does nothing: the threads of an inherited pool are not there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xmc_pool_free(pool: *mut xmc_pool) {
     guard(|| {
         // SAFETY: `pool` is null or came from `xmc_pool_new` and is given back once.
         if let Some(pool) = unsafe { handle(pool) } {
-            if pool.process == process::id() {
-                drop(pool);
-            } else {
+            if pool.process != process::id() {
                 std::mem::forget(pool);
+                return Ok(());
+            }
+            let xmc_pool { pool, threads, .. } = *pool;
+            // Tells the threads to end, which rayon does not wait for.
+            drop(pool);
+            for thread in threads {
+                let panicked = |_| Failure::new(xmc_status::Internal, "a thread has panicked");
+                thread.join().map_err(panicked)?;
             }
         }
         Ok(())
