@@ -1,8 +1,8 @@
 //! The C interface of [`xmc_core`]: `include/xmc.h`, which is generated from these sources, states
 //! its rules once, at the top, and what each function does where it is declared.
 //!
-//! Every function runs in [`status::guard`]: an error leaves its message for `xmc_last_error`, a panic
-//! becomes a status. Arrays from C become slices in [`arrays`], after the checks that are possible.
+//! Every function runs in `status::guard`: an error leaves its message for `xmc_last_error`, a panic
+//! becomes a status. Arrays from C become slices in `arrays`, after the checks that are possible.
 
 #![expect(unsafe_code, reason = "pointers come from C; every block states why it may read them")]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]

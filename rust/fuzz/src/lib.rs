@@ -1,0 +1,100 @@
+//! Slow, obvious twins of what the targets call, and how they call it.
+
+use std::cmp::Ordering;
+use std::sync::Once;
+
+use xmc_core::rayon::ThreadPoolBuilder;
+
+/// Parallel parts run on the thread of the fuzzer: fast, and the same again for the same input.
+pub fn on_this_thread() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let pool = ThreadPoolBuilder::new().num_threads(1).use_current_thread();
+        pool.build_global().expect("the first pool");
+    });
+}
+
+/// The line of the first fault, counted from 1.
+pub type Line = usize;
+/// Sorted labels of a row, each with the bits of its value.
+pub type Row = Vec<(u64, u32)>;
+
+/// Label text, by its rules as `docs/formats.md` has them: rows and number of labels.
+pub fn labels(text: &[u8], missing_value: Option<f32>) -> Result<(Vec<Row>, u64), Line> {
+    let lines = lines(text);
+    let header = words(lines.first().ok_or(1usize)?);
+    let [n_rows, n_labels] = header[..] else { return Err(1) };
+    let n_rows = number(n_rows).ok_or(1usize)?;
+    let n_labels = number(n_labels).filter(|&n| n <= i32::MAX as u64).ok_or(1usize)?;
+    let body = &lines[1..];
+    if (body.len() as u64) < n_rows {
+        return Err(lines.len());
+    }
+    let (rows, rest) = body.split_at(n_rows as usize);
+    let mut parsed = Vec::new();
+    for (i, line) in rows.iter().enumerate() {
+        parsed.push(label_row(line, n_labels, missing_value).ok_or(i + 2)?);
+    }
+    match rest.iter().position(|line| !words(line).is_empty()) {
+        Some(at) => Err(n_rows as usize + at + 2),
+        None => Ok((parsed, n_labels)),
+    }
+}
+
+fn label_row(line: &[u8], n_labels: u64, missing_value: Option<f32>) -> Option<Row> {
+    let mut row = Row::new();
+    for word in words(line) {
+        let mut parts = word.splitn(2, |&byte| byte == b':');
+        let label = number(parts.next()?).filter(|&label| label < n_labels)?;
+        let value = match parts.next() {
+            Some(value) => std::str::from_utf8(value).ok()?.parse().ok()?,
+            None => missing_value?,
+        };
+        row.push((label, f32::is_finite(value).then_some(value)?.to_bits()));
+    }
+    row.sort_unstable();
+    row.windows(2).all(|pair| pair[0].0 < pair[1].0).then_some(row)
+}
+
+/// Filter pairs: sorted, and the number of repetitions.
+pub fn pairs(text: &[u8], n_rows: u64, n_labels: u64) -> Result<(Vec<(u64, u64)>, usize), Line> {
+    let mut pairs = Vec::new();
+    for (i, line) in lines(text).into_iter().enumerate() {
+        let pair = match words(line)[..] {
+            [] => continue,
+            [row, label] => number(row).zip(number(label)),
+            _ => None,
+        };
+        pairs.push(pair.filter(|pair| pair.0 < n_rows && pair.1 < n_labels).ok_or(i + 1)?);
+    }
+    let n_all = pairs.len();
+    pairs.sort_unstable();
+    pairs.dedup();
+    let n_repeated = n_all - pairs.len();
+    Ok((pairs, n_repeated))
+}
+
+/// Lines without their ends; nothing follows the last line feed.
+fn lines(text: &[u8]) -> Vec<&[u8]> {
+    let mut lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').collect();
+    if lines.len() > 1 && lines.last().is_some_and(|line| line.is_empty()) {
+        lines.pop();
+    }
+    lines.into_iter().map(|line| line.strip_suffix(b"\r").unwrap_or(line)).collect()
+}
+
+fn words(line: &[u8]) -> Vec<&[u8]> {
+    line.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty()).collect()
+}
+
+/// Plain digits that fit.
+fn number(word: &[u8]) -> Option<u64> {
+    let plain = word.iter().all(u8::is_ascii_digit);
+    plain.then(|| std::str::from_utf8(word).ok()?.parse().ok()).flatten()
+}
+
+/// Larger score first, then smaller label.
+pub fn by_rank(a: &(i32, f32), b: &(i32, f32)) -> Ordering {
+    // -0.0 and 0.0 are equal.
+    b.1.partial_cmp(&a.1).expect("not NaN").then(a.0.cmp(&b.0))
+}
