@@ -174,6 +174,23 @@ fn threads_share_handles_and_children_make_their_own_pools() {
 }
 
 #[test]
+fn the_program_of_the_page_runs() {
+    let page = fs::read_to_string(Path::new(ROOT).join("../../docs/embedding.md")).unwrap();
+    let (_, rest) = page.split_once("```c\n").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("page.c");
+    fs::write(&source, rest.split_once("```").unwrap().0).unwrap();
+    // An absolute path takes the place of the root.
+    let Some(program) = compile("cc", source.to_str().unwrap(), &["-std=c11"], folder.path())
+    else {
+        return;
+    };
+    let half = 1.0 / (1.0 + 3f64.log2().recip());
+    let expected = format!("nDCG@2 {:.6}\n", f64::midpoint(half, 1.0));
+    assert_eq!(run(&program, &[]), (Some(0), expected, String::new()));
+}
+
+#[test]
 fn an_installed_library_is_found_by_pkg_config() {
     let folder = tempfile::tempdir().unwrap();
     let prefix = folder.path();
