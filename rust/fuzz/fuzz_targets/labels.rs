@@ -12,7 +12,7 @@ fuzz_target!(|text: &[u8]| {
         let csr = match parse_labels("Y.txt", text, options) {
             Ok(csr) => csr,
             Err(Error::Content { place: Place::Line { line, .. }, .. }) => {
-                assert_eq!(expected.err(), Some(line));
+                assert!(expected.is_err_and(|lines| lines.contains(&line)));
                 continue;
             }
             Err(error) => panic!("{error}"),

@@ -20,24 +20,33 @@ pub type Line = usize;
 pub type Row = Vec<(u64, u32)>;
 
 /// Label text, by its rules as `docs/formats.md` has them: rows and number of labels.
-pub fn labels(text: &[u8], missing_value: Option<f32>) -> Result<(Vec<Row>, u64), Line> {
+pub fn labels(text: &[u8], missing_value: Option<f32>) -> Result<(Vec<Row>, u64), Vec<Line>> {
     let lines = lines(text);
-    let header = words(lines.first().ok_or(1usize)?);
-    let [n_rows, n_labels] = header[..] else { return Err(1) };
-    let n_rows = number(n_rows).ok_or(1usize)?;
-    let n_labels = number(n_labels).filter(|&n| n <= i32::MAX as u64).ok_or(1usize)?;
+    let header = words(lines[0]);
+    let [n_rows, n_labels] = header[..] else { return Err(vec![1]) };
+    let n_rows = number(n_rows).ok_or([1])?;
+    let n_labels = number(n_labels).filter(|&n| n <= i32::MAX as u64).ok_or([1])?;
+    let row = |line: &[u8]| label_row(line, n_labels, missing_value);
+    Ok((rows(&lines, n_rows, row)?, n_labels))
+}
+
+/// The rows below a header. A short file with a bad row has two faults: either may be named.
+fn rows<T>(
+    lines: &[&[u8]],
+    n_rows: u64,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Vec<T>, Vec<Line>> {
     let body = &lines[1..];
-    if (body.len() as u64) < n_rows {
-        return Err(lines.len());
+    let short = ((body.len() as u64) < n_rows).then_some(lines.len());
+    let (body, rest) = body.split_at((n_rows as usize).min(body.len()));
+    let mut rows = Vec::new();
+    for (i, line) in body.iter().enumerate() {
+        rows.push(parse(line).ok_or_else(|| [i + 2].into_iter().chain(short).collect::<Vec<_>>())?);
     }
-    let (rows, rest) = body.split_at(n_rows as usize);
-    let mut parsed = Vec::new();
-    for (i, line) in rows.iter().enumerate() {
-        parsed.push(label_row(line, n_labels, missing_value).ok_or(i + 2)?);
-    }
-    match rest.iter().position(|line| !words(line).is_empty()) {
-        Some(at) => Err(n_rows as usize + at + 2),
-        None => Ok((parsed, n_labels)),
+    let more = rest.iter().position(|line| !words(line).is_empty());
+    match short.or(more.map(|at| body.len() + at + 2)) {
+        Some(line) => Err(vec![line]),
+        None => Ok(rows),
     }
 }
 
@@ -97,4 +106,32 @@ fn number(word: &[u8]) -> Option<u64> {
 pub fn by_rank(a: &(i32, f32), b: &(i32, f32)) -> Ordering {
     // -0.0 and 0.0 are equal.
     b.1.partial_cmp(&a.1).expect("not NaN").then(a.0.cmp(&b.0))
+}
+
+/// Bag-of-words text: rows of features, rows of labels.
+pub fn bow(text: &[u8]) -> Result<(Vec<Row>, Vec<Row>), Vec<Line>> {
+    let lines = lines(text);
+    let header = words(lines[0]);
+    let [n_rows, n_features, n_labels] = header[..] else {
+        return Err(vec![1]);
+    };
+    let n_rows = number(n_rows).ok_or([1])?;
+    let side = |word| number(word).filter(|&n| n <= i32::MAX as u64).ok_or([1]);
+    let (n_features, n_labels) = (side(n_features)?, side(n_labels)?);
+    let row = |line: &[u8]| {
+        let words = words(line);
+        let first = words.first().filter(|first| line.starts_with(first) && !first.contains(&b':'));
+        let labels = first.map_or(Some(Row::new()), |first| label_list(first, n_labels))?;
+        let rest = &line[first.map_or(0, |first| first.len())..];
+        Some((label_row(rest, n_features, None)?, labels))
+    };
+    Ok(rows(&lines, n_rows, row)?.into_iter().unzip())
+}
+
+fn label_list(word: &[u8], n_labels: u64) -> Option<Row> {
+    let labels = word.split(|&byte| byte == b',');
+    let row = labels.map(|label| Some((number(label).filter(|&l| l < n_labels)?, 1f32.to_bits())));
+    let mut row: Row = row.collect::<Option<_>>()?;
+    row.sort_unstable();
+    row.windows(2).all(|pair| pair[0].0 < pair[1].0).then_some(row)
 }
