@@ -218,6 +218,18 @@ pub enum Fault {
         /// Number of stored entries.
         n_entries: usize,
     },
+    /// A row term of a metric that is infinite.
+    BadTerm {
+        /// The term.
+        value: f64,
+    },
+    /// Two systems that differ in the denominator of a row.
+    Denominators {
+        /// That of the first system.
+        a: f64,
+        /// That of the second.
+        b: f64,
+    },
 }
 
 impl Error {
@@ -328,6 +340,10 @@ impl fmt::Display for Fault {
             Self::AfterPadding { label } => write!(f, "label {label} after padding"),
             Self::BadIndptr { n_entries } => {
                 write!(f, "indptr decreases or leaves the {n_entries} stored entries")
+            }
+            Self::BadTerm { value } => write!(f, "term {value} is not finite"),
+            Self::Denominators { a, b } => {
+                write!(f, "denominators {a} and {b}: not the same truth")
             }
         }
     }

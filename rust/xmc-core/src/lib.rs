@@ -10,6 +10,7 @@ mod metric;
 mod pairs;
 mod propensity;
 mod rank;
+mod resample;
 #[allow(dead_code)]
 mod rng;
 mod token;
@@ -26,4 +27,5 @@ pub use metric::{Kind, MAX_K, Metric};
 pub use pairs::{Pairs, parse_pairs};
 pub use propensity::{inv_propensity, label_counts};
 pub use rank::Score;
+pub use resample::{Difference, Interval, Resampler, Terms, interval, p_value};
 pub use topk::{Ranked, TopK, merge_topk, topk_csr, topk_dense};
