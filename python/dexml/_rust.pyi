@@ -163,3 +163,43 @@ class Evaluator:
     @property
     def n_excluded_positives(self) -> int:
         """Positives that were excluded, each a sure miss."""
+
+_Terms = tuple[str, NDArray[np.float64], NDArray[np.float64] | None]
+"""Name, numerators and denominators of a metric; without denominators it is a mean."""
+
+@final
+class Resampler:
+    """Row terms of one system, or of two with the same truth, laid out for resampling.
+
+    `clusters` (uint32) gives the cluster of each row, from 0 without gaps; clusters are drawn whole.
+    """
+
+    def __new__(
+        cls,
+        first: Sequence[_Terms],
+        second: Sequence[_Terms],
+        clusters: NDArray[np.uint32] | None = None,
+        *,
+        num_threads: int | None = None,
+    ) -> Resampler: ...
+    def bootstrap(self, seed: int, first: int, n: int) -> NDArray[np.float64]:
+        """Return values in bootstrap samples `first .. first + n`, shape (n_values, n).
+
+        A row for each metric of the first system, then of the second.
+        """
+
+    def sign_flips(self, seed: int, first: int, n: int) -> NDArray[np.float64]:
+        """Return differences under random swaps `first .. first + n`, shape (n_metrics, n)."""
+
+    def differences(self) -> list[tuple[float, float]]:
+        """Return the difference (second less first) of each metric, and its rounding tolerance."""
+
+    @property
+    def n_units(self) -> int:
+        """Rows or clusters that are drawn."""
+
+def interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float, float]:
+    """Low end, high end and standard error of bootstrap values; NaN values are left out."""
+
+def p_value(difference: float, tolerance: float, flips: NDArray[np.float64]) -> float:
+    """Two-sided p-value of a difference among those under random swaps."""

@@ -5,6 +5,7 @@ Needs numpy and scipy only. Formulas and conventions: ``docs/metrics.md``. On th
     python -m dexml.metrics PRED TRUTH [--train Y] [--filter PAIRS] [--metrics P@1,nDCG@5,PSP@5]
 """
 
+from dexml.metrics.compare import Comparison, compare
 from dexml.metrics.evaluator import DEFAULT_METRICS, Evaluator, evaluate
 from dexml.metrics.propensity import (
     DEFAULT_CONSTANTS,
@@ -12,14 +13,17 @@ from dexml.metrics.propensity import (
     inv_propensity,
     propensity_constants,
 )
-from dexml.metrics.result import Result
+from dexml.metrics.result import Interval, Result
 
 __all__ = [
     "DEFAULT_CONSTANTS",
     "DEFAULT_METRICS",
     "PROPENSITY_CONSTANTS",
+    "Comparison",
     "Evaluator",
+    "Interval",
     "Result",
+    "compare",
     "evaluate",
     "inv_propensity",
     "propensity_constants",

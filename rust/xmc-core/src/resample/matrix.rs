@@ -1,16 +1,16 @@
-//! Terms of the units, laid out so that a drawn unit is one cache line.
+//! Terms of the units, laid out so that a drawn unit is half a cache line.
 
 use rayon::prelude::*;
 
 /// Columns side by side in a panel.
-pub(super) const LANES: usize = 8;
+pub(super) const LANES: usize = 4;
 /// Units in a block: 10 random bits choose one, and a panel's block fits the nearest caches.
 pub(super) const BLOCK: usize = 1 << BLOCK_BITS;
 pub(super) const BLOCK_BITS: u32 = 10;
 
 /// The terms of one unit in the columns of one panel.
 #[derive(Debug, Clone, Copy, Default)]
-#[repr(align(64))]
+#[repr(align(32))]
 pub(super) struct Lanes(pub(super) [f64; LANES]);
 
 impl Lanes {
@@ -22,7 +22,7 @@ impl Lanes {
     }
 }
 
-/// Units x columns, in panels of eight columns and whole blocks of units; the rest is 0.
+/// Units x columns, in panels of four columns and whole blocks of units; the rest is 0.
 #[derive(Debug)]
 pub(super) struct Matrix {
     panels: Vec<Vec<Lanes>>,
