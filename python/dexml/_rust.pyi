@@ -171,7 +171,7 @@ _Terms = tuple[str, NDArray[np.float64], NDArray[np.float64] | None]
 class Resampler:
     """Row terms of one system, or of two with the same truth, laid out for resampling.
 
-    `clusters` (uint32) gives the cluster of each row, from 0 without gaps; clusters are drawn whole.
+    `clusters` (uint32) gives the cluster of each row, from 0 without gaps, to be drawn whole.
     """
 
     def __new__(

@@ -50,7 +50,7 @@ def compare(
 
     The interval is the percentile interval of b - a in bootstrap samples that both systems share.
     The p-value is two-sided, from swapping the systems' values in each point (or group) with
-    probability 1/2: ``(1 + n_as_far) / (1 + n_resamples)``. ``docs/statistics.md`` has the formulas.
+    probability 1/2: ``(1 + n_as_far) / (1 + n_resamples)``. Formulas: ``docs/statistics.md``.
 
     Args:
         a: The system to compare with, of an evaluator with ``keep_rows=True``.
