@@ -39,10 +39,15 @@ def _at_least(smallest: int) -> Callable[[str], int]:
     return number
 
 
+def _resamples(text: str) -> int:
+    try:
+        return _at_least(2)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; files go before --ci") from None
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = console.Parser(
-        prog="python -m dexml.metrics", usage=USAGE, allow_abbrev=False, add_help=True
-    )
+    parser = console.Parser(prog="python -m dexml.metrics", usage=USAGE, allow_abbrev=False)
     add = parser.add_argument
     add("files", metavar="PRED ... TRUTH", nargs="+", help=argparse.SUPPRESS)
     add("--train", metavar="Y", type=Path, help="training matrix: weights of the PS metrics")
@@ -62,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         nargs="?",
         const=1000,
-        type=_at_least(2),
+        type=_resamples,
         help="95 %% confidence intervals from N bootstrap samples (default 1000)",
     )
     add(

@@ -169,6 +169,11 @@ def footnote(scored: Sequence[Scored], resampling: Mapping[str, Any]) -> str:
         missing = [name for name in first.metrics if name not in scored[0].intervals]
         if missing:
             lines.append(f"no interval for {', '.join(missing)}: not a mean over points")
+    if scored[0].comparison:
+        lines.append(
+            "b - a: paired bootstrap and two-sided sign-flip test over {units} ({n_resamples} "
+            "resamples, seed {seed})".format(**resampling)
+        )
     return "\n".join(lines)
 
 

@@ -136,6 +136,7 @@ def _load_pred(name: str, truth: str, y_true: Csr) -> Prediction:
         return ids
     y_pred = _load(name, data.load_scores)
     if y_pred.shape != y_true.shape:
+        name = "standard input" if name == "-" else name
         raise ValueError(f"{name}: shape {y_pred.shape}, but {truth} is {y_true.shape}")
     return y_pred
 

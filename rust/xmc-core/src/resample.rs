@@ -7,6 +7,7 @@ mod bootstrap;
 mod flips;
 mod matrix;
 mod summary;
+mod units;
 
 use std::ops::Range;
 
@@ -16,6 +17,7 @@ use crate::error::{Error, Fault, Result};
 use crate::eval::RowValues;
 use matrix::{BLOCK, Matrix};
 pub use summary::{Interval, interval, p_value};
+use units::{Columns, Sum, Units};
 
 /// Resamples worked on at once: enough that a block in cache is used often, few enough that their
 /// sums stay in cache.
@@ -75,24 +77,6 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// A sum over drawn units.
-#[derive(Debug, Clone, Copy)]
-enum Sum {
-    /// Every unit has the same term, so that all resamples have the same sum.
-    Same(f64),
-    /// Column of the matrix.
-    Drawn(usize),
-}
-
-impl Sum {
-    fn of(self, sums: &[f64]) -> f64 {
-        match self {
-            Self::Same(sum) => sum,
-            Self::Drawn(column) => sums[column],
-        }
-    }
-}
-
 /// The difference of the two systems in one metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Difference {
@@ -144,7 +128,7 @@ impl Resampler {
         }
         first.iter().chain(second).try_for_each(|terms| terms.check(n_rows))?;
         for (a, b) in first.iter().zip(second) {
-            let differs = |row: &usize| a.denominator(*row) != b.denominator(*row);
+            let differs = |row: &usize| differ(a.denominator(*row), b.denominator(*row));
             if let Some(row) = (0..n_rows).into_par_iter().find_first(differs) {
                 let fault = Fault::Denominators { a: a.denominator(row), b: b.denominator(row) };
                 return Err(Error::at_row(a.name, row, fault));
@@ -152,7 +136,7 @@ impl Resampler {
         }
         let units = Units::new(n_rows, clusters)?;
 
-        let mut columns = Columns { n_units: units.n_units, columns: Vec::new() };
+        let mut columns = Columns::new(units.n_units());
         let mut values = Vec::new();
         for terms in first.iter().chain(second) {
             let numerators = columns.add(units.sums(|row| terms.numerator(row)));
@@ -162,14 +146,16 @@ impl Resampler {
         for (a, b) in first.iter().zip(second) {
             let total: f64 = units.sums(|row| a.denominator(row)).iter().sum();
             let mut column = units.sums(|row| b.numerator(row) - a.numerator(row));
-            column.iter_mut().for_each(|term| *term /= total);
+            for term in &mut column {
+                *term /= total;
+            }
             let magnitude: f64 = column.iter().map(|term| term.abs()).sum();
             let value = column.iter().sum();
             differences.push(Difference { value, tolerance: 1e-12 * magnitude });
             swapped.push(column);
         }
-        let n_units = units.n_units;
-        let drawn = Matrix::new(n_units, &columns.columns);
+        let n_units = units.n_units();
+        let drawn = Matrix::new(n_units, columns.all());
         let swapped = Matrix::new(n_units, &swapped);
         Ok(Self { n_units, values, drawn, differences, swapped })
     }
@@ -210,7 +196,12 @@ impl Resampler {
             for i in start..start + (batch.end - batch.start) as usize {
                 let sums = sums.next().unwrap_or_default(); // nothing is drawn: every sum is fixed
                 for (metric, (numerator, denominator)) in self.values.iter().enumerate() {
-                    out[metric * width + i] = numerator.of(sums) / denominator.of(sums);
+                    let denominator = denominator.of(sums);
+                    out[metric * width + i] = if denominator == 0.0 {
+                        f64::NAN
+                    } else {
+                        numerator.of(sums) / denominator
+                    };
                 }
             }
         }
@@ -245,6 +236,12 @@ impl Resampler {
     }
 }
 
+/// Whether two systems differ in a row: of the same truth they have the same bits.
+#[expect(clippy::float_cmp, reason = "computed alike from the same numbers")]
+fn differ(a: f64, b: f64) -> bool {
+    a != b
+}
+
 /// `resamples` cut into batches.
 fn batches(resamples: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let end = resamples.end;
@@ -275,74 +272,4 @@ fn sum_runs(
         total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
     }
     Ok(total)
-}
-
-/// Which rows are drawn together.
-struct Units<'a> {
-    n_rows: usize,
-    n_units: usize,
-    clusters: Option<&'a [u32]>,
-}
-
-impl<'a> Units<'a> {
-    fn new(n_rows: usize, clusters: Option<&'a [u32]>) -> Result<Self> {
-        let Some(of_row) = clusters else {
-            if u32::try_from(n_rows).is_err() {
-                let (name, rule) = ("n_rows", "must be below 2^32");
-                return Err(Error::Parameter { name, rule, value: n_rows.to_string() });
-            }
-            return Ok(Self { n_rows, n_units: n_rows, clusters });
-        };
-        if of_row.len() != n_rows {
-            let (name, what) = ("clusters".to_owned(), "clusters");
-            return Err(Error::Length { name, what, expected: n_rows, found: of_row.len() });
-        }
-        let gap = |value: usize| {
-            let (name, rule) = ("clusters", "must be numbered from 0 without gaps");
-            Err(Error::Parameter { name, rule, value: value.to_string() })
-        };
-        let mut met = vec![false; n_rows];
-        for &cluster in of_row {
-            match met.get_mut(cluster as usize) {
-                Some(met) => *met = true,
-                None => return gap(cluster as usize),
-            }
-        }
-        let n_units = met.iter().take_while(|met| **met).count();
-        if met[n_units..].contains(&true) {
-            return gap(n_units + 1);
-        }
-        Ok(Self { n_rows, n_units, clusters })
-    }
-
-    /// A number for each unit: the sum over its rows, in row order.
-    fn sums(&self, term: impl Fn(usize) -> f64 + Send + Sync) -> Vec<f64> {
-        let Some(clusters) = self.clusters else {
-            return (0..self.n_rows).into_par_iter().map(term).collect();
-        };
-        let mut sums = vec![0.0; self.n_units];
-        for (row, &cluster) in clusters.iter().enumerate() {
-            sums[cluster as usize] += term(row);
-        }
-        sums
-    }
-}
-
-/// Columns to be drawn, each kept once: metrics share denominators, and systems numerators.
-struct Columns {
-    n_units: usize,
-    columns: Vec<Vec<f64>>,
-}
-
-impl Columns {
-    fn add(&mut self, column: Vec<f64>) -> Sum {
-        if column.iter().all(|&term| term == column[0]) {
-            return Sum::Same(column[0] * self.n_units as f64);
-        }
-        let known = self.columns.iter().position(|other| *other == column);
-        Sum::Drawn(known.unwrap_or_else(|| {
-            self.columns.push(column);
-            self.columns.len() - 1
-        }))
-    }
 }

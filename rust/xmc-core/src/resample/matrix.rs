@@ -14,7 +14,7 @@ pub(super) const BLOCK_BITS: u32 = 10;
 pub(super) struct Lanes(pub(super) [f64; LANES]);
 
 impl Lanes {
-    #[inline(always)]
+    #[inline]
     pub(super) fn add(&mut self, other: &Self) {
         for lane in 0..LANES {
             self.0[lane] += other.0[lane];

@@ -53,8 +53,12 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 
 /// The two-sided p-value of a difference among the differences under random sign flips:
 /// (1 + number at least as far from 0) / (1 + number). Differences within `tolerance` are equal.
+/// NaN for a difference that is NaN.
 #[must_use]
 pub fn p_value(difference: f64, tolerance: f64, flips: &[f64]) -> f64 {
+    if difference.is_nan() {
+        return f64::NAN;
+    }
     let limit = difference.abs() - tolerance;
     let far = flips.iter().filter(|flip| flip.abs() >= limit).count();
     (1 + far) as f64 / (1 + flips.len()) as f64
@@ -84,5 +88,6 @@ mod tests {
         assert!((p_value(-2.0, 0.0, &[1.0, 2.0, -3.0]) - 0.75).abs() < 1e-12);
         assert!((p_value(2.0, 0.1, &[1.0, 1.95, 0.0]) - 0.5).abs() < 1e-12);
         assert!((p_value(0.0, 0.0, &[0.0, 1.0]) - 1.0).abs() < 1e-12);
+        assert!(p_value(f64::NAN, 0.0, &[1.0]).is_nan());
     }
 }
