@@ -50,7 +50,7 @@ def cases(draw: st.DrawFn) -> tuple[Rows, Rows, list[str] | None]:
         hits[skipped] = np.nan
         systems.append({"P@3": (hits, None), "PSP@3": (generator.random(n), denominators)})
     groups = [str(key) for key in generator.integers(0, 4, n)] if draw(st.booleans()) else None
-    return *systems, groups
+    return systems[0], systems[1], groups
 
 
 @settings(max_examples=60, deadline=None)
@@ -260,7 +260,7 @@ def test_ctrl_c_stops_a_call() -> None:
 def test_border_errors() -> None:
     terms = [("P@1", np.zeros(3), None)]
     with pytest.raises(TypeError, match="P@1 must be float64, not float32"):
-        _rust.Resampler([("P@1", np.zeros(3, np.float32), None)], [])  # type: ignore[list-item]
+        _rust.Resampler([("P@1", np.zeros(3, np.float32), None)], [])
     with pytest.raises(ValueError, match="clusters must be numbered from 0 without gaps, not 7"):
         _rust.Resampler(terms, [], np.array([0, 7, 1], np.uint32))
     with pytest.raises(ValueError, match="n must not be negative, not -1"):
