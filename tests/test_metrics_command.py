@@ -31,6 +31,7 @@ def scores(seed: int) -> csr_array:
 
 TRUTH = csr_array((np.random.default_rng(0).random((N, 40)) < 0.1).astype(np.float32))
 PRED, OTHER = scores(1), scores(2)
+KINDS = ["books", "", "music"]
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pairs.txt").write_text("0 1\n5 2\n")
     (tmp_path / "groups.txt").write_text("".join(f"{i // 3}\n" for i in range(N)))
     (tmp_path / "few.txt").write_text("a\nb\n")
+    (tmp_path / "kinds.txt").write_text("".join(f"{KINDS[i % 3]}\n" for i in range(40)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -196,6 +198,56 @@ def test_comparison_table(capsys: Captured) -> None:
 
 
 @pytest.mark.usefixtures("files")
+def test_label_groups_are_those_of_the_library(capsys: Captured) -> None:
+    kinds = metrics.LabelGroups(["books", "music"], [(0, -1, 1)[i % 3] for i in range(40)])
+    groupings = {
+        "frequency": metrics.frequency_groups(TRUTH),
+        "deciles": metrics.decile_groups(TRUTH),
+        "seen": metrics.seen_groups(TRUTH),
+        "kinds.txt": kinds,
+    }
+    evaluator = Evaluator(40, ["P@1", "R@3", "macroF@3"], label_groups=groupings)
+    evaluator.update(TRUTH, PRED)
+    expected = evaluator.result().as_json()
+    arguments = ["pred.npz", "true.npz", "--train", "true.npz", "--metrics", "P@1,R@3,macroF@3"]
+    for grouping in groupings:
+        arguments += ["--per-group", grouping]
+    out = json.loads(output(capsys, *arguments, "--json"))
+    assert out["metrics"] == expected["metrics"]
+    assert out["groups"] == expected["groups"]
+    lines = list(csv.DictReader(io.StringIO(output(capsys, *arguments, "--csv"))))
+    for line in lines[3:]:
+        group = expected["groups"][line["grouping"]][line["group"]]
+        value = group["metrics"][line["metric"]]
+        assert line["value"] == ("" if value is None else str(value))
+        assert line["n_labels"] == str(group["n_labels"])
+        assert line["contribution"] == str(group["contribution"].get(line["metric"], ""))
+    table = output(capsys, *arguments)
+    assert "Label groups: kinds.txt" in table
+    assert max(map(len, table.splitlines())) <= 80
+    block = table.split("Label groups: kinds.txt\n\n")[1].split("\n\n")
+    assert block[0].split() == (
+        ["labels", "points", "positives", "of", "P@1", "books", "14"]
+        + [str(expected["groups"]["kinds.txt"]["books"][n]) for n in ("n_points", "n_positives")]
+        + [f"{100 * expected['groups']['kinds.txt']['books']['contribution']['P@1']:.2f}"]
+        + block[0].splitlines()[2].split()
+    )
+    several = output(capsys, "pred.npz", "ids.npy", "true.npz", "--per-group", "kinds.txt")
+    assert "Label groups of ids.npy: kinds.txt" in several
+
+
+@pytest.mark.usefixtures("files")
+def test_means_over_labels_have_no_interval(capsys: Captured) -> None:
+    arguments = ["pred.npz", "true.npz", "--metrics", "P@1,macroF@3", "--ci", "9"]
+    assert run(command.main, arguments) == 0
+    out, err = capsys.readouterr()
+    assert "no interval for macroF@3: not a mean over points" in err
+    assert out.count("±") == 1
+    assert run(command.main, [*arguments[:3], "macroF@3", "--ci"]) == 1
+    assert "a metric that is a mean or a ratio over points" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("files")
 def test_tables_fit_eighty_columns(capsys: Captured) -> None:
     names = ",".join(f"{kind}@{k}" for kind in ("P", "PSnDCG") for k in range(1, 30))
     out = output(
@@ -272,6 +324,13 @@ def test_standard_input(
         (["pred.npz", "true.npz", "--ci", "-5"], 2, "--ci"),
         (["pred.npz", "true.npz", "--ci", "1"], 2, "'1' is no number from 2"),
         (["--ci", "pred.npz", "true.npz"], 2, "'pred.npz' is no number from 2; files go before"),
+        (["pred.npz", "true.npz", "--per-group", "frequency"], 2, "add --train"),
+        (
+            ["pred.npz", "true.npz", "--per-group", "few.txt"],
+            1,
+            "few.txt: 2 lines, but true.npz has 40 labels",
+        ),
+        (["pred.npz", "true.npz", "--per-group", "decile"], 1, "decile: No such file"),
         (["pred.npz", "true.npz", "--groups", "few.txt"], 2, "--groups needs --ci or --compare"),
         (["pred.npz", "true.npz", "--json", "--csv"], 2, "not allowed with"),
         (["pred.npz", "true.npz", "--threads", "0"], 2, "'0' is no number from 1"),

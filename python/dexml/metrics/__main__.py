@@ -11,7 +11,7 @@ from dexml.metrics import (
     PROPENSITY_CONSTANTS,
     report,
 )
-from dexml.metrics.scorer import Scorer
+from dexml.metrics.scorer import GROUPINGS, Scorer
 
 USAGE = """python -m dexml.metrics PRED [PRED ...] TRUTH [options]
 
@@ -62,6 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--propensity", metavar="NAME", help="constants of a benchmark, e.g. LF-AmazonTitles-131K")
     add("--empty-rows", choices=["zero", "skip"], default="zero", help="points without positives")
     add("--psndcg", choices=["xclib", "matlab"], default="xclib", help="convention of PSnDCG")
+    add("--ties", choices=["smaller", "larger"], default="smaller", help="id first on equal scores")
+    add(
+        "--per-group",
+        metavar="GROUPS",
+        action="append",
+        default=[],
+        help="scores of label groups too: frequency, deciles or seen (by --train), or a file with "
+        "a group name a line for each label (an empty line: none); may be repeated",
+    )
     add(
         "--ci",
         metavar="N",
@@ -95,6 +104,11 @@ def _check_usage(args: argparse.Namespace) -> None:
         console.usage_error("give --propensity or --a and --b, not both")
     if (args.propensity or args.a is not None or args.b is not None) and not args.train:
         console.usage_error("propensities need the training matrix: add --train Y.trn.npz")
+    by_training = [name for name in args.per_group if name in GROUPINGS]
+    if by_training and not args.train:
+        console.usage_error(
+            f"--per-group {by_training[0]} needs the training matrix: add --train Y.trn.npz"
+        )
     if args.groups and not (args.ci or args.compare):
         console.usage_error("--groups needs --ci or --compare")
     if args.propensity and args.propensity not in PROPENSITY_CONSTANTS:

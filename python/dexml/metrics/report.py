@@ -13,6 +13,7 @@ from typing import Any
 
 from dexml import console
 from dexml.metrics.compare import Comparison
+from dexml.metrics.labelgroups import GroupResult
 from dexml.metrics.result import Interval, Result
 
 LEVELS = {"***": 0.001, "**": 0.01, "*": 0.05}
@@ -69,7 +70,28 @@ def as_csv(scored: Sequence[Scored], other: str | None) -> str:
                 line |= _cells(compared, "difference_", ("low", "high", "standard_error"))
                 line |= _cells(compared, "", ("p_value",))
             lines.append(line)
+        lines += _group_lines(entry)
     return _csv(lines)
+
+
+def _group_lines(entry: Scored) -> list[dict[str, Any]]:
+    """A line a label group and metric."""
+    return [
+        {
+            "pred": entry.name,
+            "metric": metric,
+            "value": None if math.isnan(value) else value,
+            "grouping": grouping,
+            "group": name,
+            "contribution": group.contribution.get(metric),
+            "n_labels": group.n_labels,
+            "n_points": group.n_points,
+            "n_positives": group.n_positives,
+        }
+        for grouping, groups in entry.result.groups.items()
+        for name, group in groups.items()
+        for metric, value in group.metrics.items()
+    ]
 
 
 def _cells(
@@ -81,7 +103,8 @@ def _cells(
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+    columns = dict.fromkeys(column for line in lines for column in line)
+    writer = csv.DictWriter(out, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return out.getvalue().rstrip("\n")
@@ -101,6 +124,10 @@ def as_table(scored: Sequence[Scored], other: str | None) -> str:
                 for name, entry in zip(short_names([s.name for s in scored]), scored, strict=True)
             }
         )
+    for entry in scored:
+        for grouping, groups in entry.result.groups.items():
+            of_pred = "" if len(scored) == 1 else f" of {short_names([entry.name])[0]}"
+            parts += [f"Label groups{of_pred}: {grouping}", *_groups(groups)]
     if other is not None:
         parts += [_comparison(entry, other) for entry in scored]
     return "\n\n".join(parts)
@@ -113,7 +140,7 @@ def _by_kind(
     cells: dict[str, dict[int, str]] = {}
     for name, value in metrics.items():
         kind, k = name.split("@")
-        cell = f"{100 * value:.2f}"
+        cell = "-" if math.isnan(value) else f"{100 * value:.2f}"
         if name in intervals:
             cell += f" ±{50 * (intervals[name].high - intervals[name].low):.2f}"
         cells.setdefault(kind, {})[int(k)] = cell
@@ -131,6 +158,18 @@ def _blocks(lines: Mapping[str, Mapping[str, Mapping[int, str]]]) -> list[str]:
         ]
         parts.append(console.grid(f"{kind}, percent", [f"@{k}" for k in columns], rows))
     return parts
+
+
+def _groups(groups: Mapping[str, GroupResult]) -> list[str]:
+    """Sizes of the groups and their parts of P@k, then a table a kind of metric."""
+    parts = list(dict.fromkeys(name for group in groups.values() for name in group.contribution))
+    rows = []
+    for name, group in groups.items():
+        sizes = [f"{size}" for size in (group.n_labels, group.n_points, group.n_positives)]
+        rows.append((name, [*sizes, *(f"{100 * group.contribution[part]:.2f}" for part in parts)]))
+    heads = ["labels", "points", "positives", *(f"of {part}" for part in parts)]
+    blocks = _blocks({name: _by_kind(group.metrics, {}) for name, group in groups.items()})
+    return [console.grid("", heads, rows), *blocks]
 
 
 def _comparison(entry: Scored, other: str) -> str:

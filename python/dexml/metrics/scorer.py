@@ -17,11 +17,19 @@ from dexml import console, data
 from dexml.data import Csr
 from dexml.metrics.compare import Comparison, compare
 from dexml.metrics.evaluator import Evaluator
+from dexml.metrics.labelgroups import (
+    LabelGroups,
+    decile_groups,
+    frequency_groups,
+    seen_groups,
+)
 from dexml.metrics.propensity import DEFAULT_CONSTANTS, PROPENSITY_CONSTANTS, inv_propensity
 from dexml.metrics.result import Interval, Progress, Result
 
 Prediction = Csr | NDArray[np.integer[Any]]
 
+GROUPINGS = {"frequency": frequency_groups, "deciles": decile_groups, "seen": seen_groups}
+"""Label groups by the training matrix."""
 CHUNK = 65_536
 """Points scored between two looks at the clock."""
 
@@ -37,8 +45,13 @@ class Scorer:
         self.propensity = ""
         kinds = ("P", "nDCG", "PSP") if args.train else ("P", "nDCG")
         self.metrics = args.metrics or [f"{kind}@{k}" for kind in kinds for k in (1, 3, 5)]
-        if args.train:
-            self._load_train()
+        self.label_groups: dict[str, LabelGroups] = {}
+        y_train = self._load_train() if args.train else None
+        for grouping in args.per_group:
+            if grouping in GROUPINGS and y_train is not None:
+                self.label_groups[grouping] = GROUPINGS[grouping](y_train)
+            else:
+                self.label_groups[grouping] = self._label_groups(grouping)
         shape = self.y_true.shape
         self.exclude = data.load_pairs(args.filter, shape) if args.filter else None
         self.groups = data.load_texts(args.groups) if args.groups else None
@@ -47,7 +60,19 @@ class Scorer:
                 f"{args.groups}: {len(self.groups)} keys, but {self.truth} has {shape[0]} points"
             )
 
-    def _load_train(self) -> None:
+    def _label_groups(self, path: str) -> LabelGroups:
+        """Read a group name for each label; an empty line is a label in no group."""
+        lines, n_labels = data.load_texts(path), self.y_true.shape[1]
+        if len(lines) != n_labels:
+            raise ValueError(
+                f"{path}: {len(lines)} lines, but {self.truth} has {n_labels} labels; "
+                "give a group name a line for each label"
+            )
+        names = list(dict.fromkeys(line for line in lines if line))
+        number = {name: i for i, name in enumerate(names)}
+        return LabelGroups(names, np.array([number.get(line, -1) for line in lines], np.int64))
+
+    def _load_train(self) -> Csr:
         args = self.args
         y_train = data.load_labels(args.train)
         if y_train.shape[1] != self.y_true.shape[1]:
@@ -62,6 +87,7 @@ class Scorer:
         )
         self.weights = inv_propensity(y_train, a=a, b=b)
         self.propensity = f"A = {a}, B = {b}"
+        return y_train
 
     def score(self, name: str) -> Result:
         """Score one file."""
@@ -72,6 +98,8 @@ class Scorer:
             inv_propensity=self.weights,
             empty_rows=args.empty_rows,
             psndcg=args.psndcg,
+            ties=args.ties,
+            label_groups=self.label_groups,
             keep_rows=bool(args.ci or args.compare),
             num_threads=args.threads,
         )
