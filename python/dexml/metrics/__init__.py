@@ -6,6 +6,13 @@ Needs numpy and scipy only. Formulas and conventions: ``docs/metrics.md``. On th
 """
 
 from dexml.metrics.evaluator import DEFAULT_METRICS, Evaluator, evaluate
+from dexml.metrics.labelgroups import (
+    GroupResult,
+    LabelGroups,
+    decile_groups,
+    frequency_groups,
+    seen_groups,
+)
 from dexml.metrics.propensity import (
     DEFAULT_CONSTANTS,
     PROPENSITY_CONSTANTS,
@@ -19,8 +26,13 @@ __all__ = [
     "DEFAULT_METRICS",
     "PROPENSITY_CONSTANTS",
     "Evaluator",
+    "GroupResult",
+    "LabelGroups",
     "Result",
+    "decile_groups",
     "evaluate",
+    "frequency_groups",
     "inv_propensity",
     "propensity_constants",
+    "seen_groups",
 ]

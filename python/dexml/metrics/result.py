@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dexml.metrics.labelgroups import GroupResult
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Result:
 
     `rows` holds values per point where the evaluator kept them: ``(values, None)``, or numerator
     and denominator for the PS metrics, which are ratios of sums. NaN marks a skipped point.
+    `groups` holds the scores of label groups, by grouping and group.
     """
 
     metrics: dict[str, float]
@@ -26,6 +29,7 @@ class Result:
     n_excluded_positives: int
     conventions: dict[str, str]
     rows: dict[str, tuple[NDArray[np.float64], NDArray[np.float64] | None]]
+    groups: dict[str, dict[str, GroupResult]] = field(default_factory=dict)
 
     def standard_errors(
         self, groups: Sequence[str] | None = None, *, seed: int, n_resamples: int = 1000
@@ -63,7 +67,14 @@ class Result:
         return {name: float(value) for name, value in zip(self.rows, spread, strict=True)}
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but the rows, for ``metrics.json`` and ``--json``."""
+        """Return everything but the rows, for ``metrics.json`` and ``--json``.
+
+        ``"groups"`` is there if there are any.
+        """
+        groups = {
+            grouping: {name: group.as_json() for name, group in groups.items()}
+            for grouping, groups in self.groups.items()
+        }
         return {
             "metrics": self.metrics,
             "n_points": self.n_points,
@@ -72,4 +83,5 @@ class Result:
             "n_excluded": self.n_excluded,
             "n_excluded_positives": self.n_excluded_positives,
             "conventions": self.conventions,
+            **({"groups": groups} if groups else {}),
         }

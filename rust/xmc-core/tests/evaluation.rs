@@ -292,7 +292,7 @@ fn long_rows_and_wide_weights_do_not_overflow() {
     }
     let value = |kind, k| evaluator.value(Metric::new(kind, k).unwrap()).unwrap();
     assert!((value(Kind::Psp, 1) - 1e-6).abs() < 1e-12);
-    assert!((value(Kind::Psp, 2) - 0.5).abs() < 1e-12);
+    assert!((value(Kind::Psp, 2) - 0.500_000_5).abs() < 1e-12);
     let wide = Options { inv_propensity: Some(vec![1.0, 2e6]), ..Options::default() };
     let message = Evaluator::new(2, &metrics(&[1]), wide).unwrap_err().to_string();
     assert_eq!(message, "inv_propensity must span less than a factor of 2^20, not 2000000");

@@ -104,7 +104,9 @@ impl Weights {
         for (new, &old) in (0..).zip(&order) {
             renumbered[old as usize] = new;
         }
-        class.iter_mut().for_each(|class| *class = renumbered[*class as usize]);
+        for class in &mut class {
+            *class = renumbered[*class as usize];
+        }
         let value = |old: Option<&u32>| old.map_or(1.0, |&old| values[old as usize]);
         let (largest, smallest) = (value(order.first()), value(order.last()));
         if largest / smallest > MAX_SPAN {
@@ -139,7 +141,9 @@ struct BitsHasher(u64);
 
 impl Hasher for BitsHasher {
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
     }
 
     fn write_u64(&mut self, bits: u64) {

@@ -89,7 +89,9 @@ impl Seen {
         if let Some(&label) = labels.iter().find(|&&label| !bitmap.insert(label)) {
             return Err(Fault::DuplicateLabel { label });
         }
-        labels.iter().for_each(|&label| bitmap.remove(label));
+        for &label in labels {
+            bitmap.remove(label);
+        }
         Ok(())
     }
 }

@@ -117,90 +117,67 @@ impl Sums {
             self.settle();
         }
         self.n_recent += 1;
-        let at = |lane: Lane| layout.start[lane as usize];
-        let cells = &mut self.recent[..];
-        if let Some(start) = at(Lane::Hits) {
-            let cells = &mut cells[start..][..max_k];
-            hits.iter().for_each(|hit| cells[hit.rank as usize] += 1);
-        }
-        if let Some(first) = hits.first() {
-            let rank = first.rank as usize;
-            if let Some(start) = at(Lane::FirstHit) {
-                cells[start + rank] += 1;
-            }
-            if let Some(start) = at(Lane::Reciprocal) {
-                cells[start + rank] += ONE / (rank as i64 + 1);
-            }
-        }
-        if let Some(start) = at(Lane::Recall) {
-            let (cells, mut before) = (&mut cells[start..][..max_k], 0);
-            for (hit, found) in hits.iter().zip(1..) {
-                let recall = quotient(found, n as i64);
-                cells[hit.rank as usize] += recall - before;
-                before = recall;
-            }
-        }
         // Ranks up to n share the normaliser of k with all rows, later ones have that of n.
         let (inside, beyond) = hits.split_at(hits.partition_point(|hit| (hit.rank as usize) < n));
-        if let Some(start) = at(Lane::Dcg) {
-            let (dcg, ndcg) = cells[start..][..2 * max_k].split_at_mut(max_k);
-            let mut sum = 0;
-            for hit in inside {
-                let term = discounts.at[hit.rank as usize];
-                dcg[hit.rank as usize] += term;
-                sum += term;
-            }
+        let discount = |hit: &Hit| discounts.at[hit.rank as usize];
+        let inverse = discounts.inverse[n.min(max_k) - 1];
+
+        if let Some([cells]) = self.lanes(layout, Lane::Hits) {
+            add_hits(cells, hits, |_| 1);
+        }
+        if let Some([cells]) = self.lanes(layout, Lane::FirstHit) {
+            add_hits(cells, &hits[..hits.len().min(1)], |_| 1);
+        }
+        if let Some([cells]) = self.lanes(layout, Lane::Reciprocal) {
+            add_hits(cells, &hits[..hits.len().min(1)], |hit| ONE / i64::from(hit.rank + 1));
+        }
+        if let Some([cells]) = self.lanes(layout, Lane::Recall) {
+            let (mut found, mut recall) = (0, 0);
+            add_hits(cells, hits, |_| {
+                found += 1;
+                let before = std::mem::replace(&mut recall, quotient(found, n as i64));
+                recall - before
+            });
+        }
+        if let Some([dcg, ndcg]) = self.lanes(layout, Lane::Dcg) {
+            let sum = add_hits(dcg, inside, discount);
             if n < max_k && sum > 0 {
                 dcg[n] -= sum;
                 ndcg[n] += quotient(sum, discounts.ideal[n - 1]);
             }
-            for hit in beyond {
-                let term = discounts.at[hit.rank as usize];
-                ndcg[hit.rank as usize] += times(term, discounts.inverse[n - 1]);
-            }
+            add_hits(ndcg, beyond, |hit| times(discount(hit), inverse));
         }
-        if let Some(start) = at(Lane::Gain) {
-            let (gain, ideal) = cells[start..][..2 * max_k].split_at_mut(max_k);
-            hits.iter().for_each(|hit| gain[hit.rank as usize] += hit.weight);
-            ideal.iter_mut().zip(row.ideal).for_each(|(cell, weight)| *cell += weight);
+        if let Some([gain, ideal]) = self.lanes(layout, Lane::Gain) {
+            add_hits(gain, hits, |hit| hit.weight);
+            add_ideal(ideal, row.ideal, |_, weight| weight);
         }
-        if let Some(start) = at(Lane::PsRecall) {
-            let (gain, ideal) = cells[start..][..2 * max_k].split_at_mut(max_k);
+        if let Some([gain, ideal]) = self.lanes(layout, Lane::PsRecall) {
             let share = quotient(1, n as i64);
-            hits.iter().for_each(|hit| gain[hit.rank as usize] += times(hit.weight, share));
-            ideal.iter_mut().zip(row.ideal).for_each(|(cell, &w)| *cell += times(w, share));
+            add_hits(gain, hits, |hit| times(hit.weight, share));
+            add_ideal(ideal, row.ideal, |_, weight| times(weight, share));
         }
-        if let Some(start) = at(Lane::PsDcg) {
-            let (dcg, rest) = cells[start..][..4 * max_k].split_at_mut(max_k);
-            let (ndcg, rest) = rest.split_at_mut(max_k);
-            let (ideal_dcg, ideal_ndcg) = rest.split_at_mut(max_k);
-            let term = |rank: usize, weight: i64| times(weight, discounts.at[rank]);
+        if let Some([dcg, ndcg, best, best_ndcg]) = self.lanes(layout, Lane::PsDcg) {
             let matlab = plan.options.psndcg == PsNdcg::Matlab;
             let (inside, beyond) = if matlab { (hits, &[][..]) } else { (inside, beyond) };
-            let (mut sum, mut ideal_sum) = (0, 0);
-            for hit in inside {
-                let term = term(hit.rank as usize, hit.weight);
-                dcg[hit.rank as usize] += term;
-                sum += term;
-            }
-            let ideal = ideal_dcg.iter_mut().zip(row.ideal).zip(&discounts.at);
-            for ((cell, &weight), &discount) in ideal {
-                let term = times(weight, discount);
-                *cell += term;
-                ideal_sum += term;
-            }
+            let sum = add_hits(dcg, inside, |hit| times(hit.weight, discount(hit)));
+            let ideal_sum =
+                add_ideal(best, row.ideal, |rank, weight| times(weight, discounts.at[rank]));
             if n < max_k && !matlab {
-                let inverse = discounts.inverse[n - 1];
                 dcg[n] -= sum;
                 ndcg[n] += times(sum, inverse);
-                ideal_dcg[n] -= ideal_sum;
-                ideal_ndcg[n] += times(ideal_sum, inverse);
-                for hit in beyond {
-                    let term = term(hit.rank as usize, hit.weight);
-                    ndcg[hit.rank as usize] += times(term, inverse);
-                }
+                best[n] -= ideal_sum;
+                best_ndcg[n] += times(ideal_sum, inverse);
             }
+            add_hits(ndcg, beyond, |hit| times(times(hit.weight, discount(hit)), inverse));
         }
+    }
+
+    /// The lane and those that follow it, if they are needed.
+    #[inline]
+    fn lanes<const N: usize>(&mut self, layout: &Layout, lane: Lane) -> Option<[&mut [i64]; N]> {
+        let cells = &mut self.recent[layout.start[lane as usize]?..][..N * layout.max_k];
+        let mut lanes = cells.chunks_exact_mut(layout.max_k);
+        Some(std::array::from_fn(|_| lanes.next().unwrap_or_default()))
     }
 
     /// Moves the recent terms to the total.
@@ -264,4 +241,28 @@ impl Sums {
             }
         }
     }
+}
+
+/// Adds the term of each hit at its rank; returns their sum.
+#[inline]
+fn add_hits(cells: &mut [i64], hits: &[Hit], mut term: impl FnMut(&Hit) -> i64) -> i64 {
+    let mut sum = 0;
+    for hit in hits {
+        let term = term(hit);
+        cells[hit.rank as usize] += term;
+        sum += term;
+    }
+    sum
+}
+
+/// Adds the term of each of the heaviest weights at its rank; returns their sum.
+#[inline]
+fn add_ideal(cells: &mut [i64], weights: &[i64], term: impl Fn(usize, i64) -> i64) -> i64 {
+    let mut sum = 0;
+    for (rank, (cell, &weight)) in cells.iter_mut().zip(weights).enumerate() {
+        let term = term(rank, weight);
+        *cell += term;
+        sum += term;
+    }
+    sum
 }
