@@ -107,11 +107,12 @@ def parse_metrics(names: Sequence[str]) -> list[tuple[str, int]]:
 
 @final
 class Evaluator:
-    """Sums of every kind of metric at every k up to the largest of `metrics`.
+    """Sums of the kinds of `metrics` at every k to the largest; means over labels at their own k.
 
-    The result is the same to the last bit for any number of threads and any cut into updates.
-    Threads share an update by blocks of 4,096 rows, so large updates use them best. A failing
+    The result is the same to the last bit for any number of threads, any cut into updates and any
+    order of merges. Threads share the rows of an update, so large updates use them best. A failing
     update leaves the evaluator as it was; rows in its message count from the start of the stream.
+    `label_groups` holds name, number of groups, and group of each label (-1 for none).
     """
 
     def __new__(
@@ -122,6 +123,8 @@ class Evaluator:
         inv_propensity: NDArray[np.float64] | None = None,
         empty_rows: str = "zero",
         psndcg: str = "xclib",
+        ties: str = "smaller",
+        label_groups: Sequence[tuple[str, int, NDArray[np.int32]]] | None = None,
         keep_rows: bool = False,
         num_threads: int | None = None,
     ) -> Evaluator: ...
@@ -140,7 +143,16 @@ class Evaluator:
         """Add the rows of another evaluator with the same settings."""
 
     def value(self, metric: str) -> float:
-        """Return any kind of metric at any k up to the largest of the list."""
+        """Return a metric of a listed kind at any k up to the largest of the list."""
+
+    def group_values(self, grouping: int, group: int, metrics: Sequence[str]) -> list[float]:
+        """Return metrics with the truth restricted to a group; NaN if it has nothing to average."""
+
+    def contribution(self, grouping: int, group: int, k: int) -> float:
+        """Return the part of P@k that is hits of a group."""
+
+    def group_counts(self, grouping: int, group: int) -> tuple[int, int, int]:
+        """Count labels, rows with a positive, and positives of a group."""
 
     def row_values(self, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Return a metric of the list for each row: `(values, None)`, or numerator and denominator.

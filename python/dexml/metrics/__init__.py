@@ -7,6 +7,13 @@ Needs numpy and scipy only. Formulas and conventions: ``docs/metrics.md``. On th
 
 from dexml.metrics.compare import Comparison, compare
 from dexml.metrics.evaluator import DEFAULT_METRICS, Evaluator, evaluate
+from dexml.metrics.labelgroups import (
+    GroupResult,
+    LabelGroups,
+    decile_groups,
+    frequency_groups,
+    seen_groups,
+)
 from dexml.metrics.propensity import (
     DEFAULT_CONSTANTS,
     PROPENSITY_CONSTANTS,
@@ -21,10 +28,15 @@ __all__ = [
     "PROPENSITY_CONSTANTS",
     "Comparison",
     "Evaluator",
+    "GroupResult",
     "Interval",
+    "LabelGroups",
     "Result",
     "compare",
+    "decile_groups",
     "evaluate",
+    "frequency_groups",
     "inv_propensity",
     "propensity_constants",
+    "seen_groups",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust
+from dexml.metrics.labelgroups import GroupResult
 
 Progress = Callable[[int, int], None]
 """Told now and then how many of how many steps are done."""
@@ -33,6 +34,7 @@ class Result:
 
     `rows` holds values per point where the evaluator kept them: ``(values, None)``, or numerator
     and denominator for the PS metrics, which are ratios of sums. NaN marks a skipped point.
+    `groups` holds the scores of label groups, by grouping and group.
     """
 
     metrics: dict[str, float]
@@ -43,6 +45,7 @@ class Result:
     n_excluded_positives: int
     conventions: dict[str, str]
     rows: dict[str, tuple[NDArray[np.float64], NDArray[np.float64] | None]]
+    groups: dict[str, dict[str, GroupResult]] = field(default_factory=dict)
 
     def intervals(
         self,
@@ -89,7 +92,14 @@ class Result:
         return {name: interval.standard_error for name, interval in found.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but the rows, for ``metrics.json`` and ``--json``."""
+        """Return everything but the rows, for ``metrics.json`` and ``--json``.
+
+        ``"groups"`` is there if there are any.
+        """
+        groups = {
+            grouping: {name: group.as_json() for name, group in groups.items()}
+            for grouping, groups in self.groups.items()
+        }
         return {
             "metrics": self.metrics,
             "n_points": self.n_points,
@@ -98,6 +108,7 @@ class Result:
             "n_excluded": self.n_excluded,
             "n_excluded_positives": self.n_excluded_positives,
             "conventions": self.conventions,
+            **({"groups": groups} if groups else {}),
         }
 
 

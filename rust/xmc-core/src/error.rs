@@ -93,6 +93,27 @@ pub enum Error {
         /// The metric asked for.
         metric: Metric,
     },
+    /// A metric whose sums the evaluator does not make.
+    NotSummed {
+        /// The metric asked for.
+        metric: Metric,
+    },
+    /// Row values of a mean over labels.
+    LabelWise {
+        /// The metric asked for.
+        metric: Metric,
+    },
+    /// A label in a group that does not exist.
+    BadGroup {
+        /// Name of the grouping.
+        grouping: String,
+        /// The label.
+        label: usize,
+        /// Its group.
+        group: i32,
+        /// Number of groups.
+        n_groups: usize,
+    },
     /// No row is left to average over.
     NoRows,
     /// The denominator of a propensity-scored metric is zero.
@@ -280,6 +301,17 @@ impl fmt::Display for Error {
                 write!(f, "{metric} is beyond the largest k = {max_k} of this evaluator")
             }
             Self::NotKept { metric } => write!(f, "row values of {metric} were not kept"),
+            Self::NotSummed { metric } => {
+                write!(f, "{metric} is not summed by this evaluator: name it in its metrics")
+            }
+            Self::LabelWise { metric } => {
+                write!(f, "{metric} is a mean over labels and has no row values")
+            }
+            Self::BadGroup { grouping, label, group, n_groups } => write!(
+                f,
+                "label_groups '{grouping}': group {group} of label {label} out of range \
+                 (n_groups = {n_groups}, -1 for none)"
+            ),
             Self::NoRows => f.write_str("no rows left to average"),
             Self::ZeroDenominator { metric } => {
                 write!(f, "the denominator of {metric} is 0: no row has a positive")

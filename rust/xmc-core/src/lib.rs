@@ -20,7 +20,7 @@ pub use rayon;
 
 pub use csr::{Csr, CsrPattern, CsrView, check_matrix};
 pub use error::{Error, Fault, Place, Result};
-pub use eval::{EmptyRows, Evaluator, Options, PsNdcg, RowValues};
+pub use eval::{EmptyRows, Evaluator, GroupCounts, Grouping, Id, Options, PsNdcg, RowValues, Ties};
 pub use file::{load_labels, load_pairs, save_labels};
 pub use labels::{ParseOptions, parse_labels, write_labels};
 pub use metric::{Kind, MAX_K, Metric};
