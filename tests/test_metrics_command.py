@@ -225,7 +225,7 @@ def test_label_groups_are_those_of_the_library(capsys: Captured) -> None:
     table = output(capsys, *arguments)
     assert "Label groups: kinds.txt" in table
     assert max(map(len, table.splitlines())) <= 80
-    block = table.split("Label groups: kinds.txt\n\n")[1].split("\n\n")
+    block = table.split("Label groups: kinds.txt\n")[1].split("\n\n")
     assert block[0].split() == (
         ["labels", "points", "positives", "of", "P@1", "books", "14"]
         + [str(expected["groups"]["kinds.txt"]["books"][n]) for n in ("n_points", "n_positives")]

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Evaluator",
+    "Resampler",
     "check_csr",
+    "interval",
     "inv_propensity",
     "label_counts",
     "load_labels",
     "load_pairs",
     "merge_topk",
+    "p_value",
     "parse_metrics",
     "save_labels",
     "topk_csr",

@@ -127,7 +127,8 @@ def as_table(scored: Sequence[Scored], other: str | None) -> str:
     for entry in scored:
         for grouping, groups in entry.result.groups.items():
             of_pred = "" if len(scored) == 1 else f" of {short_names([entry.name])[0]}"
-            parts += [f"Label groups{of_pred}: {grouping}", *_groups(groups)]
+            first, *more = _groups(groups)
+            parts += [f"Label groups{of_pred}: {grouping}\n{first}", *more]
     if other is not None:
         parts += [_comparison(entry, other) for entry in scored]
     return "\n\n".join(parts)

@@ -28,7 +28,11 @@ from dexml.metrics.result import Interval, Progress, Result
 
 Prediction = Csr | NDArray[np.integer[Any]]
 
-GROUPINGS = {"frequency": frequency_groups, "deciles": decile_groups, "seen": seen_groups}
+GROUPINGS: dict[str, Callable[[Csr], LabelGroups]] = {
+    "frequency": frequency_groups,
+    "deciles": decile_groups,
+    "seen": seen_groups,
+}
 """Label groups by the training matrix."""
 CHUNK = 65_536
 """Points scored between two looks at the clock."""
