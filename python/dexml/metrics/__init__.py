@@ -1,8 +1,10 @@
 """P@k, nDCG@k, PSP@k and their kin over sparse label matrices, exact and multithreaded.
 
-Needs numpy and scipy only. Formulas and conventions: ``docs/metrics.md``. On the command line::
+Needs numpy and scipy only. Formulas and conventions: ``docs/metrics.md``; intervals and
+tests: ``docs/statistics.md``. On the command line::
 
-    python -m dexml.metrics PRED TRUTH [--train Y] [--filter PAIRS] [--metrics P@1,nDCG@5,PSP@5]
+    python -m dexml.metrics PRED [PRED ...] TRUTH [--train Y] [--filter PAIRS]
+        [--metrics P@1,nDCG@5,PSP@5] [--per-group frequency] [--ci] [--compare OTHER_PRED]
 """
 
 from dexml.metrics.compare import Comparison, compare

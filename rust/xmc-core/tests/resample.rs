@@ -164,6 +164,10 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
 
     #[test]
     fn bits_depend_on_neither_threads_nor_cuts(n in 1usize..3000, seed: u64) {
