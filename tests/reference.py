@@ -4,13 +4,16 @@ They follow the definitions word for word and share no code with what they check
 """
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 
-def rank(scores: Mapping[int, float], exclude: Set[int] = frozenset()) -> list[int]:
+def rank(
+    scores: Mapping[int, float], exclude: Set[int] = frozenset(), ties: str = "smaller"
+) -> list[int]:
     """Labels by falling score, equal scores by smaller label, without the excluded ones."""
+    sign = {"smaller": 1, "larger": -1}[ties]
     kept = [label for label in scores if label not in exclude]
-    return sorted(kept, key=lambda label: (-scores[label], label))
+    return sorted(kept, key=lambda label: (-scores[label], sign * label))
 
 
 def inv_propensity(counts: Sequence[int], n_points: int, a: float, b: float) -> list[float]:
@@ -43,6 +46,8 @@ def row_terms(
         return len(hits) / k, 1.0
     if kind == "R":
         return len(hits) / max(n, 1), 1.0
+    if kind == "Success":
+        return float(bool(hits)), 1.0
     if kind == "MRR":
         return (1 / hits[0][0] if hits else 0.0), 1.0
     if kind == "nDCG":
@@ -60,6 +65,29 @@ def row_terms(
     dcg = sum(inv_propensity[label] * discount(r) for r, label in hits)
     ideal = sum(weight * discount(r) for r, weight in enumerate(best, start=1))
     return dcg / norm, ideal / norm
+
+
+def label_wise(
+    metric: str,
+    y_true: Sequence[Mapping[int, float]],
+    rankings: Sequence[Sequence[int]],
+    labels: Iterable[int],
+) -> float:
+    """A mean over labels: Coverage, macroP, macroR or macroF; every row counts."""
+    kind, _, cut = metric.partition("@")
+    values = []
+    for label in labels:
+        positive = [row.get(label, 0) > 0 for row in y_true]
+        predicted = [label in ranking[: int(cut)] for ranking in rankings]
+        n_hits = sum(p and q for p, q in zip(positive, predicted, strict=True))
+        numerator, denominator = {
+            "Coverage": (n_hits > 0, 1),
+            "macroP": (n_hits, sum(predicted)),
+            "macroR": (n_hits, sum(positive)),
+            "macroF": (2 * n_hits, sum(predicted) + sum(positive)),
+        }[kind]
+        values.append(numerator / denominator if denominator else 0.0)
+    return sum(values) / len(values) if values else math.nan
 
 
 def evaluate(

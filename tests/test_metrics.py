@@ -1,5 +1,6 @@
 """`dexml.metrics` through its Python face: golden cases, slow twin, streaming, errors."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,20 +11,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse import csr_array, save_npz
+from scipy.sparse import csr_array
 
 import reference
 from dexml import metrics
-from dexml.console import run
 from dexml.metrics import Evaluator, evaluate
-from dexml.metrics import __main__ as command
 
-KINDS = ("P", "nDCG", "R", "MRR", "PSP", "PSnDCG", "PSR")
+KINDS = ("P", "nDCG", "R", "MRR", "Success", "PSP", "PSnDCG", "PSR")
 EVERY = [f"{kind}@{k}" for kind in KINDS for k in (1, 2, 5)]
+LABEL_WISE = [f"{kind}@{k}" for kind in ("Coverage", "macroP", "macroR", "macroF") for k in (1, 3)]
 A = {
     "truth": [[0, 3, 5], [1], [0, 2, 4, 5, 6, 7], [1, 6]],
     "ids": [[5, 1, 0, 2, 3], [0, 1, 2, 3, 4], [7, 0, 1, 3, 2], [0, 2, 3, 4, 6]],
 }
+
+
+PARTS = ("indptr", "indices", "data")
 
 
 def truth_of(rows: list[list[int]], n_labels: int = 8) -> csr_array:
@@ -79,21 +82,29 @@ def as_csr(dense: np.ndarray, stored: np.ndarray) -> csr_array:
 
 
 @settings(max_examples=150, deadline=None)
-@given(case=cases(), psndcg=st.sampled_from(["xclib", "matlab"]), skip=st.booleans())
+@given(
+    case=cases(),
+    psndcg=st.sampled_from(["xclib", "matlab"]),
+    ties=st.sampled_from(["smaller", "larger"]),
+    skip=st.booleans(),
+)
 def test_equals_the_slow_twin(
-    case: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], psndcg: Any, skip: bool
+    case: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    psndcg: Any,
+    ties: Any,
+    skip: bool,
 ) -> None:
     y, scores, exclude, q = case
     empty_rows: Any = "skip" if skip else "zero"
     truth = [{int(i): 1.0 for i in np.flatnonzero(row)} for row in y]
     rankings = [
         reference.rank(
-            {i: s for i, s in enumerate(row) if not np.isnan(s)}, set(np.flatnonzero(out))
+            {i: s for i, s in enumerate(row) if not np.isnan(s)}, set(np.flatnonzero(out)), ties
         )
         for row, out in zip(scores, exclude, strict=True)
     ]
     names = EVERY if y.any() else [n for n in EVERY if not n.startswith("PS")]
-    arguments = {"inv_propensity": q, "empty_rows": empty_rows, "psndcg": psndcg}
+    arguments = {"inv_propensity": q, "empty_rows": empty_rows, "psndcg": psndcg, "ties": ties}
     y_true, y_pred = csr_array(y), as_csr(scores, ~np.isnan(scores))
     pairs = as_csr(np.ones_like(scores), exclude)
     if skip and not y.any():
@@ -104,6 +115,185 @@ def test_equals_the_slow_twin(
     actual = evaluate(y_true, y_pred, names, exclude=pairs, **arguments)
     for name in names:
         assert actual[name] == pytest.approx(expected[name], abs=1e-12), name
+    actual = evaluate(y_true, y_pred, LABEL_WISE, exclude=pairs, **arguments)
+    for name in LABEL_WISE:
+        twin = reference.label_wise(name, truth, rankings, range(y.shape[1]))
+        assert actual[name] == pytest.approx(twin, abs=1e-12), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(), seed=st.integers(0, 99), skip=st.booleans())
+def test_a_group_is_an_evaluation_of_the_truth_restricted_to_it(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], seed: int, skip: bool
+) -> None:
+    y, scores, exclude, q = case
+    n_labels = y.shape[1]
+    groups = np.random.default_rng(seed).integers(-1, 3, n_labels)
+    evaluator = Evaluator(
+        n_labels,
+        EVERY + LABEL_WISE,
+        inv_propensity=q,
+        empty_rows="skip" if skip else "zero",
+        label_groups={
+            "any": metrics.LabelGroups(["a", "b", "c"], groups),
+            "halves": metrics.LabelGroups(["even", "odd"], np.arange(n_labels) % 2),
+        },
+    )
+    y[0, 0] = 1
+    y_pred, pairs = as_csr(scores, ~np.isnan(scores)), as_csr(np.ones_like(scores), exclude)
+    evaluator.update(csr_array(y), y_pred, exclude=pairs)
+    result = evaluator.result()
+    for i, group in enumerate(result.groups["any"].values()):
+        inside = groups == i
+        restricted = np.where(inside, y, 0).astype(np.float32)
+        assert group.n_labels == inside.sum()
+        assert group.n_points == restricted.any(axis=1).sum()
+        assert group.n_positives == restricted.sum()
+        if not restricted.any():
+            assert all(np.isnan(group.metrics[name]) for name in EVERY)
+            continue
+        twin = evaluate(
+            csr_array(restricted),
+            y_pred,
+            EVERY,
+            inv_propensity=q,
+            exclude=pairs,
+            empty_rows="skip",
+        )
+        assert {name: group.metrics[name] for name in EVERY} == twin
+        truth = [{int(j): 1.0 for j in np.flatnonzero(row)} for row in y]
+        rankings = [
+            reference.rank(
+                {j: s for j, s in enumerate(row) if not np.isnan(s)}, set(np.flatnonzero(out))
+            )
+            for row, out in zip(scores, exclude, strict=True)
+        ]
+        for name in LABEL_WISE:
+            mean = reference.label_wise(name, truth, rankings, np.flatnonzero(inside))
+            assert group.metrics[name] == pytest.approx(mean, abs=1e-12), name
+    for name in ("P@1", "P@2", "P@5"):
+        parts = [group.contribution[name] for group in result.groups["halves"].values()]
+        assert sum(parts) == pytest.approx(result.metrics[name], abs=1e-12)
+
+
+def test_case_f_as_pyxclib_ranks_it() -> None:
+    shape = (4, 8)
+    stored = truth_of(A["ids"]).astype(bool).toarray()
+    y_pred = as_csr(np.ones(shape), stored)
+    names = [f"P@{k}" for k in range(1, 6)]
+    larger = evaluate(truth_of(A["truth"]), y_pred, names, ties="larger")
+    assert list(larger.values()) == pytest.approx([0.75, 0.5, 0.4166666667, 0.375, 0.4])
+    smaller = evaluate(truth_of(A["truth"]), y_pred, names)
+    assert list(smaller.values()) == pytest.approx([0.5, 0.375, 0.3333333333, 0.3125, 0.4])
+
+
+def test_perfect_predictions_score_exactly_one() -> None:
+    y, _, q = big()
+    y = y[np.diff(y.indptr) > 0]
+    ranked = csr_array((q[y.indices], y.indices, y.indptr), shape=y.shape)
+    names = [
+        f"{kind}@{k}"
+        for kind in ("nDCG", "MRR", "Success", "PSP", "PSR", "PSnDCG")
+        for k in range(1, 41)
+    ]
+    assert set(evaluate(y, ranked, names, inv_propensity=q).values()) == {1.0}
+    assert evaluate(y, ranked, ["P@1", "R@40"], inv_propensity=q) == {"P@1": 1.0, "R@40": 1.0}
+    means = evaluate(y, ranked, ["Coverage@40", "macroR@40", "macroP@40", "macroF@40"])
+    assert set(means.values()) == {1.0}
+
+
+def test_groups_by_training_frequency() -> None:
+    y_train = np.zeros((200, 7), np.float32)
+    for label, count in enumerate([150, 100, 11, 10, 3, 1, 0]):
+        y_train[:count, label] = 1
+    y = csr_array(y_train)
+    groups = metrics.frequency_groups(y)
+    assert groups.names == ("head (> 100)", "torso (11-100)", "tail (<= 10)")
+    assert groups.of_label.tolist() == [0, 1, 1, 2, 2, 2, 2]
+    seen = metrics.seen_groups(y)
+    assert seen.names == ("unseen (0)", "few-shot (1-3)", "many-shot (> 3)")
+    assert seen.of_label.tolist() == [2, 2, 2, 2, 1, 1, 0]
+    halves = metrics.decile_groups(y, n=2)
+    assert halves.names == ("1/2 (150-150)", "2/2 (0-100)")  # of 275 pairs, 150 in one label
+    thirds = metrics.decile_groups(y, n=3)
+    assert thirds.names == ("1/3 (150-150)", "2/3 (100-100)", "3/3 (0-11)")
+    flat = metrics.decile_groups(csr_array(np.ones((5, 20), np.float32)))
+    assert flat.of_label.tolist() == np.repeat(np.arange(10), 2).tolist()
+    lone = metrics.decile_groups(csr_array(np.ones((5, 1), np.float32)), n=2)
+    assert lone.names == ("1/2 (5-5)", "2/2 (no label)")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda y: metrics.frequency_groups(y, tail_max=5, torso_max=5), "tail_max = 5"),
+        (lambda y: metrics.decile_groups(y, n=0), "n must be at least 1, not 0"),
+        (lambda y: metrics.decile_groups(y * 0), "y_train: no positive"),
+        (lambda y: metrics.seen_groups(y, few_max=0), "few_max must be at least 1, not 0"),
+        (lambda y: metrics.LabelGroups("ab", [0, 1]), "names must be a list of strings"),
+        (lambda y: metrics.LabelGroups(["a", "a"], [0]), "the name 'a' stands twice"),
+        (lambda y: metrics.LabelGroups(["a"], [0, 1]), r"group 1 of label 1 out of range \(1 gr"),
+        (lambda y: metrics.LabelGroups(["a"], [-2]), "group -2 of label 0 out of range"),
+        (lambda y: metrics.LabelGroups(["a"], [0.5]), "dtype float64; give an integer"),
+        (lambda y: metrics.LabelGroups(["a"], [[0]]), r"shape \(1, 1\)"),
+        (
+            lambda y: Evaluator(3, ["P@1"], label_groups={"f": metrics.LabelGroups(["a"], [0])}),
+            "label_groups 'f': 1 labels, expected 3",
+        ),
+        (lambda y: Evaluator(3, ["P@1"], label_groups={"f": [0, 0, 0]}), "'f' is a list"),  # type: ignore[dict-item]
+        (lambda y: Evaluator(3, ["P@1"], ties="last"), "ties must be 'smaller' or 'larger'"),  # type: ignore[arg-type]
+    ],
+)
+def test_errors_of_groups(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(csr_array(np.eye(3, dtype=np.float32)))
+
+
+def test_groups_stream_merge_and_print() -> None:
+    y, ids, q = big()
+    names = ["P@1", "PSP@3", "macroF@5", "Coverage@5"]
+    groups = {
+        "frequency": metrics.frequency_groups(y, tail_max=890, torso_max=920),
+        "one": metrics.LabelGroups(["empty", "first"], [1] + [-1] * 39),
+    }
+
+    def fresh(threads: int, keep_rows: bool = False) -> Evaluator:
+        return Evaluator(
+            40,
+            names,
+            inv_propensity=q,
+            label_groups=groups,
+            keep_rows=keep_rows,
+            num_threads=threads,
+        )
+
+    whole = fresh(1)
+    whole.update(y, ids)
+    expected = whole.result().as_json()
+    parts = [fresh(2), fresh(7)]
+    parts[0].update(y[4000:], ids[4000:])
+    for start in range(0, 4000, 999):
+        rows = slice(start, min(start + 999, 4000))
+        parts[1].update(y[rows], ids[rows])
+    parts[1].merge(parts[0])
+    assert parts[1].result().as_json() == expected
+    assert expected["groups"]["one"]["empty"]["metrics"]["P@1"] is None
+    json.dumps(expected, allow_nan=False)
+    assert expected["conventions"] == {
+        "empty_rows": "zero",
+        "psndcg": "xclib",
+        "ties": "smaller id first",
+        "macro": "mean over all labels, 0/0 = 0",
+        "coverage": "labels hit at least once / all labels",
+    }
+    bad = ids.copy()
+    bad[-1, 0] = 40
+    with pytest.raises(ValueError, match="ids: row 18001: label 40 out of range"):
+        whole.update(y, bad)
+    assert whole.result().as_json() == expected
+    kept = fresh(1, keep_rows=True)
+    kept.update(y, ids)
+    assert list(kept.result().rows) == ["P@1", "PSP@3"]
 
 
 def big(seed: int = 0) -> tuple[csr_array, np.ndarray, np.ndarray]:
@@ -134,11 +324,11 @@ def test_merge_adds_the_points_of_the_other() -> None:
         parts[-1].update(y[rows], ids[rows])
     parts[0].merge(parts[1])
     expected = evaluate(y, ids, EVERY, inv_propensity=q)
-    assert parts[0].result().metrics == pytest.approx(expected, abs=1e-13)
+    assert parts[0].result().metrics == expected
     assert parts[0].result().n_points == 9001
 
 
-def test_rows_average_to_the_result_and_errors_follow_the_groups() -> None:
+def test_rows_average_to_the_result() -> None:
     y, ids, q = big()
     evaluator = Evaluator(40, EVERY, inv_propensity=q, keep_rows=True)
     evaluator.update(y, ids)
@@ -146,26 +336,41 @@ def test_rows_average_to_the_result_and_errors_follow_the_groups() -> None:
     for name, (values, denominator) in result.rows.items():
         total = len(values) if denominator is None else denominator.sum()
         assert values.sum() / total == pytest.approx(result.metrics[name], abs=1e-12)
-    errors = result.standard_errors(seed=1, n_resamples=400)
-    assert errors == result.standard_errors(seed=1, n_resamples=400)
-    values = result.rows["P@1"][0]
-    assert errors["P@1"] == pytest.approx(values.std() / np.sqrt(len(values)), rel=0.15)
-    twins = [str(i // 100) for i in range(9001)]  # groups of like points: a larger error
-    order = np.argsort(values, kind="stable")
-    clustered = Evaluator(40, ["P@1"], keep_rows=True)
-    clustered.update(y[order], ids[order])
-    grouped = clustered.result().standard_errors(twins, seed=1, n_resamples=400)
-    assert grouped["P@1"] > 5 * errors["P@1"]
 
 
-def test_int32_memory_mapped_ids_and_callers_arrays(tmp_path: Path) -> None:
+def test_memory_mapped_ids_int64_indices_and_read_only_arrays(tmp_path: Path) -> None:
     y, ids, q = big()
     np.save(tmp_path / "ids.npy", ids.astype(np.int32))
+    np.save(tmp_path / "columns.npy", np.asfortranarray(ids))
     mapped = np.load(tmp_path / "ids.npy", mmap_mode="r")
-    before = (y.indptr.copy(), y.indices.copy(), y.data.copy())
-    assert evaluate(y, mapped, EVERY, inv_propensity=q) == evaluate(y, ids, EVERY, inv_propensity=q)
-    for old, new in zip(before, (y.indptr, y.indices, y.data), strict=True):
-        np.testing.assert_array_equal(old, new)
+    columns = np.load(tmp_path / "columns.npy", mmap_mode="r")
+    wide = csr_array(y.shape, dtype=np.float64)
+    wide.indptr, wide.indices = y.indptr.astype(np.int64), y.indices.astype(np.int64)
+    wide.data = y.data.astype(np.float64)
+    exclude = y[::-1].astype(bool)
+    arrays = [ids, q, *(getattr(m, n) for m in (y, wide, exclude) for n in PARTS)]
+    before = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
+    for array in arrays:
+        array.flags.writeable = False
+    expected = evaluate(y, ids, EVERY, inv_propensity=q, exclude=exclude)
+    for y_true, y_pred in ((y, mapped), (y, columns), (wide, ids), (wide, mapped)):
+        found = evaluate(y_true, y_pred, EVERY, inv_propensity=q, exclude=exclude)
+        assert found == expected
+    assert evaluate(y, wide, ["P@5"]) == evaluate(y, y, ["P@5"])
+    assert [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays] == before
+
+
+def test_blocks_of_int64_indices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dexml.metrics.evaluator.BLOCK_ROWS", 2)
+    y = truth_of(A["truth"])
+    bad = y.copy()
+    bad.indices = bad.indices.astype(np.int64)
+    bad.indices[-1] = 2**40
+    for y_true, y_pred, name in ((y, bad, "y_pred"), (bad, y, "y_true")):
+        with pytest.raises(ValueError, match=rf"{name}: a label id lies outside 0\.\.7"):
+            evaluate(y_true, y_pred, ["P@1"])
+    with pytest.raises(ValueError, match="exclude: expected a scipy CSR array, not csc_array"):
+        evaluate(y, y, ["P@1"], exclude=csr_array(y).tocsc())
 
 
 @pytest.mark.parametrize(
@@ -200,85 +405,6 @@ def test_errors_say_what_is_wrong(
         evaluate(truth_of(A["truth"]), y_pred, names, **extra)
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
-    y, ids, _ = big()
-    scores = csr_array(
-        (np.tile(np.arange(5.0, 0, -1), 9001), ids.ravel(), np.arange(9002) * 5), shape=y.shape
-    )
-    save_npz(tmp_path / "pred.npz", scores)
-    save_npz(tmp_path / "true.npz", y)
-    np.save(tmp_path / "ids.npy", ids)
-    (tmp_path / "pairs.txt").write_text("0 1\n5 2\n")
-    (tmp_path / "groups.txt").write_text("".join(f"{i // 3}\n" for i in range(9001)))
-    return tmp_path
-
-
-def test_command_json_equals_the_function(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["pred.npz", "true.npz", "--train", "true.npz", "--filter", "pairs.txt"]
-    arguments = [str(files / a) if a.endswith((".npz", ".txt")) else a for a in arguments]
-    assert run(command.main, [*arguments, "--json", "--metrics", "P@1,PSP@5"]) == 0
-    out = json.loads(capsys.readouterr().out)
-    y, ids, _ = big()
-    exclude = np.zeros(y.shape)
-    exclude[0, 1] = exclude[5, 2] = 1
-    q = metrics.inv_propensity(y)
-    expected = evaluate(y, ids, ["P@1", "PSP@5"], inv_propensity=q, exclude=csr_array(exclude))
-    assert out["metrics"] == expected
-    assert out["n_points"] == 9001
-    assert out["conventions"]["propensity"] == "A = 0.55, B = 1.5"
-
-
-def test_command_table_with_standard_errors(
-    files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [str(files / "ids.npy"), str(files / "true.npz"), "--bootstrap", "20"]
-    assert run(command.main, [*arguments, "--groups", str(files / "groups.txt")]) == 0
-    out, err = capsys.readouterr()
-    assert "P@1" in out
-    assert "±" in out
-    assert "9001 points" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["nowhere.npz", "true.npz"], 1, "nowhere.npz"),
-        (["pred.npz", "cut.npz"], 1, "cut.npz: damaged or not a scipy .npz"),
-        (["pred.npz", "bad.txt"], 1, "bad.txt:3: label 40 out of range (n_labels = 40)"),
-        (["pred.npz", "true.npz", "--filter", "nowhere.txt"], 1, "nowhere.txt"),
-        (["pred.npz", "true.npz", "--metric", "P@1"], 2, "did you mean '--metrics'"),
-        (["pred.npz"], 2, "TRUTH"),
-        (["pred.npz", "true.npz", "--a", "0.6"], 2, "--train"),
-        (
-            ["pred.npz", "true.npz", "--train", "true.npz", "--propensity", "EURLEX"],
-            2,
-            "did you mean 'EURLex'",
-        ),
-        (["pred.npz", "true.npz", "--metrics", "P@1, Q@5"], 2, "Q@5"),
-        (["pred.npz", "true.npz", "--bootstrap", "-5"], 2, "no number from 2"),
-        (["cut.npy", "true.npz"], 1, "cut.npy: damaged or not an .npy array"),
-    ],
-)
-def test_command_errors_are_one_line(
-    files: Path,
-    arguments: list[str],
-    code: int,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (files / "cut.npz").write_bytes((files / "true.npz").read_bytes()[:300])
-    (files / "cut.npy").write_bytes((files / "ids.npy").read_bytes()[:100])
-    (files / "bad.txt").write_text("2 40\n1:1.0\n40:1.0\n")
-    monkeypatch.chdir(files)
-    assert run(command.main, arguments) == code
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert message in err
-
-
 def test_imports_with_numpy_and_scipy_only() -> None:
     """The base install: every other package is blocked."""
     program = """
@@ -299,8 +425,3 @@ print(sorted({"torch", "hnswlib", "pydantic", "tqdm"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
-
-
-def test_runs_as_a_module_without_a_warning() -> None:
-    command = [sys.executable, "-W", "error", "-m", "dexml.metrics", "--help"]
-    assert subprocess.run(command, capture_output=True).returncode == 0

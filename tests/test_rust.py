@@ -71,11 +71,12 @@ def golden_inputs(case: dict[str, Any]) -> tuple[Csr, Csr, list[list[int]], Any]
 def test_golden_cases(case: dict[str, Any], psndcg: str, num_threads: int) -> None:
     y_true, scores, rankings, exclude = golden_inputs(case)
     ids = padded(rankings, GOLDEN["k"])
+    expected = case["expected" if psndcg == "xclib" else "expected_matlab"]
 
     def evaluator() -> _rust.Evaluator:
         return _rust.Evaluator(
             GOLDEN["n_labels"],
-            ["P@5"],
+            ["P@5", *expected],
             inv_propensity=weights(),
             empty_rows=case["empty_rows"],
             psndcg=psndcg,
@@ -87,7 +88,6 @@ def test_golden_cases(case: dict[str, Any], psndcg: str, num_threads: int) -> No
     evaluators[1].update_ids(y_true, ids.astype(np.int64), exclude)
     evaluators[2].update_csr(y_true, scores, exclude)
     evaluators[3].update_csr(y_true, (*scores[:2], scores[2].astype(np.float64)), exclude)
-    expected = case["expected" if psndcg == "xclib" else "expected_matlab"]
     for name, value in expected.items():
         for filled in evaluators:
             assert filled.value(name) == pytest.approx(value, abs=GOLDEN["tolerance"]), name
@@ -291,6 +291,9 @@ DENSE = np.zeros((2, 3), np.float32)
         (lambda e: e.value("P@6"), "P@6 is beyond the largest k = 5"),
         (lambda e: e.value("PSP@1"), "PSP@1 needs inv_propensity"),
         (lambda e: e.value("P@1"), "no rows left to average"),
+        (lambda e: e.value("nDCG@1"), "nDCG@1 is not summed by this evaluator"),
+        (lambda e: e.row_values("Coverage@5"), "Coverage@5 is a mean over labels"),
+        (lambda e: e.group_values(0, 0, ["P@1"]), "group must be one of label_groups, not 0, 0"),
         (lambda e: e.row_values("P@5"), "row values of P@5 were not kept"),
         (lambda e: e.update_ids(Y_TRUE, IDS[:3]), "ids: 15 labels, expected 20"),
         (lambda e: e.update_ids(Y_TRUE, IDS[:, :4].copy()), "4 columns, fewer than the largest k"),
@@ -310,6 +313,14 @@ DENSE = np.zeros((2, 3), np.float32)
             "must be 'zero' or 'skip', not 'x'",
         ),
         (lambda e: _rust.Evaluator(8, ["P@1"], psndcg="x"), "must be 'xclib' or 'matlab', not 'x'"),
+        (
+            lambda e: _rust.Evaluator(8, ["P@1"], ties="x"),
+            "must be 'smaller' or 'larger', not 'x'",
+        ),
+        (
+            lambda e: _rust.Evaluator(8, ["P@1"], label_groups=[("f", 1, np.ones(8, np.int32))]),
+            r"label_groups 'f': group 1 of label 0 out of range \(n_groups = 1",
+        ),
         (
             lambda e: _rust.Evaluator(8, ["P@1"], num_threads=0),
             r"num_threads must be in 1\.\.=1024",
@@ -443,7 +454,9 @@ def test_a_forked_child_computes_the_same() -> None:
 def test_many_threads_share_pools_and_an_evaluator() -> None:
     y_true, ids = stream(2_000)
     expected = evaluate(y_true, ids, 1)
-    shared = _rust.Evaluator(50, ["P@9"], num_threads=2)
+    groups = [("parity", 2, (np.arange(50) % 2).astype(np.int32))]
+    names = ["P@9", "macroF@9"]
+    shared = _rust.Evaluator(50, names, label_groups=groups, num_threads=2)
     start = threading.Barrier(8)
 
     def work(thread: int) -> list[float]:
@@ -452,7 +465,8 @@ def test_many_threads_share_pools_and_an_evaluator() -> None:
         for round_ in range(10):
             values.append(evaluate(y_true, ids, 1 + (thread + round_) % 3))
             shared.update_ids(y_true, ids)
-            shared.merge(_rust.Evaluator(50, ["P@9"]))
+            shared.merge(_rust.Evaluator(50, names, label_groups=groups))
+            assert len(shared.group_values(0, thread % 2, names)) == 2
             _rust.topk_dense(DENSE, 1, num_threads=1 + thread % 2)
             gc.collect(0)
         return values
@@ -461,6 +475,11 @@ def test_many_threads_share_pools_and_an_evaluator() -> None:
         for values in executor.map(work, range(8)):
             assert values == [expected] * 10
     assert shared.n_rows == 8 * 10 * 2_000
+    once = _rust.Evaluator(50, names, label_groups=groups)
+    once.update_ids(y_true, ids)
+    for group in (0, 1):
+        assert shared.group_values(0, group, names) == once.group_values(0, group, names)
+        assert shared.group_counts(0, group)[1] == 80 * once.group_counts(0, group)[1]
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an interval timer")

@@ -292,7 +292,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     y[::7] = 0
     save_npz(folder / "true.npz", csr_array(y))
     save_npz(folder / "train.npz", csr_array((generator.random((40, 12)) < 0.3).astype(np.float32)))
-    save_npz(folder / "pred.npz", csr_array(generator.random((60, 12))))
+    save_npz(folder / "pred.npz", csr_array(generator.integers(1, 6, (60, 12)) / 5))
+    save_npz(folder / "other.npz", csr_array(generator.random((60, 12))))
     (folder / "pairs.txt").write_text("".join(f"{row} {row % 12}\n" for row in range(60)))
     (folder / "groups.txt").write_text("".join(f"{row % 20}\n" for row in range(60)))
     return folder
@@ -307,11 +308,14 @@ METRIC_OPTIONS = [
     (["--propensity", "Amazon-3M"], ["--train", "train.npz"]),
     (["--empty-rows", "skip"], []),
     (["--psndcg", "matlab"], ["--train", "train.npz", "--metrics", "PSnDCG@5"]),
-    (["--bootstrap", "50"], []),
-    (["--groups", "groups.txt"], ["--bootstrap", "50"]),
-    (["--seed", "3"], ["--bootstrap", "50"]),
+    (["--ties", "larger"], []),
+    (["--per-group", "seen"], ["--train", "train.npz"]),
+    (["--ci", "50"], []),
+    (["--compare", "other.npz"], []),
+    (["--groups", "groups.txt"], ["--ci", "50"]),
+    (["--seed", "3"], ["--ci", "50"]),
 ]
-METRIC_SWITCHES = {"--help", "--threads", "--json", "--quiet", "--debug"}
+METRIC_SWITCHES = {"--help", "--threads", "--json", "--csv", "--quiet", "--debug"}
 
 
 def scored(
@@ -339,7 +343,7 @@ def test_an_option_of_metrics_changes_the_numbers(
     others: list[str],
 ) -> None:
     numbers = [
-        {name: content.get(name) for name in ("metrics", "standard_errors")}
+        {name: content.get(name) for name in ("metrics", "groups", "intervals", "comparison")}
         for more in (others, others + option)
         for content in [scored(files, capsys, monkeypatch, *more)]
     ]

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Evaluator",
+    "Resampler",
     "check_csr",
+    "interval",
     "inv_propensity",
     "label_counts",
     "load_labels",
     "load_pairs",
     "merge_topk",
+    "p_value",
     "parse_metrics",
     "save_labels",
     "topk_csr",
@@ -107,11 +110,12 @@ def parse_metrics(names: Sequence[str]) -> list[tuple[str, int]]:
 
 @final
 class Evaluator:
-    """Sums of every kind of metric at every k up to the largest of `metrics`.
+    """Sums of the kinds of `metrics` at every k to the largest; means over labels at their own k.
 
-    The result is the same to the last bit for any number of threads and any cut into updates.
-    Threads share an update by blocks of 4,096 rows, so large updates use them best. A failing
+    The result is the same to the last bit for any number of threads, any cut into updates and any
+    order of merges. Threads share the rows of an update, so large updates use them best. A failing
     update leaves the evaluator as it was; rows in its message count from the start of the stream.
+    `label_groups` holds name, number of groups, and group of each label (-1 for none).
     """
 
     def __new__(
@@ -122,6 +126,8 @@ class Evaluator:
         inv_propensity: NDArray[np.float64] | None = None,
         empty_rows: str = "zero",
         psndcg: str = "xclib",
+        ties: str = "smaller",
+        label_groups: Sequence[tuple[str, int, NDArray[np.int32]]] | None = None,
         keep_rows: bool = False,
         num_threads: int | None = None,
     ) -> Evaluator: ...
@@ -140,7 +146,16 @@ class Evaluator:
         """Add the rows of another evaluator with the same settings."""
 
     def value(self, metric: str) -> float:
-        """Return any kind of metric at any k up to the largest of the list."""
+        """Return a metric of a listed kind at any k up to the largest of the list."""
+
+    def group_values(self, grouping: int, group: int, metrics: Sequence[str]) -> list[float]:
+        """Return metrics with the truth restricted to a group; NaN if it has nothing to average."""
+
+    def contribution(self, grouping: int, group: int, k: int) -> float:
+        """Return the part of P@k that is hits of a group."""
+
+    def group_counts(self, grouping: int, group: int) -> tuple[int, int, int]:
+        """Count labels, rows with a positive, and positives of a group."""
 
     def row_values(self, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Return a metric of the list for each row: `(values, None)`, or numerator and denominator.
@@ -163,3 +178,43 @@ class Evaluator:
     @property
     def n_excluded_positives(self) -> int:
         """Positives that were excluded, each a sure miss."""
+
+_Terms = tuple[str, NDArray[np.float64], NDArray[np.float64] | None]
+"""Name, numerators and denominators of a metric; without denominators it is a mean."""
+
+@final
+class Resampler:
+    """Row terms of one system, or of two with the same truth, laid out for resampling.
+
+    `clusters` (uint32) gives the cluster of each row, from 0 without gaps, to be drawn whole.
+    """
+
+    def __new__(
+        cls,
+        first: Sequence[_Terms],
+        second: Sequence[_Terms],
+        clusters: NDArray[np.uint32] | None = None,
+        *,
+        num_threads: int | None = None,
+    ) -> Resampler: ...
+    def bootstrap(self, seed: int, first: int, n: int) -> NDArray[np.float64]:
+        """Return values in bootstrap samples `first .. first + n`, shape (n_values, n).
+
+        A row for each metric of the first system, then of the second.
+        """
+
+    def sign_flips(self, seed: int, first: int, n: int) -> NDArray[np.float64]:
+        """Return differences under random swaps `first .. first + n`, shape (n_metrics, n)."""
+
+    def differences(self) -> list[tuple[float, float]]:
+        """Return the difference (second less first) of each metric, and its rounding tolerance."""
+
+    @property
+    def n_units(self) -> int:
+        """Rows or clusters that are drawn."""
+
+def interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float, float]:
+    """Low end, high end and standard error of bootstrap values; NaN values are left out."""
+
+def p_value(difference: float, tolerance: float, flips: NDArray[np.float64]) -> float:
+    """Two-sided p-value of a difference among those under random swaps."""

@@ -1,4 +1,4 @@
-"""What every command shows: one-line errors, exit codes and tables."""
+"""What every command shows: one-line errors, exit codes, tables and progress."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import argparse
 import importlib.util
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
 OK, FAILED, USAGE = 0, 1, 2
+WIDTH = 80
+PATIENCE = 0.5
+"""Seconds before progress is shown."""
 
 
 def say(message: str) -> None:
@@ -119,3 +123,69 @@ def table(
         ).rstrip()
         for line in lines
     )
+
+
+def grid(corner: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Lay out cells under column heads, at most 80 characters wide.
+
+    Columns that do not fit follow below, beside the same row names.
+    """
+    names = [corner, *(name for name, _ in rows)]
+    stub = max(map(len, names))
+    widths = [
+        max(len(cells[i]) for cells in (columns, *(row for _, row in rows)))
+        for i in range(len(columns))
+    ]
+    parts, start = [], 0
+    while start < len(columns):
+        stop, used = start + 1, stub + 2 + widths[start]
+        while stop < len(columns) and used + 2 + widths[stop] <= WIDTH:
+            used += 2 + widths[stop]
+            stop += 1
+        parts.append(
+            "\n".join(
+                "  ".join(
+                    [name.ljust(stub), *(cells[i].rjust(widths[i]) for i in range(start, stop))]
+                ).rstrip()
+                for name, cells in zip(names, (columns, *(row for _, row in rows)), strict=True)
+            )
+        )
+        start = stop
+    return "\n\n".join(parts)
+
+
+def progress(what: str, *, quiet: bool = False) -> Callable[[int, int], None]:
+    """Give a function to be told how many of how many steps are done.
+
+    It shows a line with the time left on stderr, once the work has taken a while and if a person
+    is watching (stderr is a terminal); the line goes when all is done.
+    """
+    start = shown = time.monotonic()
+    on = not quiet and sys.stderr.isatty()
+    drawn = False
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown, drawn
+        now = time.monotonic()
+        if done >= total:
+            if drawn:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+                drawn = False
+        elif on and done and (drawn or now - start > PATIENCE) and now - shown > 0.1:
+            left = (now - start) * (total - done) / done
+            if drawn or now - start + left > 2:
+                line = f"{what}: {100 * done // total} %, {duration(left)} left"
+                print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+                shown, drawn = now, True
+
+    return report
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people: ``7 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,26 +1,44 @@
 """P@k, nDCG@k, PSP@k and their kin over sparse label matrices, exact and multithreaded.
 
-Needs numpy and scipy only. Formulas and conventions: ``docs/metrics.md``. On the command line::
+Needs numpy and scipy only. Formulas and conventions: ``docs/metrics.md``; intervals and
+tests: ``docs/statistics.md``. On the command line::
 
-    python -m dexml.metrics PRED TRUTH [--train Y] [--filter PAIRS] [--metrics P@1,nDCG@5,PSP@5]
+    python -m dexml.metrics PRED [PRED ...] TRUTH [--train Y] [--filter PAIRS]
+        [--metrics P@1,nDCG@5,PSP@5] [--per-group frequency] [--ci] [--compare OTHER_PRED]
 """
 
+from dexml.metrics.compare import Comparison, compare
 from dexml.metrics.evaluator import DEFAULT_METRICS, Evaluator, evaluate
+from dexml.metrics.labelgroups import (
+    GroupResult,
+    LabelGroups,
+    decile_groups,
+    frequency_groups,
+    seen_groups,
+)
 from dexml.metrics.propensity import (
     DEFAULT_CONSTANTS,
     PROPENSITY_CONSTANTS,
     inv_propensity,
     propensity_constants,
 )
-from dexml.metrics.result import Result
+from dexml.metrics.result import Interval, Result
 
 __all__ = [
     "DEFAULT_CONSTANTS",
     "DEFAULT_METRICS",
     "PROPENSITY_CONSTANTS",
+    "Comparison",
     "Evaluator",
+    "GroupResult",
+    "Interval",
+    "LabelGroups",
     "Result",
+    "compare",
+    "decile_groups",
     "evaluate",
+    "frequency_groups",
     "inv_propensity",
     "propensity_constants",
+    "seen_groups",
 ]

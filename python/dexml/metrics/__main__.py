@@ -1,18 +1,24 @@
-"""The command: ``python -m dexml.metrics PRED TRUTH [...]``. Needs numpy and scipy only."""
+"""The command: ``python -m dexml.metrics PRED [PRED ...] TRUTH``. Needs numpy and scipy only."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from dexml import _rust, console
+from dexml.metrics import (
+    PROPENSITY_CONSTANTS,
+    report,
+)
+from dexml.metrics.scorer import GROUPINGS, Scorer
 
-from dexml import _rust, console, data
-from dexml.metrics import DEFAULT_CONSTANTS, PROPENSITY_CONSTANTS, Evaluator, inv_propensity
+USAGE = """python -m dexml.metrics PRED [PRED ...] TRUTH [options]
+
+Score predictions against the truth. Each PRED holds scores, as .npz (scipy CSR)
+or LF text, or ranked ids (n, k) padded with -1, as .npy. TRUTH is .npz or LF text.
+One of them may be '-': LF text from standard input.
+"""
 
 
 def _metric_names(text: str) -> list[str]:
@@ -26,20 +32,24 @@ def _metric_names(text: str) -> list[str]:
 
 def _at_least(smallest: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < smallest:
+        if not (text.isascii() and text.lstrip("-").isdigit()) or int(text) < smallest:
             raise argparse.ArgumentTypeError(f"'{text}' is no number from {smallest}")
         return int(text)
 
     return number
 
 
+def _resamples(text: str) -> int:
+    try:
+        return _at_least(2)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; files go before --ci") from None
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = console.Parser(
-        prog="python -m dexml.metrics", description="Score predictions.", allow_abbrev=False
-    )
+    parser = console.Parser(prog="python -m dexml.metrics", usage=USAGE, allow_abbrev=False)
     add = parser.add_argument
-    add("pred", metavar="PRED", type=Path, help="scores: .npz (scipy CSR) or LF text; ids: .npy")
-    add("truth", metavar="TRUTH", type=Path, help="truth: .npz (scipy CSR) or LF text")
+    add("files", metavar="PRED ... TRUTH", nargs="+", help=argparse.SUPPRESS)
     add("--train", metavar="Y", type=Path, help="training matrix: weights of the PS metrics")
     add("--filter", metavar="PAIRS", type=Path, help="pairs to drop from the rankings first")
     add(
@@ -52,90 +62,84 @@ def _parser() -> argparse.ArgumentParser:
     add("--propensity", metavar="NAME", help="constants of a benchmark, e.g. LF-AmazonTitles-131K")
     add("--empty-rows", choices=["zero", "skip"], default="zero", help="points without positives")
     add("--psndcg", choices=["xclib", "matlab"], default="xclib", help="convention of PSnDCG")
+    add("--ties", choices=["smaller", "larger"], default="smaller", help="id first on equal scores")
     add(
-        "--bootstrap",
+        "--per-group",
+        metavar="GROUPS",
+        action="append",
+        default=[],
+        help="scores of label groups too: frequency, deciles or seen (by --train), or a file with "
+        "a group name a line for each label (an empty line: none); may be repeated",
+    )
+    add(
+        "--ci",
         metavar="N",
-        type=_at_least(2),
-        default=0,
-        help="standard errors from N resamples",
+        nargs="?",
+        const=1000,
+        type=_resamples,
+        help="95 %% confidence intervals from N bootstrap samples (default 1000)",
+    )
+    add(
+        "--compare",
+        metavar="OTHER_PRED",
+        help="difference of each PRED to this one: interval and sign-flip test",
     )
     add("--groups", metavar="FILE", type=Path, help="group key a line: resample groups, not points")
     add("--seed", type=_at_least(0), default=0, help="seed of the resampling (default 0)")
     add("--threads", type=_at_least(1), help="default: all cores; the result does not depend on it")
-    add("--json", action="store_true", help="one JSON object on stdout, fractions with all digits")
-    add("--quiet", action="store_true", help="no messages, only the result")
+    output = parser.add_mutually_exclusive_group().add_argument
+    output("--json", action="store_true", help="JSON on stdout, fractions with all digits")
+    output("--csv", action="store_true", help="CSV on stdout, a line a metric, fractions")
+    add("--quiet", action="store_true", help="no messages, no progress, only the result")
     add("--debug", action="store_true", help="show tracebacks")
     return parser
 
 
-def _load_ids(path: Path) -> NDArray[np.integer[Any]]:
-    try:
-        ids: NDArray[np.integer[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: damaged or not an .npy array ({error})") from None
-    return ids
-
-
-def main(argv: list[str]) -> None:
-    """Run ``python -m dexml.metrics``."""
-    args = _parser().parse_args(argv)
+def _check_usage(args: argparse.Namespace) -> None:
+    if len(args.files) < 2:
+        console.usage_error("PRED and TRUTH are both needed (--help lists the options)")
+    if [*args.files, args.compare].count("-") > 1:
+        console.usage_error("standard input can be read once: give one '-'")
     if args.propensity and not (args.a is None and args.b is None):
         console.usage_error("give --propensity or --a and --b, not both")
     if (args.propensity or args.a is not None or args.b is not None) and not args.train:
         console.usage_error("propensities need the training matrix: add --train Y.trn.npz")
-    if args.groups and not args.bootstrap:
-        console.usage_error("--groups needs --bootstrap N")
+    by_training = [name for name in args.per_group if name in GROUPINGS]
+    if by_training and not args.train:
+        console.usage_error(
+            f"--per-group {by_training[0]} needs the training matrix: add --train Y.trn.npz"
+        )
+    if args.groups and not (args.ci or args.compare):
+        console.usage_error("--groups needs --ci or --compare")
     if args.propensity and args.propensity not in PROPENSITY_CONSTANTS:
         hint = console.did_you_mean(args.propensity, list(PROPENSITY_CONSTANTS))
         console.usage_error(f"--propensity '{args.propensity}' is not known{hint}")
-    a, b = PROPENSITY_CONSTANTS.get(args.propensity, (args.a, args.b))
-    a, b = (DEFAULT_CONSTANTS[0] if a is None else a), (DEFAULT_CONSTANTS[1] if b is None else b)
-    kinds = ("P", "nDCG", "PSP") if args.train else ("P", "nDCG")
-    names = args.metrics or [f"{kind}@{k}" for kind in kinds for k in (1, 3, 5)]
 
-    y_true = data.load_labels(args.truth)
-    y_pred = _load_ids(args.pred) if args.pred.suffix == ".npy" else None
-    weights = None
-    if args.train:
-        y_train = data.load_labels(args.train)
-        if y_train.shape[1] != y_true.shape[1]:
-            raise ValueError(
-                f"{args.train}: {y_train.shape[1]} labels, but {args.truth} has {y_true.shape[1]}"
-            )
-        weights = inv_propensity(y_train, a=a, b=b)
-    evaluator = Evaluator(
-        y_true.shape[1],
-        names,
-        inv_propensity=weights,
-        empty_rows=args.empty_rows,
-        psndcg=args.psndcg,
-        keep_rows=args.bootstrap > 0,
-        num_threads=args.threads,
-    )
-    exclude = data.load_pairs(args.filter, y_true.shape) if args.filter else None
-    y_pred = data.load_scores(args.pred) if y_pred is None else y_pred
-    try:
-        evaluator.update(y_true, y_pred, exclude=exclude)
-    except ValueError as error:
-        raise ValueError(f"{args.pred} against {args.truth}: {error}") from None
-    result = evaluator.result()
-    if args.train:
-        result.conventions["propensity"] = f"A = {a}, B = {b}"
-    errors = {}
-    if args.bootstrap:
-        groups = data.load_texts(args.groups) if args.groups else None
-        errors = result.standard_errors(groups, seed=args.seed, n_resamples=args.bootstrap)
+
+def main(argv: list[str]) -> None:
+    """Run ``python -m dexml.metrics``."""
+    args = _parser().parse_intermixed_args(argv)
+    _check_usage(args)
+    scorer = Scorer(args)
+    other = scorer.score(args.compare) if args.compare else None
+    scored = []
+    for name in args.files[:-1]:
+        result = scorer.score(name)
+        intervals = scorer.intervals(name, result) if args.ci else {}
+        comparison = {} if other is None else scorer.compare(name, other, result)
+        result.rows.clear()  # what follows needs none of them, and they are large
+        scored.append(report.Scored(name, result, intervals, comparison))
+    units = "groups" if args.groups else "points"
+    resampled = args.ci or args.compare
+    settings = scorer.resampling() | {"confidence": 0.95, "units": units} if resampled else {}
     if args.json:
-        extra = {"standard_errors": errors} if errors else {}
-        print(json.dumps(result.as_json() | extra, indent=2))
-        return
-    print(console.table({"percent": result.metrics}, list(result.metrics), {"percent": errors}))
-    if not args.quiet:
-        console.say(
-            f"{result.n_points} points ({result.n_empty} without positives), {result.n_labels} "
-            f"labels, {result.n_excluded} excluded entries, {result.n_excluded_positives} excluded "
-            "positives; " + ", ".join(f"{k}: {v}" for k, v in result.conventions.items())
-        )
+        print(report.as_json(scored, args.compare, settings))
+    elif args.csv:
+        print(report.as_csv(scored, args.compare))
+    else:
+        print(report.as_table(scored, args.compare))
+        if not args.quiet:
+            console.say(report.footnote(scored, settings))
 
 
 if __name__ == "__main__":

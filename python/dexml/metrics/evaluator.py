@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust, data
 from dexml.data import Csr
+from dexml.metrics.labelgroups import GroupResult, LabelGroups
 from dexml.metrics.result import Result
 
 DEFAULT_METRICS = ("P@1", "P@3", "P@5")
 BLOCK_ROWS = 65_536
 """Rows handed to the core in one call; between calls Ctrl-C is answered."""
+
+# Printed with the results where such a metric is asked for.
+_TIES = {"smaller": "smaller id first", "larger": "larger id first"}
+_LABEL_WISE = {
+    "Coverage": ("coverage", "labels hit at least once / all labels"),
+    "macroP": ("macro", "mean over all labels, 0/0 = 0"),
+    "macroR": ("macro", "mean over all labels, 0/0 = 0"),
+    "macroF": ("macro", "mean over all labels, 0/0 = 0"),
+}
 
 
 def evaluate(
@@ -26,6 +36,7 @@ def evaluate(
     exclude: Csr | None = None,
     empty_rows: Literal["zero", "skip"] = "zero",
     psndcg: Literal["xclib", "matlab"] = "xclib",
+    ties: Literal["smaller", "larger"] = "smaller",
     num_threads: int | None = None,
 ) -> dict[str, float]:
     """Score predictions against the truth, averaged over all points.
@@ -35,12 +46,16 @@ def evaluate(
     Args:
         y_true: Relevant labels, shape (n_points, n_labels); values above 0 are positives.
         y_pred: CSR scores of the same shape (only stored entries are ranked), or ranked ids of
-            shape (n_points, k), int32 or int64, padded with -1 at the end of a row.
-        metrics: Names such as ``"nDCG@5"``: P, nDCG, R, MRR, PSP, PSnDCG, PSR.
+            shape (n_points, k), int32 or int64, padded with -1 at the end of a row. It may be
+            mapped from a file (``np.load(..., mmap_mode="r")``): it is read in row blocks.
+        metrics: Names such as ``"nDCG@5"``: P, nDCG, R, MRR, Success, PSP, PSnDCG, PSR, and the
+            means over labels Coverage, macroP, macroR, macroF.
         inv_propensity: Weights for the PS metrics, shape (n_labels,).
         exclude: Pairs to drop from the rankings before they are cut to k, same shape as `y_true`.
         empty_rows: ``"skip"`` leaves points without positives out of the average.
         psndcg: Convention of PSnDCG: as pyxclib or as the Matlab scripts.
+        ties: Which of two labels with equal scores ranks first, the ``"smaller"`` or the
+            ``"larger"`` id. Ranked ids have no ties.
         num_threads: Threads; default all cores. The result does not depend on it.
 
     Returns:
@@ -63,6 +78,7 @@ def evaluate(
         inv_propensity=inv_propensity,
         empty_rows=empty_rows,
         psndcg=psndcg,
+        ties=ties,
         num_threads=num_threads,
     )
     evaluator.update(y_true, y_pred, exclude=exclude)
@@ -78,8 +94,21 @@ class Evaluator:
         inv_propensity: Weights for the PS metrics, shape (n_labels,).
         empty_rows: ``"zero"`` or ``"skip"``.
         psndcg: ``"xclib"`` or ``"matlab"``.
-        keep_rows: Keep the value of every point too (16 bytes a point and metric at most).
+        ties: ``"smaller"`` or ``"larger"``, see :func:`evaluate`.
+        label_groups: Groupings by name; every group is scored as well, see `GroupResult`. Builders:
+            `frequency_groups`, `decile_groups`, `seen_groups`, and `LabelGroups` for any other.
+        keep_rows: Keep the value of every point too (16 bytes a point and metric at most); means
+            over labels have none.
         num_threads: Threads; default all cores. The result is bit-equal for any number.
+
+    Example:
+        >>> from scipy.sparse import csr_array
+        >>> y_true = csr_array(np.array([[1, 0, 1], [0, 1, 0]], dtype=np.float32))
+        >>> halves = LabelGroups(["first", "rest"], [0, 1, 1])
+        >>> evaluator = Evaluator(3, ["P@1", "R@2"], label_groups={"half": halves})
+        >>> evaluator.update(y_true, np.array([[0, 1], [0, 1]]))
+        >>> evaluator.result().groups["half"]["rest"].metrics
+        {'P@1': 0.0, 'R@2': 0.5}
     """
 
     def __init__(
@@ -90,6 +119,8 @@ class Evaluator:
         inv_propensity: NDArray[np.float64] | None = None,
         empty_rows: Literal["zero", "skip"] = "zero",
         psndcg: Literal["xclib", "matlab"] = "xclib",
+        ties: Literal["smaller", "larger"] = "smaller",
+        label_groups: Mapping[str, LabelGroups] | None = None,
         keep_rows: bool = False,
         num_threads: int | None = None,
     ) -> None:
@@ -97,19 +128,31 @@ class Evaluator:
             raise ValueError(f"metrics: give a list of names such as ['{metrics}'], not a string")
         if inv_propensity is not None:
             inv_propensity = np.ascontiguousarray(inv_propensity, dtype=np.float64)
-        self._metrics = [f"{kind}@{k}" for kind, k in _rust.parse_metrics(list(metrics))]
+        parsed = _rust.parse_metrics(list(metrics))
+        self._metrics = [f"{kind}@{k}" for kind, k in parsed]
+        self._label_wise = {f"{kind}@{k}" for kind, k in parsed if kind in _LABEL_WISE}
+        self._cuts_of_p = [k for kind, k in parsed if kind == "P"]
         self._n_labels = n_labels
+        self._groups = dict(label_groups or {})
+        for name, groups in self._groups.items():
+            if not isinstance(groups, LabelGroups):
+                raise ValueError(
+                    f"label_groups: '{name}' is a {type(groups).__name__}; give LabelGroups"
+                )
         self._keep_rows = keep_rows
-        self._conventions = {"empty_rows": empty_rows, "psndcg": psndcg, "ties": "smaller id first"}
         self._core = _rust.Evaluator(
             n_labels,
             self._metrics,
             inv_propensity=inv_propensity,
             empty_rows=empty_rows,
             psndcg=psndcg,
+            ties=ties,
+            label_groups=[(n, len(g.names), g.of_label) for n, g in self._groups.items()],
             keep_rows=keep_rows,
             num_threads=num_threads,
         )
+        self._conventions = {"empty_rows": empty_rows, "psndcg": psndcg, "ties": _TIES[ties]}
+        self._conventions |= dict(_LABEL_WISE[kind] for kind, _ in parsed if kind in _LABEL_WISE)
 
     def update(
         self,
@@ -122,15 +165,17 @@ class Evaluator:
 
         An error in one row block leaves the points before that block counted.
         """
-        indptr, indices, values = data.truth_parts(y_true, "y_true")
+        truth = _csr(y_true, "y_true")
         if y_true.shape[1] != self._n_labels:
             raise ValueError(
                 f"y_true: {y_true.shape[1]} labels, but the evaluator has {self._n_labels}"
             )
         n_points = y_true.shape[0]
-        pairs = data.pair_parts(exclude, y_true.shape, "exclude")
+        pairs = None if exclude is None else _csr(exclude, "exclude")
+        if pairs is not None and pairs.shape != truth.shape:
+            raise ValueError(f"exclude: shape {pairs.shape}, but y_true has {truth.shape}")
         ids = y_pred if isinstance(y_pred, np.ndarray) else None
-        scores = None if isinstance(y_pred, np.ndarray) else data.csr_parts(y_pred, "y_pred")
+        scores = None if isinstance(y_pred, np.ndarray) else _csr(y_pred, "y_pred")
         expected = y_true.shape if ids is None else (n_points, "k")
         if y_pred.ndim != 2 or y_pred.shape[0] != n_points or (scores and y_pred.shape != expected):
             raise ValueError(f"y_pred: shape {y_pred.shape}, expected {expected} as in y_true")
@@ -139,15 +184,16 @@ class Evaluator:
                 f"y_pred: ids of dtype {ids.dtype}; give int32 or int64 ids, or CSR scores"
             )
         for start in range(0, n_points, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, n_points)
-            window = slice(start, stop + 1)
-            truth = (indptr[window], indices, values)
-            block_pairs = None if pairs is None else (pairs[0][window], pairs[1])
+            rows = slice(start, min(start + BLOCK_ROWS, n_points))
+            block = data.truth_parts(truth.window(rows), "y_true")
+            dropped = None
+            if pairs is not None:
+                dropped = data.csr_parts(pairs.window(rows), "exclude")[:2]
             if scores is not None:
-                self._core.update_csr(truth, (scores[0][window], *scores[1:]), block_pairs)
+                parts = data.csr_parts(scores.window(rows), "y_pred")
+                self._core.update_csr(block, parts, dropped)
             elif ids is not None:
-                block = np.ascontiguousarray(ids[start:stop])
-                self._core.update_ids(truth, block, block_pairs)
+                self._core.update_ids(block, np.ascontiguousarray(ids[rows]), dropped)
 
     def merge(self, other: Evaluator) -> None:
         """Add the points of `other`, an evaluator of the same labels, metrics and options."""
@@ -160,6 +206,11 @@ class Evaluator:
             ValueError: No point is left to average over, or a PS metric has the denominator 0.
         """
         core = self._core
+        kept = [name for name in self._metrics if name not in self._label_wise]
+        groups = {
+            grouping: {name: self._group(i, j) for j, name in enumerate(groups.names)}
+            for i, (grouping, groups) in enumerate(self._groups.items())
+        }
         return Result(
             metrics={name: core.value(name) for name in self._metrics},
             n_points=core.n_rows,
@@ -168,5 +219,43 @@ class Evaluator:
             n_excluded=core.n_excluded,
             n_excluded_positives=core.n_excluded_positives,
             conventions=dict(self._conventions),
-            rows={n: core.row_values(n) for n in self._metrics} if self._keep_rows else {},
+            rows={name: core.row_values(name) for name in kept} if self._keep_rows else {},
+            groups=groups,
         )
+
+    def _group(self, grouping: int, group: int) -> GroupResult:
+        core = self._core
+        n_labels, n_points, n_positives = core.group_counts(grouping, group)
+        values = core.group_values(grouping, group, self._metrics)
+        return GroupResult(
+            metrics=dict(zip(self._metrics, values, strict=True)),
+            contribution={f"P@{k}": core.contribution(grouping, group, k) for k in self._cuts_of_p},
+            n_labels=n_labels,
+            n_points=n_points,
+            n_positives=n_positives,
+        )
+
+
+class _CsrRows(NamedTuple):
+    """A CSR matrix or some of its rows, as views: conversions see a block, never the whole."""
+
+    shape: tuple[int, int]
+    indptr: NDArray[np.integer[Any]]
+    indices: NDArray[np.integer[Any]]
+    data: NDArray[Any]
+    format: str = "csr"
+
+    def window(self, rows: slice) -> Csr:
+        indptr = self.indptr[rows.start : rows.stop + 1]
+        first, last = int(indptr[0]), int(indptr[-1])
+        entries = slice(first, max(first, last))
+        shape = (rows.stop - rows.start, self.shape[1])
+        shifted = indptr.astype(np.int64) - first
+        window: Any = _CsrRows(shape, shifted, self.indices[entries], self.data[entries])
+        return window
+
+
+def _csr(y: Csr, name: str) -> _CsrRows:
+    if getattr(y, "format", None) != "csr":
+        raise ValueError(f"{name}: expected a scipy CSR array, not {type(y).__name__}")
+    return _CsrRows(y.shape, y.indptr, y.indices, y.data)

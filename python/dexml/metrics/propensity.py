@@ -46,9 +46,13 @@ def inv_propensity(y_train: Csr, *, a: float = 0.55, b: float = 1.5) -> NDArray[
     Raises:
         ValueError: Fewer than 3 training points, or constants that are not finite.
     """
+    return _rust.inv_propensity(label_counts(y_train), y_train.shape[0], a, b)
+
+
+def label_counts(y_train: Csr) -> NDArray[np.int64]:
+    """Count the training positives (values above 0) of every label, shape (n_labels,)."""
     _, indices, values = data.truth_parts(y_train, "y_train")
-    counts = _rust.label_counts(y_train.shape[1], indices, values)
-    return _rust.inv_propensity(counts, y_train.shape[0], a, b)
+    return _rust.label_counts(y_train.shape[1], indices, values)
 
 
 def propensity_constants(name: str) -> tuple[float, float]:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dexml import _rust
+from dexml.metrics.labelgroups import GroupResult
+
+Progress = Callable[[int, int], None]
+"""Told now and then how many of how many steps are done."""
+
+STEP = 256
+"""Resamples in one call of the core; between calls progress is reported."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Ends of a bootstrap percentile interval, and the standard error; fractions."""
+
+    low: float
+    high: float
+    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -16,6 +34,7 @@ class Result:
 
     `rows` holds values per point where the evaluator kept them: ``(values, None)``, or numerator
     and denominator for the PS metrics, which are ratios of sums. NaN marks a skipped point.
+    `groups` holds the scores of label groups, by grouping and group.
     """
 
     metrics: dict[str, float]
@@ -26,44 +45,61 @@ class Result:
     n_excluded_positives: int
     conventions: dict[str, str]
     rows: dict[str, tuple[NDArray[np.float64], NDArray[np.float64] | None]]
+    groups: dict[str, dict[str, GroupResult]] = field(default_factory=dict)
+
+    def intervals(
+        self,
+        groups: Sequence[str] | None = None,
+        *,
+        seed: int,
+        n_resamples: int = 1000,
+        confidence: float = 0.95,
+        num_threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, Interval]:
+        """Bootstrap intervals over points, or over groups of points that belong together.
+
+        Needs an evaluator with ``keep_rows=True``. Metrics without a value per point are left out.
+
+        Args:
+            groups: A key a point; points with one key are drawn together.
+            seed: Seed of the resampling.
+            n_resamples: Number of bootstrap samples.
+            confidence: Share of the bootstrap values inside the interval (percentile method).
+            num_threads: Threads; default all cores. The result does not depend on it.
+            progress: Called with the number of resamples done and the number of all.
+
+        Raises:
+            ValueError: No values per point, keys that are not one a point, or numbers out of range.
+        """
+        check_resampling(seed, n_resamples)
+        terms, clusters = row_terms(self), clusters_of(groups, self.n_points)
+        resampler = _rust.Resampler(terms, [], clusters, num_threads=num_threads)
+        values = resampled(resampler.bootstrap, seed, n_resamples, progress)
+        return {
+            name: Interval(*_rust.interval(row, confidence))
+            for (name, *_), row in zip(terms, values, strict=True)
+        }
 
     def standard_errors(
         self, groups: Sequence[str] | None = None, *, seed: int, n_resamples: int = 1000
     ) -> dict[str, float]:
         """Bootstrap standard errors over points, or over groups of points that belong together.
 
-        Needs an evaluator with ``keep_rows=True``.
-
-        Args:
-            groups: A key a point; points with one key are drawn together.
-            seed: Seed of the resampling.
-            n_resamples: Number of bootstrap samples.
+        Arguments and errors as for :meth:`intervals`.
         """
-        if not self.rows:
-            raise ValueError("standard errors need Evaluator(..., keep_rows=True)")
-        if groups is not None and len(groups) != self.n_points:
-            raise ValueError(f"groups: {len(groups)} keys for {self.n_points} points")
-        _, group = np.unique(
-            np.arange(self.n_points) if groups is None else np.asarray(groups), return_inverse=True
-        )
-        n_groups = int(group.max()) + 1
-        sums = []  # (numerator, denominator) of every metric, summed within groups
-        for values, denominator in self.rows.values():
-            weight = ~np.isnan(values) if denominator is None else np.nan_to_num(denominator)
-            for column in (np.nan_to_num(values), weight):
-                sums.append(np.bincount(group, column, n_groups))
-        sums_array = np.stack(sums, axis=1)
-        generator = np.random.default_rng(seed)
-        draws = np.empty((n_resamples, sums_array.shape[1]))
-        for i in range(n_resamples):
-            drawn = np.bincount(generator.integers(n_groups, size=n_groups), minlength=n_groups)
-            draws[i] = drawn @ sums_array
-        with np.errstate(invalid="ignore"):
-            spread = np.nanstd(draws[:, 0::2] / draws[:, 1::2], axis=0, ddof=1)
-        return {name: float(value) for name, value in zip(self.rows, spread, strict=True)}
+        found = self.intervals(groups, seed=seed, n_resamples=n_resamples)
+        return {name: interval.standard_error for name, interval in found.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but the rows, for ``metrics.json`` and ``--json``."""
+        """Return everything but the rows, for ``metrics.json`` and ``--json``.
+
+        ``"groups"`` is there if there are any.
+        """
+        groups = {
+            grouping: {name: group.as_json() for name, group in groups.items()}
+            for grouping, groups in self.groups.items()
+        }
         return {
             "metrics": self.metrics,
             "n_points": self.n_points,
@@ -72,4 +108,59 @@ class Result:
             "n_excluded": self.n_excluded,
             "n_excluded_positives": self.n_excluded_positives,
             "conventions": self.conventions,
+            **({"groups": groups} if groups else {}),
         }
+
+
+Terms = tuple[str, NDArray[np.float64], NDArray[np.float64] | None]
+
+
+def row_terms(result: Result) -> list[Terms]:
+    """Name, numerators and denominators of the metrics that have a value per point."""
+    if not result.rows:
+        raise ValueError(
+            "resampling needs values per point: Evaluator(..., keep_rows=True), and a metric that "
+            "is a mean or a ratio over points"
+        )
+    return [
+        (
+            name,
+            np.ascontiguousarray(numerators),
+            None if denominators is None else np.ascontiguousarray(denominators),
+        )
+        for name, (numerators, denominators) in result.rows.items()
+    ]
+
+
+def clusters_of(groups: Sequence[str] | None, n_points: int) -> NDArray[np.uint32] | None:
+    """Number the keys in the order in which they are met."""
+    if groups is None:
+        return None
+    if len(groups) != n_points:
+        raise ValueError(f"groups: {len(groups)} keys for {n_points} points")
+    known: dict[Any, int] = {}
+    keys = groups.tolist() if isinstance(groups, np.ndarray) else groups
+    return np.fromiter((known.setdefault(key, len(known)) for key in keys), np.uint32, n_points)
+
+
+def check_resampling(seed: int, n_resamples: int) -> None:
+    """Raise ``ValueError`` for a seed or a number of resamples that cannot be."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in 0..2^64 - 1, not {seed}")
+    if n_resamples < 2:
+        raise ValueError(f"n_resamples must be at least 2, not {n_resamples}")
+
+
+def resampled(
+    draw: Callable[[int, int, int], NDArray[np.float64]],
+    seed: int,
+    n_resamples: int,
+    progress: Progress | None,
+) -> NDArray[np.float64]:
+    """Values of all resamples, shape (n_values, n_resamples), drawn in steps."""
+    parts = []
+    for first in range(0, n_resamples, STEP):
+        parts.append(draw(seed, first, min(STEP, n_resamples - first)))
+        if progress is not None:
+            progress(first + parts[-1].shape[1], n_resamples)
+    return np.concatenate(parts, axis=1)

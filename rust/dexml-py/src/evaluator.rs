@@ -4,7 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use xmc_core::{CsrPattern, CsrView, Evaluator, Metric, Options, Result, RowValues, Score};
+use xmc_core::{
+    CsrPattern, CsrView, Error, Evaluator, Grouping, Metric, Options, Result, RowValues, Score,
+};
 
 use crate::arrays::{
     CsrArgs, CsrArrays, CsrSlices, PatternArgs, PatternArrays, holds, matrix, moved, vector,
@@ -13,6 +15,8 @@ use crate::border::{count, detached, exception};
 use crate::pool::pool;
 
 type Rows<'py> = Bound<'py, PyArray1<f64>>;
+/// Name, number of groups, group of each label.
+type GroupingArgs<'py> = (String, usize, Bound<'py, PyAny>);
 
 /// Kind and k of each metric name.
 #[pyfunction]
@@ -95,7 +99,7 @@ impl PyEvaluator {
     #[new]
     #[pyo3(signature = (
         n_labels, metrics, *, inv_propensity=None, empty_rows="zero", psndcg="xclib",
-        keep_rows=false, num_threads=None
+        ties="smaller", label_groups=None, keep_rows=false, num_threads=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
@@ -105,6 +109,8 @@ impl PyEvaluator {
         inv_propensity: Option<Bound<'_, PyAny>>,
         empty_rows: &str,
         psndcg: &str,
+        ties: &str,
+        label_groups: Option<Vec<GroupingArgs<'_>>>,
         keep_rows: bool,
         num_threads: Option<i64>,
     ) -> PyResult<Self> {
@@ -113,6 +119,16 @@ impl PyEvaluator {
         let weights = inv_propensity.map(|weights| vector::<f64>("inv_propensity", &weights));
         let weights = weights.transpose()?;
         let weights = weights.as_ref().map(numpy::PyReadonlyArray::as_slice).transpose()?;
+        let groups = label_groups
+            .into_iter()
+            .flatten()
+            .map(|(name, n_groups, groups)| Ok((name, n_groups, vector("label_groups", &groups)?)))
+            .collect::<PyResult<Vec<_>>>()?;
+        let groupings = groups.iter().map(|(name, n_groups, of_label)| {
+            let of_label = of_label.as_slice()?.to_vec();
+            Ok(Grouping { name: name.clone(), n_groups: *n_groups, of_label })
+        });
+        let groupings = groupings.collect::<PyResult<Vec<_>>>()?;
         // A wrong number of threads is found here, not at the first update.
         pool(num_threads)?;
         let inner = detached(py, || {
@@ -120,6 +136,8 @@ impl PyEvaluator {
                 inv_propensity: weights.map(<[f64]>::to_vec),
                 empty_rows: empty_rows.parse()?,
                 psndcg: psndcg.parse()?,
+                ties: ties.parse()?,
+                groupings,
                 keep_rows,
             };
             Evaluator::new(n_labels, &metrics, options)
@@ -182,6 +200,46 @@ impl PyEvaluator {
     /// The metric over all rows so far.
     fn value(&self, py: Python<'_>, metric: &str) -> PyResult<f64> {
         self.read(py, |evaluator| evaluator.value(metric.parse()?))
+    }
+
+    /// Metrics with the truth restricted to a group; NaN where there is nothing to average.
+    fn group_values(
+        &self,
+        py: Python<'_>,
+        grouping: usize,
+        group: usize,
+        metrics: Vec<String>,
+    ) -> PyResult<Vec<f64>> {
+        let metrics = parse(&metrics)?;
+        self.read(py, |evaluator| {
+            let value = |&metric| match evaluator.group_value(grouping, group, metric) {
+                Err(Error::NoRows | Error::ZeroDenominator { .. }) => Ok(f64::NAN),
+                value => value,
+            };
+            metrics.iter().map(value).collect()
+        })
+    }
+
+    /// The part of P@k that is hits of a group.
+    fn contribution(
+        &self,
+        py: Python<'_>,
+        grouping: usize,
+        group: usize,
+        k: usize,
+    ) -> PyResult<f64> {
+        self.read(py, |evaluator| evaluator.contribution(grouping, group, k))
+    }
+
+    /// Numbers of labels, rows and positives of a group.
+    fn group_counts(
+        &self,
+        py: Python<'_>,
+        grouping: usize,
+        group: usize,
+    ) -> PyResult<(usize, usize, usize)> {
+        let counts = self.read(py, |evaluator| evaluator.group_counts(grouping, group))?;
+        Ok((counts.labels, counts.rows, counts.positives))
     }
 
     /// The terms of a metric, one for each row.

@@ -1,6 +1,6 @@
-//! A set of labels in one bit each, cleared label by label.
+//! Sets of labels for one row at a time.
 
-/// Marks labels of one row at a time; `L / 8` bytes.
+/// An exact set: one bit a label, `L / 8` bytes, cleared label by label.
 pub(crate) struct Bitmap(Vec<u64>);
 
 impl Bitmap {
@@ -11,26 +11,47 @@ impl Bitmap {
     /// Adds a label; false if it was there already.
     #[inline]
     pub(crate) fn insert(&mut self, label: i32) -> bool {
-        let (word, bit) = place(label);
+        let (word, bit) = (label as usize / 64, 1 << (label as usize % 64));
         let fresh = self.0[word] & bit == 0;
         self.0[word] |= bit;
         fresh
     }
 
     #[inline]
-    pub(crate) fn contains(&self, label: i32) -> bool {
-        let (word, bit) = place(label);
-        self.0[word] & bit != 0
-    }
-
-    #[inline]
     pub(crate) fn remove(&mut self, label: i32) {
-        let (word, bit) = place(label);
-        self.0[word] &= !bit;
+        self.0[label as usize / 64] &= !(1 << (label as usize % 64));
     }
 }
 
-#[inline]
-fn place(label: i32) -> (usize, u64) {
-    (label as usize / 64, 1 << (label as usize % 64))
+/// Words of a filter.
+const WORDS: usize = 256;
+
+/// A set that may claim to hold more than it does: the low bits of a label stand for the label, and
+/// 2 KB stay in the first-level cache where a bit for each of a million labels does not.
+pub(crate) struct Filter([u64; WORDS]);
+
+impl Filter {
+    pub(crate) const fn new() -> Self {
+        Self([0; WORDS])
+    }
+
+    /// Adds a label; true if it, or another label with the same low bits, was there already.
+    #[inline]
+    pub(crate) fn insert(&mut self, label: i32) -> bool {
+        let word = &mut self.0[label as usize / 64 % WORDS];
+        let bit = 1 << (label as usize % 64);
+        let met = *word & bit != 0;
+        *word |= bit;
+        met
+    }
+
+    /// False if the label is certainly absent.
+    #[inline]
+    pub(crate) fn may_contain(&self, label: i32) -> bool {
+        self.0[label as usize / 64 % WORDS] >> (label as usize % 64) & 1 == 1
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.fill(0);
+    }
 }

@@ -93,6 +93,27 @@ pub enum Error {
         /// The metric asked for.
         metric: Metric,
     },
+    /// A metric whose sums the evaluator does not make.
+    NotSummed {
+        /// The metric asked for.
+        metric: Metric,
+    },
+    /// Row values of a mean over labels.
+    LabelWise {
+        /// The metric asked for.
+        metric: Metric,
+    },
+    /// A label in a group that does not exist.
+    BadGroup {
+        /// Name of the grouping.
+        grouping: String,
+        /// The label.
+        label: usize,
+        /// Its group.
+        group: i32,
+        /// Number of groups.
+        n_groups: usize,
+    },
     /// No row is left to average over.
     NoRows,
     /// The denominator of a propensity-scored metric is zero.
@@ -218,6 +239,18 @@ pub enum Fault {
         /// Number of stored entries.
         n_entries: usize,
     },
+    /// A row term of a metric that is infinite.
+    BadTerm {
+        /// The term.
+        value: f64,
+    },
+    /// Two systems that differ in the denominator of a row.
+    Denominators {
+        /// That of the first system.
+        a: f64,
+        /// That of the second.
+        b: f64,
+    },
 }
 
 impl Error {
@@ -268,6 +301,17 @@ impl fmt::Display for Error {
                 write!(f, "{metric} is beyond the largest k = {max_k} of this evaluator")
             }
             Self::NotKept { metric } => write!(f, "row values of {metric} were not kept"),
+            Self::NotSummed { metric } => {
+                write!(f, "{metric} is not summed by this evaluator: name it in its metrics")
+            }
+            Self::LabelWise { metric } => {
+                write!(f, "{metric} is a mean over labels and has no row values")
+            }
+            Self::BadGroup { grouping, label, group, n_groups } => write!(
+                f,
+                "label_groups '{grouping}': group {group} of label {label} out of range \
+                 (n_groups = {n_groups}, -1 for none)"
+            ),
             Self::NoRows => f.write_str("no rows left to average"),
             Self::ZeroDenominator { metric } => {
                 write!(f, "the denominator of {metric} is 0: no row has a positive")
@@ -328,6 +372,10 @@ impl fmt::Display for Fault {
             Self::AfterPadding { label } => write!(f, "label {label} after padding"),
             Self::BadIndptr { n_entries } => {
                 write!(f, "indptr decreases or leaves the {n_entries} stored entries")
+            }
+            Self::BadTerm { value } => write!(f, "term {value} is not finite"),
+            Self::Denominators { a, b } => {
+                write!(f, "denominators {a} and {b}: not the same truth")
             }
         }
     }

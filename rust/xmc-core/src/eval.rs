@@ -1,10 +1,14 @@
 //! Streaming evaluation: rows come in blocks, sums stay.
 
 mod block;
-mod curves;
+mod fixed;
+mod groups;
+mod labelwise;
 mod options;
 mod ranking;
+mod rows;
 mod sums;
+mod truth;
 
 use std::sync::Arc;
 
@@ -12,41 +16,38 @@ use rayon::prelude::*;
 
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Result};
-use crate::metric::{Kind, Metric};
+use crate::metric::Metric;
 use crate::propensity::check_weights;
 use crate::rank::Score;
-pub use options::{EmptyRows, Options, PsNdcg};
+pub use options::{EmptyRows, Grouping, Options, PsNdcg, Ties};
+pub use ranking::Id;
+pub use rows::RowValues;
 
 use block::Block;
-use curves::Discounts;
+use fixed::{Discounts, Weights};
+use groups::GroupSums;
+use labelwise::LabelCounts;
 use ranking::{Ids, Rankings};
-use sums::{Lane, Sums};
+use sums::{Layout, Sums};
 
-/// Rows whose terms are added up in order before the sum joins the total.
-const BLOCK_ROWS: usize = 4096;
-
-/// The terms of one metric, a number for each row of the stream.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RowValues {
-    /// The metric is the mean of these values; NaN where a row is skipped.
-    Mean(Vec<f64>),
-    /// The metric is the sum of the numerators over the sum of the denominators; NaN as above.
-    Ratio {
-        /// Weighted hits.
-        numerators: Vec<f64>,
-        /// The best that was possible.
-        denominators: Vec<f64>,
-    },
-}
+/// The least rows that are worth a task of their own.
+const MIN_TASK_ROWS: usize = 64;
+/// Tasks for each thread, so that none waits long for the last.
+const TASKS_A_THREAD: usize = 8;
 
 /// Everything that stays the same while rows come in.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 struct Plan {
     n_labels: usize,
     metrics: Vec<Metric>,
     max_k: usize,
     options: Options,
     discounts: Discounts,
+    /// Weights of the labels, if a metric needs them.
+    weights: Option<Weights>,
+    layout: Layout,
+    /// Places of each ranking that label-wise metrics look at.
+    log_width: usize,
 }
 
 impl Plan {
@@ -55,14 +56,27 @@ impl Plan {
         if !self.options.keep_rows {
             return 0;
         }
-        self.metrics.iter().map(|metric| 1 + usize::from(metric.kind().is_weighted())).sum()
+        self.metrics.iter().map(|&metric| rows::width(metric)).sum()
     }
 
-    fn require_weights(&self, metric: Metric) -> Result<()> {
+    /// Appends the weight classes of labels, if there are weights.
+    #[inline]
+    fn gather(&self, labels: &[i32], out: &mut Vec<u32>) {
+        if let Some(weights) = &self.weights {
+            weights.gather(labels, out);
+        }
+    }
+
+    /// The sums of this metric are made.
+    fn require(&self, metric: Metric) -> Result<()> {
         if metric.kind().is_weighted() && self.options.inv_propensity.is_none() {
             return Err(Error::MissingWeights { metric });
         }
-        Ok(())
+        if metric.k() > self.max_k {
+            return Err(Error::BeyondK { metric, max_k: self.max_k });
+        }
+        let alike = |listed: &Metric| listed.kind() == metric.kind();
+        if self.metrics.iter().any(alike) { Ok(()) } else { Err(Error::NotSummed { metric }) }
     }
 }
 
@@ -84,24 +98,33 @@ impl Counts {
     }
 }
 
+/// What is known of one group of labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupCounts {
+    /// Labels in the group.
+    pub labels: usize,
+    /// Rows with a positive in the group, over which its metrics are averaged.
+    pub rows: usize,
+    /// Positives in the group.
+    pub positives: usize,
+}
+
 /// Scores rankings against the truth, row block by row block.
 ///
-/// Every kind of metric is summed at every k up to the largest k of the list given, so that any of
-/// them can be read at the end. Terms are added in row order within blocks of 4,096 rows counted
-/// from the first row of the stream, and blocks in block order: the result is the same to the last
-/// bit for any number of threads and however the stream is cut into updates. Threads work on
-/// different blocks, so updates of many thousand rows use them best.
+/// Every kind of metric in the list given is summed at every k up to the largest k of the list; the
+/// label-wise ones are counted at their own k only. Sums are integers, so that the result is the same
+/// to the last bit for any number of threads, and however the stream is cut into updates and merged.
+/// Threads share the rows of an update, so updates of many thousand rows use them best.
 ///
 /// A failing update leaves everything as it was. Rows in its error count from its own first row.
 #[derive(Debug, Clone)]
 pub struct Evaluator {
     plan: Arc<Plan>,
     counts: Counts,
-    /// Sum of the closed blocks.
-    total: Sums,
-    /// Sum of the last block, which is not full.
-    open: Sums,
-    open_rows: usize,
+    sums: Sums,
+    /// Of all groupings, one after another.
+    groups: Vec<GroupSums>,
+    labels: LabelCounts,
     /// Kept numbers, row-major, `Plan::row_width` a row.
     kept: Vec<f64>,
 }
@@ -112,7 +135,8 @@ impl Evaluator {
     /// # Errors
     /// [`Error::Parameter`] if `metrics` is empty; [`Error::MissingWeights`] for a PS metric without
     /// `inv_propensity`; [`Error::Length`] or [`Error::BadWeight`] if those are not `n_labels` finite
-    /// positive numbers.
+    /// positive numbers, [`Error::Parameter`] if one is 2^20 times another; [`Error::Length`] or
+    /// [`Error::BadGroup`] for a bad grouping.
     pub fn new(n_labels: usize, metrics: &[Metric], options: Options) -> Result<Self> {
         let Some(max_k) = metrics.iter().map(|metric| metric.k()).max() else {
             let (name, rule, value) = ("metrics", "must name at least one", "none".to_owned());
@@ -130,18 +154,24 @@ impl Evaluator {
             }
             check_weights(weights)?;
         }
-        let (metrics, discounts) = (metrics.to_vec(), Discounts::new(max_k));
-        let plan = Plan { n_labels, metrics, max_k, options, discounts };
-        for &metric in &plan.metrics {
-            plan.require_weights(metric)?;
-        }
+        groups::check(&options.groupings, n_labels)?;
+        let discounts = Discounts::new(max_k);
+        let weighted = metrics.iter().any(|metric| metric.kind().is_weighted());
+        let weights = options.inv_propensity.as_deref().filter(|_| weighted);
+        let weights = weights.map(Weights::new).transpose()?;
+        let layout = Layout::new(metrics, max_k, discounts.rows_before_overflow());
+        let labels = LabelCounts::new(n_labels, metrics);
+        let (metrics, log_width) = (metrics.to_vec(), labels.width());
+        let plan =
+            Plan { n_labels, metrics, max_k, options, discounts, weights, layout, log_width };
+        plan.metrics.iter().try_for_each(|&metric| plan.require(metric))?;
         Ok(Self {
-            plan: Arc::new(plan),
             counts: Counts::default(),
-            total: Sums::new(max_k),
-            open: Sums::new(max_k),
-            open_rows: 0,
+            sums: Sums::new(&plan.layout),
+            groups: GroupSums::all(&plan),
+            labels,
             kept: Vec::new(),
+            plan: Arc::new(plan),
         })
     }
 
@@ -154,7 +184,7 @@ impl Evaluator {
     /// [`Error::Length`] if shapes disagree; [`Error::Narrow`] if `width` is below the largest k;
     /// [`Error::Content`] for a label out of range, after padding or twice in a row, and for a truth
     /// value that is negative or NaN.
-    pub fn update_ids<I: Copy + Into<i64> + Sync>(
+    pub fn update_ids<I: Id>(
         &mut self,
         y_true: CsrView<'_>,
         ids: &[I],
@@ -200,42 +230,45 @@ impl Evaluator {
         if let Some(exclude) = exclude {
             exclude.check_shape(n_rows, plan.n_labels)?;
         }
-        // The first block goes on where the last update stopped.
-        let first = (BLOCK_ROWS - self.open_rows).min(n_rows);
-        let starts = std::iter::once(0).chain((first..n_rows).step_by(BLOCK_ROWS));
-        let starts: Vec<usize> = starts.collect();
+        self.check_room(n_rows)?;
+        let n_tasks = rayon::current_num_threads() * TASKS_A_THREAD;
+        let size = n_rows.div_ceil(n_tasks).max(MIN_TASK_ROWS);
+        let starts: Vec<usize> = (0..n_rows).step_by(size).collect();
         let blocks: Vec<Result<Block>> = starts
             .par_iter()
             .map(|&start| {
-                let end = if start == 0 { first } else { (start + BLOCK_ROWS).min(n_rows) };
-                let sums = if start == 0 { self.open.clone() } else { Sums::new(plan.max_k) };
-                Block::compute(plan, sums, y_true, rankings, exclude, start..end)
+                let rows = start..(start + size).min(n_rows);
+                Block::compute(plan, y_true, rankings, exclude, rows)
             })
             .collect();
         let blocks = blocks.into_iter().collect::<Result<Vec<_>>>()?;
 
         // Nothing below can fail.
+        let mut logs = Vec::new();
         for block in blocks {
-            self.open = block.sums;
-            self.open_rows += block.counts.rows;
+            self.sums.add(&block.sums);
+            self.groups.iter_mut().zip(&block.groups).for_each(|(sums, new)| sums.add(new));
             self.counts.add(block.counts);
             self.kept.extend(block.kept);
-            if self.open_rows == BLOCK_ROWS {
-                self.close_block();
-            }
+            logs.push(block.log);
+        }
+        self.labels.count(y_true, &logs);
+        Ok(())
+    }
+
+    /// The counts of labels have 32 bits.
+    fn check_room(&self, n_rows: usize) -> Result<()> {
+        let n_rows = self.counts.rows.saturating_add(n_rows);
+        if self.plan.log_width > 0 && u32::try_from(n_rows).is_err() {
+            let (name, rule) = ("rows", "must be below 2^32 with metrics over labels");
+            return Err(Error::Parameter { name, rule, value: n_rows.to_string() });
         }
         Ok(())
     }
 
-    fn close_block(&mut self) {
-        self.total.add(&self.open);
-        self.open = Sums::new(self.plan.max_k);
-        self.open_rows = 0;
-    }
-
     /// Adds the rows of another evaluator with the same settings after the rows of this one.
     ///
-    /// The sum depends on the order of merges, in its last bits only.
+    /// The result is the same in any order, but for the order of kept rows.
     ///
     /// # Errors
     /// [`Error::Incompatible`] if a setting differs.
@@ -246,70 +279,130 @@ impl Evaluator {
             (a.metrics != b.metrics, "metrics"),
             (a.options.empty_rows != b.options.empty_rows, "empty_rows"),
             (a.options.psndcg != b.options.psndcg, "psndcg"),
+            (a.options.ties != b.options.ties, "ties"),
+            (a.options.groupings != b.options.groupings, "label_groups"),
             (a.options.keep_rows != b.options.keep_rows, "keep_rows"),
             (a.options.inv_propensity != b.options.inv_propensity, "inv_propensity"),
         ];
         if let Some(&(_, what)) = differences.iter().find(|(differs, _)| *differs) {
             return Err(Error::Incompatible { what });
         }
-        self.close_block();
-        self.total.add(&other.total);
-        self.total.add(&other.open);
+        self.check_room(other.counts.rows)?;
+        self.sums.add(&other.sums);
+        self.groups.iter_mut().zip(&other.groups).for_each(|(sums, other)| sums.add(other));
+        self.labels.add(&other.labels);
         self.counts.add(other.counts);
         self.kept.extend_from_slice(&other.kept);
         Ok(())
     }
 
+    /// Rows over which means are taken.
+    fn n_averaged(&self) -> usize {
+        match self.plan.options.empty_rows {
+            EmptyRows::Zero => self.counts.rows,
+            EmptyRows::Skip => self.counts.rows - self.counts.empty,
+        }
+    }
+
+    /// A mean over the labels picked.
+    fn label_wise(&self, metric: Metric, picked: impl Fn(usize) -> bool) -> Result<f64> {
+        if !self.plan.metrics.contains(&metric) {
+            return Err(Error::NotSummed { metric });
+        }
+        self.labels.value(metric, picked).ok_or(Error::NoRows)
+    }
+
     /// The metric over all rows so far.
     ///
     /// # Errors
+    /// [`Error::NotSummed`] for a kind that is not of the list, or a label-wise metric that is not;
     /// [`Error::BeyondK`] for a k above the largest of the list; [`Error::MissingWeights`];
     /// [`Error::NoRows`] or [`Error::ZeroDenominator`] if there is nothing to divide by.
     pub fn value(&self, metric: Metric) -> Result<f64> {
-        let (plan, k) = (&*self.plan, metric.k());
-        plan.require_weights(metric)?;
-        if k > plan.max_k {
-            return Err(Error::BeyondK { metric, max_k: plan.max_k });
+        self.plan.require(metric)?;
+        if self.counts.rows == 0 {
+            return Err(Error::NoRows);
         }
-        let skipped = match plan.options.empty_rows {
-            EmptyRows::Zero => 0,
-            EmptyRows::Skip => self.counts.empty,
-        };
-        let n_rows = (self.counts.rows - skipped) as f64;
-        let sum = |lane| self.total.at(lane, k) + self.open.at(lane, k);
-        let mean = |lane, scale: f64| {
-            if n_rows > 0.0 { Ok(sum(lane) / (scale * n_rows)) } else { Err(Error::NoRows) }
-        };
-        let ratio = |hits, ideal| {
-            if self.counts.rows == 0 {
-                return Err(Error::NoRows);
-            }
-            let ideal = sum(ideal);
-            if ideal > 0.0 { Ok(sum(hits) / ideal) } else { Err(Error::ZeroDenominator { metric }) }
-        };
-        match metric.kind() {
-            Kind::P => mean(Lane::Hits, k as f64),
-            Kind::Ndcg => mean(Lane::Ndcg, 1.0),
-            Kind::R => mean(Lane::Recall, 1.0),
-            Kind::Mrr => mean(Lane::ReciprocalRank, 1.0),
-            Kind::Psp => ratio(Lane::Gain, Lane::IdealGain),
-            Kind::PsNdcg => ratio(Lane::PsDcg, Lane::IdealPsDcg),
-            Kind::Psr => ratio(Lane::PsRecall, Lane::IdealPsRecall),
+        if metric.kind().is_label_wise() {
+            return self.label_wise(metric, |_| true);
         }
+        self.sums.value(&self.plan, metric, self.n_averaged())
+    }
+
+    /// A group, by the position of its grouping and its own.
+    fn group(&self, grouping: usize, group: usize) -> Result<&GroupSums> {
+        let groupings = &self.plan.options.groupings;
+        let found = groupings.get(grouping).filter(|grouping| group < grouping.n_groups);
+        let before = groupings.iter().take(grouping).map(|grouping| grouping.n_groups);
+        let sums = found.and_then(|_| self.groups.get(before.sum::<usize>() + group));
+        sums.ok_or_else(|| {
+            let (name, rule) = ("group", "must be one of label_groups");
+            Error::Parameter { name, rule, value: format!("{grouping}, {group}") }
+        })
+    }
+
+    fn is_member(&self, grouping: usize, group: usize) -> impl Fn(usize) -> bool + '_ {
+        let of_label = &self.plan.options.groupings[grouping].of_label;
+        move |label| of_label[label] == group as i32
+    }
+
+    /// The metric with the truth restricted to the labels of a group: rows without a positive in it
+    /// are left out, and label-wise metrics are means over its labels. Groups and groupings count
+    /// from 0, in the order of [`Options::groupings`].
+    ///
+    /// # Errors
+    /// As [`Evaluator::value`], and [`Error::Parameter`] for a group that does not exist.
+    pub fn group_value(&self, grouping: usize, group: usize, metric: Metric) -> Result<f64> {
+        self.plan.require(metric)?;
+        let sums = self.group(grouping, group)?;
+        if metric.kind().is_label_wise() {
+            return self.label_wise(metric, self.is_member(grouping, group));
+        }
+        sums.sums.value(&self.plan, metric, sums.n_rows)
+    }
+
+    /// The part of P@k that is hits of a group: over groups that hold every label once, the parts
+    /// add up to P@k.
+    ///
+    /// # Errors
+    /// As [`Evaluator::group_value`]; P must be one of the metrics.
+    pub fn contribution(&self, grouping: usize, group: usize, k: usize) -> Result<f64> {
+        let metric = Metric::new(crate::metric::Kind::P, k)?;
+        self.plan.require(metric)?;
+        let sums = &self.group(grouping, group)?.sums;
+        match self.n_averaged() {
+            0 => Err(Error::NoRows),
+            n_rows => Ok(sums.hits(&self.plan, k) as f64 / (k as f64 * n_rows as f64)),
+        }
+    }
+
+    /// Numbers of labels, rows and positives of a group.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a group that does not exist.
+    pub fn group_counts(&self, grouping: usize, group: usize) -> Result<GroupCounts> {
+        let sums = self.group(grouping, group)?;
+        let is_member = self.is_member(grouping, group);
+        let labels = (0..self.plan.n_labels).filter(|&label| is_member(label)).count();
+        Ok(GroupCounts { labels, rows: sums.n_rows, positives: sums.n_positives })
     }
 
     /// The terms of a metric of the list, one for each row.
     ///
     /// # Errors
-    /// [`Error::NotKept`] if the metric is not of the list or [`Options::keep_rows`] is off.
+    /// [`Error::LabelWise`] for a mean over labels; [`Error::NotKept`] if the metric is not of the
+    /// list or [`Options::keep_rows`] is off.
     pub fn row_values(&self, metric: Metric) -> Result<RowValues> {
+        if metric.kind().is_label_wise() {
+            return Err(Error::LabelWise { metric });
+        }
         let plan = &*self.plan;
         let position = plan.metrics.iter().position(|&kept| kept == metric);
         let Some(position) = position.filter(|_| plan.options.keep_rows) else {
             return Err(Error::NotKept { metric });
         };
         let before = plan.metrics[..position].iter();
-        let first: usize = before.map(|metric| 1 + usize::from(metric.kind().is_weighted())).sum();
+        let first: usize = before.map(|&metric| rows::width(metric)).sum();
         let column = |at: usize| self.kept.chunks(plan.row_width()).map(|row| row[at]).collect();
         if metric.kind().is_weighted() {
             let (numerators, denominators) = (column(first), column(first + 1));

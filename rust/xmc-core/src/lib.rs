@@ -10,6 +10,7 @@ mod metric;
 mod pairs;
 mod propensity;
 mod rank;
+mod resample;
 #[allow(dead_code)]
 mod rng;
 mod token;
@@ -19,11 +20,12 @@ pub use rayon;
 
 pub use csr::{Csr, CsrPattern, CsrView, check_matrix};
 pub use error::{Error, Fault, Place, Result};
-pub use eval::{EmptyRows, Evaluator, Options, PsNdcg, RowValues};
+pub use eval::{EmptyRows, Evaluator, GroupCounts, Grouping, Id, Options, PsNdcg, RowValues, Ties};
 pub use file::{load_labels, load_pairs, save_labels};
 pub use labels::{ParseOptions, parse_labels, write_labels};
 pub use metric::{Kind, MAX_K, Metric};
 pub use pairs::{Pairs, parse_pairs};
 pub use propensity::{inv_propensity, label_counts};
 pub use rank::Score;
+pub use resample::{Difference, Interval, Resampler, Terms, interval, p_value};
 pub use topk::{Ranked, TopK, merge_topk, topk_csr, topk_dense};

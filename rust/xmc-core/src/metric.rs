@@ -25,12 +25,34 @@ pub enum Kind {
     PsNdcg,
     /// Propensity-scored recall.
     Psr,
+    /// Share of rows with a hit.
+    Success,
+    /// Share of all labels that are a hit in some row.
+    Coverage,
+    /// Precision of each label, averaged over all labels.
+    MacroP,
+    /// Recall of each label, averaged over all labels.
+    MacroR,
+    /// Harmonic mean of both of each label, averaged over all labels.
+    MacroF,
 }
 
 impl Kind {
     /// Every kind, in the order in which messages list them.
-    pub const ALL: [Self; 7] =
-        [Self::P, Self::Ndcg, Self::R, Self::Mrr, Self::Psp, Self::PsNdcg, Self::Psr];
+    pub const ALL: [Self; 12] = [
+        Self::P,
+        Self::Ndcg,
+        Self::R,
+        Self::Mrr,
+        Self::Psp,
+        Self::PsNdcg,
+        Self::Psr,
+        Self::Success,
+        Self::Coverage,
+        Self::MacroP,
+        Self::MacroR,
+        Self::MacroF,
+    ];
 
     /// The name before the `@`.
     #[must_use]
@@ -43,6 +65,11 @@ impl Kind {
             Self::Psp => "PSP",
             Self::PsNdcg => "PSnDCG",
             Self::Psr => "PSR",
+            Self::Success => "Success",
+            Self::Coverage => "Coverage",
+            Self::MacroP => "macroP",
+            Self::MacroR => "macroR",
+            Self::MacroF => "macroF",
         }
     }
 
@@ -50,6 +77,12 @@ impl Kind {
     #[must_use]
     pub const fn is_weighted(self) -> bool {
         matches!(self, Self::Psp | Self::PsNdcg | Self::Psr)
+    }
+
+    /// Whether the metric is a mean over labels: it has no value for a row.
+    #[must_use]
+    pub const fn is_label_wise(self) -> bool {
+        matches!(self, Self::Coverage | Self::MacroP | Self::MacroR | Self::MacroF)
     }
 }
 
@@ -135,7 +168,8 @@ mod tests {
             assert_eq!(
                 message,
                 format!(
-                    "unknown metric '{name}' (known: P@k, nDCG@k, R@k, MRR@k, PSP@k, PSnDCG@k, PSR@k)"
+                    "unknown metric '{name}' (known: P@k, nDCG@k, R@k, MRR@k, PSP@k, PSnDCG@k, PSR@k, \
+                     Success@k, Coverage@k, macroP@k, macroR@k, macroF@k)"
                 )
             );
         }

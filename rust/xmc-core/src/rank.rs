@@ -115,6 +115,11 @@ impl Excluded {
         !self.0.is_empty() && self.0.binary_search(&label).is_ok()
     }
 
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = i32> + '_ {
         self.0.iter().copied()
     }

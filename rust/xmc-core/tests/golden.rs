@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use serde_json::Value;
-use xmc_core::{Csr, CsrPattern, Evaluator, Metric, Options, PsNdcg, inv_propensity, topk_csr};
+use xmc_core::{
+    Csr, CsrPattern, Evaluator, Kind, Metric, Options, PsNdcg, Ties, inv_propensity, topk_csr,
+};
 
 fn golden() -> Value {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/golden.json");
@@ -74,7 +76,7 @@ fn cases() {
     let k = golden["k"].as_u64().unwrap() as usize;
     let tolerance = golden["tolerance"].as_f64().unwrap();
     let weights = floats(&golden["inv_propensity"][0]["expected"]);
-    let all: Vec<Metric> = vec![format!("PSR@{k}").parse().unwrap()];
+    let all: Vec<Metric> = Kind::ALL.iter().map(|&kind| Metric::new(kind, k).unwrap()).collect();
     for case in golden["cases"].as_array().unwrap() {
         let truth = csr(&case["truth"]);
         let y_true = truth.view("y_true").unwrap();
@@ -111,5 +113,21 @@ fn cases() {
                 }
             }
         }
+    }
+}
+
+/// Case F as pyxclib ranks it.
+#[test]
+fn larger_ids_first() {
+    let golden = golden();
+    let case = golden["cases"].as_array().unwrap().iter().find(|case| case["name"] == "F").unwrap();
+    let (truth, scores) = (csr(&case["truth"]), csr(&case["scores"]));
+    let options = Options { ties: Ties::Larger, ..Options::default() };
+    let mut evaluator = Evaluator::new(8, &["P@5".parse().unwrap()], options).unwrap();
+    let y_pred = scores.view("y_pred").unwrap();
+    evaluator.update_scores(truth.view("y_true").unwrap(), y_pred, None).unwrap();
+    for (k, expected) in (1..).zip([0.75, 0.5, 0.416_666_666_7, 0.375, 0.4]) {
+        let value = evaluator.value(Metric::new(Kind::P, k).unwrap()).unwrap();
+        assert!((value - expected).abs() < 1e-9, "P@{k} is {value}, not {expected}");
     }
 }

@@ -1,86 +1,111 @@
 //! The rows of one block, one after another.
 
-use std::cmp::Reverse;
 use std::ops::Range;
 
-use super::curves::Curves;
+use super::fixed::Weights;
+use super::groups::{GroupSums, Splitter};
+use super::labelwise::Log;
 use super::ranking::{RankScratch, Rankings};
-use super::sums::Sums;
+use super::rows::push_terms;
+use super::sums::{Row, Sums};
+use super::truth::{Finder, positives};
 use super::{Counts, EmptyRows, Plan};
-use crate::bitmap::Bitmap;
 use crate::csr::{CsrPattern, CsrView};
-use crate::error::{Error, Fault, Result};
-use crate::rank::Excluded;
+use crate::error::{Error, Result};
+use crate::rank::{Excluded, keep_best};
+
+/// Rows whose weights are looked up together: reads beyond the cache then wait side by side.
+const BATCH: usize = 16;
 
 /// What the rows of a block add up to.
 pub(super) struct Block {
     pub(super) sums: Sums,
+    pub(super) groups: Vec<GroupSums>,
     pub(super) counts: Counts,
     pub(super) kept: Vec<f64>,
-}
-
-/// The truth of one row.
-struct Truth {
-    /// Positives of the row; empty between rows.
-    positives: Bitmap,
-    n_positives: usize,
-    /// The largest weights of the positives, largest first.
-    ideal: Vec<f64>,
+    pub(super) log: Log,
 }
 
 impl Block {
-    /// Adds the rows `rows` to `sums`, in order.
+    /// Adds up the rows `rows`.
     pub(super) fn compute<R: Rankings>(
         plan: &Plan,
-        sums: Sums,
         y_true: CsrView<'_>,
         rankings: &R,
         exclude: Option<CsrPattern<'_>>,
         rows: Range<usize>,
     ) -> Result<Self> {
-        let kept = Vec::with_capacity(rows.len() * plan.row_width());
-        let counts = Counts { rows: rows.len(), ..Counts::default() };
-        let mut block = Self { sums, counts, kept };
-        let mut scratch = RankScratch::<R::Key>::new(plan.n_labels);
-        let positives = Bitmap::new(plan.n_labels);
-        let mut truth = Truth { positives, n_positives: 0, ideal: Vec::new() };
-        let mut excluded = Excluded::default();
-        let mut curves = Curves::new(plan.max_k);
-        let mut hits = Vec::with_capacity(plan.max_k);
-        let weights = plan.options.inv_propensity.as_deref();
+        let mut block = Self {
+            sums: Sums::new(&plan.layout),
+            groups: GroupSums::all(plan),
+            counts: Counts { rows: rows.len(), ..Counts::default() },
+            kept: Vec::with_capacity(rows.len() * plan.row_width()),
+            log: Log::default(),
+        };
+        let mut scratch = RankScratch::<R::Key>::new();
+        let (mut labels, mut excluded) = (Vec::new(), Excluded::default());
+        let (mut finder, mut hits) = (Finder::new(plan.max_k), Vec::new());
+        let (mut gathered, mut next) = (Vec::new(), 0);
+        let (mut classes, mut ideal) = (Vec::new(), Ideal::default());
+        let mut splitter = Splitter::default();
 
-        for row in rows {
+        for row in rows.clone() {
+            if (row - rows.start) % BATCH == 0 {
+                gathered.clear();
+                next = 0;
+                for row in row..(row + BATCH).min(rows.end) {
+                    plan.gather(y_true.row(row).0, &mut gathered);
+                }
+            }
+            let at_row = |name, fault| Error::at_row(name, row, fault);
             excluded.load(exclude, row);
-            let n_excluded = rankings
-                .rank(row, plan.max_k, plan.n_labels, &excluded, &mut scratch)
-                .map_err(|fault| Error::at_row(rankings.name(), row, fault))?;
-            truth
-                .load(y_true.row(row), weights, plan.max_k)
-                .map_err(|fault| Error::at_row(y_true.name(), row, fault))?;
+            let (ranking, n_excluded) = rankings
+                .rank(row, plan, &excluded, &mut scratch)
+                .map_err(|fault| at_row(rankings.name(), fault))?;
+            let (row_labels, values) = y_true.row(row);
+            let truth = positives(row_labels, values, &mut labels)
+                .map_err(|fault| at_row(y_true.name(), fault))?;
             block.counts.excluded += n_excluded;
-            block.counts.excluded_positives +=
-                excluded.iter().filter(|&label| truth.positives.contains(label)).count();
+            let positive = |label: &i32| truth.labels.binary_search(label).is_ok();
+            block.counts.excluded_positives += excluded.iter().filter(positive).count();
 
-            hits.clear();
-            for (rank, &label) in scratch.ranking.iter().enumerate() {
-                if truth.positives.contains(label) {
-                    hits.push((rank, weights.map_or(0.0, |weights| weights[label as usize])));
-                }
-            }
-            truth.clear(y_true.row(row).0);
-
-            if truth.n_positives == 0 {
+            // The weight class of each positive; none of them if no metric needs weights.
+            let row_classes = &gathered[next..][..row_labels.len().min(gathered.len() - next)];
+            next += row_classes.len();
+            let row_classes = if truth.plain {
+                row_classes
+            } else {
+                classes.clear();
+                plan.gather(truth.labels, &mut classes);
+                &classes
+            };
+            if truth.labels.is_empty() {
+                hits.clear();
                 block.add_empty(plan);
-                continue;
-            }
-            curves.set(&plan.discounts, truth.n_positives, &hits, &truth.ideal);
-            curves.add_to(&mut block.sums, plan.options.psndcg, weights.is_some());
-            if plan.options.keep_rows {
-                for &metric in &plan.metrics {
-                    curves.push_terms(metric, plan.options.psndcg, &mut block.kept);
+            } else {
+                finder.find(ranking, truth.labels, &mut hits);
+                if let Some(weights) = &plan.weights {
+                    for hit in &mut hits {
+                        hit.weight = weights.of(row_classes[hit.index as usize]);
+                    }
+                    ideal.load(weights, row_classes, plan.max_k);
                 }
+                let n_positives = truth.labels.len();
+                let terms = Row { n_positives, hits: &hits, ideal: &ideal.weights };
+                block.sums.add_row(plan, &terms);
+                splitter.add_row(plan, truth.labels, row_classes, &hits, &mut block.groups);
+                if plan.options.keep_rows {
+                    for &metric in &plan.metrics {
+                        push_terms(plan, metric, &terms, &mut block.kept);
+                    }
+                }
+            }
+            if plan.log_width > 0 {
+                block.log.push(ranking, &hits, plan.log_width);
             }
         }
+        block.sums.settle();
+        block.groups.iter_mut().for_each(|group| group.sums.settle());
         Ok(block)
     }
 
@@ -95,49 +120,21 @@ impl Block {
     }
 }
 
-impl Truth {
-    /// Marks the positives of a row.
-    fn load(
-        &mut self,
-        (labels, values): (&[i32], &[f32]),
-        weights: Option<&[f64]>,
-        k: usize,
-    ) -> std::result::Result<(), Fault> {
-        self.n_positives = 0;
-        self.ideal.clear();
-        for (&label, &value) in labels.iter().zip(values) {
-            if !(value >= 0.0) {
-                return Err(Fault::BadTruth { label, value });
-            }
-            // A stored zero is marked too, so that a duplicate of it is found.
-            if !self.positives.insert(label) {
-                return Err(Fault::DuplicateLabel { label });
-            }
-            if value > 0.0 {
-                self.n_positives += 1;
-                self.ideal.extend(weights.map(|weights| weights[label as usize]));
-            }
-        }
-        if self.n_positives < labels.len() {
-            for (&label, &value) in labels.iter().zip(values) {
-                if value == 0.0 {
-                    self.positives.remove(label);
-                }
-            }
-        }
-        // Weights are positive, and positive floats are ordered like their bits.
-        let descending = |weight: &f64| Reverse(weight.to_bits());
-        if self.ideal.len() > k {
-            self.ideal.select_nth_unstable_by_key(k - 1, descending);
-            self.ideal.truncate(k);
-        }
-        self.ideal.sort_unstable_by_key(descending);
-        Ok(())
-    }
+/// The heaviest positives of a row.
+#[derive(Default)]
+struct Ideal {
+    classes: Vec<u32>,
+    /// Heaviest first.
+    weights: Vec<i64>,
+}
 
-    fn clear(&mut self, labels: &[i32]) {
-        for &label in labels {
-            self.positives.remove(label);
-        }
+impl Ideal {
+    fn load(&mut self, weights: &Weights, classes: &[u32], k: usize) {
+        self.classes.clear();
+        self.classes.extend_from_slice(classes);
+        keep_best(&mut self.classes, k);
+        self.classes.sort_unstable();
+        self.weights.clear();
+        self.weights.extend(self.classes.iter().map(|&class| weights.of(class)));
     }
 }

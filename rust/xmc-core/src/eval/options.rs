@@ -24,6 +24,27 @@ pub enum PsNdcg {
     Matlab,
 }
 
+/// Which of two labels with equal scores ranks first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ties {
+    /// The smaller id.
+    #[default]
+    Smaller,
+    /// The larger id, as pyxclib does in rows of up to 15 entries.
+    Larger,
+}
+
+/// Labels in groups, each of which is scored as if the truth held its labels only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grouping {
+    /// What the groups are made by, for messages.
+    pub name: String,
+    /// Number of groups.
+    pub n_groups: usize,
+    /// Group of each label, -1 for none.
+    pub of_label: Vec<i32>,
+}
+
 impl FromStr for EmptyRows {
     type Err = Error;
 
@@ -48,6 +69,18 @@ impl FromStr for PsNdcg {
     }
 }
 
+impl FromStr for Ties {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "smaller" => Ok(Self::Smaller),
+            "larger" => Ok(Self::Larger),
+            _ => Err(choice("ties", "must be 'smaller' or 'larger'", text)),
+        }
+    }
+}
+
 fn choice(name: &'static str, rule: &'static str, text: &str) -> Error {
     Error::Parameter { name, rule, value: format!("'{text}'") }
 }
@@ -55,12 +88,17 @@ fn choice(name: &'static str, rule: &'static str, text: &str) -> Error {
 /// Settings of an [`Evaluator`](super::Evaluator).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
-    /// Inverse propensity of each label; needed by the PS metrics.
+    /// Inverse propensity of each label; needed by the PS metrics. Computed with in multiples of a
+    /// 2^-50th of the power of two above the largest.
     pub inv_propensity: Option<Vec<f64>>,
     /// Treatment of rows without positives.
     pub empty_rows: EmptyRows,
     /// Kind of `PSnDCG`.
     pub psndcg: PsNdcg,
+    /// Order of equal scores.
+    pub ties: Ties,
+    /// Groups of labels to score one by one beside the whole.
+    pub groupings: Vec<Grouping>,
     /// Keep the value of each metric for each row.
     pub keep_rows: bool,
 }

@@ -1,28 +1,103 @@
 //! The two forms of a prediction: ranked ids, and scores to rank.
 
-use crate::bitmap::Bitmap;
+use super::Plan;
+use super::options::Ties;
+use crate::bitmap::{Bitmap, Filter};
 use crate::csr::CsrView;
 use crate::error::Fault;
 use crate::rank::{Excluded, Score, keep_best};
 
+/// Rows up to this length are checked for duplicates with a filter, longer ones with a bitmap.
+const LONG: usize = 1024;
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for i32 {}
+    impl Sealed for i64 {}
+}
+
+/// An element of a ranking, `i32` or `i64`; -1 is padding.
+pub trait Id: sealed::Sealed + Copy + Into<i64> + Send + Sync {
+    /// The largest element as if they had no sign, so that a negative one is larger than any label.
+    #[doc(hidden)]
+    fn largest(row: &[Self]) -> u64;
+    /// The row as labels, all of which are in range.
+    #[doc(hidden)]
+    fn labels<'a>(row: &'a [Self], scratch: &'a mut Vec<i32>) -> &'a [i32];
+}
+
+impl Id for i32 {
+    #[inline]
+    fn largest(row: &[Self]) -> u64 {
+        u64::from(row.iter().fold(0, |largest, &id| largest.max(id as u32)))
+    }
+
+    #[inline]
+    fn labels<'a>(row: &'a [Self], _scratch: &'a mut Vec<i32>) -> &'a [i32] {
+        row
+    }
+}
+
+impl Id for i64 {
+    #[inline]
+    fn largest(row: &[Self]) -> u64 {
+        row.iter().fold(0, |largest, &id| largest.max(id as u64))
+    }
+
+    #[inline]
+    fn labels<'a>(row: &'a [Self], scratch: &'a mut Vec<i32>) -> &'a [i32] {
+        scratch.clear();
+        scratch.extend(row.iter().map(|&id| id as i32));
+        scratch
+    }
+}
+
 /// Memory for ranking one row after another.
 pub(super) struct RankScratch<Key> {
-    /// The ranking of the row, cut to the largest k.
-    pub(super) ranking: Vec<i32>,
-    /// Labels seen in the row; empty between rows.
-    seen: Bitmap,
+    labels: Vec<i32>,
+    kept: Vec<i32>,
     keys: Vec<Key>,
+    seen: Seen,
 }
 
 impl<Key> RankScratch<Key> {
-    pub(super) fn new(n_labels: usize) -> Self {
-        Self { ranking: Vec::new(), seen: Bitmap::new(n_labels), keys: Vec::new() }
-    }
-
-    fn see(&mut self, label: i32) -> Result<(), Fault> {
-        if self.seen.insert(label) { Ok(()) } else { Err(Fault::DuplicateLabel { label }) }
+    pub(super) fn new() -> Self {
+        let seen = Seen { filter: Filter::new(), bitmap: None };
+        Self { labels: Vec::new(), kept: Vec::new(), keys: Vec::new(), seen }
     }
 }
+
+/// Labels seen in a row; empty between rows.
+struct Seen {
+    filter: Filter,
+    bitmap: Option<Bitmap>,
+}
+
+impl Seen {
+    /// Finds the first label that stands twice. After a fault the memory is spoilt.
+    fn check_distinct(&mut self, labels: &[i32], n_labels: usize) -> Result<(), Fault> {
+        if labels.len() <= LONG {
+            for (i, &label) in labels.iter().enumerate() {
+                if self.filter.insert(label) && labels[..i].contains(&label) {
+                    return Err(Fault::DuplicateLabel { label });
+                }
+            }
+            self.filter.clear();
+            return Ok(());
+        }
+        let bitmap = self.bitmap.get_or_insert_with(|| Bitmap::new(n_labels));
+        if let Some(&label) = labels.iter().find(|&&label| !bitmap.insert(label)) {
+            return Err(Fault::DuplicateLabel { label });
+        }
+        for &label in labels {
+            bitmap.remove(label);
+        }
+        Ok(())
+    }
+}
+
+/// A row in order, without excluded labels, cut to the largest k; and how many were excluded.
+pub(super) type Ranked<'a> = (&'a [i32], usize);
 
 /// Rows that can be ranked.
 pub(super) trait Rankings: Sync {
@@ -32,18 +107,14 @@ pub(super) trait Rankings: Sync {
     /// Name in messages.
     fn name(&self) -> &str;
 
-    /// Leaves the ranking of a row, without excluded labels and cut to `k`, in the scratch memory
-    /// and returns the number of excluded labels. The whole row is checked, not only its head.
-    ///
-    /// After a fault the scratch memory is spoilt.
-    fn rank(
-        &self,
+    /// Ranks a row. The whole row is checked, not only its head.
+    fn rank<'s>(
+        &'s self,
         row: usize,
-        k: usize,
-        n_labels: usize,
+        plan: &Plan,
         excluded: &Excluded,
-        scratch: &mut RankScratch<Self::Key>,
-    ) -> Result<usize, Fault>;
+        scratch: &'s mut RankScratch<Self::Key>,
+    ) -> Result<Ranked<'s>, Fault>;
 }
 
 /// Ranked ids, row-major.
@@ -52,45 +123,48 @@ pub(super) struct Ids<'a, I> {
     pub(super) width: usize,
 }
 
-impl<I: Copy + Into<i64> + Sync> Rankings for Ids<'_, I> {
+impl<I: Id> Rankings for Ids<'_, I> {
     type Key = ();
 
     fn name(&self) -> &'static str {
         "ids"
     }
 
-    fn rank(
-        &self,
+    #[inline]
+    fn rank<'s>(
+        &'s self,
         row: usize,
-        k: usize,
-        n_labels: usize,
+        plan: &Plan,
         excluded: &Excluded,
-        scratch: &mut RankScratch<()>,
-    ) -> Result<usize, Fault> {
-        let ids = &self.ids[row * self.width..(row + 1) * self.width];
-        scratch.ranking.clear();
-        let end = ids.iter().position(|&id| id.into() == -1).unwrap_or(ids.len());
-        if let Some(&id) = ids[end..].iter().find(|&&id| id.into() != -1) {
-            return Err(Fault::AfterPadding { label: id.into() });
+        scratch: &'s mut RankScratch<()>,
+    ) -> Result<Ranked<'s>, Fault> {
+        let mut ids = &self.ids[row * self.width..(row + 1) * self.width];
+        if I::largest(ids) >= plan.n_labels as u64 {
+            ids = without_padding(ids, plan.n_labels)?;
         }
-        let mut n_excluded = 0;
-        for &id in &ids[..end] {
-            let id: i64 = id.into();
-            if id < 0 || id >= n_labels as i64 {
-                return Err(Fault::LabelOutOfRange { label: id.to_string(), n_labels });
-            }
-            let label = id as i32;
-            scratch.see(label)?;
-            if excluded.contains(label) {
-                n_excluded += 1;
-            } else if scratch.ranking.len() < k {
-                scratch.ranking.push(label);
-            }
+        let labels = I::labels(ids, &mut scratch.labels);
+        scratch.seen.check_distinct(labels, plan.n_labels)?;
+        if excluded.is_empty() {
+            return Ok((&labels[..plan.max_k.min(labels.len())], 0));
         }
-        for &id in &ids[..end] {
-            scratch.seen.remove(id.into() as i32);
-        }
-        Ok(n_excluded)
+        scratch.kept.clear();
+        scratch.kept.extend(labels.iter().filter(|&&label| !excluded.contains(label)));
+        let n_excluded = labels.len() - scratch.kept.len();
+        scratch.kept.truncate(plan.max_k);
+        Ok((&scratch.kept, n_excluded))
+    }
+}
+
+/// A row up to its padding, where every label is in range.
+fn without_padding<I: Id>(row: &[I], n_labels: usize) -> Result<&[I], Fault> {
+    let end = row.iter().position(|&id| id.into() == -1).unwrap_or(row.len());
+    if let Some(&id) = row[end..].iter().find(|&&id| id.into() != -1) {
+        return Err(Fault::AfterPadding { label: id.into() });
+    }
+    let in_range = |id: i64| (0..n_labels as i64).contains(&id);
+    match row[..end].iter().find(|&&id| !in_range(id.into())) {
+        Some(&id) => Err(Fault::LabelOutOfRange { label: id.into().to_string(), n_labels }),
+        None => Ok(&row[..end]),
     }
 }
 
@@ -101,33 +175,34 @@ impl<S: Score> Rankings for CsrView<'_, S> {
         CsrView::name(self)
     }
 
-    fn rank(
-        &self,
+    fn rank<'s>(
+        &'s self,
         row: usize,
-        k: usize,
-        _n_labels: usize,
+        plan: &Plan,
         excluded: &Excluded,
-        scratch: &mut RankScratch<S::Key>,
-    ) -> Result<usize, Fault> {
+        scratch: &'s mut RankScratch<S::Key>,
+    ) -> Result<Ranked<'s>, Fault> {
         let (labels, scores) = self.row(row);
-        scratch.keys.clear();
-        for (&label, &score) in labels.iter().zip(scores) {
-            if score.is_nan() {
-                return Err(Fault::NanScore { label });
-            }
-            scratch.see(label)?;
-            if !excluded.contains(label) {
-                scratch.keys.push(score.key(label));
-            }
+        if let Some(at) = scores.iter().position(|score| score.is_nan()) {
+            return Err(Fault::NanScore { label: labels[at] });
         }
-        let n_excluded = labels.len() - scratch.keys.len();
-        for &label in labels {
-            scratch.seen.remove(label);
+        if !labels.is_sorted_by(|a, b| a < b) {
+            scratch.seen.check_distinct(labels, plan.n_labels)?;
         }
-        keep_best(&mut scratch.keys, k);
-        scratch.keys.sort_unstable();
-        scratch.ranking.clear();
-        scratch.ranking.extend(scratch.keys.iter().map(|&key| S::label(key)));
-        Ok(n_excluded)
+        // Keys put the smaller of two numbers first; turned round, the larger label is the smaller.
+        let turn = match plan.options.ties {
+            Ties::Smaller => 0,
+            Ties::Larger => !0,
+        };
+        let keys = &mut scratch.keys;
+        keys.clear();
+        let entries = labels.iter().zip(scores).filter(|(label, _)| !excluded.contains(**label));
+        keys.extend(entries.map(|(&label, &score)| score.key(label ^ turn)));
+        let n_excluded = labels.len() - keys.len();
+        keep_best(keys, plan.max_k);
+        keys.sort_unstable();
+        scratch.kept.clear();
+        scratch.kept.extend(keys.iter().map(|&key| S::label(key) ^ turn));
+        Ok((&scratch.kept, n_excluded))
     }
 }

@@ -1,0 +1,166 @@
+"""Groups of labels that are scored one by one, such as head, torso and tail."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dexml.data import Csr
+from dexml.metrics.propensity import label_counts
+
+
+@dataclass(frozen=True, eq=False)
+class LabelGroups:
+    """A grouping of labels, for ``Evaluator(label_groups={"name": LabelGroups(...)})``.
+
+    Args:
+        names: A name for each group.
+        of_label: Position in `names` for each label, -1 for a label in none; shape (n_labels,).
+
+    Raises:
+        ValueError: A name stands twice, or `of_label` is no vector of integers in range.
+
+    Example:
+        >>> LabelGroups(["books", "music"], [0, 0, 1, -1]).names
+        ('books', 'music')
+    """
+
+    names: tuple[str, ...]
+    of_label: NDArray[np.int32]
+
+    def __init__(self, names: Any, of_label: ArrayLike) -> None:
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise ValueError("label groups: names must be a list of strings")
+        names = tuple(names)
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"label groups: the name '{twice[0]}' stands twice")
+        groups = np.asarray(of_label)
+        if groups.ndim != 1 or not (groups.size == 0 or np.issubdtype(groups.dtype, np.integer)):
+            raise ValueError(
+                f"label groups: of_label has shape {groups.shape} and dtype {groups.dtype}; "
+                "give an integer for each label"
+            )
+        wrong = np.flatnonzero((groups < -1) | (groups >= len(names)))
+        if len(wrong):
+            raise ValueError(
+                f"label groups: group {groups[wrong[0]]} of label {wrong[0]} out of range "
+                f"({len(names)} groups; -1 for none)"
+            )
+        groups = groups.astype(np.int32)  # a copy, and ours
+        groups.flags.writeable = False
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "of_label", groups)
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Scores of one group of labels.
+
+    `metrics` are those of the truth restricted to the group, over the `n_points` points that have
+    a positive in it (NaN if there is none); label-wise ones are means over its `n_labels` labels.
+    `contribution` is the part of P@k (of all labels) that is hits of this group.
+    """
+
+    metrics: dict[str, float]
+    contribution: dict[str, float]
+    n_labels: int
+    n_points: int
+    n_positives: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values; null in place of NaN, which is no JSON."""
+        scores = {name: None if math.isnan(x) else x for name, x in self.metrics.items()}
+        return {
+            "metrics": scores,
+            "contribution": self.contribution,
+            "n_labels": self.n_labels,
+            "n_points": self.n_points,
+            "n_positives": self.n_positives,
+        }
+
+
+def frequency_groups(y_train: Csr, *, tail_max: int = 10, torso_max: int = 100) -> LabelGroups:
+    """Group labels into head, torso and tail by their number of training positives.
+
+    Args:
+        y_train: Training matrix, shape (n_train, n_labels).
+        tail_max: The tail has up to this many training positives, none included.
+        torso_max: The torso has more, up to this many; the head has more still.
+
+    Raises:
+        ValueError: Not ``0 <= tail_max < torso_max``.
+
+    Example:
+        >>> from scipy.sparse import csr_array
+        >>> y = csr_array(np.array([[1, 1, 0], [1, 0, 0], [1, 0, 0]], dtype=np.float32))
+        >>> groups = frequency_groups(y, tail_max=1, torso_max=2)
+        >>> groups.names
+        ('head (> 2)', 'torso (2-2)', 'tail (<= 1)')
+        >>> groups.of_label.tolist()
+        [0, 2, 2]
+    """
+    if not 0 <= tail_max < torso_max:
+        raise ValueError(f"tail_max = {tail_max} and torso_max = {torso_max}: 0 <= tail < torso")
+    counts = label_counts(y_train)
+    names = (
+        f"head (> {torso_max})",
+        f"torso ({tail_max + 1}-{torso_max})",
+        f"tail (<= {tail_max})",
+    )
+    return LabelGroups(names, np.where(counts > torso_max, 0, np.where(counts > tail_max, 1, 2)))
+
+
+def decile_groups(y_train: Csr, n: int = 10) -> LabelGroups:
+    """Group labels so that each group has an equal share of the training pairs.
+
+    Labels are sorted by falling training frequency, equal ones by id, and a label belongs to the
+    share in which its first pair lies: the first group holds a few frequent labels, the last one
+    very many rare ones, among them those never seen. This is the division of the per-decile plots
+    in the papers of the benchmark (DECAF, NGAME). A label with more pairs than a share leaves the
+    groups after its own empty.
+
+    Args:
+        y_train: Training matrix, shape (n_train, n_labels).
+        n: Number of groups.
+
+    Raises:
+        ValueError: `n` is below 1, or there is no training pair.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
+    counts = label_counts(y_train)
+    total = int(counts.sum())
+    if total == 0:
+        raise ValueError("y_train: no positive, so there are no shares of them")
+    order = np.argsort(-counts, kind="stable")
+    before = np.cumsum(counts[order]) - counts[order]
+    of_label = np.empty(len(counts), np.int64)
+    of_label[order] = np.minimum(before * n // total, n - 1)
+    names = []
+    for group in range(n):
+        own = counts[of_label == group]
+        span = f"{own.min()}-{own.max()}" if len(own) else "no label"
+        names.append(f"{group + 1}/{n} ({span})")
+    return LabelGroups(names, of_label)
+
+
+def seen_groups(y_train: Csr, *, few_max: int = 3) -> LabelGroups:
+    """Group labels into unseen, few-shot (up to `few_max` training positives) and many-shot.
+
+    Args:
+        y_train: Training matrix, shape (n_train, n_labels).
+        few_max: Most training positives of a few-shot label.
+
+    Raises:
+        ValueError: `few_max` is below 1.
+    """
+    if few_max < 1:
+        raise ValueError(f"few_max must be at least 1, not {few_max}")
+    counts = label_counts(y_train)
+    names = ("unseen (0)", f"few-shot (1-{few_max})", f"many-shot (> {few_max})")
+    return LabelGroups(names, np.where(counts == 0, 0, np.where(counts <= few_max, 1, 2)))

@@ -1,0 +1,185 @@
+"""Files in, results out: what ``python -m dexml.metrics`` does with its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dexml import console, data
+from dexml.data import Csr
+from dexml.metrics.compare import Comparison, compare
+from dexml.metrics.evaluator import Evaluator
+from dexml.metrics.labelgroups import (
+    LabelGroups,
+    decile_groups,
+    frequency_groups,
+    seen_groups,
+)
+from dexml.metrics.propensity import DEFAULT_CONSTANTS, PROPENSITY_CONSTANTS, inv_propensity
+from dexml.metrics.result import Interval, Progress, Result
+
+Prediction = Csr | NDArray[np.integer[Any]]
+
+GROUPINGS: dict[str, Callable[[Csr], LabelGroups]] = {
+    "frequency": frequency_groups,
+    "deciles": decile_groups,
+    "seen": seen_groups,
+}
+"""Label groups by the training matrix."""
+CHUNK = 65_536
+"""Points scored between two looks at the clock."""
+
+
+class Scorer:
+    """Scores one prediction after another with the same truth and settings."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.truth = args.files[-1]
+        self.y_true = _load(self.truth, data.load_labels)
+        self.weights: NDArray[np.float64] | None = None
+        self.propensity = ""
+        kinds = ("P", "nDCG", "PSP") if args.train else ("P", "nDCG")
+        self.metrics = args.metrics or [f"{kind}@{k}" for kind in kinds for k in (1, 3, 5)]
+        self.label_groups: dict[str, LabelGroups] = {}
+        y_train = self._load_train() if args.train else None
+        for grouping in args.per_group:
+            if grouping in GROUPINGS and y_train is not None:
+                self.label_groups[grouping] = GROUPINGS[grouping](y_train)
+            else:
+                self.label_groups[grouping] = self._label_groups(grouping)
+        shape = self.y_true.shape
+        self.exclude = data.load_pairs(args.filter, shape) if args.filter else None
+        self.groups = data.load_texts(args.groups) if args.groups else None
+        if self.groups is not None and len(self.groups) != shape[0]:
+            raise ValueError(
+                f"{args.groups}: {len(self.groups)} keys, but {self.truth} has {shape[0]} points"
+            )
+
+    def _label_groups(self, path: str) -> LabelGroups:
+        """Read a group name for each label; an empty line is a label in no group."""
+        lines, n_labels = data.load_texts(path), self.y_true.shape[1]
+        if len(lines) != n_labels:
+            raise ValueError(
+                f"{path}: {len(lines)} lines, but {self.truth} has {n_labels} labels; "
+                "give a group name a line for each label"
+            )
+        names = list(dict.fromkeys(line for line in lines if line))
+        number = {name: i for i, name in enumerate(names)}
+        return LabelGroups(names, np.array([number.get(line, -1) for line in lines], np.int64))
+
+    def _load_train(self) -> Csr:
+        args = self.args
+        y_train = data.load_labels(args.train)
+        if y_train.shape[1] != self.y_true.shape[1]:
+            raise ValueError(
+                f"{args.train}: {y_train.shape[1]} labels, but {self.truth} has "
+                f"{self.y_true.shape[1]}"
+            )
+        a, b = PROPENSITY_CONSTANTS.get(args.propensity, (args.a, args.b))
+        a, b = (
+            given if given is not None else default
+            for given, default in zip((a, b), DEFAULT_CONSTANTS, strict=True)
+        )
+        self.weights = inv_propensity(y_train, a=a, b=b)
+        self.propensity = f"A = {a}, B = {b}"
+        return y_train
+
+    def score(self, name: str) -> Result:
+        """Score one file."""
+        args = self.args
+        evaluator = Evaluator(
+            self.y_true.shape[1],
+            self.metrics,
+            inv_propensity=self.weights,
+            empty_rows=args.empty_rows,
+            psndcg=args.psndcg,
+            ties=args.ties,
+            label_groups=self.label_groups,
+            keep_rows=bool(args.ci or args.compare),
+            num_threads=args.threads,
+        )
+        y_pred = _load_pred(name, self.truth, self.y_true)
+        progress = console.progress(f"scoring {name}", quiet=args.quiet)
+        try:
+            _update(evaluator, self.y_true, y_pred, self.exclude, progress)
+            result = evaluator.result()
+        except ValueError as error:
+            raise ValueError(f"{name} against {self.truth}: {error}") from None
+        if self.propensity:
+            result.conventions["propensity"] = self.propensity
+        return result
+
+    def resampling(self) -> dict[str, Any]:
+        """Arguments of the resampling."""
+        return {"seed": self.args.seed, "n_resamples": self.args.ci or 1000}
+
+    def intervals(self, name: str, result: Result) -> dict[str, Interval]:
+        """Intervals of the metrics of one file."""
+        progress = console.progress(f"resampling {name}", quiet=self.args.quiet)
+        options = self.resampling() | {"num_threads": self.args.threads, "progress": progress}
+        return result.intervals(self.groups, **options)
+
+    def compare(self, name: str, other: Result, result: Result) -> dict[str, Comparison]:
+        """Compare the result of one file with that of the other."""
+        progress = console.progress(f"comparing {name}", quiet=self.args.quiet)
+        options = self.resampling() | {"num_threads": self.args.threads, "progress": progress}
+        return compare(other, result, groups=self.groups, **options)
+
+
+def _load_ids(path: Path) -> NDArray[np.integer[Any]]:
+    try:
+        ids: NDArray[np.integer[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: damaged or not an .npy array ({error})") from None
+    return ids
+
+
+def _load(name: str, load: Callable[[Path], Csr]) -> Csr:
+    """Load a file, or LF text from standard input for ``-``."""
+    if name != "-":
+        return load(Path(name))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stdin"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        try:
+            return load(path)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), "standard input")) from None
+
+
+def _load_pred(name: str, truth: str, y_true: Csr) -> Prediction:
+    if name.endswith(".npy"):
+        ids = _load_ids(Path(name))
+        if ids.ndim != 2 or ids.shape[0] != y_true.shape[0]:
+            raise ValueError(
+                f"{name}: shape {ids.shape}, but {truth} is {y_true.shape}: give ids of shape "
+                f"({y_true.shape[0]}, k)"
+            )
+        return ids
+    y_pred = _load(name, data.load_scores)
+    if y_pred.shape != y_true.shape:
+        name = "standard input" if name == "-" else name
+        raise ValueError(f"{name}: shape {y_pred.shape}, but {truth} is {y_true.shape}")
+    return y_pred
+
+
+def _update(
+    evaluator: Evaluator, y_true: Csr, y_pred: Prediction, exclude: Csr | None, progress: Progress
+) -> None:
+    """Score in chunks, to show progress."""
+    n_points = y_true.shape[0]
+    for start in range(0, n_points, CHUNK):
+        rows = slice(start, min(start + CHUNK, n_points))
+        pairs = None if exclude is None else exclude[rows]
+        evaluator.update(y_true[rows], y_pred[rows], exclude=pairs)
+        progress(rows.stop, n_points)
