@@ -1,0 +1,218 @@
+"""Competitors that pick, merge and filter rankings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array, csr_matrix
+
+from peers.data import K
+from peers.jobs import Case, Competitor, Job, Task, Values, digest, ranking_values
+
+
+def _pair(out: Any) -> Values:
+    return ranking_values(out[0], out[1])
+
+
+def dexml_dense(case: Case) -> Job:
+    from dexml import _rust
+
+    scores = case.array("dense/scores")
+    return Job(lambda: _rust.topk_dense(scores, K, num_threads=case.threads), _pair)
+
+
+def numpy_dense(case: Case) -> Job:
+    scores = case.array("dense/scores")
+
+    def run() -> Any:
+        ids = np.argpartition(scores, -K, axis=1)[:, -K:]
+        top = np.take_along_axis(scores, ids, axis=1)
+        order = np.argsort(-top, axis=1)
+        return np.take_along_axis(ids, order, axis=1), np.take_along_axis(top, order, axis=1)
+
+    return Job(run, _pair)
+
+
+def torch_dense(case: Case) -> Job:
+    import torch
+
+    torch.set_num_threads(case.threads)
+    scores = torch.from_numpy(case.array("dense/scores"))
+    return Job(
+        lambda: torch.topk(scores, K, dim=1),
+        lambda out: ranking_values(out.indices.numpy(), out.values.numpy()),
+    )
+
+
+def one_pass(case: Case) -> Job:
+    scores = case.array("dense/scores")
+    return Job(lambda: scores.max(axis=1), lambda out: {})
+
+
+def dexml_merge(case: Case) -> Job:
+    from dexml import _rust
+
+    ids, scores = case.shards
+    # One call for all shards where the build has it; else shard after shard.
+    together: Any = getattr(_rust, "merge_shards", None)
+    if together is not None:
+        return Job(lambda: together(list(ids), list(scores), K, num_threads=case.threads), _pair)
+
+    def run() -> Any:
+        merged = (ids[0], scores[0])
+        for other in zip(ids[1:], scores[1:], strict=True):
+            merged = _rust.merge_topk(*merged, *other, K)
+        return merged
+
+    return Job(run, _pair)
+
+
+def numpy_merge(case: Case) -> Job:
+    ids, scores = case.shards
+
+    def run() -> Any:
+        all_ids, all_scores = (np.concatenate(list(part), axis=1) for part in (ids, scores))
+        best = np.argpartition(all_scores, -K, axis=1)[:, -K:]
+        top = np.take_along_axis(all_scores, best, axis=1)
+        order = np.argsort(-top, axis=1)
+        best = np.take_along_axis(best, order, axis=1)
+        top = np.take_along_axis(top, order, axis=1)
+        return np.take_along_axis(all_ids, best, axis=1), top
+
+    return Job(run, _pair)
+
+
+def torch_merge(case: Case) -> Job:
+    import torch
+
+    torch.set_num_threads(case.threads)
+    ids, scores = (torch.from_numpy(part) for part in case.shards)
+
+    def run() -> Any:
+        top = torch.topk(torch.cat(list(scores), dim=1), K, dim=1)
+        return torch.gather(torch.cat(list(ids), dim=1), 1, top.indices), top.values
+
+    return Job(run, lambda out: ranking_values(out[0].numpy(), out[1].numpy()))
+
+
+def faiss_merge(case: Case) -> Job:
+    import faiss
+
+    faiss.omp_set_num_threads(case.threads)
+    ids, scores = case.shards
+    ids = ids.astype(np.int64)  # faiss knows no other
+
+    def run() -> Any:
+        top, merged = faiss.merge_knn_results(scores, ids, keep_max=True)
+        return merged, top
+
+    return Job(run, _pair)
+
+
+def _first_predictions(case: Case) -> csr_matrix:
+    y_pred = case.predictions
+    n = case.size.exclude_rows
+    stop = y_pred.indptr[n]
+    parts = (y_pred.data[:stop].copy(), y_pred.indices[:stop].copy(), y_pred.indptr[: n + 1].copy())
+    return csr_matrix(parts, shape=(n, y_pred.shape[1]))
+
+
+def _kept(out: csr_matrix) -> Values:
+    """Entries left in each row, and their sums."""
+    counts = np.diff(out.indptr).astype(np.int64)
+    ids, scores = out.indices.astype(np.float64), out.data.astype(np.float64)
+    return {"kept": digest(counts), "ids": float(ids.sum()), "scores": float(scores.sum())}
+
+
+def dexml_exclude(case: Case) -> Job:
+    from dexml import _rust, data
+
+    y_pred = csr_array(_first_predictions(case))
+    rows, labels = case.pairs
+    pairs = csr_array((np.ones(len(rows), np.float32), (rows, labels)), shape=y_pred.shape)
+    parts, drop = data.csr_parts(y_pred, "y_pred"), data.pair_parts(pairs, y_pred.shape, "pairs")
+    n_labels = y_pred.shape[1]
+
+    def values(out: Any) -> Values:
+        ids, scores = out
+        counts = (ids >= 0).sum(1).astype(np.int64)
+        kept = ids >= 0
+        sums = float(ids[kept].astype(np.float64).sum()), float(scores[kept].astype("f8").sum())
+        return {"kept": digest(counts), "ids": sums[0], "scores": sums[1]}
+
+    return Job(lambda: _rust.topk_csr(*parts, n_labels, K, drop, num_threads=case.threads), values)
+
+
+def assign_exclude(case: Case) -> Job:
+    """The way of the DEXML code: assign 0, drop the zeros."""
+    y_pred = _first_predictions(case)
+    rows, labels = case.pairs
+
+    def run() -> Any:
+        left = y_pred.copy()
+        there = np.asarray(left[rows, labels]).ravel() != 0  # an absent pair would be stored first
+        left[rows[there], labels[there]] = 0
+        left.eliminate_zeros()
+        return left
+
+    return Job(run, _kept)
+
+
+def multiply_exclude(case: Case) -> Job:
+    """Subtract what both matrices store."""
+    y_pred = _first_predictions(case)
+    rows, labels = case.pairs
+    ones = np.ones(len(rows), np.float32)
+    pairs = csr_matrix((ones, (rows, labels)), shape=y_pred.shape)
+
+    def run() -> Any:
+        left = y_pred - y_pred.multiply(pairs)
+        left.eliminate_zeros()
+        return left
+
+    return Job(run, _kept)
+
+
+TASKS = (
+    Task(
+        "topk",
+        "Top 100 of dense scores",
+        ("dense",),
+        lambda case: case.size.dense_rows * case.size.n_labels * 4.0,
+        "GB/s",
+        (
+            Competitor("dexml", "dexml", dexml_dense, "ids and scores, sorted", threaded=True),
+            Competitor("numpy", "numpy", numpy_dense, "argpartition, argsort"),
+            Competitor("torch", "torch", torch_dense, "topk", threaded=True),
+            Competitor("one pass", "numpy", one_pass, "numpy's maximum a row", floor=True),
+        ),
+        scale=1e9,
+    ),
+    Task(
+        "merge",
+        "Merge ten rankings of 100",
+        ("merge",),
+        lambda case: case.size.merge_rows,
+        "us/row",
+        (
+            Competitor("dexml", "dexml", dexml_merge, threaded=True),
+            Competitor("numpy", "numpy", numpy_merge, "concatenate, argpartition, argsort"),
+            Competitor("torch", "torch", torch_merge, "cat, topk, gather", threaded=True),
+            Competitor("faiss", "faiss", faiss_merge, "merge_knn_results, int64 ids",
+                       threaded=True),
+        ),
+    ),
+    Task(
+        "exclude",
+        "Drop excluded pairs",
+        ("eval",),
+        lambda case: case.size.exclude_rows,
+        "us/row",
+        (
+            Competitor("dexml", "dexml", dexml_exclude, "dropped, then ranked", threaded=True),
+            Competitor("scipy, assignment", "scipy", assign_exclude, "dropped, not ranked"),
+            Competitor("scipy, multiply", "scipy", multiply_exclude, "dropped, not ranked"),
+        ),
+    ),
+)  # fmt: skip
