@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,11 +92,17 @@ def interpreters(args: argparse.Namespace) -> dict[str, dict[str, str]]:
 
 
 def entrants(
-    task: Task, size: data.Size, found: dict[str, dict[str, str]], cores: int
+    task: Task,
+    size: data.Size,
+    found: dict[str, dict[str, str]],
+    cores: int,
+    tools: Sequence[str] = ("",),
 ) -> tuple[list[Entry], dict[str, str]]:
     """Who takes part and with how many threads; who does not, and why."""
     entries, skipped = [], {}
     for competitor in task.competitors:
+        if not competitor.name.lower().startswith(tuple(tools)):
+            continue
         allowed = [sys.executable] if competitor.ours else found
         python = next((p for p in allowed if competitor.needs in found.get(p, {})), None)
         if python is None:
@@ -224,6 +231,10 @@ def task_names(text: str) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
+def tool_names(text: str) -> tuple[str, ...]:
+    return tuple(word.strip().lower() for word in text.split(","))
+
+
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -231,6 +242,7 @@ def parser() -> argparse.ArgumentParser:
     add = found.add_argument
     add("--size", choices=data.SIZES, default="small")
     add("--task", type=task_names, default=list(TASKS), help="comma-separated; default all")
+    add("--tool", type=tool_names, default=("",), help="comma-separated beginnings; default all")
     add("--data", type=Path, help="folder that keeps the data (default: made for this run)")
     add("--python", type=named_path, action="append", default=[], metavar="NAME=PATH")
     add("--envs", type=Path, help="folder of virtual environments with peers")
@@ -273,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     faults = 0
     for task in tasks:
         started = time.perf_counter()
-        entries, skipped = entrants(task, size, found, here["cores"])
+        entries, skipped = entrants(task, size, found, here["cores"], args.tool)
         for name, why in skipped.items():
             say(f"{task.name} {name}: skipped, {why}")
         race(task, entries, folder, args)

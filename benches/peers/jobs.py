@@ -103,11 +103,13 @@ class Job:
         run: The timed part.
         values: Takes what `run` returned apart; not timed. Compared between competitors.
         warm: Run before, for compilers and caches; by default `run` itself is repeated.
+        clean: Run at the end, to remove what `run` has written.
     """
 
     run: Callable[[], Any]
     values: Callable[[Any], Values]
     warm: Callable[[], Any] | None = None
+    clean: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Competitor:
         max_rows: Runs on so many rows only, and its times are scaled by the row.
         threaded: Can use several threads.
         tolerance: Largest relative difference of its values (1e-9 where all is float64).
-        differs: Values that differ and why; they are shown, not compared.
+        differs: Values that differ and why (``*`` for all); the page says it, nothing is compared.
         floor: Not the task but a bound of it (one pass over the data, a binary format).
     """
 

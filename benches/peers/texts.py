@@ -157,11 +157,7 @@ def _saving(case: Case, save: Any) -> Job:
         text = np.frombuffer(path.read_bytes(), np.uint8)
         return {"text": digest(text)}
 
-    def run() -> None:
-        assert folder.name  # lives as long as the job
-        save(path, y)
-
-    return Job(run, values)
+    return Job(lambda: save(path, y), values, clean=folder.cleanup)
 
 
 def dexml_save(case: Case) -> Job:

@@ -88,6 +88,9 @@ def measure(job: Job, seconds: float) -> dict[str, Any]:
         samples = [] if job.warm is None else samples
         while len(samples) < MOST and sum(wall for _, wall in samples) < seconds:
             samples.append(_timed(job)[0])
+    gc.enable()
+    if job.clean is not None:
+        job.clean()
     return {
         "cpu_s": median(cpu for cpu, _ in samples),
         "wall_s": median(wall for _, wall in samples),
