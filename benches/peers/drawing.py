@@ -50,7 +50,7 @@ def dexml_walk(n_steps: int) -> Callable[[Case], Job]:
                 seed=0,
                 num_threads=case.threads,
             ),
-            lambda out: _graph_values(getattr(out, "weights", out)),
+            lambda out: _graph_values(out.neighbours),
         )
 
     return prepare
@@ -163,9 +163,12 @@ def dexml_negatives(case: Case) -> Job:
 
     y = csr_array(_negative_truth(case))
     sample: Any = sampling.sample_negatives  # type: ignore[attr-defined,unused-ignore]
+    rows = np.arange(y.shape[0])
     return Job(
-        lambda: sample(y, N_NEGATIVES, seed=0, epoch=0, num_threads=case.threads),
-        lambda out: _negative_values(case, np.asarray(out)),
+        lambda: sample(
+            y, n_negatives=N_NEGATIVES, seed=0, epoch=0, rows=rows, num_threads=case.threads
+        ),
+        lambda out: _negative_values(case, out),
     )
 
 

@@ -17,10 +17,10 @@ def _pair(out: Any) -> Values:
 
 
 def dexml_dense(case: Case) -> Job:
-    from dexml import _rust
+    from dexml.topk import topk  # type: ignore[import-not-found,unused-ignore]
 
     scores = case.array("dense/scores")
-    return Job(lambda: _rust.topk_dense(scores, K, num_threads=case.threads), _pair)
+    return Job(lambda: topk(scores, K, num_threads=case.threads), _pair)
 
 
 def numpy_dense(case: Case) -> Job:
@@ -52,21 +52,10 @@ def one_pass(case: Case) -> Job:
 
 
 def dexml_merge(case: Case) -> Job:
-    from dexml import _rust
+    from dexml.topk import merge  # type: ignore[import-not-found,unused-ignore]
 
     ids, scores = case.shards
-    # One call for all shards where the build has it; else shard after shard.
-    together: Any = getattr(_rust, "merge_shards", None)
-    if together is not None:
-        return Job(lambda: together(list(ids), list(scores), K, num_threads=case.threads), _pair)
-
-    def run() -> Any:
-        merged = (ids[0], scores[0])
-        for other in zip(ids[1:], scores[1:], strict=True):
-            merged = _rust.merge_topk(*merged, *other, K)
-        return merged
-
-    return Job(run, _pair)
+    return Job(lambda: merge(ids, scores, K, num_threads=case.threads), _pair)
 
 
 def numpy_merge(case: Case) -> Job:
@@ -127,22 +116,22 @@ def _kept(out: csr_matrix) -> Values:
 
 
 def dexml_exclude(case: Case) -> Job:
-    from dexml import _rust, data
+    from dexml.topk import topk  # type: ignore[import-not-found,unused-ignore]
 
     y_pred = csr_array(_first_predictions(case))
     rows, labels = case.pairs
     pairs = csr_array((np.ones(len(rows), np.float32), (rows, labels)), shape=y_pred.shape)
-    parts, drop = data.csr_parts(y_pred, "y_pred"), data.pair_parts(pairs, y_pred.shape, "pairs")
-    n_labels = y_pred.shape[1]
 
     def values(out: Any) -> Values:
         ids, scores = out
-        counts = (ids >= 0).sum(1).astype(np.int64)
         kept = ids >= 0
-        sums = float(ids[kept].astype(np.float64).sum()), float(scores[kept].astype("f8").sum())
-        return {"kept": digest(counts), "ids": sums[0], "scores": sums[1]}
+        return {
+            "kept": digest(kept.sum(1).astype(np.int64)),
+            "ids": float(ids[kept].astype(np.float64).sum()),
+            "scores": float(scores[kept].astype(np.float64).sum()),
+        }
 
-    return Job(lambda: _rust.topk_csr(*parts, n_labels, K, drop, num_threads=case.threads), values)
+    return Job(lambda: topk(y_pred, K, exclude=pairs, num_threads=case.threads), values)
 
 
 def assign_exclude(case: Case) -> Job:
@@ -199,7 +188,7 @@ TASKS = (
         lambda case: case.size.dense_rows * case.size.n_labels * 4.0,
         "GB/s",
         (
-            Competitor("dexml", "dexml", dexml_dense, "ids and scores, sorted", threaded=True),
+            Competitor("dexml", "dexml.topk", dexml_dense, "ids and scores, sorted", threaded=True),
             Competitor("numpy", "numpy", numpy_dense, "argpartition, argsort"),
             Competitor("torch", "torch", torch_dense, "topk", threaded=True),
             Competitor("one pass", "numpy", one_pass, "numpy's maximum a row", floor=True),
@@ -213,7 +202,7 @@ TASKS = (
         lambda case: case.size.merge_rows,
         "us/row",
         (
-            Competitor("dexml", "dexml", dexml_merge, threaded=True),
+            Competitor("dexml", "dexml.topk", dexml_merge, threaded=True),
             Competitor("numpy", "numpy", numpy_merge, "concatenate, argpartition, argsort"),
             Competitor("torch", "torch", torch_merge, "cat, topk, gather", threaded=True),
             Competitor("faiss", "faiss", faiss_merge, "merge_knn_results, int64 ids",
@@ -227,7 +216,7 @@ TASKS = (
         lambda case: case.size.exclude_rows,
         "us/row",
         (
-            Competitor("dexml", "dexml", dexml_exclude, "dropped, then ranked", threaded=True),
+            Competitor("dexml", "dexml.topk", dexml_exclude, "dropped, then ranked", threaded=True),
             Competitor("scipy, assignment", "scipy", assign_exclude, "dropped, not ranked"),
             Competitor("scipy, look-up", "scipy", lookup_exclude, "dropped, not ranked"),
             Competitor("scipy, multiply", "scipy", multiply_exclude, "dropped, not ranked"),

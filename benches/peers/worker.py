@@ -49,16 +49,21 @@ def probe() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for task in TASKS.values():
         for needs in {competitor.needs for competitor in task.competitors}:
-            module, _, name = needs.partition(":")
-            with suppress(ImportError):
-                if util.find_spec(module) is None:
-                    continue
-                if name and not hasattr(importlib.import_module(module), name):
-                    continue
+            if available(needs):
+                module = needs.partition(":")[0]
                 package = module.split(".")[0]
                 distribution = DISTRIBUTIONS.get(module, DISTRIBUTIONS.get(package, package))
                 found[needs] = _version(distribution)
     return found
+
+
+def available(needs: str) -> bool:
+    """Whether this interpreter has a package, and the name after the colon in it."""
+    module, _, name = needs.partition(":")
+    with suppress(ImportError):
+        there = util.find_spec(module) is not None
+        return there and (not name or hasattr(importlib.import_module(module), name))
+    return False
 
 
 def _version(distribution: str) -> str:
