@@ -109,10 +109,12 @@ def _ours(entries: Sequence[Entry], entry: Entry) -> Entry | None:
 def page(report: dict[str, Any]) -> str:
     """The results as Markdown: a summary, then a table for each task."""
     machine, size = report["machine"], report["size"]
+    commit, _, dirty = report["commit"].partition("-")
+    commit = commit[:10] + (", with changes" if dirty else "")
     lines = [
         "# dexml against its peers",
         "",
-        f"`{report['command']}`, {report['date']}, commit `{report['commit'][:10]}`; "
+        f"`{report['command']}`, {report['date']}, commit {commit}; "
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB; "
         f"Python {machine['python']}, size `{size['name']}`.",
         "",

@@ -249,7 +249,7 @@ TASKS = (
         "MB/s",
         (
             Competitor("dexml", "dexml", dexml_save, "beside, then renamed", threaded=True),
-            Competitor("Python", "numpy", python_save, "a join a row"),
+            Competitor("Python", "python", python_save, "a join a row"),
             Competitor(
                 "scikit-learn", "sklearn", sklearn_save, "svmlight: a `0` before each row",
                 differs={"text": "writes a target before each row, and 1 for 1.0"},
