@@ -118,6 +118,10 @@ def test_ratios_compare_like_with_like() -> None:
     assert [row["cpu_ratio"] for row in rows] == [1.0, 1.0, 1.0, 4.0, 3.0, 50.0]
     assert rows[0]["rate"] == pytest.approx(1e6 / 600)
     assert rows[5]["cpu_s"] == 50.0
+    task = {"unit": "us/row", "entries": rows}
+    assert report._summary_line(task) == (
+        "| 3,333 µs/row | peer, CSR: 13,333 | 4.00 | 3.00 (peer, ids) |"
+    )
 
 
 def test_no_times_for_wrong_values() -> None:

@@ -69,6 +69,7 @@ def summary(task: Task, entries: Sequence[Entry]) -> list[dict[str, Any]]:
             "name": competitor.name,
             "version": entry.version,
             "computes": competitor.computes,
+            "kind": competitor.kind,
             "threads": entry.threads,
             "rows": entry.rows,
             "scaled_by": entry.scale,
@@ -120,7 +121,8 @@ def page(report: dict[str, Any]) -> str:
         "",
         "CPU seconds (user and system) are the medians over the rounds, on one core that the",
         "tool may not leave; the rate is work per CPU second. Wall seconds are those with all",
-        "cores, for tools that can use them. Ratios say how many times our seconds a tool needs.",
+        "cores, for tools that can use them. Ratios say how many times our seconds a tool needs,",
+        "for the same input format (ids or CSR) where there are two.",
         "Memory is the peak above the inputs, mapped pages of a file included. Values are compared",
         "in the same run: a tool that disagrees without a known reason has no times here.",
         "",
@@ -151,22 +153,28 @@ def _is_ours(row: dict[str, Any]) -> bool:
     return str(row["name"]).startswith("dexml")
 
 
+def _same_kind(rows: list[dict[str, Any]], peer: dict[str, Any]) -> dict[str, Any] | None:
+    """Ours with the input format of a peer, or our first."""
+    ours = [row for row in rows if _is_ours(row)]
+    return next((row for row in ours if row["kind"] == peer["kind"]), ours[0] if ours else None)
+
+
 def _summary_line(task: dict[str, Any]) -> str:
-    """Ours, and the peer with the fewest CPU seconds; nothing where one of them is missing."""
+    """The peer with the fewest CPU seconds, and the first done; nothing without ours or a peer."""
     single = [row for row in _timed(task, False) if not row["floor"]]
     wide = [row for row in _timed(task, True) if not row["floor"]]
-    ours = [row for row in single if _is_ours(row)]
     peers = [row for row in single if not _is_ours(row)]
-    if not ours or not peers:
+    if not peers:
         return ""
-    our_wall = min(row["wall_s"] for row in wide if _is_ours(row))
     best = min(peers, key=lambda row: row["cpu_s"])
-    mine = min(ours, key=lambda row: row["cpu_s"])
     fastest = min((row for row in wide if not _is_ours(row)), key=lambda row: row["wall_s"])
+    ours, ours_wide = _same_kind(single, best), _same_kind(wide, fastest)
+    if ours is None or ours_wide is None:
+        return ""
     return (
-        f"| {_number(mine['rate'])} {_unit(task)} | {best['name']}: {_number(best['rate'])} "
-        f"| {_number(best['cpu_s'] / mine['cpu_s'])} "
-        f"| {_number(fastest['wall_s'] / our_wall)} ({fastest['name']}) |"
+        f"| {_number(ours['rate'])} {_unit(task)} | {best['name']}: {_number(best['rate'])} "
+        f"| {_number(best['cpu_s'] / ours['cpu_s'])} "
+        f"| {_number(fastest['wall_s'] / ours_wide['wall_s'])} ({fastest['name']}) |"
     )
 
 
@@ -180,7 +188,6 @@ def _table(task: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     wide = {row["name"]: row for row in _timed(task, True)}
-    our_walls = [row["wall_s"] for row in wide.values() if _is_ours(row)]
     notes: list[str] = []
     for row in _timed(task, False):
         most = wide[row["name"]]
@@ -195,7 +202,8 @@ def _table(task: dict[str, Any]) -> list[str]:
             )
         for what, why in row["documented_differences"].items():
             notes.append(f"{row['name']}, {'values' if what == '*' else what}: {why}.")
-        ratio = most["wall_s"] / min(our_walls) if our_walls else None
+        ours = _same_kind(list(wide.values()), row)
+        ratio = most["wall_s"] / ours["wall_s"] if ours is not None else None
         lines.append(
             f"| {row['name']}{version}{floor}{mark} | {row['computes']} | {_number(row['cpu_s'])} "
             f"| {_number(row['rate'])} | {_number(most['wall_s'])} | {_number(row['peak_mb'])} "
