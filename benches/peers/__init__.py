@@ -1,0 +1,1 @@
+"""The benchmark against peers: see ``benches/README.md``."""
