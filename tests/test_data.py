@@ -215,8 +215,7 @@ def test_tiny_positive_float64_truth_stays_positive() -> None:
 
 
 def test_command(tiny_data: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(command.main, ["stats", str(tiny_data)]) == 0
-    assert "training: 300 x 64" in capsys.readouterr().out
+    assert run(command.main, ["check", str(tiny_data)]) == 0
     assert run(command.main, ["check", str(tiny_data / "Y.trn.npz")]) == 0
     (copy / "Y.tst.npz").write_bytes(b"no")
     assert run(command.main, ["check", str(copy)]) == 1

@@ -61,7 +61,7 @@ def load_labels(
 ) -> tuple[_Matrix, _Repairs | None]:
     """Read a label matrix: shape, indptr, indices, data; repairs if asked for. Ctrl-C is heard.
 
-    Repairs are the counts of duplicates, labels out of range, values not finite and rows sorted, and
+    Repairs are the counts of duplicates, labels out of range, values not finite, rows sorted, and
     the first messages.
     """
 

@@ -69,17 +69,17 @@ impl<'a> Cells<'a> {
         Piece { n_rows: self.rows.len(), start: self.start, filled: self.filled }
     }
 
-    /// Parses `id:value` tokens up to the end of the line and returns their length, line feed
-    /// included.
+    /// Parses the `id:value` tokens of a line from byte `at` on, up to its end, and returns its
+    /// length, line feed included.
     #[inline]
     pub(crate) fn parse(
         &mut self,
         text: &[u8],
+        mut at: usize,
         rules: Rules,
         line: usize,
         repairs: &mut Repairs,
     ) -> Parsed<usize> {
-        let mut at = 0;
         loop {
             // One blank, as nearly everywhere, then one entry.
             while let Some((id, value, len)) = token::short_entry(&text[at..]) {

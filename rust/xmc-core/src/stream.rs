@@ -56,7 +56,12 @@ impl Packing {
                 flate2::bufread::GzEncoder::new(&block[..], level).read_to_end(&mut packed)?;
                 Ok(packed)
             }
-            Self::Zstd => zstd::bulk::compress(&block, zstd::DEFAULT_COMPRESSION_LEVEL),
+            Self::Zstd => {
+                let mut packer = zstd::bulk::Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL)?;
+                // Without it a flipped bit may go unnoticed.
+                packer.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
+                packer.compress(&block)
+            }
         }
     }
 

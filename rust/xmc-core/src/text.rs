@@ -398,14 +398,15 @@ impl Block<'_> {
         let (mut at, mut line) = (self.span.start, self.first_line);
         for row in 0..self.entries.n_rows() {
             let located = |fault| Stop::Fault(line, fault);
+            // Up to the end of the text: whoever looks ahead needs no care at a line's end.
+            let rest = &self.text[at..];
+            let mut start = 0;
             if layout == Layout::Bow {
-                let rest = &self.text[at..];
-                at += self.lists.parse_list(rest, of_lists, line, &mut repairs).map_err(located)?;
+                start =
+                    self.lists.parse_list(rest, of_lists, line, &mut repairs).map_err(located)?;
                 self.lists.finish(row, of_lists, line, &mut repairs).map_err(located)?;
             }
-            // Up to the end of the text: whoever sees eight bytes ahead needs no care at a line's end.
-            let rest = &self.text[at..];
-            let len = self.entries.parse(rest, of_entries, line, &mut repairs);
+            let len = self.entries.parse(rest, start, of_entries, line, &mut repairs);
             at += len.map_err(located)?;
             self.entries.finish(row, of_entries, line, &mut repairs).map_err(located)?;
             line += 1;
