@@ -64,22 +64,18 @@ def load_labels(
         ValueError: The content is not what the format says; the message names file and line.
         OSError: The file cannot be read.
     """
-    (shape, *parts), repairs = _rust.load_labels(
-        str(path), missing_value=missing_value, repair=repair
-    )
+    loaded, repairs = _rust.load_labels(str(path), missing_value=missing_value, repair=repair)
     if repairs is not None:
         _warn(path, _repairs(repairs))
-    return canonical(shape, *parts)
+    return canonical(*loaded)
 
 
 def repair_labels(
     path: str | os.PathLike[str], *, missing_value: float | None = None
 ) -> tuple[Csr, Repairs]:
     """Load as :func:`load_labels` with ``repair=True``, and return what was mended."""
-    (shape, *parts), repairs = _rust.load_labels(
-        str(path), missing_value=missing_value, repair=True
-    )
-    return canonical(shape, *parts), _repairs(repairs)
+    loaded, repairs = _rust.load_labels(str(path), missing_value=missing_value, repair=True)
+    return canonical(*loaded), _repairs(repairs)
 
 
 def load_bow(
@@ -176,7 +172,7 @@ def _checked(y: Csr, name: str) -> CsrParts:
     indptr, indices, values = csr_parts(y.tocsr(), name)
     with np.errstate(over="ignore"):  # an infinite value is refused below
         values = values.astype(np.float32, copy=False)
-    repaired = _rust.check_csr(name, *y.shape, indptr, indices, values)
+    repaired = _rust.check_csr(name, y.shape[0], y.shape[1], indptr, indices, values)
     if repaired is not None:
         indices, values = repaired
     return indptr, indices, values

@@ -38,7 +38,7 @@ def describe(y: Csr) -> dict[str, float]:
 
 
 def _quantiles(name: str, values: np.ndarray) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for share in QUANTILES:
         # The value that this share of all does not exceed: one that occurs.
         at = np.quantile(values, share, method="inverted_cdf") if len(values) else 0
