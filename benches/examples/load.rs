@@ -3,9 +3,8 @@
 //!
 //! Prints CPU seconds, wall seconds, megabytes of the file a CPU second, and the peak of memory that
 //! is not the mapped file, beside the size of the result. Reads `/proc`, so Linux only.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -32,7 +31,7 @@ fn timed<T>(what: &str, megabytes: impl Fn() -> f64, work: impl FnOnce() -> T) -
     let result = work();
     let (wall, cpu) = (wall.elapsed().as_secs_f64(), cpu() - start);
     let speed = megabytes() / cpu.max(0.01);
-    writeln!(std::io::stdout(), "{what}: {cpu:.2} CPU s, {wall:.3} s, {speed:.0} MB/s").unwrap();
+    println!("{what}: {cpu:.2} CPU s, {wall:.3} s, {speed:.0} MB/s");
     result
 }
 
@@ -73,8 +72,7 @@ fn main() {
         done.store(true, Ordering::Relaxed);
         let peak = (watch.join().unwrap() - before) / 1e3;
         let size = size(&first) + second.as_ref().map_or(0.0, size);
-        let line = format!("peak {peak:.0} MB beside the file, result {size:.0} MB");
-        writeln!(std::io::stdout(), "{line}").unwrap();
+        println!("peak {peak:.0} MB beside the file, result {size:.0} MB");
         if let Some(out) = args.get(2).map(Path::new) {
             let first = first.view("y").unwrap();
             let save = || {
@@ -85,7 +83,7 @@ fn main() {
                     }
                     (None, false) => save_labels(out, first).unwrap(),
                     (None, true) => save_npz(out, first, args.len() > 3).unwrap(),
-                })
+                });
             };
             timed("save", || megabytes(out), save);
         }

@@ -147,7 +147,7 @@ impl From<Error> for Failed {
 /// A float of half the size.
 fn half(bits: u16) -> f64 {
     let sign = if bits >> 15 == 0 { 1.0 } else { -1.0 };
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+    let (exponent, fraction) = (i32::from((bits >> 10) & 31), f64::from(bits & 1023));
     sign * match exponent {
         0 => fraction * 2f64.powi(-24),
         31 if fraction == 0.0 => f64::INFINITY,

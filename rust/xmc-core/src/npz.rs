@@ -57,7 +57,7 @@ pub(crate) fn read_labels(
     let mut csr = archive.matrix(keep_going, |n| n as f32, |x| x as f32)?;
     let mut repairs = Repairs::default();
     if repair {
-        mend(file, &mut csr, &mut repairs)?;
+        mend(file, &mut csr, &mut repairs);
     } else {
         check(file, &mut csr, f32::is_finite, |label, _| Fault::NotFinite { label })?;
     }
@@ -69,7 +69,8 @@ pub(crate) fn read_scores(file: &str, bytes: &[u8], keep_going: KeepGoing<'_>) -
     let archive = Archive::open(file, bytes)?;
     let nan = |label| Fault::NanScore { label };
     let dtype = archive.array("data")?.dtype;
-    if dtype.size > if dtype.kind == b'f' { 4 } else { 2 } {
+    let widest = if dtype.kind == b'f' { 4 } else { 2 };
+    if dtype.size > widest {
         let mut csr = archive.matrix(keep_going, |n| n as f64, |x| x)?;
         check(file, &mut csr, |score| !score.is_nan(), |label, _| nan(label))?;
         return Ok(Scores::F64(csr));
@@ -216,7 +217,7 @@ fn check<T: Copy>(
 }
 
 /// Drops and merges entries, row by row and in place.
-fn mend(name: &str, csr: &mut Csr, repairs: &mut Repairs) -> Result<()> {
+fn mend(name: &str, csr: &mut Csr, repairs: &mut Repairs) {
     let (n_labels, columns) = (csr.n_cols, Columns::Labels);
     let (mut start, mut end) = (0, 0);
     let mut scratch = Vec::new();
@@ -246,7 +247,6 @@ fn mend(name: &str, csr: &mut Csr, repairs: &mut Repairs) -> Result<()> {
     csr.indices.truncate(end);
     csr.data.truncate(end);
     repairs.name_rows(name);
-    Ok(())
 }
 
 /// Writes an archive that `scipy.sparse.load_npz` opens as a `csr_array`.
@@ -264,28 +264,28 @@ pub fn write_npz<T: Value>(
     let mut archive = zip::Writer::new(out, compressed);
     let vector = |descr, n: usize| npy::head(descr, &format!("({n},)"));
     let n = indices.len();
-    archive.add("indices.npy", vector("<i4", n), n, 4, |range, bytes| {
+    archive.add("indices.npy", &vector("<i4", n), n, 4, |range, bytes| {
         bytes.extend(indices[range].iter().flat_map(|id| id.to_le_bytes()));
     })?;
     let (n_pointers, is_narrow) = (indptr.len(), i32::try_from(n).is_ok());
     let (descr, size) = if is_narrow { ("<i4", 4) } else { ("<i8", 8) };
-    archive.add("indptr.npy", vector(descr, n_pointers), n_pointers, size, |range, bytes| {
+    archive.add("indptr.npy", &vector(descr, n_pointers), n_pointers, size, |range, bytes| {
         for pointer in &indptr[range] {
             bytes.extend_from_slice(&(pointer - first).to_le_bytes()[..size]);
         }
     })?;
-    archive.add("format.npy", npy::head("|S3", "()"), 3, 1, |range, bytes| {
+    archive.add("format.npy", &npy::head("|S3", "()"), 3, 1, |range, bytes| {
         bytes.extend_from_slice(&b"csr"[range]);
     })?;
     let shape = [matrix.n_rows() as u64, matrix.n_cols() as u64];
-    archive.add("shape.npy", vector("<i8", 2), 2, 8, |range, bytes| {
+    archive.add("shape.npy", &vector("<i8", 2), 2, 8, |range, bytes| {
         bytes.extend(shape[range].iter().flat_map(|side| side.to_le_bytes()));
     })?;
-    archive.add("data.npy", vector(T::DESCR, n), n, size_of::<T>(), |range, bytes| {
+    archive.add("data.npy", &vector(T::DESCR, n), n, size_of::<T>(), |range, bytes| {
         for &value in &data[range] {
             value.append(bytes);
         }
     })?;
-    archive.add("_is_array.npy", npy::head("|b1", "()"), 1, 1, |_, bytes| bytes.push(1))?;
+    archive.add("_is_array.npy", &npy::head("|b1", "()"), 1, 1, |_, bytes| bytes.push(1))?;
     archive.finish()
 }

@@ -138,10 +138,10 @@ impl<'a> Cells<'a> {
             (Some(colon), _) => token::value(&token[colon + 1..]),
             (None, Some(value)) => Some(Ok(value)),
             (None, None) => {
-                return Err(id.map_or_else(
-                    |fault| fault,
-                    |_| Fault::MissingValue { label: token::quote(token) },
-                ));
+                return Err(match id {
+                    Ok(_) => Fault::MissingValue { label: token::quote(token) },
+                    Err(fault) => fault,
+                });
             }
         };
         // First, because a token that is none cannot be repaired, whatever its label.

@@ -8,6 +8,9 @@ const QUOTED: usize = 40;
 /// Powers of ten that are exact in `f32`.
 const POWERS: [f32; 8] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7];
 
+/// The same as whole numbers.
+const WHOLE_POWERS: [u32; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
+
 /// Blanks between tokens. A carriage return counts only at the end of a line.
 #[inline]
 pub(crate) const fn is_blank(byte: u8) -> bool {
@@ -123,8 +126,7 @@ pub(crate) fn short_entry(text: &[u8]) -> Option<(u32, f32, usize)> {
     if !matches!(text[len], b' ' | b'\n' | b'\t') {
         return None;
     }
-    const WHOLE: [u32; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
-    let number = u32::from(whole) * WHOLE[n_fraction] + fraction;
+    let number = u32::from(whole) * WHOLE_POWERS[n_fraction] + fraction;
     Some((label, number as f32 / POWERS[n_fraction], len))
 }
 
@@ -140,10 +142,10 @@ fn eight_bytes(text: &[u8; 24], at: usize) -> (u32, usize) {
     let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080;
     let n_digits = others.trailing_zeros() as usize / 8;
     // Zeros in front make it eight digits; neighbours are then joined to pairs, to fours, to one.
-    let digits = digits << (64 - 8 * n_digits as u32 & 63);
+    let digits = digits << ((64 - 8 * n_digits) & 63);
     let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
     let low = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
-    let high = (pairs >> 16 & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
+    let high = ((pairs >> 16) & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
     ((low.wrapping_add(high) >> 32) as u32, n_digits)
 }
 

@@ -180,7 +180,7 @@ fn decimal(value: f32, text: &mut Vec<u8>) {
             if digits >= 1e7 {
                 break;
             }
-            if digits as f32 / power == value {
+            if (digits as f32 / power).to_bits() == value.to_bits() {
                 let (digits, power) = (digits as u32, power as u32);
                 number(digits / power, text);
                 text.push(b'.');

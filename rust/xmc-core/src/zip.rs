@@ -29,13 +29,13 @@ pub(crate) fn members(file: &[u8]) -> Result<Vec<Member<'_>>, Wrong> {
     // A locator in front of the end leads to a directory end with wide numbers.
     if let Some(locator) = end.checked_sub(20).filter(|&at| file[at..].starts_with(b"PK\x06\x07")) {
         let wide = usize_of(u64_at(file, locator + 8)?)?;
-        signed(file, wide, b"PK\x06\x06")?;
+        signed(file, wide, *b"PK\x06\x06")?;
         (n_members, at) = (u64_at(file, wide + 32)?, u64_at(file, wide + 48)?);
     }
     let mut at = usize_of(at)?;
     let mut members = Vec::new();
     for _ in 0..n_members {
-        signed(file, at, b"PK\x01\x02")?;
+        signed(file, at, *b"PK\x01\x02")?;
         let lengths = [u16_at(file, at + 28)?, u16_at(file, at + 30)?, u16_at(file, at + 32)?];
         let [name_len, extra_len, comment_len] = lengths.map(usize::from);
         let name = slice(file, at + 46, name_len)?;
@@ -50,7 +50,7 @@ pub(crate) fn members(file: &[u8]) -> Result<Vec<Member<'_>>, Wrong> {
         // In this order, which is that of the wide numbers.
         let (len, packed_len, local) = (number(at + 24)?, number(at + 20)?, number(at + 42)?);
         let local = usize_of(local)?;
-        signed(file, local, b"PK\x03\x04")?;
+        signed(file, local, *b"PK\x03\x04")?;
         let (a, b) = (u16_at(file, local + 26)?, u16_at(file, local + 28)?);
         let start = local + 30 + usize::from(a) + usize::from(b);
         let bytes = slice(file, start, usize_of(packed_len)?)?;
@@ -85,7 +85,7 @@ fn wide_numbers(mut extra: &[u8]) -> impl Iterator<Item = u64> + '_ {
         }
         extra = &rest[len..];
     }
-    field.chunks_exact(8).map(|eight| eight.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)))
+    field.chunks_exact(8).map(|eight| eight.iter().rev().fold(0, |n, &b| (n << 8) | u64::from(b)))
 }
 
 fn slice(file: &[u8], at: usize, len: usize) -> Result<&[u8], Wrong> {
@@ -117,8 +117,8 @@ fn usize_of(number: u64) -> Result<usize, Wrong> {
     place.ok_or_else(|| "a place beyond its end".to_owned())
 }
 
-fn signed(file: &[u8], at: usize, signature: &[u8; 4]) -> Result<(), Wrong> {
-    if bytes_at::<4>(file, at)? == *signature {
+fn signed(file: &[u8], at: usize, signature: [u8; 4]) -> Result<(), Wrong> {
+    if bytes_at::<4>(file, at)? == signature {
         return Ok(());
     }
     Err("a header is not where it should be".to_owned())
@@ -194,7 +194,7 @@ impl<W: Write> Writer<W> {
     pub(crate) fn add(
         &mut self,
         name: &str,
-        head: Vec<u8>,
+        head: &[u8],
         n: usize,
         size: usize,
         items: impl Fn(std::ops::Range<usize>, &mut Vec<u8>) + Sync,
@@ -202,7 +202,7 @@ impl<W: Write> Writer<W> {
         let step = BLOCK / size;
         let n_blocks = n.div_ceil(step).max(1);
         let block = |i: usize| {
-            let mut bytes = if i == 0 { head.clone() } else { Vec::new() };
+            let mut bytes = if i == 0 { head.to_vec() } else { Vec::new() };
             items(i * step..((i + 1) * step).min(n), &mut bytes);
             bytes
         };
@@ -323,7 +323,8 @@ fn deflate(bytes: &[u8], last: bool) -> io::Result<Vec<u8>> {
         let done = stream.total_in() as usize;
         let status = stream.compress_vec(&bytes[done..], &mut packed, flush)?;
         let all = stream.total_in() as usize == bytes.len() && packed.len() < packed.capacity();
-        if if last { status == Status::StreamEnd } else { all } {
+        let complete = if last { status == Status::StreamEnd } else { all };
+        if complete {
             return Ok(packed);
         }
         packed.reserve(bytes.len() / 2 + 64);
