@@ -84,6 +84,7 @@ impl Repairs {
     }
 
     /// Turns the rows noted into places in the matrix `name`.
+    #[cfg(feature = "compression")]
     pub(crate) fn name_rows(&mut self, name: &str) {
         let place = |row| Place::Row { name: name.to_owned(), row };
         self.first.extend(self.found.drain(..).map(|(row, fault)| (place(row), fault)));
