@@ -223,7 +223,9 @@ def test_files_round_trip(tmp_path: Path) -> None:
     _rust.save_labels(str(path), 8, *Y_TRUE)
     assert path.read_text().startswith("4 8\n0:1.0 3:1.0 5:1.0\n1:1.0\n")
     for num_threads in THREADS:
-        shape, indptr, indices, data = _rust.load_labels(str(path), num_threads=num_threads)
+        loaded, repairs = _rust.load_labels(str(path), num_threads=num_threads)
+        shape, indptr, indices, data = loaded
+        assert repairs is None
         assert shape == (4, 8)
         arrays: list[NDArray[Any]] = [indptr, indices, data]
         originals: list[NDArray[Any]] = [*Y_TRUE]
@@ -231,7 +233,7 @@ def test_files_round_trip(tmp_path: Path) -> None:
             assert found.dtype == expected.dtype
             np.testing.assert_array_equal(found, expected)
     path.write_text("1 9\n3 4\n")
-    assert _rust.load_labels(str(path), missing_value=1.0)[3].tolist() == [1.0, 1.0]
+    assert _rust.load_labels(str(path), missing_value=1.0)[0][3].tolist() == [1.0, 1.0]
     with pytest.raises(ValueError, match=r"Y\.txt:2: missing ':value' after label 3"):
         _rust.load_labels(str(path))
     path.write_text("1 2\n0 1\n1 2\n")

@@ -5,10 +5,10 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use xmc_benches::{label_text, rankings, scores, sizes, truth};
+use xmc_benches::{bow_text, label_text, rankings, scores, sizes, truth};
 use xmc_core::{
-    CsrView, Evaluator, Metric, Options, ParseOptions, inv_propensity, label_counts, parse_labels,
-    topk_dense,
+    CsrView, Evaluator, Metric, Options, ParseOptions, inv_propensity, label_counts,
+    load_labels as load_file, parse_bow, parse_labels, save_labels, save_npz, topk_dense,
 };
 
 fn load_labels(criterion: &mut Criterion) {
@@ -21,6 +21,47 @@ fn load_labels(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+fn load_bow(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("load_bow");
+    for size in sizes() {
+        let text = bow_text(size, &truth(size)).unwrap();
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        group.bench_function(size.name, |bencher| {
+            bencher.iter(|| parse_bow("X.txt", black_box(&text), ParseOptions::default()));
+        });
+    }
+    group.finish();
+}
+
+/// Loading and saving the same matrix as a file of each kind; throughput is bytes of the file.
+fn files(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().unwrap();
+    for size in sizes() {
+        let truth = truth(size);
+        let y =
+            CsrView::new("y", size.n_labels, &truth.indptr, &truth.indices, &truth.data).unwrap();
+        for name in ["y.txt", "y.txt.gz", "y.txt.zst", "y.npz", "stored.npz"] {
+            let path = folder.path().join(name);
+            let save = || match name {
+                "y.npz" => save_npz(&path, y, true),
+                "stored.npz" => save_npz(&path, y, false),
+                _ => save_labels(&path, y),
+            };
+            save().unwrap();
+            let bytes = std::fs::metadata(&path).unwrap().len();
+            let mut group = criterion.benchmark_group("files");
+            group.throughput(Throughput::Bytes(bytes));
+            group.bench_function(BenchmarkId::new(format!("load {name}"), size.name), |bencher| {
+                bencher.iter(|| load_file(black_box(&path), ParseOptions::default()).unwrap());
+            });
+            group.bench_function(BenchmarkId::new(format!("save {name}"), size.name), |bencher| {
+                bencher.iter(|| save().unwrap());
+            });
+            group.finish();
+        }
+    }
 }
 
 fn evaluate(criterion: &mut Criterion) {
@@ -71,6 +112,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(3));
-    targets = load_labels, evaluate, topk
+    targets = load_labels, load_bow, files, evaluate, topk
 }
 criterion_main!(core);

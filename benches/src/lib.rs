@@ -140,6 +140,34 @@ pub fn label_text(size: Size, truth: &Truth) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// A bag of words over as many features as labels: the truth as label lists, and twelve times as many
+/// features a point as positives, with six decimals.
+///
+/// # Errors
+/// None in practice: it writes to memory.
+pub fn bow_text(size: Size, truth: &Truth) -> std::io::Result<Vec<u8>> {
+    let mut random = Random::new(4);
+    let mut text = Vec::new();
+    let n_features = size.n_labels;
+    writeln!(text, "{} {n_features} {}", size.n_points, size.n_labels)?;
+    let mut row = Vec::new();
+    for span in truth.indptr.windows(2) {
+        let labels = &truth.indices[span[0] as usize..span[1] as usize];
+        for (i, label) in labels.iter().enumerate() {
+            write!(text, "{}{label}", if i == 0 { "" } else { "," })?;
+        }
+        row.clear();
+        row.extend((0..12 * size.positives).map(|_| random.number() as usize % n_features));
+        row.sort_unstable();
+        row.dedup();
+        for feature in &row {
+            write!(text, " {feature}:{:.6}", random.uniform())?;
+        }
+        writeln!(text)?;
+    }
+    Ok(text)
+}
+
 /// Dense scores, row-major.
 #[must_use]
 pub fn scores(n_rows: usize, n_labels: usize) -> Vec<f32> {

@@ -6,7 +6,7 @@ content, shapes and ranges raise `ValueError`, wrong element types `TypeError`.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias, final
+from typing import Literal, TypeAlias, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,18 @@ __all__ = [
     "interval",
     "inv_propensity",
     "label_counts",
+    "load_bow",
+    "load_bytes",
     "load_labels",
     "load_pairs",
+    "load_scores",
     "merge_topk",
     "p_value",
     "parse_metrics",
+    "save_bow",
     "save_labels",
+    "save_npz",
+    "save_pairs",
     "topk_csr",
     "topk_dense",
 ]
@@ -35,15 +41,68 @@ _Scores: TypeAlias = tuple[
 ]
 _Ranking: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float32]]
 
+_Matrix: TypeAlias = tuple[
+    tuple[int, int], NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]
+]
+_Repairs: TypeAlias = tuple[tuple[int, int, int, int], list[str]]
+
+@overload
 def load_labels(
-    path: str, *, missing_value: float | None = None, num_threads: int | None = None
-) -> tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Read label text: shape, indptr, indices, data. Ctrl-C is heard."""
+    path: str,
+    *,
+    missing_value: float | None = None,
+    repair: Literal[True],
+    num_threads: int | None = None,
+) -> tuple[_Matrix, _Repairs]: ...
+@overload
+def load_labels(
+    path: str,
+    *,
+    missing_value: float | None = None,
+    repair: bool = False,
+    num_threads: int | None = None,
+) -> tuple[_Matrix, _Repairs | None]:
+    """Read a label matrix: shape, indptr, indices, data; repairs if asked for. Ctrl-C is heard.
+
+    Repairs are the counts of duplicates, labels out of range, values not finite, rows sorted, and
+    the first messages.
+    """
+
+@overload
+def load_bow(
+    path: str,
+    *,
+    missing_value: float | None = None,
+    repair: Literal[True],
+    num_threads: int | None = None,
+) -> tuple[_Matrix, _Matrix, _Repairs]: ...
+@overload
+def load_bow(
+    path: str,
+    *,
+    missing_value: float | None = None,
+    repair: bool = False,
+    num_threads: int | None = None,
+) -> tuple[_Matrix, _Matrix, _Repairs | None]:
+    """Read bag-of-words text: features and labels; repairs if asked for. Ctrl-C is heard."""
+
+def load_scores(
+    path: str, *, num_threads: int | None = None
+) -> tuple[
+    tuple[int, int],
+    NDArray[np.int64],
+    NDArray[np.int32],
+    NDArray[np.float32] | NDArray[np.float64],
+]:
+    """Read scores: as a label matrix, but float64 stays float64. Ctrl-C is heard."""
 
 def load_pairs(
     path: str, n_rows: int, n_labels: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], int]:
     """Read filter pairs: indptr, indices, number of repeated pairs merged."""
+
+def load_bytes(path: str) -> bytes:
+    """Read a whole file, unpacked if it is gzip or zstd. Ctrl-C is heard."""
 
 def save_labels(
     path: str,
@@ -51,8 +110,43 @@ def save_labels(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],
     data: NDArray[np.float32],
+    *,
+    num_threads: int | None = None,
 ) -> None:
-    """Write label text beside the file, then replace it."""
+    """Write label text beside the file, then replace it; `.gz` and `.zst` are compressed."""
+
+def save_npz(
+    path: str,
+    n_labels: int,
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    data: NDArray[np.float32] | NDArray[np.float64],
+    *,
+    compressed: bool = True,
+    num_threads: int | None = None,
+) -> None:
+    """Write a scipy CSR archive beside the file, then replace it."""
+
+def save_bow(
+    path: str,
+    features: _Truth,
+    n_features: int,
+    labels: _Pattern,
+    n_labels: int,
+    *,
+    num_threads: int | None = None,
+) -> None:
+    """Write bag-of-words text, as :func:`save_labels` does."""
+
+def save_pairs(
+    path: str,
+    n_labels: int,
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    *,
+    num_threads: int | None = None,
+) -> None:
+    """Write filter pairs, as :func:`save_labels` does."""
 
 def check_csr(
     name: str,

@@ -1,44 +1,149 @@
-"""The command ``python -m dexml.data``: is this folder or matrix whole, and what is in it?"""
+"""The command ``python -m dexml.data``: what is in data sets and matrices, and is it whole?"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 
-import numpy as np
-
 from dexml import console, data
-from dexml.data import Csr
+from dexml.data import Csr, Repairs
+from dexml.data.prepare import prepare
+from dexml.data.stats import describe, table
+
+EPILOG = """\
+examples:
+  python -m dexml.data stats LF-AmazonTitles-131K/
+  python -m dexml.data check trn_X_Y.txt.gz
+  python -m dexml.data convert trn_X_Y.txt Y.trn.npz
+  python -m dexml.data convert --part labels train.txt Y.trn.npz
+  python -m dexml.data prepare LF-AmazonTitles-131K.raw/ LF-AmazonTitles-131K/
+"""
 
 
-def describe(name: str, y: Csr) -> str:
-    """One line on a matrix: shape, entries, labels a row, empty rows, labels without a row."""
-    counts = np.bincount(y.indices[y.data > 0], minlength=y.shape[1])
-    return (
-        f"{name}: {y.shape[0]} x {y.shape[1]}, {y.nnz} entries, {y.nnz / max(1, y.shape[0]):.2f} "
-        f"a row, {int((np.diff(y.indptr) == 0).sum())} rows empty, "
-        f"{int((counts == 0).sum())} labels without a row"
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = console.Parser(
+        prog="python -m dexml.data",
+        description=__doc__,
+        allow_abbrev=False,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    common = console.Parser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    common.add_argument("--quiet", action="store_true", help="hide progress")
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=console.Parser)
+
+    stats = actions.add_parser("stats", parents=[common], help="what is in it")
+    check = actions.add_parser("check", parents=[common], help="say what is wrong, with its line")
+    for action in (stats, check):
+        action.add_argument("path", type=Path, help="a folder in the LF layout, or a matrix")
+    stats.add_argument("--json", action="store_true", help="one object on stdout")
+
+    convert = actions.add_parser("convert", parents=[common], help="write in another format")
+    convert.add_argument("source", type=Path, help="LF text, bag of words or .npz; may be packed")
+    convert.add_argument("target", type=Path, help="the suffix decides: .npz, else text, .gz, .zst")
+    convert.add_argument("--repair", action="store_true", help="mend the source and say what")
+    convert.add_argument(
+        "--part",
+        choices=["labels", "features", "both"],
+        default="labels",
+        help="what to keep of a bag of words; both: a bag of words again",
+    )
+
+    raw = actions.add_parser("prepare", parents=[common], help="raw downloads to the LF layout")
+    raw.add_argument("source", type=Path, help="folder with lbl.json, trn.json, tst.json (or .gz)")
+    raw.add_argument("target", type=Path, nargs="?", help="new folder; by default the source")
+    raw.add_argument("--text", choices=["title", "content", "both"], default="both")
+    raw.add_argument(
+        "--repair", action="store_true", help="drop bad labels of points and say how many"
+    )
+    return parser
 
 
 def main(argv: list[str]) -> None:
-    """Run ``python -m dexml.data stats|check PATH``."""
-    parser = console.Parser(prog="python -m dexml.data", description=__doc__, allow_abbrev=False)
-    parser.add_argument("action", choices=["stats", "check"], help="check: say only what is wrong")
-    parser.add_argument("path", type=Path, help="a folder in the LF layout, or a label matrix")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    args = parser.parse_args(argv)
-    if args.path.is_dir():
-        dataset = data.load_dataset(args.path)
-        matrices = {"training": dataset.y_train, "test": dataset.y_test}
-        pairs = {"training filter": dataset.exclude_train, "test filter": dataset.exclude_test}
-        matrices |= {name: y for name, y in pairs.items() if y is not None}
-    else:
-        matrices = {str(args.path): data.load_labels(args.path)}
-    if args.action == "check":
+    """Run ``python -m dexml.data stats|check|convert|prepare``."""
+    args = arguments().parse_args(argv)
+    if args.action == "stats":
+        described = {name: describe(y) for name, y in matrices(args.path).items()}
+        print(json.dumps(described) if args.json else table(described))
+    elif args.action == "check":
+        check_path(args.path)
         print(f"{args.path}: ok")
-        return
-    for name, y in matrices.items():
-        print(describe(name, y))
+    elif args.action == "convert":
+        convert_file(args.source, args.target, repair=args.repair, part=args.part)
+    else:
+        say = (lambda _: None) if args.quiet else console.say
+        target = args.target or args.source
+        prepare(args.source, target, text=args.text, repair=args.repair, say=say)
+
+
+def matrices(path: Path) -> dict[str, Csr]:
+    """Load all matrices of a folder or a file, by name."""
+    if not path.is_dir():
+        found, _ = load_any(path)
+        return found
+    dataset = data.load_dataset(path)
+    found = {"training": dataset.y_train, "test": dataset.y_test}
+    pairs = {"training filter": dataset.exclude_train, "test filter": dataset.exclude_test}
+    return found | {name: y for name, y in pairs.items() if y is not None}
+
+
+def load_any(path: Path, *, repair: bool = False) -> tuple[dict[str, Csr], Repairs | None]:
+    """Load a matrix file, or both matrices of a bag of words, which its header gives away."""
+    try:
+        if repair:
+            y, repairs = data.repair_labels(path)
+            return {"labels": y}, repairs
+        return {"labels": data.load_labels(path)}, None
+    except ValueError as error:
+        if not str(error).endswith(":1: expected 'rows labels'"):
+            raise
+        try:
+            if repair:
+                features, labels, repairs = data.repair_bow(path)
+            else:
+                (features, labels), repairs = data.load_bow(path), None
+        except ValueError as of_bow:
+            if not str(of_bow).endswith(":1: expected 'points features labels'"):
+                raise
+            both = "'rows labels', or 'points features labels' for a bag of words"
+            raise ValueError(f"{path}:1: expected {both}") from None
+        return {"features": features, "labels": labels}, repairs
+
+
+def check_path(path: Path) -> None:
+    """Raise for the first fault; before that, say which of all faults a repair would mend."""
+    try:
+        matrices(path)
+    except ValueError:
+        if path.is_file():
+            try:
+                _, repairs = load_any(path, repair=True)
+            except ValueError:
+                pass  # beyond repair: the first fault says it
+            else:
+                if repairs is not None:
+                    for fault in repairs.first:
+                        console.say(fault)
+                    console.say(f"{path}: convert --repair would mend this: {repairs}")
+        raise
+
+
+def convert_file(source: Path, target: Path, *, repair: bool, part: str) -> None:
+    """Read one format and write another."""
+    found, repairs = load_any(source, repair=repair)
+    if repairs is not None:
+        console.say(f"{source}: {repairs}")
+    if "features" not in found:
+        data.save_labels(target, found["labels"])
+    elif part != "both":
+        data.save_labels(target, found[part])
+    elif target.suffix == ".npz":
+        console.usage_error("an .npz holds one matrix: --part labels or --part features")
+    else:
+        data.save_bow(target, found["features"], found["labels"])
 
 
 if __name__ == "__main__":

@@ -2,30 +2,88 @@
 
 use std::path::PathBuf;
 
-use numpy::PyArray1;
+use numpy::{Element, PyArray1};
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use xmc_core::{ParseOptions, check_matrix};
+use pyo3::types::PyBytes;
+use xmc_core::{Csr, ParseOptions, Repairs, Scores, check_matrix};
 
-use crate::arrays::{CsrArrays, moved, vector};
-use crate::border::{count, detached, interruptible};
+use crate::arrays::{CsrArgs, CsrArrays, PatternArgs, PatternArrays, holds, moved, vector};
+use crate::border::{count, detached, in_pool, interruptible};
 
 type Vector<'py, T> = Bound<'py, PyArray1<T>>;
-type Loaded<'py> = ((usize, usize), Vector<'py, i64>, Vector<'py, i32>, Vector<'py, f32>);
+type Matrix<'py, T> = ((usize, usize), Vector<'py, i64>, Vector<'py, i32>, Vector<'py, T>);
+/// Counts in the order of the fields, and messages.
+type Repaired = ((usize, usize, usize, usize), Vec<String>);
 
-/// Read label text: shape, indptr, indices, data.
+fn matrix<T: Element>(py: Python<'_>, csr: Csr<T>) -> Matrix<'_, T> {
+    let shape = (csr.n_rows(), csr.n_cols);
+    (shape, moved(py, csr.indptr), moved(py, csr.indices), moved(py, csr.data))
+}
+
+fn repaired(repairs: Repairs) -> Repaired {
+    let Repairs { duplicates, out_of_range, not_finite, rows_sorted, ref first, .. } = repairs;
+    let messages = first.iter().map(|(place, fault)| format!("{place}: {fault}")).collect();
+    ((duplicates, out_of_range, not_finite, rows_sorted), messages)
+}
+
+/// Read a label matrix: shape, indptr, indices, data, and the repairs if they were asked for.
 #[pyfunction]
-#[pyo3(signature = (path, *, missing_value=None, num_threads=None))]
+#[pyo3(signature = (path, *, missing_value=None, repair=false, num_threads=None))]
 pub(crate) fn load_labels(
     py: Python<'_>,
     path: PathBuf,
     missing_value: Option<f32>,
+    repair: bool,
     num_threads: Option<i64>,
-) -> PyResult<Loaded<'_>> {
-    let csr = interruptible(py, num_threads, |keep_going| {
-        xmc_core::load_labels(&path, ParseOptions { missing_value, keep_going })
+) -> PyResult<(Matrix<'_, f32>, Option<Repaired>)> {
+    let (csr, repairs) = interruptible(py, num_threads, |keep_going| {
+        let options = ParseOptions { missing_value, keep_going };
+        if repair {
+            let (csr, repairs) = xmc_core::load_labels_repaired(&path, options)?;
+            return Ok((csr, Some(repairs)));
+        }
+        Ok((xmc_core::load_labels(&path, options)?, None))
     })?;
-    let shape = (csr.n_rows(), csr.n_cols);
-    Ok((shape, moved(py, csr.indptr), moved(py, csr.indices), moved(py, csr.data)))
+    Ok((matrix(py, csr), repairs.map(repaired)))
+}
+
+/// Read bag-of-words text: features, labels, and the repairs if they were asked for.
+#[pyfunction]
+#[pyo3(signature = (path, *, missing_value=None, repair=false, num_threads=None))]
+pub(crate) fn load_bow(
+    py: Python<'_>,
+    path: PathBuf,
+    missing_value: Option<f32>,
+    repair: bool,
+    num_threads: Option<i64>,
+) -> PyResult<(Matrix<'_, f32>, Matrix<'_, f32>, Option<Repaired>)> {
+    let (bow, repairs) = interruptible(py, num_threads, |keep_going| {
+        let options = ParseOptions { missing_value, keep_going };
+        if repair {
+            let (bow, repairs) = xmc_core::load_bow_repaired(&path, options)?;
+            return Ok((bow, Some(repairs)));
+        }
+        Ok((xmc_core::load_bow(&path, options)?, None))
+    })?;
+    Ok((matrix(py, bow.features), matrix(py, bow.labels), repairs.map(repaired)))
+}
+
+/// Read scores: as labels, but float64 stays float64.
+#[pyfunction]
+#[pyo3(signature = (path, *, num_threads=None))]
+pub(crate) fn load_scores(
+    py: Python<'_>,
+    path: PathBuf,
+    num_threads: Option<i64>,
+) -> PyResult<Bound<'_, PyAny>> {
+    let scores = interruptible(py, num_threads, |keep_going| {
+        xmc_core::load_scores(&path, ParseOptions { missing_value: None, keep_going })
+    })?;
+    match scores {
+        Scores::F32(csr) => matrix(py, csr).into_bound_py_any(py),
+        Scores::F64(csr) => matrix(py, csr).into_bound_py_any(py),
+    }
 }
 
 /// Read filter pairs: indptr, indices, number of repeated pairs merged.
@@ -41,8 +99,18 @@ pub(crate) fn load_pairs(
     Ok((moved(py, pairs.indptr), moved(py, pairs.indices), pairs.n_repeated))
 }
 
+/// Read a whole file, unpacked if it is gzip or zstd.
+#[pyfunction]
+pub(crate) fn load_bytes(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyBytes>> {
+    let bytes = interruptible(py, Some(1), |keep_going| {
+        xmc_core::load_bytes(&path, ParseOptions { missing_value: None, keep_going })
+    })?;
+    Ok(PyBytes::new(py, &bytes))
+}
+
 /// Write label text, replacing the file at once.
 #[pyfunction]
+#[pyo3(signature = (path, n_labels, indptr, indices, data, *, num_threads=None))]
 pub(crate) fn save_labels<'py>(
     py: Python<'py>,
     path: PathBuf,
@@ -50,11 +118,80 @@ pub(crate) fn save_labels<'py>(
     indptr: Bound<'py, PyAny>,
     indices: Bound<'py, PyAny>,
     data: Bound<'py, PyAny>,
+    num_threads: Option<i64>,
 ) -> PyResult<()> {
     let n_labels = count("n_labels", n_labels)?;
     let arrays = CsrArrays::<f32>::borrow("y", &(indptr, indices, data))?;
     let slices = arrays.slices()?;
-    detached(py, || xmc_core::save_labels(&path, slices.check("y", n_labels)?))
+    in_pool(py, num_threads, || xmc_core::save_labels(&path, slices.check("y", n_labels)?))
+}
+
+/// Write a scipy CSR archive, replacing the file at once.
+#[pyfunction]
+#[pyo3(signature = (path, n_labels, indptr, indices, data, *, compressed=true, num_threads=None))]
+#[expect(clippy::too_many_arguments, reason = "the parts of a matrix")]
+pub(crate) fn save_npz<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    n_labels: i64,
+    indptr: Bound<'py, PyAny>,
+    indices: Bound<'py, PyAny>,
+    data: Bound<'py, PyAny>,
+    compressed: bool,
+    num_threads: Option<i64>,
+) -> PyResult<()> {
+    let n_labels = count("n_labels", n_labels)?;
+    if holds::<f64>(&data) {
+        let arrays = CsrArrays::<f64>::borrow("y", &(indptr, indices, data))?;
+        let slices = arrays.slices()?;
+        return in_pool(py, num_threads, || {
+            xmc_core::save_npz(&path, slices.check("y", n_labels)?, compressed)
+        });
+    }
+    let arrays = CsrArrays::<f32>::borrow("y", &(indptr, indices, data))?;
+    let slices = arrays.slices()?;
+    in_pool(py, num_threads, || xmc_core::save_npz(&path, slices.check("y", n_labels)?, compressed))
+}
+
+/// Write bag-of-words text, replacing the file at once.
+#[pyfunction]
+#[pyo3(signature = (path, features, n_features, labels, n_labels, *, num_threads=None))]
+pub(crate) fn save_bow<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    features: CsrArgs<'py>,
+    n_features: i64,
+    labels: PatternArgs<'py>,
+    n_labels: i64,
+    num_threads: Option<i64>,
+) -> PyResult<()> {
+    let (n_features, n_labels) = (count("n_features", n_features)?, count("n_labels", n_labels)?);
+    let features = CsrArrays::<f32>::borrow("features", &features)?;
+    let labels = PatternArrays::borrow("labels", &labels)?;
+    let (features, labels) = (features.slices()?, labels.slices()?);
+    in_pool(py, num_threads, || {
+        let features = features.check("features", n_features)?;
+        let labels = labels.check("labels", n_labels)?;
+        labels.check_shape(features.n_rows(), n_labels)?;
+        xmc_core::save_bow(&path, features, labels)
+    })
+}
+
+/// Write filter pairs, replacing the file at once.
+#[pyfunction]
+#[pyo3(signature = (path, n_labels, indptr, indices, *, num_threads=None))]
+pub(crate) fn save_pairs<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    n_labels: i64,
+    indptr: Bound<'py, PyAny>,
+    indices: Bound<'py, PyAny>,
+    num_threads: Option<i64>,
+) -> PyResult<()> {
+    let n_labels = count("n_labels", n_labels)?;
+    let arrays = PatternArrays::borrow("pairs", &(indptr, indices))?;
+    let slices = arrays.slices()?;
+    in_pool(py, num_threads, || xmc_core::save_pairs(&path, slices.check("pairs", n_labels)?))
 }
 
 /// Check a matrix from outside; sorted indices and data if a row was not sorted.

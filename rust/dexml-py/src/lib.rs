@@ -20,7 +20,8 @@ mod _rust {
     use super::evaluator::{PyEvaluator, parse_metrics};
     #[pymodule_export]
     use super::files::{
-        check_csr, inv_propensity, label_counts, load_labels, load_pairs, save_labels,
+        check_csr, inv_propensity, label_counts, load_bow, load_bytes, load_labels, load_pairs,
+        load_scores, save_bow, save_labels, save_npz, save_pairs,
     };
     #[pymodule_export]
     use super::ranking::{merge_topk, topk_csr, topk_dense};

@@ -166,6 +166,15 @@ impl<'a, T> CsrView<'a, T> {
         self.pattern.n_cols
     }
 
+    /// First row pointer, row pointers, labels and values of the window.
+    #[cfg(feature = "compression")]
+    pub(crate) fn window(&self) -> (i64, &'a [i64], &'a [i32], &'a [T]) {
+        let CsrPattern { indptr, indices, .. } = self.pattern;
+        let (first, last) = (indptr[0], indptr[self.n_rows()]);
+        let span = first as usize..last as usize;
+        (first, indptr, &indices[span.clone()], &self.data[span])
+    }
+
     /// The labels and values of row `row` of the window.
     ///
     /// # Panics
@@ -238,10 +247,10 @@ pub fn check_matrix(view: CsrView<'_>) -> Result<Option<(Vec<i32>, Vec<f32>)>> {
 }
 
 /// Sorts one row by label, values alongside; a duplicate label is a fault.
-pub(crate) fn sort_row(
+pub(crate) fn sort_row<T: Copy>(
     labels: &mut [i32],
-    values: &mut [f32],
-    scratch: &mut Vec<(i32, f32)>,
+    values: &mut [T],
+    scratch: &mut Vec<(i32, T)>,
 ) -> std::result::Result<(), Fault> {
     scratch.clear();
     scratch.extend(labels.iter().copied().zip(values.iter().copied()));

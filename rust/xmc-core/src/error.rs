@@ -27,6 +27,27 @@ pub enum Error {
         /// What is wrong there.
         fault: Fault,
     },
+    /// A compressed file or an archive that is cut short, corrupt or something else altogether.
+    Damaged {
+        /// Name of the file as given.
+        file: String,
+        /// What it should be: "gzip", "zstd" or "scipy .npz".
+        format: &'static str,
+        /// What the decoder said.
+        what: String,
+    },
+    /// An archive that is whole but holds no CSR matrix.
+    Archive {
+        /// Name of the file as given.
+        file: String,
+        /// What is wrong with it.
+        fault: ArchiveFault,
+    },
+    /// The system has no more memory; the content is larger than it can hold.
+    OutOfMemory {
+        /// Bytes that were asked for.
+        bytes: usize,
+    },
     /// A matrix needs at least one row pointer, also when it has no rows.
     EmptyIndptr {
         /// Name of the matrix.
@@ -155,6 +176,13 @@ pub enum Place {
 pub enum Fault {
     /// The first line is not a header.
     Header,
+    /// The first line of bag-of-words text is not a header.
+    BowHeader,
+    /// The header announces more features than ids can name.
+    TooManyFeatures {
+        /// The number in the header.
+        n_features: u64,
+    },
     /// The header announces more labels than ids can name.
     TooManyLabels {
         /// The number in the header.
@@ -199,6 +227,35 @@ pub enum Fault {
         label: String,
         /// Number of labels.
         n_labels: usize,
+    },
+    /// A number that cannot be a feature id.
+    BadFeature {
+        /// The feature, shortened and escaped.
+        feature: String,
+        /// Byte column of its first byte, counted from 1.
+        column: usize,
+    },
+    /// A feature without a value.
+    MissingFeatureValue {
+        /// The feature as written.
+        feature: String,
+    },
+    /// A feature id outside `0..n_features`.
+    FeatureOutOfRange {
+        /// The feature as written.
+        feature: String,
+        /// Number of features.
+        n_features: usize,
+    },
+    /// A feature that stands twice in one row.
+    DuplicateFeature {
+        /// The feature.
+        feature: i32,
+    },
+    /// A feature's value that is NaN, infinite or overflows `f32`.
+    FeatureNotFinite {
+        /// The feature.
+        feature: i32,
     },
     /// A row number outside `0..n_rows`.
     RowOutOfRange {
@@ -253,6 +310,52 @@ pub enum Fault {
     },
 }
 
+/// What keeps an archive from being a CSR matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ArchiveFault {
+    /// Another sparse format.
+    Format {
+        /// The format, "?" if none is given.
+        found: String,
+    },
+    /// An array is missing.
+    Missing {
+        /// Name of the array.
+        array: &'static str,
+    },
+    /// An array of a dtype that does not belong there.
+    Dtype {
+        /// Name of the array.
+        array: &'static str,
+        /// Its dtype, as numpy writes it.
+        found: String,
+    },
+    /// An array that is not one-dimensional.
+    Dimensions {
+        /// Name of the array.
+        array: &'static str,
+    },
+    /// The shape is not two numbers that are not negative.
+    Shape,
+    /// A matrix with more labels than ids can name.
+    TooManyLabels {
+        /// The number of labels.
+        n_labels: u64,
+    },
+    /// Arrays whose lengths do not fit together.
+    Lengths {
+        /// Row pointers.
+        indptr: usize,
+        /// Label ids.
+        indices: usize,
+        /// Values.
+        data: usize,
+        /// Rows.
+        n_rows: u64,
+    },
+}
+
 impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_path_buf(), source }
@@ -277,6 +380,14 @@ impl fmt::Display for Error {
         match self {
             Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
             Self::Content { place, fault } => write!(f, "{place}: {fault}"),
+            Self::Damaged { file, format, what } => {
+                let article = if *format == "scipy .npz" { "archive" } else { "stream" };
+                write!(f, "{file}: damaged or not a {format} {article} ({what}); write it again")
+            }
+            Self::Archive { file, fault } => write!(f, "{file}: {fault}"),
+            Self::OutOfMemory { bytes } => {
+                write!(f, "out of memory: {bytes} more bytes are needed")
+            }
             Self::EmptyIndptr { name } => write!(f, "{name}: indptr is empty"),
             Self::Length { name, what, expected, found } => {
                 write!(f, "{name}: {found} {what}, expected {expected}")
@@ -324,6 +435,22 @@ impl fmt::Display for Error {
     }
 }
 
+impl Fault {
+    /// The same fault of a column that is a feature.
+    pub(crate) fn of_feature(self) -> Self {
+        match self {
+            Self::BadLabel { label, column } => Self::BadFeature { feature: label, column },
+            Self::MissingValue { label } => Self::MissingFeatureValue { feature: label },
+            Self::LabelOutOfRange { label, n_labels } => {
+                Self::FeatureOutOfRange { feature: label, n_features: n_labels }
+            }
+            Self::DuplicateLabel { label } => Self::DuplicateFeature { feature: label },
+            Self::NotFinite { label } => Self::FeatureNotFinite { feature: label },
+            other => other,
+        }
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
@@ -342,10 +469,37 @@ impl fmt::Display for Place {
     }
 }
 
+impl fmt::Display for ArchiveFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format { found } => {
+                write!(f, "format is '{found}', expected 'csr'; save y.tocsr()")
+            }
+            Self::Missing { array } => {
+                write!(f, "no array '{array}' in it; not a scipy CSR archive")
+            }
+            Self::Dtype { array, found } => write!(f, "{array} has dtype {found}"),
+            Self::Dimensions { array } => write!(f, "{array} is not one-dimensional"),
+            Self::Shape => f.write_str("bad shape; expected two numbers, not negative"),
+            Self::TooManyLabels { n_labels } => {
+                write!(f, "{n_labels} labels, more than {}", i32::MAX)
+            }
+            Self::Lengths { indptr, indices, data, n_rows } => write!(
+                f,
+                "{indptr} indptr, {indices} indices and {data} values do not make {n_rows} rows"
+            ),
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header => f.write_str("expected 'rows labels'"),
+            Self::BowHeader => f.write_str("expected 'points features labels'"),
+            Self::TooManyFeatures { n_features } => {
+                write!(f, "header says {n_features} features, more than {}", i32::MAX)
+            }
             Self::TooManyLabels { n_labels } => {
                 write!(f, "header says {n_labels} labels, more than {}", i32::MAX)
             }
@@ -359,6 +513,19 @@ impl fmt::Display for Fault {
             Self::MissingValue { label } => write!(f, "missing ':value' after label {label}"),
             Self::LabelOutOfRange { label, n_labels } => {
                 write!(f, "label {label} out of range (n_labels = {n_labels})")
+            }
+            Self::BadFeature { feature, column } => {
+                write!(f, "bad feature '{feature}' (column {column})")
+            }
+            Self::MissingFeatureValue { feature } => {
+                write!(f, "missing ':value' after feature {feature}")
+            }
+            Self::FeatureOutOfRange { feature, n_features } => {
+                write!(f, "feature {feature} out of range (n_features = {n_features})")
+            }
+            Self::DuplicateFeature { feature } => write!(f, "duplicate feature {feature}"),
+            Self::FeatureNotFinite { feature } => {
+                write!(f, "value is not finite (feature {feature})")
             }
             Self::RowOutOfRange { row, n_rows } => {
                 write!(f, "row {row} out of range (n_rows = {n_rows})")

@@ -8,40 +8,177 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::Mmap;
 
-use crate::csr::{Csr, CsrView};
+use crate::bow::Bow;
+use crate::csr::{Csr, CsrPattern, CsrView};
 use crate::error::{Error, Result};
-use crate::labels::{ParseOptions, parse_labels, write_labels};
+#[cfg(feature = "compression")]
+use crate::npz::{self, Scores};
 use crate::pairs::{Pairs, parse_pairs};
+use crate::repair::Repairs;
+use crate::stream::{Packing, Stream};
+use crate::text::{self, Layout, ParseOptions, Parsed, Text};
+use crate::write;
 
-/// Reads label text in the LF layout.
+/// Reads a label matrix: LF text, plain or compressed, or a scipy CSR archive.
+///
+/// The format is told by the first bytes, not by the name: gzip, zstd, zip (an archive), else text.
+/// A plain file is mapped; of a compressed one a few megabytes are unpacked at a time.
 ///
 /// # Errors
-/// [`Error::Io`], and those of [`parse_labels`].
+/// [`Error::Io`], [`Error::Damaged`], [`Error::Archive`], [`Error::OutOfMemory`], and those of
+/// [`parse_labels`](crate::parse_labels).
 pub fn load_labels(path: &Path, options: ParseOptions<'_>) -> Result<Csr> {
-    let bytes = Bytes::open(path).map_err(Error::io(path))?;
-    parse_labels(&path.to_string_lossy(), &bytes, options)
+    Ok(labels(path, options, false)?.0)
 }
 
-/// Reads filter pairs for a matrix of the given shape.
+/// As [`load_labels`], but mends what [`Repairs`] counts.
 ///
 /// # Errors
-/// [`Error::Io`], and those of [`parse_pairs`].
+/// As [`load_labels`], for faults that no repair mends.
+pub fn load_labels_repaired(path: &Path, options: ParseOptions<'_>) -> Result<(Csr, Repairs)> {
+    labels(path, options, true)
+}
+
+fn labels(path: &Path, options: ParseOptions<'_>, repair: bool) -> Result<(Csr, Repairs)> {
+    let bytes = Bytes::open(path).map_err(Error::io(path))?;
+    #[cfg(feature = "compression")]
+    if is_archive(path, &bytes) {
+        return npz::read_labels(&path.to_string_lossy(), &bytes, options.keep_going, repair);
+    }
+    let parsed = parse(path, &bytes, Layout::Lf, options, repair)?;
+    Ok((parsed.entries, parsed.repairs))
+}
+
+/// Reads bag-of-words text, plain or compressed.
+///
+/// # Errors
+/// As [`load_labels`].
+pub fn load_bow(path: &Path, options: ParseOptions<'_>) -> Result<Bow> {
+    let bytes = Bytes::open(path).map_err(Error::io(path))?;
+    Ok(parse(path, &bytes, Layout::Bow, options, false)?.into())
+}
+
+/// As [`load_bow`], but mends what [`Repairs`] counts, in both matrices.
+///
+/// # Errors
+/// As [`load_bow`], for faults that no repair mends.
+pub fn load_bow_repaired(path: &Path, options: ParseOptions<'_>) -> Result<(Bow, Repairs)> {
+    let bytes = Bytes::open(path).map_err(Error::io(path))?;
+    let mut parsed = parse(path, &bytes, Layout::Bow, options, true)?;
+    let repairs = std::mem::take(&mut parsed.repairs);
+    Ok((parsed.into(), repairs))
+}
+
+/// Reads predicted scores: as [`load_labels`], but the scores of an archive keep `f64` where they
+/// have it (rounding makes ties, and ties decide metrics), and may be infinite.
+///
+/// # Errors
+/// As [`load_labels`]; a score that is NaN is one.
+#[cfg(feature = "compression")]
+pub fn load_scores(path: &Path, options: ParseOptions<'_>) -> Result<Scores> {
+    let bytes = Bytes::open(path).map_err(Error::io(path))?;
+    if is_archive(path, &bytes) {
+        return npz::read_scores(&path.to_string_lossy(), &bytes, options.keep_going);
+    }
+    Ok(Scores::F32(parse(path, &bytes, Layout::Lf, options, false)?.entries))
+}
+
+/// Reads filter pairs, plain or compressed, for a matrix of the given shape.
+///
+/// # Errors
+/// As [`load_labels`], and those of [`parse_pairs`].
 pub fn load_pairs(path: &Path, n_rows: usize, n_labels: usize) -> Result<Pairs> {
     let bytes = Bytes::open(path).map_err(Error::io(path))?;
-    parse_pairs(&path.to_string_lossy(), &bytes, n_rows, n_labels)
+    let file = path.to_string_lossy();
+    match Packing::of(&bytes) {
+        Packing::None => parse_pairs(&file, &bytes, n_rows, n_labels),
+        packing => {
+            let text = Stream::new(&file, packing, &bytes)?.read_all(&|| true)?;
+            parse_pairs(&file, &text, n_rows, n_labels)
+        }
+    }
 }
 
-/// Writes label text beside `path`, then renames: readers see the old file or the new one.
+/// Reads a whole file and unpacks it if it is gzip or zstd.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Damaged`], [`Error::OutOfMemory`], [`Error::Interrupted`].
+pub fn load_bytes(path: &Path, options: ParseOptions<'_>) -> Result<Vec<u8>> {
+    let bytes = Bytes::open(path).map_err(Error::io(path))?;
+    let file = path.to_string_lossy();
+    Stream::new(&file, Packing::of(&bytes), &bytes)?.read_all(options.keep_going)
+}
+
+fn parse(
+    path: &Path,
+    bytes: &[u8],
+    layout: Layout,
+    options: ParseOptions<'_>,
+    repair: bool,
+) -> Result<Parsed> {
+    let file = path.to_string_lossy();
+    let text = match Packing::of(bytes) {
+        Packing::None => Text::Whole(bytes),
+        packing => Text::Chunks(Stream::new(&file, packing, bytes)?),
+    };
+    text::parse(&file, text, layout, options, repair)
+}
+
+/// Whether a file is an archive, or should be one by its name and is damaged if it is not.
+#[cfg(feature = "compression")]
+fn is_archive(path: &Path, bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PK") || path.extension().is_some_and(|suffix| suffix == "npz")
+}
+
+/// Writes LF text beside `path`, then renames: readers see the old file or the new one. A name that
+/// ends in `.gz` or `.zst` is compressed.
 ///
 /// # Errors
 /// [`Error::Io`]; the file at `path` is then as before.
 pub fn save_labels(path: &Path, matrix: CsrView<'_>) -> Result<()> {
+    replace(path, |out| write::pack_labels(matrix, out, Packing::by_suffix(path)))
+}
+
+/// Writes bag-of-words text, as [`save_labels`] does.
+///
+/// # Errors
+/// As [`save_labels`].
+pub fn save_bow(path: &Path, features: CsrView<'_>, labels: CsrPattern<'_>) -> Result<()> {
+    replace(path, |out| write::pack_bow(features, labels, out, Packing::by_suffix(path)))
+}
+
+/// Writes filter pairs, as [`save_labels`] does.
+///
+/// # Errors
+/// As [`save_labels`].
+pub fn save_pairs(path: &Path, pairs: CsrPattern<'_>) -> Result<()> {
+    replace(path, |out| write::pack_pairs(pairs, out, Packing::by_suffix(path)))
+}
+
+/// Writes a scipy CSR archive (`.npz`), as [`save_labels`] does; its arrays are compressed on demand.
+///
+/// # Errors
+/// As [`save_labels`].
+#[cfg(feature = "compression")]
+pub fn save_npz<T: npz::Value>(
+    path: &Path,
+    matrix: CsrView<'_, T>,
+    compressed: bool,
+) -> Result<()> {
+    replace(path, |out| npz::write_npz(matrix, compressed, out))
+}
+
+/// Writes beside `path`, makes sure of the disk, and renames.
+fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
     let beside = beside(path).map_err(Error::io(path))?;
-    let file = File::create(&beside).map_err(Error::io(path))?;
-    let mut out = BufWriter::with_capacity(1 << 18, file);
-    let written = write_labels(matrix, &mut out).and_then(|()| out.flush());
-    let renamed = written.and_then(|()| fs::rename(&beside, path));
-    renamed.inspect_err(|_| drop(fs::remove_file(&beside))).map_err(Error::io(path))
+    let written = File::create(&beside).and_then(|file| {
+        let mut out = BufWriter::with_capacity(1 << 18, file);
+        fill(&mut out)?;
+        out.flush()?;
+        out.get_ref().sync_all()?;
+        fs::rename(&beside, path)
+    });
+    written.inspect_err(|_| drop(fs::remove_file(&beside))).map_err(Error::io(path))
 }
 
 /// A name in the same folder that no other process and no other thread uses.
@@ -53,7 +190,6 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     beside.push(format!(".{}.{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     Ok(path.with_file_name(beside))
 }
-
 /// The bytes of a file: mapped if it is a regular one, else read to the end.
 enum Bytes {
     Mapped(Mmap),

@@ -1,31 +1,54 @@
 #![doc = include_str!("../README.md")]
 
 mod bitmap;
+mod bow;
 mod csr;
 mod error;
 mod eval;
 mod file;
 mod labels;
 mod metric;
+#[cfg(feature = "compression")]
+mod npy;
+#[cfg(feature = "compression")]
+mod npz;
 mod pairs;
 mod propensity;
 mod rank;
+mod repair;
 mod resample;
 #[allow(dead_code)]
 mod rng;
+mod rows;
+mod stream;
+mod text;
 mod token;
 mod topk;
+mod write;
+#[cfg(feature = "compression")]
+mod zip;
 
 pub use rayon;
 
+pub use bow::{Bow, parse_bow, parse_bow_repaired};
 pub use csr::{Csr, CsrPattern, CsrView, check_matrix};
-pub use error::{Error, Fault, Place, Result};
+pub use error::{ArchiveFault, Error, Fault, Place, Result};
 pub use eval::{EmptyRows, Evaluator, GroupCounts, Grouping, Id, Options, PsNdcg, RowValues, Ties};
-pub use file::{load_labels, load_pairs, save_labels};
-pub use labels::{ParseOptions, parse_labels, write_labels};
+pub use file::{
+    load_bow, load_bow_repaired, load_bytes, load_labels, load_labels_repaired, load_pairs,
+    save_bow, save_labels, save_pairs,
+};
+#[cfg(feature = "compression")]
+pub use file::{load_scores, save_npz};
+pub use labels::{parse_labels, parse_labels_repaired};
 pub use metric::{Kind, MAX_K, Metric};
+#[cfg(feature = "compression")]
+pub use npz::{Scores, Value, write_npz};
 pub use pairs::{Pairs, parse_pairs};
 pub use propensity::{inv_propensity, label_counts};
 pub use rank::Score;
+pub use repair::Repairs;
 pub use resample::{Difference, Interval, Resampler, Terms, interval, p_value};
+pub use text::ParseOptions;
 pub use topk::{Ranked, TopK, merge_topk, topk_csr, topk_dense};
+pub use write::{write_bow, write_labels, write_pairs};

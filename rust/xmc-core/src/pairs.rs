@@ -1,6 +1,8 @@
 //! Filter pairs: a line `row label` for each pair to drop before ranking.
 
+use crate::csr::CsrPattern;
 use crate::error::{Error, Fault, Place, Result};
+use crate::stream::reserve;
 use crate::token::{self, Digits};
 
 /// Filter pairs as a CSR pattern, sorted, each pair once.
@@ -12,6 +14,16 @@ pub struct Pairs {
     pub indices: Vec<i32>,
     /// Repetitions that were merged.
     pub n_repeated: usize,
+}
+
+impl Pairs {
+    /// The pairs as a pattern with `n_labels` columns, under the given name.
+    ///
+    /// # Errors
+    /// As [`CsrPattern::new`], if the fields were changed by hand.
+    pub fn pattern<'a>(&'a self, name: &'a str, n_labels: usize) -> Result<CsrPattern<'a>> {
+        CsrPattern::new(name, n_labels, &self.indptr, &self.indices)
+    }
 }
 
 /// Parses filter pairs for a matrix of the given shape; `file` is the name in messages.
@@ -33,7 +45,11 @@ pub fn parse_pairs(file: &str, text: &[u8], n_rows: usize, n_labels: usize) -> R
         let pair = parse_pair(token::trim_cr(bytes), n_rows, n_labels).map_err(|fault| {
             Error::Content { place: Place::Line { file: file.to_owned(), line: line + 1 }, fault }
         })?;
-        pairs.extend(pair);
+        if let Some((row, label)) = pair {
+            reserve(&mut pairs, 1)?;
+            // One number of both, row first: half the memory, and it sorts faster.
+            pairs.push(((row as u64) << 32) | label as u64);
+        }
     }
     let n_lines = pairs.len();
     pairs.sort_unstable();
@@ -42,10 +58,10 @@ pub fn parse_pairs(file: &str, text: &[u8], n_rows: usize, n_labels: usize) -> R
     let mut end = 0;
     indptr.push(0);
     for row in 0..n_rows {
-        end += pairs[end..].iter().take_while(|pair| pair.0 == row).count();
+        end += pairs[end..].iter().take_while(|&&pair| pair >> 32 == row as u64).count();
         indptr.push(end as i64);
     }
-    let indices: Vec<i32> = pairs.into_iter().map(|pair| pair.1).collect();
+    let indices: Vec<i32> = pairs.into_iter().map(|pair| pair as u32 as i32).collect();
     Ok(Pairs { n_repeated: n_lines - indices.len(), indptr, indices })
 }
 

@@ -5,6 +5,12 @@ use crate::error::Fault;
 /// Largest piece of a bad token that a message repeats, in bytes.
 const QUOTED: usize = 40;
 
+/// Powers of ten that are exact in `f32`.
+const POWERS: [f32; 8] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7];
+
+/// The same as whole numbers.
+const WHOLE_POWERS: [u32; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
+
 /// Blanks between tokens. A carriage return counts only at the end of a line.
 #[inline]
 pub(crate) const fn is_blank(byte: u8) -> bool {
@@ -98,6 +104,51 @@ pub(crate) fn value(text: &[u8]) -> Option<Result<f32, ()>> {
     Some(if value.is_finite() { Ok(value) } else { Err(()) })
 }
 
+/// As [`plain_entry`], for the commonest form: at most seven digits, a colon, one digit, a point and
+/// up to seven digits more (six, if the first is not 0). Digits are found and converted eight bytes
+/// at a time, without a branch on how many there are.
+#[inline]
+pub(crate) fn short_entry(text: &[u8]) -> Option<(u32, f32, usize)> {
+    let text: &[u8; 24] = text.first_chunk()?;
+    let (label, n_digits) = eight_bytes(text, 0);
+    if n_digits.wrapping_sub(1) >= 7 || text[n_digits] != b':' {
+        return None;
+    }
+    let at = n_digits + 1;
+    let whole = text[at].wrapping_sub(b'0');
+    let (fraction, n_fraction) = eight_bytes(text, at + 2);
+    // With 0 before the point, a seventh digit behind it leaves the number below 10^7.
+    let most = 6 + usize::from(whole == 0);
+    if whole > 9 || text[at + 1] != b'.' || n_fraction.wrapping_sub(1) >= most {
+        return None;
+    }
+    let len = at + 2 + n_fraction;
+    if !matches!(text[len], b' ' | b'\n' | b'\t') {
+        return None;
+    }
+    let number = u32::from(whole) * WHOLE_POWERS[n_fraction] + fraction;
+    Some((label, number as f32 / POWERS[n_fraction], len))
+}
+
+/// The number that the digits at byte `at` make, and how many of the next eight bytes they are; the
+/// number has no meaning if that is none or all of them.
+#[inline]
+fn eight_bytes(text: &[u8; 24], at: usize) -> (u32, usize) {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&text[at..at + 8]);
+    // Digits become 0..=9; the first byte is the lowest.
+    let digits = u64::from_le_bytes(bytes) ^ 0x3030_3030_3030_3030;
+    // The high bit of each byte above 9. A carry only reaches bytes after the first such byte.
+    let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080;
+    let n_digits = others.trailing_zeros() as usize / 8;
+    // Zeros in front make it eight digits; neighbours are then joined to pairs, to fours, to one.
+    let digits = digits << ((64 - 8 * n_digits) & 63);
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+    let low = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
+    let high = ((pairs >> 16) & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
+    ((low.wrapping_add(high) >> 32) as u32, n_digits)
+}
+
 /// The entry at the start of `text` if it is a plain one and a separator follows: label, value and
 /// length. Nearly every entry is (`131072:1.0`), so this is where a large file spends its time;
 /// all others, faulty or not, are left to [`label`] and [`value`].
@@ -115,7 +166,7 @@ pub(crate) fn plain_entry(text: &[u8]) -> Option<(u32, f32, usize)> {
 /// The number that follows `number` if the digits at the start of `text`, nine at most, are
 /// appended, and how many there are.
 #[inline]
-fn leading_digits(text: &[u8], mut number: u32) -> (u32, usize) {
+pub(crate) fn leading_digits(text: &[u8], mut number: u32) -> (u32, usize) {
     let mut n_digits = 0;
     for &byte in text.iter().take(9) {
         let digit = byte.wrapping_sub(b'0');
@@ -133,7 +184,6 @@ fn leading_digits(text: &[u8], mut number: u32) -> (u32, usize) {
 /// full parser would.
 #[inline]
 fn leading_decimal(text: &[u8]) -> Option<(f32, usize)> {
-    const POWERS: [f32; 8] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7];
     let (mut number, n_whole) = leading_digits(text, 0);
     let (mut len, mut n_fraction) = (n_whole, 0);
     if text.get(n_whole) == Some(&b'.') {

@@ -1,0 +1,195 @@
+"""Matrices in files: label matrices, bags of words, filter pairs and scores.
+
+Every reader takes plain, gzip and zstd files, told apart by their first bytes; every writer packs
+by suffix (``.gz``, ``.zst``), writes beside its file and renames, and gives the same bytes for the
+same matrix.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dexml import _rust
+from dexml.data.parts import Csr, CsrParts, canonical, csr_parts
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What a loader mended in a file."""
+
+    duplicates: int
+    """Entries summed into another of the same row and label (dropped, in a label list)."""
+    out_of_range: int
+    """Entries dropped because their label is negative or beyond the header's number."""
+    not_finite: int
+    """Entries dropped because their value is NaN or infinite."""
+    rows_sorted: int
+    """Rows that were not sorted; every loader sorts them, so this is no repair as such."""
+    first: tuple[str, ...]
+    """The first 20 faults, each with its place."""
+
+    @property
+    def n_entries(self) -> int:
+        """Entries that were changed or dropped."""
+        return self.duplicates + self.out_of_range + self.not_finite
+
+    def __str__(self) -> str:
+        return (
+            f"{self.duplicates} duplicates summed, {self.out_of_range} entries out of range and "
+            f"{self.not_finite} not finite dropped, {self.rows_sorted} rows sorted"
+        )
+
+
+def load_labels(
+    path: str | os.PathLike[str], *, missing_value: float | None = None, repair: bool = False
+) -> Csr:
+    """Load a label matrix from LF text or from a scipy CSR archive (``.npz``).
+
+    Args:
+        path: LF text, plain, gzip or zstd; or an archive, which is never unpickled.
+        missing_value: Value of text tokens without one (``3`` for ``3:1.0``); by default such a
+            token is an error.
+        repair: Sum duplicates, drop labels out of range and values that are not finite, and warn
+            with the counts; :func:`repair_labels` returns them. By default these are errors.
+
+    Returns:
+        float32 values, int32 ids sorted within a row, shape from the header.
+
+    Raises:
+        ValueError: The content is not what the format says; the message names file and line.
+        OSError: The file cannot be read.
+    """
+    loaded, repairs = _rust.load_labels(str(path), missing_value=missing_value, repair=repair)
+    if repairs is not None:
+        _warn(path, _repairs(repairs))
+    return canonical(*loaded)
+
+
+def repair_labels(
+    path: str | os.PathLike[str], *, missing_value: float | None = None
+) -> tuple[Csr, Repairs]:
+    """Load as :func:`load_labels` with ``repair=True``, and return what was mended."""
+    loaded, repairs = _rust.load_labels(str(path), missing_value=missing_value, repair=True)
+    return canonical(*loaded), _repairs(repairs)
+
+
+def load_bow(
+    path: str | os.PathLike[str], *, missing_value: float | None = None, repair: bool = False
+) -> tuple[Csr, Csr]:
+    """Load bag-of-words text: ``points features labels``, then ``l1,l2,... f:v f:v`` a line.
+
+    A line that starts with a blank, or whose first token holds a colon, has no labels.
+
+    Args:
+        path: The text, plain, gzip or zstd.
+        missing_value: Value of features that stand without one; by default that is an error.
+        repair: As in :func:`load_labels`, in both matrices.
+
+    Returns:
+        Features, shape (points, features), and labels, shape (points, labels), with values 1.
+
+    Raises:
+        ValueError: The content is not what the format says; the message names file and line.
+        OSError: The file cannot be read.
+    """
+    features, labels, repairs = _rust.load_bow(
+        str(path), missing_value=missing_value, repair=repair
+    )
+    if repairs is not None:
+        _warn(path, _repairs(repairs))
+    return canonical(*features), canonical(*labels)
+
+
+def repair_bow(
+    path: str | os.PathLike[str], *, missing_value: float | None = None
+) -> tuple[Csr, Csr, Repairs]:
+    """Load as :func:`load_bow` with ``repair=True``, and return what was mended."""
+    features, labels, repairs = _rust.load_bow(str(path), missing_value=missing_value, repair=True)
+    return canonical(*features), canonical(*labels), _repairs(repairs)
+
+
+def load_scores(path: str | os.PathLike[str]) -> Csr:
+    """Load predictions: as :func:`load_labels`, but float64 scores of an archive stay float64.
+
+    Rounding them to float32 would make ties, and ties decide P@1. Scores may be infinite, not NaN.
+    """
+    shape, indptr, indices, data = _rust.load_scores(str(path))
+    return canonical(shape, indptr, indices, data)
+
+
+def load_pairs(path: str | os.PathLike[str], shape: tuple[int, int]) -> Csr:
+    """Load filter pairs (``point label`` a line): every stored entry of the result is a pair.
+
+    Repeated pairs are merged. A pair outside `shape` raises ``ValueError`` with its line.
+    """
+    indptr, indices, _ = _rust.load_pairs(str(path), *shape)
+    return canonical(shape, indptr, indices, np.ones(len(indices), np.float32))
+
+
+def save_labels(path: str | os.PathLike[str], y: Csr) -> None:
+    """Write a label matrix as LF text or, for the suffix ``.npz``, as a compressed scipy archive.
+
+    Rows are sorted. What could not be loaded again (a duplicate, a value that is not finite) is a
+    ``ValueError``. Text packs by a further suffix, such as ``Y.txt.gz``.
+    """
+    path = _in_folder(path)
+    indptr, indices, values = _checked(y, "y")
+    save = _rust.save_npz if path.suffix == ".npz" else _rust.save_labels
+    save(str(path), y.shape[1], indptr, indices, values)
+
+
+def save_bow(path: str | os.PathLike[str], features: Csr, labels: Csr) -> None:
+    """Write bag-of-words text; the values of `labels` are not written.
+
+    Raises:
+        ValueError: The matrices differ in their rows, or could not be loaded again.
+    """
+    path = _in_folder(path)
+    feature_parts, (indptr, indices, _) = _checked(features, "features"), _checked(labels, "labels")
+    _rust.save_bow(str(path), feature_parts, features.shape[1], (indptr, indices), labels.shape[1])
+
+
+def save_pairs(path: str | os.PathLike[str], pairs: Csr) -> None:
+    """Write filter pairs: a line ``point label`` for every stored entry, whatever its value."""
+    path = _in_folder(path)
+    indptr, indices, _ = csr_parts(pairs.tocsr(), "pairs")
+    _rust.save_pairs(str(path), pairs.shape[1], indptr, indices)
+
+
+def save_scores(path: str | os.PathLike[str], y: Csr, *, compressed: bool = True) -> None:
+    """Write scores as a scipy CSR archive: float64 stays, the order of entries as well."""
+    path = _in_folder(path)
+    _rust.save_npz(str(path), y.shape[1], *csr_parts(y.tocsr(), "y"), compressed=compressed)
+
+
+def _checked(y: Csr, name: str) -> CsrParts:
+    """Return the float32 parts of a matrix, sorted, if a loader would take them."""
+    indptr, indices, values = csr_parts(y.tocsr(), name)
+    with np.errstate(over="ignore"):  # an infinite value is refused below
+        values = values.astype(np.float32, copy=False)
+    repaired = _rust.check_csr(name, y.shape[0], y.shape[1], indptr, indices, values)
+    if repaired is not None:
+        indices, values = repaired
+    return indptr, indices, values
+
+
+def _in_folder(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} is not there")
+    return path
+
+
+def _repairs(report: tuple[tuple[int, int, int, int], list[str]]) -> Repairs:
+    counts, first = report
+    return Repairs(*counts, tuple(first))
+
+
+def _warn(path: str | os.PathLike[str], repairs: Repairs) -> None:
+    if repairs.n_entries:
+        warnings.warn(f"{path}: repaired: {repairs}", UserWarning, stacklevel=3)

@@ -1,0 +1,73 @@
+"""Sparse matrices taken apart for the Rust core, and put together from what it returns."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+Csr: TypeAlias = csr_array
+"""Type of every sparse matrix here: rows are points, columns are labels."""
+
+CsrParts = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]
+"""``indptr``, ``indices``, ``data`` as the Rust core takes them."""
+
+
+def csr_parts(y: Csr, name: str) -> CsrParts:
+    """Take a sparse matrix apart for the Rust core, without a copy where dtypes allow.
+
+    Values become float32, but float64 scores stay as they are.
+
+    Raises:
+        ValueError: `y` is no scipy CSR matrix, or its ids do not fit into int32.
+    """
+    if getattr(y, "format", None) != "csr":
+        raise ValueError(f"{name}: expected a scipy CSR array, not {type(y).__name__}")
+    if y.shape[1] > np.iinfo(np.int32).max:
+        raise ValueError(f"{name}: {y.shape[1]} labels; ids are int32")
+    indices = np.ascontiguousarray(y.indices)
+    if indices.dtype != np.int32:
+        if len(indices) and not (indices.min() >= 0 and indices.max() < y.shape[1]):
+            raise ValueError(f"{name}: a label id lies outside 0..{y.shape[1] - 1}")
+        indices = indices.astype(np.int32)
+    data = np.ascontiguousarray(y.data)
+    if data.dtype not in (np.float32, np.float64):
+        data = data.astype(np.float32 if data.dtype in (np.bool_, np.float16) else np.float64)
+    return np.ascontiguousarray(y.indptr, dtype=np.int64), indices, data
+
+
+def truth_parts(y: Csr, name: str) -> CsrParts:
+    """As :func:`csr_parts`, for truth: positives stay positive when values become float32."""
+    indptr, indices, data = csr_parts(y, name)
+    if data.dtype != np.float32:
+        data = np.where(data > 0, 1.0, data).astype(np.float32)
+    return indptr, indices, data
+
+
+def pair_parts(
+    pairs: Csr | None, shape: tuple[int, int], name: str
+) -> tuple[NDArray[np.int64], NDArray[np.int32]] | None:
+    """As :func:`csr_parts`, for filter pairs: their values do not count."""
+    if pairs is None:
+        return None
+    if pairs.shape != shape:
+        raise ValueError(f"{name}: shape {pairs.shape}, but y_true has {shape}")
+    indptr, indices, _ = csr_parts(pairs, name)
+    return indptr, indices
+
+
+def canonical(
+    shape: tuple[int, int],
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    data: NDArray[Any],
+) -> Csr:
+    """Build a CSR that shares `indices` and `data`; scipy wants both index arrays of one dtype."""
+    if len(indices) <= np.iinfo(np.int32).max:
+        y: Csr = csr_array((data, indices, indptr.astype(np.int32)), shape=shape)
+    else:
+        y = csr_array((data, indices.astype(np.int64), indptr), shape=shape)
+    y.has_canonical_format = True
+    return y

@@ -1,0 +1,211 @@
+"""Raw downloads of the Extreme Classification Repository, turned into the LF layout.
+
+A download holds ``lbl.json``, ``trn.json`` and ``tst.json`` (or ``.gz``), a JSON object a line:
+``uid``, ``title``, ``content`` and, for points, ``target_ind`` (label numbers: lines of
+``lbl.json``, counted from 0) and ``target_rel`` (their values, 1 if missing). Filter pairs stand
+beside them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import shutil
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from dexml.data.layout import find
+from dexml.data.matrices import load_pairs, save_labels
+from dexml.data.parts import Csr
+from dexml.files import replacing
+
+PARTS = {"trn": "filter_labels_train.txt", "tst": "filter_labels_test.txt"}
+PROGRESS = 200_000
+
+
+def prepare(
+    source: Path,
+    target: Path,
+    *,
+    text: str = "both",
+    repair: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Turn the raw files in `source` into a folder in the LF layout.
+
+    Nothing is written before everything has been read and found good. A new `target` appears at
+    once; into a folder that is there (`source` itself, say) each file is moved when it is whole.
+
+    Args:
+        source: Folder with ``lbl.json``, ``trn.json``, ``tst.json``, plain or ``.gz``.
+        target: Where ``raw/*.txt``, ``Y.*.npz`` and the filter files go.
+        text: ``"title"``, ``"content"``, or ``"both"``, joined by a blank; white space is made one
+            blank, for a text is one line.
+        repair: Drop duplicate labels of a point and labels that are not there, instead of refusing.
+        say: Told of progress.
+
+    Raises:
+        ValueError: A line is not what it should be; the message names file and line.
+        FileNotFoundError: A raw file is missing.
+    """
+    labels = [_text(record, text, at) for record, at in _records(source, "lbl", say)]
+    if not labels:
+        raise ValueError(f"{_raw(source, 'lbl')}: no label in it")
+    texts = {"Y": labels}
+    matrices = {}
+    for part, name in PARTS.items():
+        texts[f"{part}_X"], matrices[part] = _points(
+            source, part, len(labels), text=text, repair=repair, say=say
+        )
+        pairs = find(source, name)
+        if pairs.exists():
+            load_pairs(pairs, matrices[part].shape)
+    if target.is_dir():
+        _write(target, source, texts, matrices)
+    else:
+        with replacing(target) as beside:
+            beside.mkdir()
+            _write(beside, source, texts, matrices)
+    sides = ", ".join(f"{y.shape[0]} points in {part}" for part, y in matrices.items())
+    say(f"{target}: {len(labels)} labels, {sides}")
+
+
+def _write(
+    folder: Path, source: Path, texts: dict[str, list[str]], matrices: dict[str, Csr]
+) -> None:
+    (folder / "raw").mkdir(exist_ok=True)
+    for name, lines in texts.items():
+        path = folder / "raw" / f"{name}.txt"
+        with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    for part, name in PARTS.items():
+        save_labels(folder / f"Y.{part}.npz", matrices[part])
+        pairs = find(source, name)
+        if pairs.exists() and folder.resolve() != source.resolve():
+            with replacing(folder / pairs.name) as beside:
+                shutil.copyfile(pairs, beside)
+
+
+def _points(
+    source: Path,
+    part: str,
+    n_labels: int,
+    *,
+    text: str,
+    repair: bool,
+    say: Callable[[str], None],
+) -> tuple[list[str], Csr]:
+    """Read the points of one side: texts, and the matrix of their labels."""
+    texts: list[str] = []
+    indptr, indices, values = array("q", [0]), array("i"), array("f")
+    n_dropped = 0
+    for record, at in _records(source, part, say):
+        texts.append(_text(record, text, at))
+        row = _targets(record, at)
+        seen: dict[int, float] = {}
+        for label, value in row:
+            if not 0 <= label < n_labels:
+                fault = f"label {label} out of range (n_labels = {n_labels})"
+            elif label in seen:
+                fault = f"duplicate label {label}"
+            else:
+                seen[label] = value
+                continue
+            if not repair:
+                raise ValueError(f"{at}: {fault}; --repair drops such labels")
+            n_dropped += 1
+        for label in sorted(seen):
+            indices.append(label)
+            values.append(seen[label])
+        indptr.append(len(indices))
+    if n_dropped:
+        say(f"{_raw(source, part)}: {n_dropped} labels dropped")
+    arrays = (
+        np.frombuffer(values, np.float32),
+        np.frombuffer(indices, np.int32),
+        np.frombuffer(indptr, np.int64).astype(np.int32 if len(indices) < 2**31 else np.int64),
+    )
+    return texts, csr_array(arrays, shape=(len(texts), n_labels))
+
+
+def _targets(record: dict[str, Any], at: str) -> list[tuple[int, float]]:
+    """Labels and values of a point, in file order."""
+    labels = record.get("target_ind")
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise ValueError(f"{at}: 'target_ind' must be a list of label numbers")
+    values = record.get("target_rel", [1.0] * len(labels))
+    if not isinstance(values, list) or len(values) != len(labels):
+        raise ValueError(f"{at}: 'target_rel' must be a list as long as 'target_ind'")
+    for value in values:
+        if type(value) not in (int, float) or not (math.isfinite(value) and 0 <= value < 1e38):
+            raise ValueError(f"{at}: 'target_rel' holds {value!r}; expected finite numbers >= 0")
+    return list(zip(labels, values, strict=True))
+
+
+def _text(record: dict[str, Any], which: str, at: str) -> str:
+    """Return the text of a record as one line."""
+    fields = ("title", "content") if which == "both" else (which,)
+    found = []
+    for field in fields:
+        value = record.get(field, "" if which == "both" and field == "content" else None)
+        if not isinstance(value, str):
+            raise ValueError(f"{at}: '{field}' must be a text")
+        found.append(value)
+    text = " ".join(" ".join(found).split())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{at}: half of a surrogate pair in the text; not Unicode") from None
+    return text
+
+
+def _raw(source: Path, name: str) -> Path:
+    for path in (source / f"{name}.json", source / f"{name}.json.gz"):
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"{source}: neither {name}.json nor {name}.json.gz is there")
+
+
+def _records(
+    source: Path, name: str, say: Callable[[str], None]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the objects of a file, each with its place; blank lines at the end are skipped."""
+    path = _raw(source, name)
+    number, blank = 0, 0
+    try:
+        with path.open("rb") as plain, gzip.open(plain) if _is_gzip(path) else plain as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    blank = blank or number
+                    continue
+                if blank:
+                    raise ValueError(f"{path}:{blank}: blank line; expected a JSON object")
+                yield _object(line, f"{path}:{number}"), f"{path}:{number}"
+                if number % PROGRESS == 0:
+                    say(f"{path}: {number} lines")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: damaged gzip file after line {number} ({error})") from None
+
+
+def _object(line: bytes, at: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{at}: not UTF-8 ({error.reason})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{at}: not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{at}: expected a JSON object, not {type(record).__name__}")
+    return record
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"

@@ -1,0 +1,64 @@
+"""Texts, one a line, and splits of points by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dexml import _rust
+
+PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+"""First bytes of gzip and zstd files."""
+
+
+def load_texts(path: str | os.PathLike[str]) -> list[str]:
+    r"""Load texts, one a line: UTF-8, split on ``\n`` only, stripped; a last newline is optional.
+
+    The file may be gzip or zstd: its first bytes tell.
+
+    Raises:
+        ValueError: Bytes that are not UTF-8, with their line; a damaged compressed file.
+    """
+    with Path(path).open("rb") as file:
+        if file.read(4).startswith(PACKED):
+            return list(lines(io.BytesIO(_rust.load_bytes(str(path))), str(path)))
+        file.seek(0)
+        return list(lines(file, str(path)))
+
+
+def lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Yield the texts of a byte stream, a line each; `name` stands in the error."""
+    for number, line in enumerate(stream, start=1):
+        try:
+            yield line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}:{number}: not UTF-8 ({error.reason}); convert it") from None
+
+
+def validation_mask(keys: Sequence[str], fraction: float) -> NDArray[np.bool_]:
+    """Choose a validation part by a hash of each point's key, the same on every machine.
+
+    Args:
+        keys: Group keys where there are some, else the points' texts: equal keys stay together.
+        fraction: Expected share of keys, in [0, 1).
+
+    Returns:
+        True for validation points: the first 8 bytes (big-endian) of
+        SHA-256(``validation`` NUL key), divided by 2^64, lie below `fraction`.
+    """
+    return np.fromiter(
+        (unit_interval("validation", key) < fraction for key in keys), np.bool_, len(keys)
+    )
+
+
+def unit_interval(salt: str, key: str) -> float:
+    """Map a key to [0, 1), evenly and the same on every machine: SHA-256(salt NUL key)."""
+    digest = hashlib.sha256(f"{salt}\0{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,0 +1,174 @@
+//! Compressed files: told apart by their first bytes, unpacked in chunks, packed in blocks.
+
+use std::io::{self, Read};
+
+use crate::error::{Error, Result};
+
+/// Bytes of text that are unpacked at a time.
+const CHUNK: usize = 4 << 20;
+/// Bytes that are asked of a decoder between two questions whether to go on.
+const STEP: usize = 1 << 20;
+
+/// How a file is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Packing {
+    /// The packing of these bytes. Zstd data may start with a skippable frame.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        match bytes {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+
+    /// The packing that a file name asks for.
+    pub(crate) fn by_suffix(path: &std::path::Path) -> Self {
+        match path.extension().and_then(|suffix| suffix.to_str()) {
+            Some("gz") => Self::Gzip,
+            Some("zst") => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "plain",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// Packs a block: gzip members and zstd frames can stand one after the other. The same bytes
+    /// always give the same bytes; there is no time and no name in them.
+    #[cfg(feature = "compression")]
+    pub(crate) fn pack(self, block: Vec<u8>) -> io::Result<Vec<u8>> {
+        match self {
+            Self::None => Ok(block),
+            Self::Gzip => {
+                let mut packed = Vec::new();
+                let level = flate2::Compression::default();
+                flate2::bufread::GzEncoder::new(&block[..], level).read_to_end(&mut packed)?;
+                Ok(packed)
+            }
+            Self::Zstd => {
+                let mut packer = zstd::bulk::Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL)?;
+                // Without it a flipped bit may go unnoticed.
+                packer.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
+                packer.compress(&block)
+            }
+        }
+    }
+
+    #[cfg(not(feature = "compression"))]
+    pub(crate) fn pack(self, block: Vec<u8>) -> io::Result<Vec<u8>> {
+        match self {
+            Self::None => Ok(block),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, NOT_BUILT)),
+        }
+    }
+}
+
+#[cfg(not(feature = "compression"))]
+const NOT_BUILT: &str = "xmc-core was built without its feature 'compression'";
+
+/// The unpacked bytes of a compressed file, in chunks of whole lines.
+pub(crate) struct Stream<'a> {
+    file: &'a str,
+    packing: Packing,
+    reader: Box<dyn Read + Send + 'a>,
+    /// What follows the last line feed of the chunk before.
+    rest: Vec<u8>,
+    ended: bool,
+}
+
+impl<'a> Stream<'a> {
+    /// Unpacks `bytes`; `file` is the name in messages.
+    #[cfg(feature = "compression")]
+    pub(crate) fn new(file: &'a str, packing: Packing, bytes: &'a [u8]) -> Result<Self> {
+        let reader: Box<dyn Read + Send + 'a> = match packing {
+            Packing::None => Box::new(bytes),
+            Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(bytes)),
+            Packing::Zstd => match zstd::Decoder::with_buffer(bytes) {
+                Ok(decoder) => Box::new(decoder),
+                Err(error) => return Err(damaged(file, packing, &error)),
+            },
+        };
+        Ok(Self { file, packing, reader, rest: Vec::new(), ended: false })
+    }
+
+    #[cfg(not(feature = "compression"))]
+    pub(crate) fn new(file: &'a str, packing: Packing, bytes: &'a [u8]) -> Result<Self> {
+        if packing == Packing::None {
+            let reader = Box::new(bytes);
+            return Ok(Self { file, packing, reader, rest: Vec::new(), ended: false });
+        }
+        let source = io::Error::new(io::ErrorKind::Unsupported, NOT_BUILT);
+        Err(Error::Io { path: file.into(), source })
+    }
+
+    /// The next whole lines, at least four megabytes if there are as many; empty at the end. Takes a
+    /// buffer that is no longer needed. A line longer than memory allows is an error, and only what
+    /// really was unpacked takes memory.
+    pub(crate) fn next_chunk(
+        &mut self,
+        mut buffer: Vec<u8>,
+        keep_going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<u8>> {
+        buffer.clear();
+        reserve(&mut buffer, self.rest.len())?;
+        buffer.append(&mut self.rest);
+        let mut searched = buffer.len();
+        while !self.ended {
+            if buffer.len() >= CHUNK {
+                let feed = buffer[searched..].iter().rposition(|&byte| byte == b'\n');
+                if let Some(feed) = feed {
+                    let end = searched + feed + 1;
+                    reserve(&mut self.rest, buffer.len() - end)?;
+                    self.rest.extend_from_slice(&buffer[end..]);
+                    buffer.truncate(end);
+                    return Ok(buffer);
+                }
+                searched = buffer.len();
+            }
+            self.step(&mut buffer, keep_going)?;
+        }
+        Ok(buffer)
+    }
+
+    /// Everything to the end.
+    pub(crate) fn read_all(mut self, keep_going: &(dyn Fn() -> bool + Sync)) -> Result<Vec<u8>> {
+        let mut buffer = Vec::new();
+        while !self.ended {
+            self.step(&mut buffer, keep_going)?;
+        }
+        Ok(buffer)
+    }
+
+    fn step(&mut self, buffer: &mut Vec<u8>, keep_going: &(dyn Fn() -> bool + Sync)) -> Result<()> {
+        if !keep_going() {
+            return Err(Error::Interrupted);
+        }
+        reserve(buffer, STEP)?;
+        let read = self.reader.by_ref().take(STEP as u64).read_to_end(buffer);
+        let read = read.map_err(|error| damaged(self.file, self.packing, &error))?;
+        self.ended = read < STEP;
+        Ok(())
+    }
+}
+
+fn damaged(file: &str, packing: Packing, error: &io::Error) -> Error {
+    let (file, format) = (file.to_owned(), packing.name());
+    Error::Damaged { file, format, what: error.to_string() }
+}
+
+/// Makes room for `n` more elements, or fails instead of ending the process.
+pub(crate) fn reserve<T>(vector: &mut Vec<T>, n: usize) -> Result<()> {
+    let bytes = n.saturating_mul(size_of::<T>());
+    vector.try_reserve(n).map_err(|_| Error::OutOfMemory { bytes })
+}

@@ -1,0 +1,189 @@
+"""The command ``python -m dexml.data``: stats, check, convert, prepare."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dexml import data
+from dexml.console import run
+from dexml.data import __main__ as command
+
+BOW = "3 9 5\n0,4 1:0.5 8:2\n 3:1\n4 1:1\n"
+
+
+def call(*argv: object) -> int:
+    return run(command.main, [str(arg) for arg in argv])
+
+
+def test_stats_of_a_folder(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("stats", tiny_data) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["training", "test", "test", "filter"]
+    assert lines[1].split() == ["points", "300", "80", "80"]
+    assert any(line.startswith("labels without a point") for line in lines)
+
+
+def test_stats_of_a_bag_of_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.txt").write_text(BOW)
+    assert call("stats", tmp_path / "x.txt", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["features", "labels"]
+    labels = found["labels"]
+    assert (labels["points"], labels["labels"], labels["entries"]) == (3, 5, 3)
+    assert labels["points without a positive"] == 1
+    assert labels["labels without a point"] == 3
+    assert labels["positives a point, mean"] == 1.0
+    assert labels["points a used label, most"] == 2
+    (tmp_path / "y.txt").write_text("0 0\n")
+    assert call("stats", tmp_path / "y.txt") == 0
+
+
+def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "y.txt"
+    path.write_text("2 5\n0:1 7:1 0:2\n1:nan\n")
+    assert call("check", path) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"{path}:2: label 7 out of range (n_labels = 5)",
+        f"{path}:2: duplicate label 0",
+        f"{path}:3: value is not finite (label 1)",
+        f"{path}: convert --repair would mend this: 1 duplicates summed, 1 entries out of range "
+        "and 1 not finite dropped, 0 rows sorted",
+        f"error: {path}:2: label 7 out of range (n_labels = 5)",
+    ]
+    path.write_text("2 5\n0:x\n\n")
+    assert call("check", path) == 1
+    assert capsys.readouterr().err == f"error: {path}:2: bad token '0:x' (column 1)\n"
+    path.write_text("words\n")
+    assert call("check", path) == 1
+    path.write_text("7\n")
+    assert call("check", path) == 1
+    assert "expected 'rows labels', or 'points features labels'" in capsys.readouterr().err
+    path.write_text(BOW)
+    assert call("check", path) == 0
+    path.write_text(BOW.replace("8:2", "9:2"))
+    assert call("check", path) == 1
+    assert "feature 9 out of range (n_features = 9)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("middle", ["y.npz", "y.txt.gz", "y.txt.zst"])
+def test_convert_there_and_back(tmp_path: Path, middle: str) -> None:
+    text = "2 5\n0:1.0 3:0.25\n\n"
+    (tmp_path / "y.txt").write_text(text)
+    assert call("convert", tmp_path / "y.txt", tmp_path / middle) == 0
+    assert call("convert", tmp_path / middle, tmp_path / "back.txt") == 0
+    assert (tmp_path / "back.txt").read_text() == text
+
+
+def test_convert_parts_and_repairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, out = tmp_path / "x.txt", tmp_path / "out.txt"
+    x.write_text(BOW)
+    for part, expected in (
+        ("labels", "3 5\n0:1.0 4:1.0\n\n4:1.0\n"),
+        ("features", "3 9\n1:0.5 8:2.0\n3:1.0\n1:1.0\n"),
+        ("both", "3 9 5\n0,4 1:0.5 8:2.0\n 3:1.0\n4 1:1.0\n"),
+    ):
+        assert call("convert", "--part", part, x, out) == 0
+        assert out.read_text() == expected
+    assert call("convert", "--part", "both", x, tmp_path / "x.npz") == 2
+    assert "an .npz holds one matrix" in capsys.readouterr().err
+    x.write_text("1 5\n3:1 9:1 0:1 3:1\n")
+    assert call("convert", x, tmp_path / "no.txt") == 1
+    assert not (tmp_path / "no.txt").exists()
+    assert call("convert", "--repair", x, out) == 0
+    assert out.read_text() == "1 5\n0:1.0 3:2.0\n"
+    assert "1 duplicates summed, 1 entries out of range" in capsys.readouterr().err
+
+
+def raw(folder: Path, packed: bool = False, **changes: str) -> Path:
+    folder.mkdir()
+    files = {
+        "lbl": '{"uid": "a", "title": "A  label"}\n'
+        '{"uid": "b", "title": "B", "content": "x\\ny"}\n',
+        "trn": '{"uid": "0", "title": "T", "content": "", "target_ind": [1, 0], '
+        '"target_rel": [1.0, 0.5]}\n{"uid": "1", "title": "U", "target_ind": []}\n',
+        "tst": '{"uid": "2", "title": "\\u00e9", "content": "c", "target_ind": [1]}\n',
+    } | changes
+    for name, text in files.items():
+        if packed:
+            (folder / f"{name}.json.gz").write_bytes(gzip.compress(text.encode()))
+        else:
+            (folder / f"{name}.json").write_text(text)
+    (folder / "filter_labels_test.txt").write_text("0 0\n")
+    return folder
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_prepare(tmp_path: Path, packed: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    source = raw(tmp_path / "source", packed)
+    assert call("prepare", source, tmp_path / "target") == 0
+    assert "2 labels, 2 points in trn, 1 points in tst" in capsys.readouterr().err
+    dataset = data.load_dataset(tmp_path / "target")
+    assert dataset.label_texts == ["A label", "B x y"]
+    assert dataset.train_texts == ["T", "U"]
+    assert dataset.test_texts == ["é c"]
+    np.testing.assert_array_equal(dataset.y_train.toarray(), [[0.5, 1], [0, 0]])
+    assert dataset.exclude_test is not None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "target"]
+    assert call("prepare", source, "--text", "title", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+    assert data.load_dataset(source).test_texts == ["é"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trn": "{}\n"}, "trn.json:1: 'title' must be a text"),
+        ({"trn": '{"title": "a"}\n'}, "trn.json:1: 'target_ind' must be a list"),
+        ({"trn": '{"title": "a", "target_ind": [2]}\n'}, "trn.json:1: label 2 out of range"),
+        ({"trn": '{"title": "a", "target_ind": [1, 1]}\n'}, "trn.json:1: duplicate label 1"),
+        ({"trn": '{"title": "a", "target_ind": [true]}\n'}, "must be a list of label numbers"),
+        (
+            {"trn": '{"title": "a", "target_ind": [1], "target_rel": []}\n'},
+            "'target_rel' must be a list as long as",
+        ),
+        (
+            {"trn": '{"title": "a", "target_ind": [1], "target_rel": [NaN]}\n'},
+            "'target_rel' holds nan",
+        ),
+        ({"tst": '{"title": "a", "target_ind": [1]}\nno\n'}, "tst.json:2: not JSON"),
+        ({"tst": "[]\n"}, "tst.json:1: expected a JSON object, not list"),
+        ({"tst": "\n{}\n"}, "tst.json:1: blank line"),
+        ({"lbl": ""}, "lbl.json: no label in it"),
+        ({"lbl": '{"title": "\\ud800"}\n'}, "lbl.json:1: half of a surrogate pair"),
+        ({"lbl": '{"title": "a"}\n'}, "trn.json:1: label 1 out of range"),
+    ],
+)
+def test_prepare_refuses(
+    tmp_path: Path, changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = raw(tmp_path / "source", **changes)
+    assert call("prepare", source, tmp_path / "target") == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "target").exists()
+
+
+def test_prepare_repairs_and_names_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = raw(tmp_path / "s", trn='{"title": "a", "target_ind": [1, 7, 1, -1]}\n')
+    assert call("prepare", source, tmp_path / "t", "--repair") == 0
+    assert "3 labels dropped" in capsys.readouterr().err
+    assert data.load_labels(tmp_path / "t" / "Y.trn.npz").indices.tolist() == [1]
+    (source / "tst.json").unlink()
+    (source / "trn.json").write_text('{"title": "a", "target_ind": [1]}\n')
+    assert call("prepare", source) == 1
+    assert "neither tst.json nor tst.json.gz is there" in capsys.readouterr().err
+    packed = gzip.compress(b'{"title": "a", "target_ind": []}\n' * 99)
+    (source / "tst.json.gz").write_bytes(packed[:-9])
+    assert call("prepare", source) == 1
+    assert "tst.json.gz: damaged gzip file" in capsys.readouterr().err
+    (source / "filter_labels_test.txt").write_text("0 9\n")
+    (source / "tst.json.gz").write_bytes(packed)
+    assert call("prepare", source) == 1
+    assert "filter_labels_test.txt:1: label 9 out of range" in capsys.readouterr().err
+    assert not (source / "raw").exists()
