@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -425,3 +426,15 @@ print(sorted({"torch", "hnswlib", "pydantic", "tqdm"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for example in re.findall(r"```python\n(.*?)```", page, flags=re.S):
+        exec(example, {})
+    assert "{'P@1': 0.0, 'R@2': 0.5} {'P@1': 0.0} 2" in capsys.readouterr().out
+
+
+def test_runs_as_a_module_without_a_warning() -> None:
+    command = [sys.executable, "-W", "error", "-m", "dexml.metrics", "--help"]
+    assert subprocess.run(command, capture_output=True).returncode == 0

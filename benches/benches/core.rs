@@ -7,7 +7,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use xmc_benches::{bow_text, label_text, rankings, scores, sizes, truth};
 use xmc_core::{
-    CsrView, Evaluator, Metric, Options, ParseOptions, inv_propensity, label_counts,
+    CsrView, Evaluator, Grouping, Metric, Options, ParseOptions, inv_propensity, label_counts,
     load_labels as load_file, parse_bow, parse_labels, save_labels, save_npz, topk_dense,
 };
 
@@ -64,31 +64,47 @@ fn files(criterion: &mut Criterion) {
     }
 }
 
+/// The metrics of the benchmarks; a single one, which must not pay for the others; label groups in
+/// the same pass; means over labels.
 fn evaluate(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("evaluate");
     for size in sizes() {
         let truth = truth(size);
         let counts = label_counts(size.n_labels, &truth.indices, &truth.data).unwrap();
         let weights = inv_propensity(&counts, size.n_points, 0.55, 1.5).unwrap();
+        let of_label = counts.iter().map(|&n| i32::from(n <= 100) + i32::from(n <= 10)).collect();
+        let thirds = Grouping { name: "frequency".into(), n_groups: 3, of_label };
         let y_true =
             CsrView::new("y_true", size.n_labels, &truth.indptr, &truth.indices, &truth.data)
                 .unwrap();
+        let all = &["P", "nDCG", "PSP", "PSnDCG", "R"][..];
+        let variants = [
+            ("all", all, vec![]),
+            ("P", &["P"], vec![]),
+            ("groups", all, vec![thirds]),
+            ("macro", &["macroF", "Coverage"], vec![]),
+        ];
         for k in [5, 100] {
             let ids = rankings(size, &truth, k);
-            let metrics: Vec<Metric> = ["P", "nDCG", "PSP", "PSnDCG", "R"]
-                .iter()
-                .map(|kind| format!("{kind}@{k}").parse().unwrap())
-                .collect();
-            let options = Options { inv_propensity: Some(weights.clone()), ..Options::default() };
-            let fresh = Evaluator::new(size.n_labels, &metrics, options).unwrap();
-            group.throughput(Throughput::Elements(size.n_points as u64));
-            group.bench_function(BenchmarkId::new(size.name, k), |bencher| {
-                bencher.iter(|| {
-                    let mut evaluator = fresh.clone();
-                    evaluator.update_ids(y_true, black_box(&ids), k, None).unwrap();
-                    evaluator.value(metrics[0]).unwrap()
+            for (variant, kinds, groupings) in &variants {
+                let metrics: Vec<Metric> =
+                    kinds.iter().map(|kind| format!("{kind}@{k}").parse().unwrap()).collect();
+                let options = Options {
+                    inv_propensity: Some(weights.clone()),
+                    groupings: groupings.clone(),
+                    ..Options::default()
+                };
+                let fresh = Evaluator::new(size.n_labels, &metrics, options).unwrap();
+                group.throughput(Throughput::Elements(size.n_points as u64));
+                let id = BenchmarkId::new(format!("{}/{variant}", size.name), k);
+                group.bench_function(id, |bencher| {
+                    bencher.iter(|| {
+                        let mut evaluator = fresh.clone();
+                        evaluator.update_ids(y_true, black_box(&ids), k, None).unwrap();
+                        evaluator.value(metrics[0]).unwrap()
+                    });
                 });
-            });
+            }
         }
     }
     group.finish();

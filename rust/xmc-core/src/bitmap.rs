@@ -51,7 +51,15 @@ impl Filter {
         self.0[label as usize / 64 % WORDS] >> (label as usize % 64) & 1 == 1
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.0.fill(0);
+    /// Empties a filter that holds these labels and no others.
+    #[inline]
+    pub(crate) fn clear(&mut self, labels: &[i32]) {
+        if labels.len() > WORDS / 4 {
+            self.0.fill(0);
+            return;
+        }
+        for &label in labels {
+            self.0[label as usize / 64 % WORDS] = 0;
+        }
     }
 }

@@ -32,8 +32,10 @@ use sums::{Layout, Sums};
 
 /// The least rows that are worth a task of their own.
 const MIN_TASK_ROWS: usize = 64;
-/// Tasks for each thread, so that none waits long for the last.
+/// Tasks for each thread, so that none waits long for the last; one if their sums are large.
 const TASKS_A_THREAD: usize = 8;
+/// Cells of sums that a task takes without a thought.
+const FEW_CELLS: usize = 1 << 16;
 
 /// Everything that stays the same while rows come in.
 #[derive(Debug)]
@@ -231,7 +233,8 @@ impl Evaluator {
             exclude.check_shape(n_rows, plan.n_labels)?;
         }
         self.check_room(n_rows)?;
-        let n_tasks = rayon::current_num_threads() * TASKS_A_THREAD;
+        let few = plan.layout.n_cells() * (1 + self.groups.len()) <= FEW_CELLS;
+        let n_tasks = rayon::current_num_threads() * if few { TASKS_A_THREAD } else { 1 };
         let size = n_rows.div_ceil(n_tasks).max(MIN_TASK_ROWS);
         let starts: Vec<usize> = (0..n_rows).step_by(size).collect();
         let blocks: Vec<Result<Block>> = starts

@@ -17,6 +17,9 @@ use crate::rank::{Excluded, keep_best};
 /// Rows whose weights are looked up together: reads beyond the cache then wait side by side.
 const BATCH: usize = 16;
 
+/// Positives that are sorted as they are, however few are wanted.
+const SHORT: usize = 32;
+
 /// What the rows of a block add up to.
 pub(super) struct Block {
     pub(super) sums: Sums,
@@ -132,8 +135,12 @@ impl Ideal {
     fn load(&mut self, weights: &Weights, classes: &[u32], k: usize) {
         self.classes.clear();
         self.classes.extend_from_slice(classes);
-        keep_best(&mut self.classes, k);
+        // Sorting a short row is cheaper than choosing from it.
+        if classes.len() > SHORT {
+            keep_best(&mut self.classes, k);
+        }
         self.classes.sort_unstable();
+        self.classes.truncate(k);
         self.weights.clear();
         self.weights.extend(self.classes.iter().map(|&class| weights.of(class)));
     }

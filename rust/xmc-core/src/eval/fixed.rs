@@ -71,12 +71,19 @@ impl Discounts {
     }
 }
 
+/// The class of each label. The table is read at random, so it is as narrow as it can be.
+#[derive(Debug)]
+enum Classes {
+    Narrow(Vec<u16>),
+    Wide(Vec<u32>),
+}
+
 /// Label weights in integers, by class: labels of equal weight share a class, and classes are
 /// numbered by falling weight. There are few classes (as many as label frequencies), so that the
 /// tables behind them stay in the cache, and sorting labels by weight is sorting small integers.
 #[derive(Debug)]
 pub(super) struct Weights {
-    class: Vec<u32>,
+    class: Classes,
     fixed: Vec<i64>,
     /// The value of 1 in `fixed`.
     pub(super) unit: f64,
@@ -104,9 +111,12 @@ impl Weights {
         for (new, &old) in (0..).zip(&order) {
             renumbered[old as usize] = new;
         }
-        for class in &mut class {
-            *class = renumbered[*class as usize];
-        }
+        let class = class.iter().map(|&class| renumbered[class as usize]);
+        let class = if order.len() <= usize::from(u16::MAX) + 1 {
+            Classes::Narrow(class.map(|class| class as u16).collect())
+        } else {
+            Classes::Wide(class.collect())
+        };
         let value = |old: Option<&u32>| old.map_or(1.0, |&old| values[old as usize]);
         let (largest, smallest) = (value(order.first()), value(order.last()));
         if largest / smallest > MAX_SPAN {
@@ -130,7 +140,11 @@ impl Weights {
     /// Appends the classes of labels.
     #[inline]
     pub(super) fn gather(&self, labels: &[i32], out: &mut Vec<u32>) {
-        out.extend(labels.iter().map(|&label| self.class[label as usize]));
+        let labels = labels.iter().map(|&label| label as usize);
+        match &self.class {
+            Classes::Narrow(class) => out.extend(labels.map(|label| u32::from(class[label]))),
+            Classes::Wide(class) => out.extend(labels.map(|label| class[label])),
+        }
     }
 }
 

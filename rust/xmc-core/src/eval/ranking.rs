@@ -82,7 +82,7 @@ impl Seen {
                     return Err(Fault::DuplicateLabel { label });
                 }
             }
-            self.filter.clear();
+            self.filter.clear(labels);
             return Ok(());
         }
         let bitmap = self.bitmap.get_or_insert_with(|| Bitmap::new(n_labels));

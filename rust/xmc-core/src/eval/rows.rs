@@ -39,8 +39,9 @@ pub(super) fn push_terms(plan: &Plan, metric: Metric, row: &Row<'_>, out: &mut V
     let discount = |rank: usize| plan.discounts.at[rank] as f64 / ONE as f64;
     let gains = |divisor: f64| {
         let unit = plan.weights.as_ref().map_or(1.0, |weights| weights.unit) / divisor;
-        let gain: i64 = hits.iter().map(|hit| hit.weight).sum();
-        [gain as f64 * unit, ideal.iter().sum::<i64>() as f64 * unit]
+        let gain: i128 = hits.iter().map(|hit| i128::from(hit.weight)).sum();
+        let best: i128 = ideal.iter().copied().map(i128::from).sum();
+        [gain as f64 * unit, best as f64 * unit]
     };
     match metric.kind() {
         Kind::P => out.push(n_hits as f64 / k as f64),

@@ -72,6 +72,10 @@ impl Layout {
         });
         Self { max_k, start, n_cells, rows_before_overflow }
     }
+
+    pub(super) const fn n_cells(&self) -> usize {
+        self.n_cells
+    }
 }
 
 /// A positive within the ranking.
@@ -243,26 +247,27 @@ impl Sums {
     }
 }
 
-/// Adds the term of each hit at its rank; returns their sum.
+/// Adds the term of each hit at its rank; returns their sum, which is of use where it has discounts:
+/// plain weights of very many hits would overflow.
 #[inline]
 fn add_hits(cells: &mut [i64], hits: &[Hit], mut term: impl FnMut(&Hit) -> i64) -> i64 {
-    let mut sum = 0;
+    let mut sum = 0i64;
     for hit in hits {
         let term = term(hit);
         cells[hit.rank as usize] += term;
-        sum += term;
+        sum = sum.wrapping_add(term);
     }
     sum
 }
 
-/// Adds the term of each of the heaviest weights at its rank; returns their sum.
+/// Adds the term of each of the heaviest weights at its rank; returns their sum as above.
 #[inline]
 fn add_ideal(cells: &mut [i64], weights: &[i64], term: impl Fn(usize, i64) -> i64) -> i64 {
-    let mut sum = 0;
+    let mut sum = 0i64;
     for (rank, (cell, &weight)) in cells.iter_mut().zip(weights).enumerate() {
         let term = term(rank, weight);
         *cell += term;
-        sum += term;
+        sum = sum.wrapping_add(term);
     }
     sum
 }

@@ -65,7 +65,7 @@ impl Finder {
             self.candidates[n_candidates] = rank as u32;
             n_candidates += usize::from(self.filter.may_contain(label));
         }
-        self.filter.clear();
+        self.filter.clear(positives);
         for &rank in &self.candidates[..n_candidates] {
             if let Ok(index) = positives.binary_search(&ranking[rank as usize]) {
                 hits.push(Hit { rank, index: index as u32, weight: 0 });
