@@ -10,6 +10,7 @@ mod evaluator;
 mod files;
 mod pool;
 mod ranking;
+mod sampling;
 
 use pyo3::pymodule;
 
@@ -23,4 +24,6 @@ mod _rust {
     };
     #[pymodule_export]
     use super::ranking::{merge_topk, topk_csr, topk_dense};
+    #[pymodule_export]
+    use super::sampling::{PyNegativeSampler, co_occurrence, random_walk};
 }

@@ -1,0 +1,249 @@
+//! The negatives of one row.
+//!
+//! A draw without replacement takes labels one after the other, each in proportion to its weight
+//! among those left. Rejecting a label that is blocked leaves exactly that distribution, so draws
+//! begin with rejection, which is cheap while little is blocked. Where it is not cheap, what is left
+//! is listed and drawn from: rejections say nothing about the next label, so changing over in the
+//! middle of a row changes nothing either.
+
+use super::{Blocked, NegativeSampler, Source};
+use crate::bitmap::Bitmap;
+use crate::rng::Rng;
+
+const STREAM: u64 = u64::from_le_bytes(*b"negative");
+
+/// Memory of one thread.
+pub(super) struct Scratch {
+    blocked: Blocked,
+    /// Labels to choose from.
+    pool: Vec<u32>,
+    /// Labels to choose from by weight.
+    weighted: Vec<(u32, f64)>,
+    /// Edges of the positives, by sum of weights.
+    sums: Vec<(f64, u32)>,
+}
+
+impl Scratch {
+    pub(super) fn new(n_labels: usize) -> Self {
+        let blocked = Blocked { bits: Bitmap::new(n_labels), labels: Vec::new() };
+        Self { blocked, pool: Vec::new(), weighted: Vec::new(), sums: Vec::new() }
+    }
+}
+
+impl NegativeSampler {
+    /// Fills `ids` with the negatives of `point`.
+    pub(super) fn draw_row(
+        &self,
+        point: usize,
+        seed: u64,
+        epoch: u64,
+        scratch: &mut Scratch,
+        ids: &mut [i32],
+    ) {
+        let mut rng = Rng::new(seed, &[STREAM, epoch, point as u64]);
+        let positives = self.positives.row(point);
+        let excluded = self.exclude.as_ref().map_or(&[][..], |exclude| exclude.row(point));
+        let mut left = self.n_candidates();
+        for &label in positives.iter().chain(excluded) {
+            if scratch.blocked.insert(label) {
+                left -= usize::from(self.is_candidate(label));
+            }
+        }
+        let goal = ids.len().min(left);
+        let mut n = 0;
+        for &(source, count) in &self.mixture {
+            let out = &mut ids[n..goal.min(n + count)];
+            n += match source {
+                Source::Uniform => self.draw_evenly(left - n, &mut rng, scratch, out),
+                Source::Frequency => self.draw_frequent(&mut rng, scratch, out),
+                Source::Graph => self.draw_neighbours(positives, &mut rng, scratch, out),
+                Source::Shortlist => self.draw_listed(point, &mut rng, scratch, out),
+            };
+        }
+        self.draw_evenly(left - n, &mut rng, scratch, &mut ids[n..goal]);
+        ids[goal..].fill(-1);
+        scratch.blocked.clear();
+    }
+
+    /// Draws from all candidates alike, `left` of which are not blocked: as many as asked for.
+    fn draw_evenly(
+        &self,
+        left: usize,
+        rng: &mut Rng,
+        scratch: &mut Scratch,
+        out: &mut [i32],
+    ) -> usize {
+        let Scratch { blocked, pool, .. } = scratch;
+        let n_candidates = self.n_candidates();
+        // Up to the last draw, every second try succeeds.
+        if 2 * (left - out.len()) >= n_candidates {
+            for id in &mut *out {
+                loop {
+                    let label = self.candidate(rng.below(n_candidates as u32));
+                    if blocked.insert(label) {
+                        *id = label as i32;
+                        break;
+                    }
+                }
+            }
+            return out.len();
+        }
+        if out.is_empty() {
+            return 0;
+        }
+        pool.clear();
+        let all = (0..n_candidates as u32).map(|i| self.candidate(i));
+        pool.extend(all.filter(|&label| !blocked.contains(label)));
+        choose(pool, rng, blocked, out)
+    }
+
+    /// Draws by frequency.
+    fn draw_frequent(&self, rng: &mut Rng, scratch: &mut Scratch, out: &mut [i32]) -> usize {
+        let Some((weights, table)) = &self.frequency else {
+            return 0;
+        };
+        let Scratch { blocked, weighted, .. } = scratch;
+        let tries = 256 + 32 * out.len();
+        let n = reject(tries, blocked, out, || table.draw(rng));
+        if n < out.len() {
+            weighted.clear();
+            let left = weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0);
+            let left = left.map(|(label, &weight)| (label as u32, weight));
+            weighted.extend(left.filter(|&(label, _)| !blocked.contains(label)));
+            return n + choose_weighted(weighted, rng, blocked, &mut out[n..]);
+        }
+        n
+    }
+
+    /// Draws neighbours of the positives: an edge by its weight, so that a label weighs as much as all
+    /// edges to it.
+    fn draw_neighbours(
+        &self,
+        positives: &[u32],
+        rng: &mut Rng,
+        scratch: &mut Scratch,
+        out: &mut [i32],
+    ) -> usize {
+        let (Some(edges), false) = (&self.edges, out.is_empty()) else {
+            return 0;
+        };
+        let Scratch { blocked, weighted, sums, .. } = scratch;
+        sums.clear();
+        let (mut total, mut n_edges) = (0f64, 0);
+        for &label in positives {
+            if let Some(&(_, sum)) = edges.row(label as usize).last() {
+                total += f64::from(sum);
+                n_edges += edges.row(label as usize).len();
+                sums.push((total, label));
+            }
+        }
+        let mut n = 0;
+        // With few edges, listing them is as cheap.
+        if n_edges > 2 * out.len() {
+            let tries = 32 + 4 * out.len();
+            n = reject(tries, blocked, out, || {
+                let at = rng.unit() * total;
+                let i = sums.partition_point(|&(sum, _)| sum <= at).min(sums.len() - 1);
+                let before = if i == 0 { 0.0 } else { sums[i - 1].0 };
+                let row = edges.row(sums[i].1 as usize);
+                let edge = row.partition_point(|&(_, sum)| f64::from(sum) <= at - before);
+                row[edge.min(row.len() - 1)].0 as u32
+            });
+        }
+        if n < out.len() {
+            weighted.clear();
+            for &(_, label) in &*sums {
+                let mut before = 0f64;
+                for &(id, sum) in edges.row(label as usize) {
+                    if !blocked.contains(id as u32) {
+                        weighted.push((id as u32, f64::from(sum) - before));
+                    }
+                    before = f64::from(sum);
+                }
+            }
+            weighted.sort_unstable_by_key(|&(label, _)| label);
+            weighted.dedup_by(|next, kept| {
+                let same = next.0 == kept.0;
+                kept.1 += if same { next.1 } else { 0.0 };
+                same
+            });
+            n += choose_weighted(weighted, rng, blocked, &mut out[n..]);
+        }
+        n
+    }
+
+    /// Draws from the shortlist of the point, each label alike.
+    fn draw_listed(
+        &self,
+        point: usize,
+        rng: &mut Rng,
+        scratch: &mut Scratch,
+        out: &mut [i32],
+    ) -> usize {
+        let Some(lists) = &self.lists else {
+            return 0;
+        };
+        let Scratch { blocked, pool, .. } = scratch;
+        pool.clear();
+        let listed = lists.row(point).iter().map(|&label| label as u32);
+        pool.extend(listed.filter(|&label| !blocked.contains(label) && self.is_candidate(label)));
+        choose(pool, rng, blocked, out)
+    }
+}
+
+/// Draws until `out` is full or the tries are used up, taking what is not blocked.
+fn reject(
+    mut tries: usize,
+    blocked: &mut Blocked,
+    out: &mut [i32],
+    mut draw: impl FnMut() -> u32,
+) -> usize {
+    let mut n = 0;
+    while n < out.len() && tries > 0 {
+        tries -= 1;
+        let label = draw();
+        if blocked.insert(label) {
+            out[n] = label as i32;
+            n += 1;
+        }
+    }
+    n
+}
+
+/// Takes labels of the pool at random, without replacement; all of them if they are few.
+fn choose(pool: &mut [u32], rng: &mut Rng, blocked: &mut Blocked, out: &mut [i32]) -> usize {
+    let n = out.len().min(pool.len());
+    for (i, id) in out[..n].iter_mut().enumerate() {
+        let other = i + rng.below((pool.len() - i) as u32) as usize;
+        pool.swap(i, other);
+        blocked.insert(pool[i]);
+        *id = pool[i] as i32;
+    }
+    n
+}
+
+/// As [`choose`], by weight: labels in the order of their arrival, if each comes after a time with
+/// an exponential distribution whose rate is its weight (Efraimidis and Spirakis 2006).
+fn choose_weighted(
+    pool: &mut Vec<(u32, f64)>,
+    rng: &mut Rng,
+    blocked: &mut Blocked,
+    out: &mut [i32],
+) -> usize {
+    // Where rounding left nothing of a weight, the label comes after all others.
+    for entry in &mut *pool {
+        entry.1 = -(1.0 - rng.unit()).ln() / entry.1.max(f64::MIN_POSITIVE);
+    }
+    let n = out.len().min(pool.len());
+    let by_time = |a: &(u32, f64), b: &(u32, f64)| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0));
+    if n > 0 && n < pool.len() {
+        pool.select_nth_unstable_by(n - 1, by_time);
+    }
+    pool.truncate(n);
+    pool.sort_unstable_by(by_time);
+    for (id, &(label, _)) in out.iter_mut().zip(&*pool) {
+        blocked.insert(label);
+        *id = label as i32;
+    }
+    n
+}
