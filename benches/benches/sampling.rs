@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use xmc_benches::{LARGE, Random, Size, Truth, scores, truth};
-use xmc_core::rayon::ThreadPoolBuilder;
+use xmc_core::rayon::{ThreadPool, ThreadPoolBuilder};
 use xmc_core::{
     Bipartite, CoOccurrence, Csr, CsrView, DegreeCaps, NegativeSampler, Negatives, RandomWalk,
     Ranked, Shortlists, Source, merge_topk, topk_dense,
@@ -21,35 +21,37 @@ fn view<'a>(truth: &'a Truth, size: Size) -> CsrView<'a> {
     CsrView::new("y", size.n_labels, &truth.indptr, &truth.indices, &truth.data).unwrap()
 }
 
-fn on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(work)
+fn one_thread() -> ThreadPool {
+    ThreadPoolBuilder::new().num_threads(1).build().unwrap()
 }
 
 fn graphs(criterion: &mut Criterion) {
     let truth = truth(WALKED);
     let mut group = criterion.benchmark_group("graph");
     group.sample_size(10);
-    on_one_thread(|| {
-        let y = view(&truth, WALKED);
-        group.throughput(Throughput::Elements(truth.indices.len() as u64));
-        group.bench_function("both directions", |bencher| {
-            bencher.iter(|| Bipartite::new(black_box(y), DegreeCaps::default()).unwrap());
+    let pool = one_thread();
+    let y = view(&truth, WALKED);
+    group.throughput(Throughput::Elements(truth.indices.len() as u64));
+    group.bench_function("both directions", |bencher| {
+        bencher
+            .iter(|| pool.install(|| Bipartite::new(black_box(y), DegreeCaps::default()).unwrap()));
+    });
+    let graph = Bipartite::new(y, DegreeCaps::default()).unwrap();
+    let mut seen = vec![false; WALKED.n_labels];
+    truth.indices.iter().for_each(|&label| seen[label as usize] = true);
+    let n_seen = seen.iter().filter(|seen| **seen).count();
+    for n_steps in [50, 400] {
+        let walk = RandomWalk { n_steps, ..RandomWalk::default() };
+        group.throughput(Throughput::Elements((n_seen * n_steps) as u64));
+        group.bench_function(BenchmarkId::new("random_walk", n_steps), |bencher| {
+            bencher.iter(|| pool.install(|| graph.random_walk(&walk, &|| true).unwrap()));
         });
-        let graph = Bipartite::new(y, DegreeCaps::default()).unwrap();
-        let mut seen = vec![false; WALKED.n_labels];
-        truth.indices.iter().for_each(|&label| seen[label as usize] = true);
-        let n_seen = seen.iter().filter(|seen| **seen).count();
-        for n_steps in [50, 400] {
-            let walk = RandomWalk { n_steps, ..RandomWalk::default() };
-            group.throughput(Throughput::Elements((n_seen * n_steps) as u64));
-            group.bench_function(BenchmarkId::new("random_walk", n_steps), |bencher| {
-                bencher.iter(|| graph.random_walk(&walk, &|| true).unwrap());
-            });
-        }
-        let pairs = truth.indptr.windows(2).map(|span| (span[1] - span[0]).pow(2) as u64).sum();
-        group.throughput(Throughput::Elements(pairs));
-        group.bench_function("co_occurrence", |bencher| {
-            bencher.iter(|| graph.co_occurrence(&CoOccurrence::default(), &|| true).unwrap());
+    }
+    let pairs = truth.indptr.windows(2).map(|span| (span[1] - span[0]).pow(2) as u64).sum();
+    group.throughput(Throughput::Elements(pairs));
+    group.bench_function("co_occurrence", |bencher| {
+        bencher.iter(|| {
+            pool.install(|| graph.co_occurrence(&CoOccurrence::default(), &|| true).unwrap())
         });
     });
     group.finish();
@@ -83,25 +85,24 @@ fn negatives(criterion: &mut Criterion) {
         (0..BATCH).map(|_| (random.number() % size.n_points as u64) as i64).collect();
     let mixed = [(Source::Uniform, 0.5), (Source::Graph, 0.25), (Source::Shortlist, 0.25)];
     let alone = Source::ALL.map(|source| (source.name(), vec![(source, 1.0)]));
-    on_one_thread(|| {
-        for (name, sources) in alone.into_iter().chain([("mixture", mixed.to_vec())]) {
-            let wanted = Negatives {
-                n_negatives: 64,
-                sources: &sources,
-                graph: Some(graph.view("graph").unwrap()),
-                shortlists: Some(Shortlists::Ids { width: 100, ids: &ids }),
-                ..Negatives::default()
-            };
-            let sampler = NegativeSampler::new(y, &wanted).unwrap();
-            let mut epoch = 0;
-            group.bench_function(name, |bencher| {
-                bencher.iter(|| {
-                    epoch += 1;
-                    sampler.draw(black_box(&rows), 0, epoch).unwrap()
-                });
+    let pool = one_thread();
+    for (name, sources) in alone.into_iter().chain([("mixture", mixed.to_vec())]) {
+        let wanted = Negatives {
+            n_negatives: 64,
+            sources: &sources,
+            graph: Some(graph.view("graph").unwrap()),
+            shortlists: Some(Shortlists::Ids { width: 100, ids: &ids }),
+            ..Negatives::default()
+        };
+        let sampler = NegativeSampler::new(y, &wanted).unwrap();
+        let mut epoch = 0;
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                epoch += 1;
+                pool.install(|| sampler.draw(black_box(&rows), 0, epoch).unwrap())
             });
-        }
-    });
+        });
+    }
     group.finish();
 }
 
@@ -125,12 +126,11 @@ fn merge(criterion: &mut Criterion) {
             (ids, scores)
         })
         .collect();
-    on_one_thread(|| {
-        let ranked: Vec<Ranked<'_>> =
-            shards.iter().map(|(i, s)| Ranked::new(ROWS, WIDTH, i, s).unwrap()).collect();
-        group.bench_function("10 shards", |bencher| {
-            bencher.iter(|| merge_topk(ROWS, black_box(&ranked), WIDTH).unwrap());
-        });
+    let pool = one_thread();
+    let ranked: Vec<Ranked<'_>> =
+        shards.iter().map(|(i, s)| Ranked::new(ROWS, WIDTH, i, s).unwrap()).collect();
+    group.bench_function("10 shards", |bencher| {
+        bencher.iter(|| pool.install(|| merge_topk(ROWS, black_box(&ranked), WIDTH).unwrap()));
     });
     group.finish();
 }
@@ -151,14 +151,15 @@ fn dense(criterion: &mut Criterion) {
         });
         lanes.into_iter().fold(f32::MIN, f32::max)
     };
-    on_one_thread(|| {
-        group.bench_function("one pass (maximum)", |bencher| {
-            bencher.iter(|| largest(black_box(&scores)));
-        });
-        group.bench_function("topk_dense, k = 100", |bencher| {
-            bencher.iter(|| {
+    let pool = one_thread();
+    group.bench_function("one pass (maximum)", |bencher| {
+        bencher.iter(|| pool.install(|| largest(black_box(&scores))));
+    });
+    group.bench_function("topk_dense, k = 100", |bencher| {
+        bencher.iter(|| {
+            pool.install(|| {
                 topk_dense(black_box(&scores), ROWS, LARGE.n_labels, 100, None, 0).unwrap()
-            });
+            })
         });
     });
     group.finish();

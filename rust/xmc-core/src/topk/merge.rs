@@ -32,9 +32,9 @@ impl<'a> Ranked<'a> {
         Ok(Self { width, ids, scores })
     }
 
-    fn row(&self, row: usize) -> (&'a [i32], &'a [f32]) {
+    fn row(&self, row: usize) -> Rest<'a> {
         let span = row * self.width..(row + 1) * self.width;
-        (&self.ids[span.clone()], &self.scores[span])
+        Rest { ids: &self.ids[span.clone()], scores: &self.scores[span] }
     }
 }
 
@@ -63,7 +63,7 @@ pub fn merge_topk(n_rows: usize, shards: &[Ranked<'_>], k: usize) -> Result<TopK
                 let row = task * ROWS_PER_TASK + i;
                 merger
                     .merge(shards, row, ids, scores)
-                    .map_err(|(name, fault)| Error::at_row(name, row, fault))?;
+                    .map_err(|fault| Error::at_row("shards", row, fault))?;
             }
             Ok(())
         })
@@ -72,17 +72,40 @@ pub fn merge_topk(n_rows: usize, shards: &[Ranked<'_>], k: usize) -> Result<TopK
     Ok(top)
 }
 
-type Failed = (&'static str, Fault);
+/// The part of a shard's row that is not merged yet.
+#[derive(Clone, Copy)]
+struct Rest<'a> {
+    ids: &'a [i32],
+    scores: &'a [f32],
+}
 
-/// Memory of one task: a tournament of the shards and the labels that have won.
+impl Rest<'_> {
+    /// Takes the key of the next label, or [`END`].
+    #[inline]
+    fn next(&mut self) -> std::result::Result<u64, Fault> {
+        let (Some((&id, ids)), Some((&score, scores))) =
+            (self.ids.split_first(), self.scores.split_first())
+        else {
+            return Ok(END);
+        };
+        if id < 0 {
+            return Ok(END);
+        }
+        if score.is_nan() {
+            return Err(Fault::NanScore { label: id });
+        }
+        (self.ids, self.scores) = (ids, scores);
+        Ok(score.key(id))
+    }
+}
+
+/// Memory of one task: a tree of losers over the shards, and the labels that have won.
+///
+/// Each inner node holds the label that lost there and the shard it is from; the winner is kept
+/// outside. The next label of the winner's shard plays its way up, one comparison a level.
 struct Merger<'a> {
-    rows: Vec<(&'a [i32], &'a [f32])>,
-    /// Next place of each shard.
-    at: Vec<usize>,
-    /// Key of the next label of each shard, then [`END`] up to a power of two.
-    heads: Vec<u64>,
-    /// Node i holds the better of nodes 2i and 2i + 1; the leaves are the shards.
-    winners: Vec<u32>,
+    rests: Vec<Rest<'a>>,
+    losers: Vec<(u64, usize)>,
     seen: Seen,
 }
 
@@ -90,10 +113,8 @@ impl<'a> Merger<'a> {
     fn new(n_shards: usize, longest: usize) -> Self {
         let n_leaves = n_shards.next_power_of_two();
         Self {
-            rows: Vec::with_capacity(n_shards),
-            at: vec![0; n_shards],
-            heads: vec![END; n_leaves],
-            winners: vec![0; 2 * n_leaves],
+            rests: Vec::with_capacity(n_shards),
+            losers: vec![(END, 0); n_leaves],
             seen: Seen::new(longest),
         }
     }
@@ -104,68 +125,71 @@ impl<'a> Merger<'a> {
         row: usize,
         ids: &mut [i32],
         scores: &mut [f32],
-    ) -> std::result::Result<(), Failed> {
-        self.rows.clear();
-        self.rows.extend(shards.iter().map(|shard| shard.row(row)));
-        self.at.fill(0);
-        for shard in 0..shards.len() {
-            self.heads[shard] = self.next(shard)?;
-        }
-        let n_leaves = self.heads.len();
-        for (leaf, winner) in self.winners[n_leaves..].iter_mut().enumerate() {
-            *winner = leaf as u32;
-        }
-        for node in (1..n_leaves).rev() {
-            self.winners[node] = self.better(node);
-        }
+    ) -> std::result::Result<(), Fault> {
         self.seen.clear();
+        self.rests.clear();
+        self.rests.extend(shards.iter().map(|shard| shard.row(row)));
+        let mut winner = self.first_round()?;
         for (id, score) in ids.iter_mut().zip(scores) {
-            let shard = self.winners[1] as usize;
-            let key = self.heads[shard];
+            let (key, shard) = winner;
             if key == END {
                 break;
             }
             *id = f32::label(key);
             *score = f32::score(key);
             if !self.seen.insert(*id as u32) {
-                return Err(("shards", Fault::DuplicateLabel { label: *id }));
+                return Err(Fault::DuplicateLabel { label: *id });
             }
-            let next = self.next(shard)?;
+            let next = self.rests[shard].next()?;
             if next <= key {
-                return Err(("shards", Fault::NotRanked { label: f32::label(next) }));
+                return Err(Fault::NotRanked { label: f32::label(next) });
             }
-            self.heads[shard] = next;
-            let mut node = (n_leaves + shard) >> 1;
-            while node > 0 {
-                self.winners[node] = self.better(node);
-                node /= 2;
-            }
+            winner = self.play((next, shard));
         }
         Ok(())
     }
 
-    #[inline]
-    fn better(&self, node: usize) -> u32 {
-        let (a, b) = (self.winners[2 * node], self.winners[2 * node + 1]);
-        if self.heads[b as usize] < self.heads[a as usize] { b } else { a }
+    /// Fills the tree with the first label of every shard: the best of all.
+    fn first_round(&mut self) -> std::result::Result<(u64, usize), Fault> {
+        self.losers.fill((0, usize::MAX));
+        let n_leaves = self.losers.len();
+        let mut winner = (END, 0);
+        for shard in 0..n_leaves {
+            let key = self.rests.get_mut(shard).map_or(Ok(END), Rest::next)?;
+            winner = (key, shard);
+            // The first to come to a node waits there for the other side.
+            let mut node = (n_leaves + shard) >> 1;
+            while node > 0 {
+                let other = self.losers[node];
+                if other.1 == usize::MAX {
+                    self.losers[node] = winner;
+                    break;
+                }
+                if other.0 < winner.0 {
+                    self.losers[node] = winner;
+                    winner = other;
+                }
+                node >>= 1;
+            }
+        }
+        Ok(winner)
     }
 
-    /// The key of the next label of a shard.
     #[inline]
-    fn next(&mut self, shard: usize) -> std::result::Result<u64, Failed> {
-        let (ids, scores) = self.rows[shard];
-        let at = self.at[shard];
-        let Some((&id, &score)) = ids.get(at).zip(scores.get(at)) else {
-            return Ok(END);
-        };
-        if id < 0 {
-            return Ok(END);
+    fn play(&mut self, player: (u64, usize)) -> (u64, usize) {
+        let (mut key, mut shard) = player;
+        let mut node = (self.losers.len() + shard) >> 1;
+        while node > 0 {
+            let place = &mut self.losers[node];
+            let (other_key, other_shard) = *place;
+            // Selections, not branches: who wins cannot be foretold.
+            let wins = other_key < key;
+            *place = if wins { (key, shard) } else { (other_key, other_shard) };
+            key = if wins { other_key } else { key };
+            shard = if wins { other_shard } else { shard };
+            node >>= 1;
         }
-        if score.is_nan() {
-            return Err(("shards", Fault::NanScore { label: id }));
-        }
-        self.at[shard] = at + 1;
-        Ok(score.key(id))
+        (key, shard)
     }
 }
 
@@ -177,7 +201,7 @@ struct Seen {
 
 impl Seen {
     fn new(longest: usize) -> Self {
-        let n_slots = (2 * longest.min(1 << 30)).next_power_of_two().max(2);
+        let n_slots = (4 * longest.min(1 << 28)).next_power_of_two().max(2);
         Self { slots: vec![u32::MAX; n_slots], shift: 32 - n_slots.trailing_zeros() }
     }
 
