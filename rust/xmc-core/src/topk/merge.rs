@@ -182,11 +182,11 @@ impl<'a> Merger<'a> {
         while node > 0 {
             let place = &mut self.losers[node];
             let (other_key, other_shard) = *place;
-            // Selections, not branches: who wins cannot be foretold.
-            let wins = other_key < key;
-            *place = if wins { (key, shard) } else { (other_key, other_shard) };
-            key = if wins { other_key } else { key };
-            shard = if wins { other_shard } else { shard };
+            // Exchanged by mask, for who wins cannot be foretold and a branch would be missed.
+            let mask = u64::from(other_key < key).wrapping_neg();
+            let (keys, shards) = ((key ^ other_key) & mask, (shard ^ other_shard) & mask as usize);
+            *place = (other_key ^ keys, other_shard ^ shards);
+            (key, shard) = (key ^ keys, shard ^ shards);
             node >>= 1;
         }
         (key, shard)
