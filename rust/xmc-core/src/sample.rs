@@ -124,7 +124,7 @@ impl NegativeSampler {
                 }
                 Source::Graph => {
                     let graph = wanted.graph.ok_or_else(|| missing("a label graph"))?;
-                    let is_candidate = |label: i32| sampler.is_candidate(label as u32);
+                    let is_candidate = |label: u32| sampler.is_candidate(label);
                     let edges = Edges::new(graph, n_labels, wanted.even_edges, is_candidate)?;
                     sampler.edges = Some(edges);
                 }

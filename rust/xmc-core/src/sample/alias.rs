@@ -2,49 +2,77 @@
 
 use crate::rng::Rng;
 
-/// Walker's alias table, built after Vose: cell i keeps its own label with a probability, else it
-/// stands for another one. Thresholds have 32 bits.
-#[derive(Debug, Clone)]
-pub(super) struct Alias(Vec<(u32, u32)>);
+/// 2^32, what a threshold is out of.
+pub(super) const FULL: f64 = (1u64 << 32) as f64;
 
-impl Alias {
-    /// A table for weights that are finite and >= 0; nothing if all are 0.
-    pub(super) fn new(weights: &[f64]) -> Option<Self> {
+/// Builds Walker's alias tables after Vose: place i keeps its own item with a probability, its
+/// threshold of 2^32, and else stands for another one. Holds the memory for it.
+#[derive(Default)]
+pub(super) struct Builder {
+    /// Threshold and other item of each place.
+    pub(super) places: Vec<(u32, u32)>,
+    shares: Vec<f64>,
+    small: Vec<u32>,
+    large: Vec<u32>,
+}
+
+impl Builder {
+    /// Fills `places` for weights that are finite and >= 0; false if all are 0.
+    pub(super) fn build(&mut self, weights: &[f64]) -> bool {
+        let Self { places, shares, small, large } = self;
         let largest = weights.iter().copied().fold(0.0, f64::max);
-        if !(largest > 0.0 && largest.is_finite()) {
-            return None;
+        if largest == 0.0 {
+            return false;
         }
         // Divided first, so that the sum of the largest weights does not overflow.
         let total: f64 = weights.iter().map(|weight| weight / largest).sum();
         let share = weights.len() as f64 / total;
-        let mut shares: Vec<f64> = weights.iter().map(|weight| weight / largest * share).collect();
-        let mut cells: Vec<(u32, u32)> = (0..weights.len() as u32).map(|i| (u32::MAX, i)).collect();
-        let (mut small, mut large): (Vec<u32>, Vec<u32>) =
-            (0..weights.len() as u32).partition(|&i| shares[i as usize] < 1.0);
-        while let (Some(&giver), Some(taker)) = (large.last(), small.pop()) {
+        places.clear();
+        places.extend((0..weights.len() as u32).map(|i| (u32::MAX, i)));
+        shares.clear();
+        shares.extend(weights.iter().map(|weight| weight / largest * share));
+        small.clear();
+        large.clear();
+        for (i, &share) in shares.iter().enumerate() {
+            if share < 1.0 { &mut *small } else { &mut *large }.push(i as u32);
+        }
+        while let Some(&giver) = large.last() {
+            let Some(taker) = small.pop() else { break };
             let left = shares[taker as usize];
-            cells[taker as usize] = ((left * (1u64 << 32) as f64) as u32, giver);
+            places[taker as usize] = ((left * FULL) as u32, giver);
             shares[giver as usize] -= 1.0 - left;
             if shares[giver as usize] < 1.0 {
                 large.pop();
                 small.push(giver);
             }
         }
-        // Rounding may leave small cells without a giver: those of weight 0 must still never be drawn.
-        for cell in small {
-            if weights[cell as usize] == 0.0 {
+        // Rounding may leave small places without a giver; what weighs 0 must still never be drawn.
+        for &place in &*small {
+            if weights[place as usize] == 0.0 {
                 let heaviest = weights.iter().position(|&weight| weight >= largest);
-                cells[cell as usize] = (0, heaviest.unwrap_or(0) as u32);
+                places[place as usize] = (0, heaviest.unwrap_or(0) as u32);
             }
         }
-        Some(Self(cells))
+        true
+    }
+}
+
+/// An alias table over all labels.
+#[derive(Debug, Clone)]
+pub(super) struct Alias(Vec<(u32, u32)>);
+
+impl Alias {
+    /// A table for weights that are finite and >= 0; nothing if all are 0.
+    pub(super) fn new(weights: &[f64]) -> Option<Self> {
+        let mut builder = Builder::default();
+        builder.build(weights).then_some(Self(builder.places))
     }
 
     #[inline]
     pub(super) fn draw(&self, rng: &mut Rng) -> u32 {
-        let cell = rng.below(self.0.len() as u32);
-        let (threshold, other) = self.0[cell as usize];
-        if (rng.bits() as u32) < threshold { cell } else { other }
+        let place = rng.below(self.0.len() as u32);
+        let (threshold, other) = self.0[place as usize];
+        if (rng.bits() as u32) < threshold { place } else { other }
     }
 }
 
@@ -54,13 +82,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_add_up_to_the_weights() {
+    fn places_add_up_to_the_weights() {
         let weights = [0.0, 1.0, 3.0, 0.0, 1e-3, 2.5, 0.7];
         let table = Alias::new(&weights).unwrap();
         let mut mass = [0f64; 7];
-        for (cell, &(threshold, other)) in table.0.iter().enumerate() {
+        for (place, &(threshold, other)) in table.0.iter().enumerate() {
             let own = f64::from(threshold) / (1u64 << 32) as f64;
-            mass[cell] += own;
+            mass[place] += own;
             mass[other as usize] += 1.0 - own;
         }
         let total: f64 = weights.iter().sum();

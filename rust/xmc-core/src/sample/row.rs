@@ -6,11 +6,15 @@
 //! is listed and drawn from: rejections say nothing about the next label, so changing over in the
 //! middle of a row changes nothing either.
 
+use super::alias::FULL;
 use super::{Blocked, NegativeSampler, Source};
 use crate::bitmap::Bitmap;
 use crate::rng::Rng;
 
 const STREAM: u64 = u64::from_le_bytes(*b"negative");
+
+/// Labels drawn before they are looked at.
+const AHEAD: usize = 32;
 
 /// Memory of one thread.
 pub(super) struct Scratch {
@@ -131,9 +135,10 @@ impl NegativeSampler {
         sums.clear();
         let (mut total, mut n_edges) = (0f64, 0);
         for &label in positives {
-            if let Some(&(_, sum)) = edges.row(label as usize).last() {
-                total += f64::from(sum);
-                n_edges += edges.row(label as usize).len();
+            let (places, weight) = edges.row(label as usize);
+            if !places.is_empty() {
+                total += weight;
+                n_edges += places.len();
                 sums.push((total, label));
             }
         }
@@ -144,21 +149,23 @@ impl NegativeSampler {
             n = reject(tries, blocked, out, || {
                 let at = rng.unit() * total;
                 let i = sums.partition_point(|&(sum, _)| sum <= at).min(sums.len() - 1);
-                let before = if i == 0 { 0.0 } else { sums[i - 1].0 };
-                let row = edges.row(sums[i].1 as usize);
-                let edge = row.partition_point(|&(_, sum)| f64::from(sum) <= at - before);
-                row[edge.min(row.len() - 1)].0 as u32
+                let (places, _) = edges.row(sums[i].1 as usize);
+                let place = places[rng.below(places.len() as u32) as usize];
+                if (rng.bits() as u32) < place.threshold { place.own } else { place.other }
             });
         }
         if n < out.len() {
             weighted.clear();
             for &(_, label) in &*sums {
-                let mut before = 0f64;
-                for &(id, sum) in edges.row(label as usize) {
-                    if !blocked.contains(id as u32) {
-                        weighted.push((id as u32, f64::from(sum) - before));
+                let (places, weight) = edges.row(label as usize);
+                let unit = weight / places.len() as f64 / FULL;
+                for place in places {
+                    let own = f64::from(place.threshold);
+                    for (label, share) in [(place.own, own), (place.other, FULL - own)] {
+                        if !blocked.contains(label) {
+                            weighted.push((label, share * unit));
+                        }
                     }
-                    before = f64::from(sum);
                 }
             }
             weighted.sort_unstable_by_key(|&(label, _)| label);
@@ -192,19 +199,28 @@ impl NegativeSampler {
 }
 
 /// Draws until `out` is full or the tries are used up, taking what is not blocked.
+///
+/// Labels are drawn some at a time before any is looked at: whether one is blocked cannot be
+/// foretold, and a wrong guess would wait for its draw to come from memory.
 fn reject(
     mut tries: usize,
     blocked: &mut Blocked,
     out: &mut [i32],
     mut draw: impl FnMut() -> u32,
 ) -> usize {
+    let mut drawn = [0; AHEAD];
     let mut n = 0;
     while n < out.len() && tries > 0 {
-        tries -= 1;
-        let label = draw();
-        if blocked.insert(label) {
-            out[n] = label as i32;
-            n += 1;
+        let drawn = &mut drawn[..AHEAD.min(out.len() - n).min(tries)];
+        tries -= drawn.len();
+        for label in &mut *drawn {
+            *label = draw();
+        }
+        for &label in &*drawn {
+            if blocked.insert(label) {
+                out[n] = label as i32;
+                n += 1;
+            }
         }
     }
     n

@@ -1,10 +1,17 @@
 //! What negatives are drawn from, and how many of each.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
+use rayon::prelude::*;
+
+use super::alias::Builder;
 use crate::csr::{CsrPattern, CsrView};
-use crate::error::{Error, Fault, Place, Result};
+use crate::error::{Error, Fault, Result};
+
+/// Rows of a graph handed to a thread at a time.
+const BLOCK_LABELS: usize = 4096;
 
 /// Where negatives come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,13 +170,21 @@ impl Lists {
     }
 }
 
-/// The edges of a label graph: neighbour, and weight of the row up to and with it.
-///
-/// The sums are kept in `f32`: a draw is exact to 2^-24 of the weight of its row.
+/// A place of the alias table of a row: its own neighbour, with a probability of `threshold` of 2^32,
+/// else the other one. A draw then reads one place of memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) own: u32,
+    pub(super) other: u32,
+    pub(super) threshold: u32,
+}
+
+/// The edges of a label graph, an alias table for each row.
 #[derive(Debug, Clone)]
 pub(super) struct Edges {
-    starts: Vec<usize>,
-    edges: Vec<(i32, f32)>,
+    /// First place of each row, and the weight of the row.
+    rows: Vec<(usize, f64)>,
+    places: Vec<Place>,
 }
 
 impl Edges {
@@ -178,33 +193,68 @@ impl Edges {
         graph: CsrView<'_>,
         n_labels: usize,
         even: bool,
-        is_candidate: impl Fn(i32) -> bool,
+        is_candidate: impl Fn(u32) -> bool + Sync,
     ) -> Result<Self> {
         graph.pattern().check_shape(n_labels, n_labels)?;
-        let mut owned = Self { starts: Vec::with_capacity(n_labels + 1), edges: Vec::new() };
-        owned.starts.push(0);
-        for label in 0..n_labels {
-            let (ids, weights) = graph.row(label);
-            let mut sum = 0f64;
-            for (&id, &weight) in ids.iter().zip(weights) {
-                if !(weight.is_finite() && weight >= 0.0) {
-                    let place = Place::Row { name: graph.name().to_owned(), row: label };
-                    let fault = Fault::BadEdge { label: id, weight };
-                    return Err(Error::Content { place, fault });
-                }
-                if weight > 0.0 && is_candidate(id) {
-                    sum += if even { 1.0 } else { f64::from(weight) };
-                    owned.edges.push((id, sum as f32));
-                }
-            }
-            owned.starts.push(owned.edges.len());
+        let blocks: Vec<Result<Self>> = (0..n_labels.div_ceil(BLOCK_LABELS))
+            .into_par_iter()
+            .map_init(Builder::default, |builder, block| {
+                let first = block * BLOCK_LABELS;
+                let rows = first..(first + BLOCK_LABELS).min(n_labels);
+                Self::block(graph, rows, even, &is_candidate, builder)
+            })
+            .collect();
+        let mut all = Self { rows: Vec::with_capacity(n_labels + 1), places: Vec::new() };
+        for block in blocks {
+            let block = block?;
+            let base = all.places.len();
+            all.rows.extend(block.rows.into_iter().map(|(start, weight)| (base + start, weight)));
+            all.places.extend_from_slice(&block.places);
         }
-        Ok(owned)
+        all.rows.push((all.places.len(), 0.0));
+        Ok(all)
     }
 
+    fn block(
+        graph: CsrView<'_>,
+        rows: Range<usize>,
+        even: bool,
+        is_candidate: impl Fn(u32) -> bool,
+        builder: &mut Builder,
+    ) -> Result<Self> {
+        let mut block = Self { rows: Vec::with_capacity(rows.len()), places: Vec::new() };
+        let (mut ids, mut weights) = (Vec::new(), Vec::new());
+        for row in rows {
+            ids.clear();
+            weights.clear();
+            let (labels, values) = graph.row(row);
+            for (&label, &weight) in labels.iter().zip(values) {
+                if !(weight.is_finite() && weight >= 0.0) {
+                    return Err(Error::at_row(graph.name(), row, Fault::BadEdge { label, weight }));
+                }
+                if weight > 0.0 && is_candidate(label as u32) {
+                    ids.push(label as u32);
+                    weights.push(if even { 1.0 } else { f64::from(weight) });
+                }
+            }
+            block.rows.push((block.places.len(), weights.iter().sum()));
+            if builder.build(&weights) {
+                let places = builder.places.iter().zip(&ids);
+                block.places.extend(places.map(|(&(threshold, other), &own)| Place {
+                    own,
+                    other: ids[other as usize],
+                    threshold,
+                }));
+            }
+        }
+        Ok(block)
+    }
+
+    /// The places of a row, and its weight.
     #[inline]
-    pub(super) fn row(&self, label: usize) -> &[(i32, f32)] {
-        &self.edges[self.starts[label]..self.starts[label + 1]]
+    pub(super) fn row(&self, label: usize) -> (&[Place], f64) {
+        let (start, weight) = self.rows[label];
+        (&self.places[start..self.rows[label + 1].0], weight)
     }
 }
 
