@@ -223,6 +223,8 @@ class LabelGraph:
             )
         try:
             rows, columns = (int(side) for side in arrays["shape"])
+            if rows != columns:
+                raise ValueError(f"{rows} x {columns} is not labels x labels")
             indptr = np.ascontiguousarray(arrays["indptr"], np.int64)
             indices = np.ascontiguousarray(arrays["indices"], np.int32)
             weights = np.ascontiguousarray(arrays["data"], np.float32)

@@ -72,9 +72,7 @@ class NegativeSampler:
         )
         self.mixture: dict[str, int] = dict(self._core.mixture)
 
-    def draw(
-        self, rows: NDArray[np.integer[Any]], *, seed: int, epoch: int
-    ) -> NDArray[np.int32]:
+    def draw(self, rows: NDArray[np.integer[Any]], *, seed: int, epoch: int) -> NDArray[np.int32]:
         """Draw the negatives of points.
 
         Args:
@@ -210,8 +208,7 @@ def _shortlists(
         raise ValueError(f"shortlist: shape {shortlist.shape}, expected ({n_points}, k) as in y")
     if shortlist.dtype not in (np.int32, np.int64):
         raise ValueError(f"shortlist: ids of dtype {shortlist.dtype}; give int32 or int64")
-    if shortlist.dtype == np.int64 and shortlist.size:
-        # Checked before they are narrowed, which would wrap them round.
-        if shortlist.min() < -1 or shortlist.max() >= n_labels:
-            raise ValueError(f"shortlist: an id lies outside 0..{n_labels - 1}")
-    return None, np.ascontiguousarray(shortlist, np.int32)
+    narrow = np.ascontiguousarray(shortlist, np.int32)
+    if shortlist.dtype == np.int64 and (narrow != shortlist).any():
+        raise ValueError(f"shortlist: an id lies outside 0..{n_labels - 1}")
+    return None, narrow
