@@ -13,6 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,10 @@ def walks(rounds: int, report: dict[str, Any]) -> None:
         print("pyxclib is not installed: its walk is left out")
     for n_steps in (50, 400):
         competitors: dict[str, Callable[[], Any]] = {
-            "dexml": lambda n=n_steps: LabelGraph.random_walk(y, seed=0, n_steps=n, num_threads=1)
+            "dexml": partial(LabelGraph.random_walk, y, seed=0, n_steps=n_steps, num_threads=1)
         }
         if peer is not None:
-            walker = peer.RandomWalk(y.copy())
-            competitors["pyxclib"] = lambda n=n_steps: walker.simulate(n, 0.8, 50)
+            competitors["pyxclib"] = partial(peer.RandomWalk(y.copy()).simulate, n_steps, 0.8, 50)
         times = race(competitors, rounds)
         report[f"walk, {n_steps} steps a label"] = times
         print(f"walk, {n_steps:3d} steps: {seen * n_steps / times['dexml'] / 1e6:6.1f} M steps/s")
@@ -112,7 +112,7 @@ def negatives(rounds: int, report: dict[str, Any]) -> None:
         for name in names
     }
     competitors: dict[str, Callable[[], Any]] = {
-        name: lambda s=sampler: s.draw(rows, seed=0, epoch=0) for name, sampler in samplers.items()
+        name: partial(sampler.draw, rows, seed=0, epoch=0) for name, sampler in samplers.items()
     }
     competitors["numpy, uniform"] = lambda: numpy_uniform(y, rows)
     times = race(competitors, rounds)

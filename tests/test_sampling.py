@@ -218,7 +218,7 @@ def test_a_walk_depends_on_seed_and_label_alone() -> None:
 
 def test_weights_and_counts_of_walks() -> None:
     y = matrix(2)
-    walk = {"seed": 0, "n_steps": 50, "top": 30, "keep_self": True}
+    walk: dict[str, Any] = {"seed": 0, "n_steps": 50, "top": 30, "keep_self": True}
     visits = LabelGraph.random_walk(y, **walk).neighbours
     alive = np.unique(y.indices)
     assert set(visits.sum(axis=1)[alive]) == {50.0}
@@ -320,7 +320,7 @@ def test_negatives_keep_their_promises(
     mask = generator.random(9) < 0.7 if masked else None
     listed = np.full((len(points), 5), -1, np.int64)
     for row in listed:
-        n = generator.integers(6)
+        n = int(generator.integers(6))
         row[:n] = generator.permutation(9)[:n]
     as_rows = csr_array((generator.random(y.shape) < 0.3).astype(np.float32))
     sampler = NegativeSampler(
@@ -454,7 +454,7 @@ def test_a_source_that_runs_short_is_filled_up_evenly() -> None:
     y = labels_of([frozenset({0})], 9)
     shortlist = np.array([[0, 4, 7]], np.int32)
     sampler = NegativeSampler(y, n_negatives=3, sources="shortlist", shortlist=shortlist)
-    thirds = Counter()
+    thirds: Counter[frozenset[int]] = Counter()
     for epoch in range(6000):
         row = sampler.draw([0], seed=1, epoch=epoch)[0].tolist()
         assert set(row[:2]) == {4, 7}
@@ -526,7 +526,7 @@ TOO_WIDE = csr_array((2, 8), dtype=np.float32)
         ({"n_negatives": 2**62}, "n_negatives is too large"),
         ({"rows": np.array([0, 2])}, r"rows: row 1: row 2 out of range \(n_rows = 2\)"),
         ({"rows": np.array([-1])}, "row -1 out of range"),
-        ({"rows": np.array([0.5])}, "rows: float64 of shape"),
+        ({"rows": np.array([0.5])}, "rows: float64, shape"),
         ({"rows": np.array([[0]])}, "expected a list of ints"),
         ({"seed": -1}, r"seed must be in 0\.\.2\^64 - 1, not -1"),
         ({"epoch": 2**64}, "epoch must be in"),

@@ -17,7 +17,7 @@ use xmc_core::{
 const WALKED: Size =
     Size { name: "294805x131073", n_points: 294_805, n_labels: 131_073, positives: 2 };
 
-fn view<'a>(truth: &'a Truth, size: Size) -> CsrView<'a> {
+fn view(truth: &Truth, size: Size) -> CsrView<'_> {
     CsrView::new("y", size.n_labels, &truth.indptr, &truth.indices, &truth.data).unwrap()
 }
 

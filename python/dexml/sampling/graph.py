@@ -84,7 +84,7 @@ class LabelGraph:
             >>> LabelGraph.random_walk(y, seed=0, n_steps=100).neighbours.nonzero()[1].tolist()
             [1, 0]
         """
-        parameters = {
+        parameters: dict[str, Any] = {
             "n_steps": n_steps,
             "restart": float(restart),
             "top": top,
@@ -146,7 +146,7 @@ class LabelGraph:
                    [1.        , 0.        , 0.        ],
                    [1.        , 0.        , 0.        ]], dtype=float32)
         """
-        parameters = {
+        parameters: dict[str, Any] = {
             "normalise": normalise,
             "top": top,
             "min_count": min_count,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -72,7 +72,9 @@ class NegativeSampler:
         )
         self.mixture: dict[str, int] = dict(self._core.mixture)
 
-    def draw(self, rows: NDArray[np.integer[Any]], *, seed: int, epoch: int) -> NDArray[np.int32]:
+    def draw(
+        self, rows: NDArray[np.integer[Any]] | Sequence[int], *, seed: int, epoch: int
+    ) -> NDArray[np.int32]:
         """Draw the negatives of points.
 
         Args:
@@ -83,13 +85,13 @@ class NegativeSampler:
         Returns:
             Label ids, shape (n, n_negatives), int32, padded with -1, in the order of the draw.
         """
-        rows = np.asarray(rows)
-        if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
-            raise ValueError(f"rows: {rows.dtype} of shape {rows.shape}; expected a list of ints")
+        points = np.asarray(rows)
+        if points.ndim != 1 or (points.size and not np.issubdtype(points.dtype, np.integer)):
+            raise ValueError(f"rows: {points.dtype}, shape {points.shape}; expected a list of ints")
         for name, value in (("seed", seed), ("epoch", epoch)):
             if not 0 <= value < 2**64:
                 raise ValueError(f"{name} must be in 0..2^64 - 1, not {value}")
-        return self._core.draw(np.ascontiguousarray(rows, np.int64), seed=seed, epoch=epoch)
+        return self._core.draw(np.ascontiguousarray(points, np.int64), seed=seed, epoch=epoch)
 
 
 def sample_negatives(
@@ -98,7 +100,7 @@ def sample_negatives(
     n_negatives: int,
     seed: int,
     epoch: int,
-    rows: NDArray[np.integer[Any]],
+    rows: NDArray[np.integer[Any]] | Sequence[int],
     sources: str | Mapping[str, float] = "uniform",
     exclude: Csr | None = None,
     graph: LabelGraph | Csr | None = None,

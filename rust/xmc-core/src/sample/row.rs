@@ -143,37 +143,45 @@ impl NegativeSampler {
             }
         }
         let mut n = 0;
-        // With few edges, listing them is as cheap.
+        // While most neighbours are free, only the drawn ones are read.
         if n_edges > 2 * out.len() {
-            let tries = 32 + 4 * out.len();
-            n = reject(tries, blocked, out, || {
-                let at = rng.unit() * total;
-                let i = sums.partition_point(|&(sum, _)| sum <= at).min(sums.len() - 1);
+            n = reject(8 + 2 * out.len(), blocked, out, || {
+                let i = at_weight(sums, |&(sum, _)| sum, rng.unit() * total);
                 let (places, _) = edges.row(sums[i].1 as usize);
                 let place = places[rng.below(places.len() as u32) as usize];
                 if (rng.bits() as u32) < place.threshold { place.own } else { place.other }
             });
         }
-        if n < out.len() {
-            weighted.clear();
-            for &(_, label) in &*sums {
-                let (places, weight) = edges.row(label as usize);
-                let unit = weight / places.len() as f64 / FULL;
-                for place in places {
-                    let own = f64::from(place.threshold);
-                    for (label, share) in [(place.own, own), (place.other, FULL - own)] {
-                        if !blocked.contains(label) {
-                            weighted.push((label, share * unit));
-                        }
+        if n == out.len() {
+            return n;
+        }
+        // Else all free ones are listed, with the sum of weights up to each.
+        weighted.clear();
+        let mut free = 0f64;
+        for &(_, label) in &*sums {
+            let (places, weight) = edges.row(label as usize);
+            let unit = weight / places.len() as f64 / FULL;
+            for place in places {
+                let own = f64::from(place.threshold);
+                for (label, share) in [(place.own, own), (place.other, FULL - own)] {
+                    if share > 0.0 && !blocked.contains(label) {
+                        free += share * unit;
+                        weighted.push((label, free));
                     }
                 }
             }
-            weighted.sort_unstable_by_key(|&(label, _)| label);
-            weighted.dedup_by(|next, kept| {
-                let same = next.0 == kept.0;
-                kept.1 += if same { next.1 } else { 0.0 };
-                same
+        }
+        if weighted.len() > 2 * (out.len() - n) {
+            n += reject(8 + 4 * (out.len() - n), blocked, &mut out[n..], || {
+                weighted[at_weight(weighted, |&(_, sum)| sum, rng.unit() * free)].0
             });
+        }
+        if n < out.len() {
+            let mut before = 0f64;
+            for (_, sum) in &mut *weighted {
+                (*sum, before) = (*sum - before, *sum);
+            }
+            weighted.retain(|&(label, _)| !blocked.contains(label));
             n += choose_weighted(weighted, rng, blocked, &mut out[n..]);
         }
         n
@@ -238,10 +246,17 @@ fn choose(pool: &mut [u32], rng: &mut Rng, blocked: &mut Blocked, out: &mut [i32
     n
 }
 
+/// The first entry whose sum of weights is above `at`, or the last one where rounding leaves none.
+#[inline]
+fn at_weight<T>(entries: &[T], sum: impl Fn(&T) -> f64, at: f64) -> usize {
+    entries.partition_point(|entry| sum(entry) <= at).min(entries.len() - 1)
+}
+
 /// As [`choose`], by weight: labels in the order of their arrival, if each comes after a time with
-/// an exponential distribution whose rate is its weight (Efraimidis and Spirakis 2006).
+/// an exponential distribution whose rate is its weight (Efraimidis and Spirakis 2006). A label may
+/// have several entries: it comes with the first, and rates add up.
 fn choose_weighted(
-    pool: &mut Vec<(u32, f64)>,
+    pool: &mut [(u32, f64)],
     rng: &mut Rng,
     blocked: &mut Blocked,
     out: &mut [i32],
@@ -250,16 +265,23 @@ fn choose_weighted(
     for entry in &mut *pool {
         entry.1 = -(1.0 - rng.unit()).ln() / entry.1.max(f64::MIN_POSITIVE);
     }
-    let n = out.len().min(pool.len());
     let by_time = |a: &(u32, f64), b: &(u32, f64)| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0));
-    if n > 0 && n < pool.len() {
-        pool.select_nth_unstable_by(n - 1, by_time);
-    }
-    pool.truncate(n);
-    pool.sort_unstable_by(by_time);
-    for (id, &(label, _)) in out.iter_mut().zip(&*pool) {
-        blocked.insert(label);
-        *id = label as i32;
+    let (mut n, mut rest) = (0, pool);
+    while n < out.len() && !rest.is_empty() {
+        // As many as are missing, again if some of them were the same label.
+        let next = rest.len().min(out.len() - n);
+        if next < rest.len() {
+            rest.select_nth_unstable_by(next - 1, by_time);
+        }
+        let (first, later) = rest.split_at_mut(next);
+        first.sort_unstable_by(by_time);
+        for &mut (label, _) in first {
+            if blocked.insert(label) {
+                out[n] = label as i32;
+                n += 1;
+            }
+        }
+        rest = later;
     }
     n
 }
