@@ -68,11 +68,17 @@ impl Alias {
         builder.build(weights).then_some(Self(builder.places))
     }
 
+    /// A random place, and bits to choose with.
     #[inline]
-    pub(super) fn draw(&self, rng: &mut Rng) -> u32 {
-        let place = rng.below(self.0.len() as u32);
-        let (threshold, other) = self.0[place as usize];
-        if (rng.bits() as u32) < threshold { place } else { other }
+    pub(super) fn draw(&self, rng: &mut Rng) -> (usize, u32) {
+        (rng.below(self.0.len() as u32) as usize, rng.bits() as u32)
+    }
+
+    /// The label at a place that random bits choose.
+    #[inline]
+    pub(super) fn read(&self, place: usize, bits: u32) -> u32 {
+        let (threshold, other) = self.0[place];
+        if bits < threshold { place as u32 } else { other }
     }
 }
 
@@ -96,7 +102,10 @@ mod tests {
             assert!((mass / 7.0 - weight / total).abs() < 1e-8, "{mass} {weight}");
         }
         let mut rng = Rng::new(1, &[]);
-        assert!((0..10_000).all(|_| weights[table.draw(&mut rng) as usize] > 0.0));
+        for _ in 0..10_000 {
+            let (place, bits) = table.draw(&mut rng);
+            assert!(weights[table.read(place, bits) as usize] > 0.0);
+        }
         assert!(Alias::new(&[0.0, 0.0]).is_none());
         assert!(Alias::new(&[]).is_none());
         assert!(Alias::new(&[1e308, 1e308]).is_some());

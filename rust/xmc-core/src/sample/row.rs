@@ -6,6 +6,8 @@
 //! is listed and drawn from: rejections say nothing about the next label, so changing over in the
 //! middle of a row changes nothing either.
 
+use std::ops::Range;
+
 use super::alias::FULL;
 use super::{Blocked, NegativeSampler, Source};
 use crate::bitmap::Bitmap;
@@ -23,8 +25,8 @@ pub(super) struct Scratch {
     pool: Vec<u32>,
     /// Labels to choose from by weight.
     weighted: Vec<(u32, f64)>,
-    /// Edges of the positives, by sum of weights.
-    sums: Vec<(f64, u32)>,
+    /// Edges of each positive, and the sum of weights up to and with them.
+    sums: Vec<(f64, Range<usize>)>,
 }
 
 impl Scratch {
@@ -108,7 +110,8 @@ impl NegativeSampler {
         };
         let Scratch { blocked, weighted, .. } = scratch;
         let tries = 256 + 32 * out.len();
-        let n = reject(tries, blocked, out, || table.draw(rng));
+        let n =
+            reject(tries, blocked, out, || table.draw(rng), |place, bits| table.read(place, bits));
         if n < out.len() {
             weighted.clear();
             let left = weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0);
@@ -139,17 +142,19 @@ impl NegativeSampler {
             if !places.is_empty() {
                 total += weight;
                 n_edges += places.len();
-                sums.push((total, label));
+                sums.push((total, places));
             }
         }
         let mut n = 0;
         // While most neighbours are free, only the drawn ones are read.
         if n_edges > 2 * out.len() {
-            n = reject(8 + 2 * out.len(), blocked, out, || {
+            let draw = || {
                 let i = at_weight(sums, |&(sum, _)| sum, rng.unit() * total);
-                let (places, _) = edges.row(sums[i].1 as usize);
-                let place = places[rng.below(places.len() as u32) as usize];
-                if (rng.bits() as u32) < place.threshold { place.own } else { place.other }
+                let places = &sums[i].1;
+                (places.start + rng.below(places.len() as u32) as usize, rng.bits() as u32)
+            };
+            n = reject(8 + 2 * out.len(), blocked, out, draw, |place, bits| {
+                edges.read(place, bits)
             });
         }
         if n == out.len() {
@@ -158,10 +163,11 @@ impl NegativeSampler {
         // Else all free ones are listed, with the sum of weights up to each.
         weighted.clear();
         let mut free = 0f64;
-        for &(_, label) in &*sums {
-            let (places, weight) = edges.row(label as usize);
-            let unit = weight / places.len() as f64 / FULL;
-            for place in places {
+        let mut before = 0f64;
+        for (sum, places) in &*sums {
+            let unit = (sum - before) / places.len() as f64 / FULL;
+            before = *sum;
+            for place in edges.places(places.clone()) {
                 let own = f64::from(place.threshold);
                 for (label, share) in [(place.own, own), (place.other, FULL - own)] {
                     if share > 0.0 && !blocked.contains(label) {
@@ -172,9 +178,9 @@ impl NegativeSampler {
             }
         }
         if weighted.len() > 2 * (out.len() - n) {
-            n += reject(8 + 4 * (out.len() - n), blocked, &mut out[n..], || {
-                weighted[at_weight(weighted, |&(_, sum)| sum, rng.unit() * free)].0
-            });
+            let draw = || (at_weight(weighted, |&(_, sum)| sum, rng.unit() * free), 0);
+            let tries = 8 + 4 * (out.len() - n);
+            n += reject(tries, blocked, &mut out[n..], draw, |place, _| weighted[place].0);
         }
         if n < out.len() {
             let mut before = 0f64;
@@ -206,25 +212,30 @@ impl NegativeSampler {
     }
 }
 
-/// Draws until `out` is full or the tries are used up, taking what is not blocked.
+/// Draws until `out` is full or the tries are used up, taking what is not blocked. `draw` picks a
+/// place and bits to choose with, `read` looks there.
 ///
-/// Labels are drawn some at a time before any is looked at: whether one is blocked cannot be
-/// foretold, and a wrong guess would wait for its draw to come from memory.
+/// Draws come some at a time, each of these three steps for all of them: places lie far apart in
+/// memory, and so the waits for them overlap.
 fn reject(
     mut tries: usize,
     blocked: &mut Blocked,
     out: &mut [i32],
-    mut draw: impl FnMut() -> u32,
+    mut draw: impl FnMut() -> (usize, u32),
+    read: impl Fn(usize, u32) -> u32,
 ) -> usize {
-    let mut drawn = [0; AHEAD];
+    let (mut drawn, mut labels) = ([(0, 0); AHEAD], [0; AHEAD]);
     let mut n = 0;
     while n < out.len() && tries > 0 {
-        let drawn = &mut drawn[..AHEAD.min(out.len() - n).min(tries)];
-        tries -= drawn.len();
-        for label in &mut *drawn {
-            *label = draw();
+        let ahead = AHEAD.min(out.len() - n).min(tries);
+        tries -= ahead;
+        for place in &mut drawn[..ahead] {
+            *place = draw();
         }
-        for &label in &*drawn {
+        for (label, &(place, bits)) in labels.iter_mut().zip(&drawn[..ahead]) {
+            *label = read(place, bits);
+        }
+        for &label in &labels[..ahead] {
             if blocked.insert(label) {
                 out[n] = label as i32;
                 n += 1;

@@ -250,11 +250,22 @@ impl Edges {
         Ok(block)
     }
 
-    /// The places of a row, and its weight.
+    /// Where the places of a row stand, and its weight.
     #[inline]
-    pub(super) fn row(&self, label: usize) -> (&[Place], f64) {
+    pub(super) fn row(&self, label: usize) -> (Range<usize>, f64) {
         let (start, weight) = self.rows[label];
-        (&self.places[start..self.rows[label + 1].0], weight)
+        (start..self.rows[label + 1].0, weight)
+    }
+
+    pub(super) fn places(&self, range: Range<usize>) -> &[Place] {
+        &self.places[range]
+    }
+
+    /// The neighbour at a place that random bits choose.
+    #[inline]
+    pub(super) fn read(&self, place: usize, bits: u32) -> u32 {
+        let Place { own, other, threshold } = self.places[place];
+        if bits < threshold { own } else { other }
     }
 }
 
