@@ -111,3 +111,105 @@ def evaluate(
             denominator += row[1]
         values[metric] = numerator / denominator if denominator else math.nan
     return values
+
+
+Rows = Sequence[Set[int]]
+
+
+def degree_caps(
+    points: Rows, n_labels: int, max_point: int | None, max_label: int | None
+) -> tuple[list[Set[int]], list[Set[int]], set[int]]:
+    """Points without the large ones, points of each label, labels that may be a neighbour."""
+    kept = [row if max_point is None or len(row) <= max_point else frozenset() for row in points]
+    of_label = [{p for p, row in enumerate(kept) if label in row} for label in range(n_labels)]
+    neighbours = {
+        label for label in range(n_labels) if max_label is None or len(of_label[label]) <= max_label
+    }
+    return list(kept), list(of_label), neighbours
+
+
+def co_occurrence(
+    points: Rows,
+    n_labels: int,
+    normalise: str,
+    *,
+    top: int,
+    min_count: int = 1,
+    keep_self: bool = False,
+    max_point: int | None = None,
+    max_label: int | None = None,
+) -> list[dict[int, float]]:
+    """Weights of the neighbours of each label."""
+    _, of_label, neighbours = degree_caps(points, n_labels, max_point, max_label)
+    rows = []
+    for label, mine in enumerate(of_label):
+        row = {}
+        for other in neighbours:
+            theirs = of_label[other]
+            both = len(mine & theirs)
+            if both < max(min_count, 1) or (other == label and not keep_self):
+                continue
+            row[other] = {
+                "count": both,
+                "cosine": both / math.sqrt(len(mine) * len(theirs)),
+                "jaccard": both / len(mine | theirs),
+                "probability": both / len(mine),
+            }[normalise]
+        best = sorted(row, key=lambda other: (-row[other], other))[:top]
+        rows.append({other: row[other] for other in best})
+    return rows
+
+
+def expected_visits(
+    points: Rows,
+    n_labels: int,
+    n_steps: int,
+    restart: float,
+    max_point: int | None = None,
+    max_label: int | None = None,
+) -> list[list[float]]:
+    """Exact mean visits of walks from each label: the distribution of the walk, step by step."""
+    kept, of_label, neighbours = degree_caps(points, n_labels, max_point, max_label)
+    reached = [sorted(row & neighbours) for row in kept]
+
+    def step(at: Mapping[int, float]) -> dict[int, float]:
+        after: dict[int, float] = {}
+        for label, chance in at.items():
+            bridges = [p for p in of_label[label] if reached[p]]
+            for p in bridges:
+                for other in reached[p]:
+                    share = chance / len(bridges) / len(reached[p])
+                    after[other] = after.get(other, 0.0) + share
+        return after
+
+    rows = []
+    for label in range(n_labels):
+        visits = [0.0] * n_labels
+        first = step({label: 1.0})
+        at = first
+        for _ in range(n_steps if first else 0):
+            for other, chance in at.items():
+                visits[other] += chance
+            on = step(at)
+            at = {
+                other: restart * first.get(other, 0.0) + (1 - restart) * on.get(other, 0.0)
+                for other in {*first, *on}
+            }
+        rows.append(visits)
+    return rows
+
+
+def chances_without_replacement(
+    weights: Mapping[int, float], n: int
+) -> dict[frozenset[int], float]:
+    """Chance of each set of n labels drawn one after the other, by weight among those left."""
+    if n == 0 or not weights:
+        return {frozenset(): 1.0}
+    total = sum(weights.values())
+    chances: dict[frozenset[int], float] = {}
+    for label, weight in weights.items():
+        rest = {other: w for other, w in weights.items() if other != label}
+        for drawn, chance in chances_without_replacement(rest, n - 1).items():
+            both = drawn | {label}
+            chances[both] = chances.get(both, 0.0) + weight / total * chance
+    return chances

@@ -165,7 +165,7 @@ def test_dense_topk_by_blocks() -> None:
     right = _rust.topk_dense(
         np.ascontiguousarray(scores[:, cut:]), 20, exclude, first_label=cut, num_threads=1
     )
-    merged = _rust.merge_topk(*left, *right, 20)
+    merged = _rust.merge_topk([left[0], right[0]], [left[1], right[1]], 20)
     np.testing.assert_array_equal(merged[0], ids)
     np.testing.assert_array_equal(merged[1], best)
 

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Evaluator",
+    "NegativeSampler",
     "Resampler",
     "check_csr",
+    "co_occurrence",
     "interval",
     "inv_propensity",
     "label_counts",
@@ -26,6 +28,7 @@ __all__ = [
     "merge_topk",
     "p_value",
     "parse_metrics",
+    "random_walk",
     "save_bow",
     "save_labels",
     "save_npz",
@@ -191,13 +194,71 @@ def topk_dense(
     """Rank dense rows whose first column is `first_label`; `exclude` holds global label ids."""
 
 def merge_topk(
-    ids_a: NDArray[np.int32],
-    scores_a: NDArray[np.float32],
-    ids_b: NDArray[np.int32],
-    scores_b: NDArray[np.float32],
+    ids: Sequence[NDArray[np.int32]],
+    scores: Sequence[NDArray[np.float32]],
     k: int,
+    *,
+    num_threads: int | None = None,
 ) -> _Ranking:
-    """Merge two rankings over disjoint labels, row by row."""
+    """Merge the rankings of label shards, (n, width) each, over disjoint labels, row by row."""
+
+def random_walk(
+    y_train: _Truth,
+    n_labels: int,
+    *,
+    n_steps: int,
+    restart: float,
+    top: int,
+    min_count: int,
+    keep_self: bool,
+    seed: int,
+    max_point_labels: int | None = None,
+    max_label_points: int | None = None,
+    num_threads: int | None = None,
+) -> _Truth:
+    """Walk from each label: visits as a CSR matrix of labels by labels. Ctrl-C is heard."""
+
+def co_occurrence(
+    y_train: _Truth,
+    n_labels: int,
+    *,
+    normalise: str,
+    top: int,
+    min_count: int,
+    keep_self: bool,
+    max_point_labels: int | None = None,
+    max_label_points: int | None = None,
+    num_threads: int | None = None,
+) -> _Truth:
+    """Count common points: weights as a CSR matrix of labels by labels. Ctrl-C is heard."""
+
+@final
+class NegativeSampler:
+    """Draws negatives for points of `y`; everything is prepared once and owned."""
+
+    def __new__(
+        cls,
+        y: _Truth,
+        n_labels: int,
+        n_negatives: int,
+        sources: Sequence[tuple[str, float]],
+        *,
+        alpha: float,
+        smoothing: float,
+        exclude: _Pattern | None = None,
+        candidates: NDArray[np.bool_] | None = None,
+        graph: _Truth | None = None,
+        even_edges: bool = False,
+        shortlist_rows: _Pattern | None = None,
+        shortlist_ids: NDArray[np.int32] | None = None,
+        num_threads: int | None = None,
+    ) -> NegativeSampler: ...
+    def draw(self, rows: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int32]:
+        """Draw negatives of points, shape (n, n_negatives), padded with -1."""
+
+    @property
+    def mixture(self) -> list[tuple[str, int]]:
+        """How many negatives of a row come from each source, in the order of a row."""
 
 def parse_metrics(names: Sequence[str]) -> list[tuple[str, int]]:
     """Split metric names into kind and k."""

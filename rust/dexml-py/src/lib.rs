@@ -10,6 +10,7 @@ mod evaluator;
 mod files;
 mod pool;
 mod ranking;
+mod sampling;
 mod statistics;
 
 use pyo3::pymodule;
@@ -25,6 +26,8 @@ mod _rust {
     };
     #[pymodule_export]
     use super::ranking::{merge_topk, topk_csr, topk_dense};
+    #[pymodule_export]
+    use super::sampling::{PyNegativeSampler, co_occurrence, random_walk};
     #[pymodule_export]
     use super::statistics::{PyResampler, interval, p_value};
 }

@@ -3,7 +3,7 @@
 use numpy::PyUntypedArrayMethods;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use xmc_core::{Ranked, Score};
+use xmc_core::{Ranked, Result, Score};
 
 use crate::arrays::{
     CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, holds, matrix, moved_ranking,
@@ -81,31 +81,45 @@ pub(crate) fn topk_dense<'py>(
     moved_ranking(py, n_rows, top)
 }
 
-/// The k best of two rankings over disjoint labels, row by row.
+/// The k best of several rankings over disjoint labels, row by row.
 #[pyfunction]
+#[pyo3(signature = (ids, scores, k, *, num_threads=None))]
 pub(crate) fn merge_topk<'py>(
     py: Python<'py>,
-    ids_a: Bound<'py, PyAny>,
-    scores_a: Bound<'py, PyAny>,
-    ids_b: Bound<'py, PyAny>,
-    scores_b: Bound<'py, PyAny>,
+    ids: Vec<Bound<'py, PyAny>>,
+    scores: Vec<Bound<'py, PyAny>>,
     k: i64,
+    num_threads: Option<i64>,
 ) -> PyResult<Ranking<'py>> {
     let k = count("k", k)?;
-    let (ids_a, scores_a) = (matrix::<i32>("ids_a", &ids_a)?, matrix("scores_a", &scores_a)?);
-    let (ids_b, scores_b) = (matrix::<i32>("ids_b", &ids_b)?, matrix("scores_b", &scores_b)?);
-    let (shape_a, shape_b) = (ids_a.shape(), ids_b.shape());
-    if shape_a[0] != shape_b[0] || scores_a.shape() != shape_a || scores_b.shape() != shape_b {
-        let message = "rankings to merge must have equal rows, and ids the shape of their scores";
+    if ids.is_empty() || ids.len() != scores.len() {
+        let (n_ids, n_scores) = (ids.len(), scores.len());
+        let message =
+            format!("{n_ids} shards of ids and {n_scores} of scores; give as many of both");
         return Err(PyValueError::new_err(message));
     }
-    let (n_rows, width_a, width_b) = (shape_a[0], shape_a[1], shape_b[1]);
-    let (ids_a, scores_a) = (ids_a.as_slice()?, scores_a.as_slice()?);
-    let (ids_b, scores_b) = (ids_b.as_slice()?, scores_b.as_slice()?);
-    let top = in_pool(py, None, || {
-        let a = Ranked::new(n_rows, width_a, ids_a, scores_a)?;
-        let b = Ranked::new(n_rows, width_b, ids_b, scores_b)?;
-        xmc_core::merge_topk(n_rows, a, b, k)
+    let mut arrays = Vec::with_capacity(ids.len());
+    for (shard, (ids, scores)) in ids.iter().zip(&scores).enumerate() {
+        let ids = matrix::<i32>(&format!("ids of shard {shard}"), ids)?;
+        let scores = matrix::<f32>(&format!("scores of shard {shard}"), scores)?;
+        arrays.push((ids, scores));
+    }
+    let n_rows = arrays[0].0.shape()[0];
+    let mut shards = Vec::with_capacity(arrays.len());
+    for (shard, (ids, scores)) in arrays.iter().enumerate() {
+        if ids.shape() != scores.shape() || ids.shape()[0] != n_rows {
+            let (ids, scores) = (ids.shape(), scores.shape());
+            return Err(PyValueError::new_err(format!(
+                "shard {shard}: ids {ids:?} and scores {scores:?}; expected equal shapes, \
+                 {n_rows} rows"
+            )));
+        }
+        shards.push((ids.shape()[1], ids.as_slice()?, scores.as_slice()?));
+    }
+    let top = in_pool(py, num_threads, || {
+        let ranked = |&(width, ids, scores)| Ranked::new(n_rows, width, ids, scores);
+        let shards: Vec<Ranked<'_>> = shards.iter().map(ranked).collect::<Result<_>>()?;
+        xmc_core::merge_topk(n_rows, &shards, k)
     })?;
     moved_ranking(py, n_rows, top)
 }

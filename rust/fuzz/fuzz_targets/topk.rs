@@ -81,5 +81,5 @@ fuzz_target!(|input: Input| {
     let (a, b) = (shard(0, cut), shard(cut, n_labels));
     let a = Ranked::new(n_rows, k, &a.ids, &a.scores).expect("as many");
     let b = Ranked::new(n_rows, k, &b.ids, &b.scores).expect("as many");
-    assert_eq!(merge_topk(n_rows, a, b, k).expect("valid"), best);
+    assert_eq!(merge_topk(n_rows, &[a, b], k).expect("valid"), best);
 });

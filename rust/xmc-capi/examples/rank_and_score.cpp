@@ -66,8 +66,7 @@ int main() try {
     xmc::check(xmc_topk_dense(pool.get(), left, 2, 2, 0, k, nullptr, a.ids.data(), a.scores.data(), a.size()));
     xmc::check(xmc_topk_dense(pool.get(), right, 2, 2, 2, k, nullptr, b.ids.data(), b.scores.data(), b.size()));
     const xmc_ranked shards[] = {a.view(), b.view()};
-    xmc::check(xmc_merge_topk(pool.get(), &shards[0], &shards[1], k, best.ids.data(), best.scores.data(),
-                              best.size()));
+    xmc::check(xmc_merge_topk(pool.get(), shards, 2, k, best.ids.data(), best.scores.data(), best.size()));
 
     const auto evaluator = xmc::evaluator(4, "P@1,P@2");
     xmc::check(xmc_evaluator_update_ids(evaluator.get(), pool.get(), &y_true, best.ids.data(), k, nullptr));

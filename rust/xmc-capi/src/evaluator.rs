@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xmc_core::{
-    CsrPattern, CsrView, EmptyRows, Evaluator, Metric, Options, PsNdcg, RowValues, Score,
+    CsrPattern, CsrView, EmptyRows, Evaluator, Id, Metric, Options, PsNdcg, RowValues, Score,
 };
 
 use crate::arrays::{
@@ -230,7 +230,7 @@ pub unsafe extern "C" fn xmc_evaluator_update_scores_f64(
 
 /// # Safety
 /// Pointers are null or what they stand for.
-unsafe fn update_ids<I: Copy + Into<i64> + Sync>(
+unsafe fn update_ids<I: Id>(
     evaluator: *mut xmc_evaluator,
     pool: *const xmc_pool,
     y_true: *const xmc_csr,

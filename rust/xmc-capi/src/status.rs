@@ -53,7 +53,10 @@ impl From<Error> for Failure {
                 xmc_status::Memory
             }
             Error::Io { .. } => xmc_status::Io,
-            Error::Content { .. } => xmc_status::Content,
+            Error::OutOfMemory { .. } => xmc_status::Memory,
+            Error::Content { .. } | Error::Damaged { .. } | Error::Archive { .. } => {
+                xmc_status::Content
+            }
             Error::NoRows | Error::ZeroDenominator { .. } => xmc_status::Undefined,
             _ => xmc_status::Parameter,
         };

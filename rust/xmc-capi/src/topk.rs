@@ -115,16 +115,16 @@ pub unsafe extern "C" fn xmc_topk_dense(
     })
 }
 
-/// Joins the best labels of two disjoint sets of labels, row by row, into the `k` best of both.
+/// Joins the best labels of disjoint sets of labels, row by row, into the `k` best of all.
 ///
-/// `a` and `b` are results of the functions above, or of a search, in the same order: best first, equal
-/// scores by the smaller label. `ids`, `scores` and `n_values` as in xmc_topk_csr; they may be the memory of
-/// `a` or `b`.
+/// `shards` are `n_shards` results of the functions above, or of a search, of equally many rows: best first,
+/// equal scores by the smaller label. `ids`, `scores` and `n_values` as in xmc_topk_csr; they may be the
+/// memory of a shard.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xmc_merge_topk(
     pool: *const xmc_pool,
-    a: *const xmc_ranked,
-    b: *const xmc_ranked,
+    shards: *const xmc_ranked,
+    n_shards: i64,
     k: i64,
     ids: *mut i32,
     scores: *mut f32,
@@ -133,31 +133,35 @@ pub unsafe extern "C" fn xmc_merge_topk(
     // SAFETY: as in `xmc_topk_csr`.
     guard(|| unsafe {
         let (pool, k) = (reference("pool", pool)?, count("k", k)?);
-        let (n_rows, a) = ranked("a", a)?;
-        let (n_rows_b, b) = ranked("b", b)?;
-        if n_rows != n_rows_b {
-            return Err(Failure::parameter(format!("b: {n_rows_b} rows, expected {n_rows}")));
-        }
+        let shards = slice("shards", "", shards, count("n_shards", n_shards)?)?;
+        let Some(first) = shards.first() else {
+            return Err(Failure::parameter("n_shards must be at least 1, not 0"));
+        };
+        let n_rows = count("shards[0]: n_rows", first.n_rows)?;
+        let ranked = shards.iter().enumerate().map(|(i, shard)| ranked(i, shard, n_rows));
+        let ranked = ranked.collect::<Outcome<Vec<_>>>()?;
         let out = Best::new(n_rows, k, ids, scores, n_values)?;
-        // The borrows of `a` and `b` end here, before their memory may be written to.
-        let merged = pool.run(|| Ok(merge_topk(n_rows, a, b, k)?))?;
+        // The borrows of the shards end here, before their memory may be written to.
+        let merged = pool.run(|| Ok(merge_topk(n_rows, &ranked, k)?))?;
         out.write(&merged)
     })
 }
 
 /// # Safety
-/// `rows` is null or readable, and its pointers are null or readable for the lengths it states.
-unsafe fn ranked<'a>(name: &str, rows: *const xmc_ranked) -> Outcome<(usize, Ranked<'a>)> {
-    // SAFETY: as the caller promises.
-    let rows = unsafe { reference(name, rows) }?;
-    let n_rows = count(&format!("{name}: n_rows"), rows.n_rows)?;
-    let width = count(&format!("{name}: width"), rows.width)?;
+/// The pointers in `shard` are null or readable for the lengths it states.
+unsafe fn ranked<'a>(i: usize, shard: &xmc_ranked, n_rows: usize) -> Outcome<Ranked<'a>> {
+    let name = format!("shards[{i}]");
+    let found = count(&format!("{name}: n_rows"), shard.n_rows)?;
+    if found != n_rows {
+        return Err(Failure::parameter(format!("{name}: {found} rows, expected {n_rows}")));
+    }
+    let width = count(&format!("{name}: width"), shard.width)?;
     let len = n_rows.saturating_mul(width);
     // SAFETY: as the caller promises.
-    let ids = unsafe { slice(name, "ids", rows.ids, len) }?;
+    let ids = unsafe { slice(&name, "ids", shard.ids, len) }?;
     // SAFETY: as the caller promises.
-    let scores = unsafe { slice(name, "scores", rows.scores, len) }?;
-    Ok((n_rows, Ranked::new(n_rows, width, ids, scores)?))
+    let scores = unsafe { slice(&name, "scores", shard.scores, len) }?;
+    Ok(Ranked::new(n_rows, width, ids, scores)?)
 }
 
 /// Checked room for `k` labels and scores a row.

@@ -547,15 +547,18 @@ fn best_labels_of_shards() {
     let b = xmc_ranked { n_rows: 2, width: 3, ids: ids_b.as_ptr(), scores: scores_b.as_ptr() };
     // The result may take the place of an argument.
     let mut merge = |b: xmc_ranked, k: i64, n_values: i64| unsafe {
-        let (ids, scores) = (ids.as_mut_ptr(), scores.as_mut_ptr());
-        xmc_merge_topk(pool.0, &raw const a, &raw const b, k, ids, scores, n_values)
+        let (shards, ids, scores) = ([a, b], ids.as_mut_ptr(), scores.as_mut_ptr());
+        xmc_merge_topk(pool.0, shards.as_ptr(), 2, k, ids, scores, n_values)
     };
     fails(merge(b, 0, 0), PARAMETER, "k must be at least 1, not 0");
     fails(merge(b, 3, 5), PARAMETER, "n_values is 5, not 2 rows of k = 3 labels");
-    fails(merge(xmc_ranked { n_rows: 1, ..b }, 3, 6), PARAMETER, "b: 1 rows, expected 2");
-    fails(merge(xmc_ranked { ids: null(), ..b }, 3, 6), PARAMETER, "b: ids is null");
+    fails(merge(xmc_ranked { n_rows: 1, ..b }, 3, 6), PARAMETER, "shards[1]: 1 rows, expected 2");
+    fails(merge(xmc_ranked { ids: null(), ..b }, 3, 6), PARAMETER, "shards[1]: ids is null");
     assert_eq!(merge(b, 3, 6), OK);
-    assert_eq!((ids, scores), best(0, 4));
+    assert_eq!((&ids, &scores), (&best(0, 4).0, &best(0, 4).1));
+    let (ids_out, scores_out) = (ids.as_mut_ptr(), scores.as_mut_ptr());
+    let status = unsafe { xmc_merge_topk(pool.0, null(), 0, 3, ids_out, scores_out, 6) };
+    fails(status, PARAMETER, "n_shards must be at least 1, not 0");
     let (mut ids, mut scores) = (vec![0; 2], vec![0.0; 2]);
     let huge = 1 << 62;
     let status = unsafe {

@@ -18,6 +18,11 @@ impl Bitmap {
     }
 
     #[inline]
+    pub(crate) fn contains(&self, label: i32) -> bool {
+        self.0[label as usize / 64] >> (label as usize % 64) & 1 == 1
+    }
+
+    #[inline]
     pub(crate) fn remove(&mut self, label: i32) {
         self.0[label as usize / 64] &= !(1 << (label as usize % 64));
     }

@@ -147,6 +147,13 @@ pub enum Error {
         /// The setting that differs.
         what: &'static str,
     },
+    /// A source of negatives without what it draws from.
+    MissingInput {
+        /// The source asked for.
+        source: &'static str,
+        /// What it needs.
+        what: &'static str,
+    },
     /// The caller's keep-going function said no.
     Interrupted,
 }
@@ -284,6 +291,18 @@ pub enum Fault {
     /// A score that is NaN.
     NanScore {
         /// Its label.
+        label: i32,
+    },
+    /// An edge whose weight is negative or not finite.
+    BadEdge {
+        /// The label it leads to.
+        label: i32,
+        /// Its weight.
+        weight: f32,
+    },
+    /// A ranking whose scores rise, or whose equal scores are not in the order of their labels.
+    NotRanked {
+        /// The label that comes too late.
         label: i32,
     },
     /// A label after padding in a ranking.
@@ -430,6 +449,7 @@ impl fmt::Display for Error {
             Self::Incompatible { what } => {
                 write!(f, "cannot merge evaluators that differ in {what}")
             }
+            Self::MissingInput { source, what } => write!(f, "source '{source}' needs {what}"),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }
@@ -536,6 +556,12 @@ impl fmt::Display for Fault {
                 write!(f, "truth value of label {label} must be >= 0, not {value}")
             }
             Self::NanScore { label } => write!(f, "score of label {label} is NaN"),
+            Self::BadEdge { label, weight } => {
+                write!(f, "weight of label {label} must be finite and >= 0, not {weight}")
+            }
+            Self::NotRanked { label } => {
+                write!(f, "label {label} is not in order (best first, equal scores by label)")
+            }
             Self::AfterPadding { label } => write!(f, "label {label} after padding"),
             Self::BadIndptr { n_entries } => {
                 write!(f, "indptr decreases or leaves the {n_entries} stored entries")

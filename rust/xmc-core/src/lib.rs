@@ -6,6 +6,7 @@ mod csr;
 mod error;
 mod eval;
 mod file;
+mod graph;
 mod labels;
 mod metric;
 #[cfg(feature = "compression")]
@@ -13,13 +14,14 @@ mod npy;
 #[cfg(feature = "compression")]
 mod npz;
 mod pairs;
+mod positives;
 mod propensity;
 mod rank;
 mod repair;
 mod resample;
-#[allow(dead_code)]
 mod rng;
 mod rows;
+mod sample;
 mod stream;
 mod text;
 mod token;
@@ -40,6 +42,7 @@ pub use file::{
 };
 #[cfg(feature = "compression")]
 pub use file::{load_scores, save_npz};
+pub use graph::{Bipartite, CoOccurrence, DegreeCaps, MAX_STEPS, Normalise, RandomWalk};
 pub use labels::{parse_labels, parse_labels_repaired};
 pub use metric::{Kind, MAX_K, Metric};
 #[cfg(feature = "compression")]
@@ -49,6 +52,7 @@ pub use propensity::{inv_propensity, label_counts};
 pub use rank::Score;
 pub use repair::Repairs;
 pub use resample::{Difference, Interval, Resampler, Terms, interval, p_value};
+pub use sample::{NegativeSampler, Negatives, Shortlists, Source};
 pub use text::ParseOptions;
 pub use topk::{Ranked, TopK, merge_topk, topk_csr, topk_dense};
 pub use write::{write_bow, write_labels, write_pairs};

@@ -45,7 +45,7 @@ impl Rng {
     }
 }
 
-/// The finalizer of ``SplitMix64``: a bijection in which every bit depends on every other.
+/// The finalizer of `SplitMix64`: a bijection in which every bit depends on every other.
 #[inline]
 fn mix(mut bits: u64) -> u64 {
     bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,10 +1,13 @@
 //! The k best labels of each row.
 
+mod merge;
+
 use rayon::prelude::*;
 
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Fault, Result};
 use crate::rank::{Excluded, Score, keep_best};
+pub use merge::{Ranked, merge_topk};
 
 /// Rows handed to a thread at a time; the scratch memory is shared by them.
 const ROWS_PER_TASK: usize = 64;
@@ -29,16 +32,12 @@ impl TopK {
         S: Score,
         F: Fn(usize, &mut Scratch<S>) -> Result<()> + Sync,
     {
-        if k == 0 {
-            return Err(bad_k(k));
-        }
-        let n_cells = n_rows.checked_mul(k).ok_or_else(|| bad_k(k))?;
-        let mut ids = filled(n_cells, -1).ok_or_else(|| bad_k(k))?;
-        let mut scores = filled(n_cells, f32::NEG_INFINITY).ok_or_else(|| bad_k(k))?;
+        let mut top = Self::padded(n_rows, k)?;
         let cells_per_task = k.saturating_mul(ROWS_PER_TASK);
-        let faults: Vec<Result<()>> = ids
+        let faults: Vec<Result<()>> = top
+            .ids
             .par_chunks_mut(cells_per_task)
-            .zip(scores.par_chunks_mut(cells_per_task))
+            .zip(top.scores.par_chunks_mut(cells_per_task))
             .enumerate()
             .map(|(task, (ids, scores))| {
                 let mut scratch = Scratch::<S>::default();
@@ -54,6 +53,14 @@ impl TopK {
             .collect();
         // In row order, so that the first faulty row is named whatever the number of threads.
         faults.into_iter().collect::<Result<()>>()?;
+        Ok(top)
+    }
+
+    /// Rows without labels.
+    fn padded(n_rows: usize, k: usize) -> Result<Self> {
+        let n_cells = n_rows.checked_mul(k).filter(|_| k > 0).ok_or_else(|| bad_k(k))?;
+        let ids = filled(n_cells, -1).ok_or_else(|| bad_k(k))?;
+        let scores = filled(n_cells, f32::NEG_INFINITY).ok_or_else(|| bad_k(k))?;
         Ok(Self { k, ids, scores })
     }
 }
@@ -210,57 +217,6 @@ fn scan(
     Ok(())
 }
 
-/// Ranked rows to merge: row-major, best first, padded with -1, as [`TopK`] holds them.
-#[derive(Debug, Clone, Copy)]
-pub struct Ranked<'a> {
-    width: usize,
-    ids: &'a [i32],
-    scores: &'a [f32],
-}
-
-impl<'a> Ranked<'a> {
-    /// Wraps `n_rows` rows of `width` labels and scores.
-    ///
-    /// # Errors
-    /// [`Error::Length`] if an array is not `n_rows * width` long.
-    pub fn new(n_rows: usize, width: usize, ids: &'a [i32], scores: &'a [f32]) -> Result<Self> {
-        let expected = n_rows.saturating_mul(width);
-        for (name, found) in [("ids", ids.len()), ("scores", scores.len())] {
-            if found != expected {
-                let (name, what) = (name.to_owned(), "values");
-                return Err(Error::Length { name, what, expected, found });
-            }
-        }
-        Ok(Self { width, ids, scores })
-    }
-
-    fn row(&self, row: usize) -> impl Iterator<Item = u64> + 'a {
-        let span = row * self.width..(row + 1) * self.width;
-        let labels = self.ids[span.clone()].iter().zip(&self.scores[span]);
-        labels.take_while(|(id, _)| **id >= 0).map(|(&id, &score)| score.key(id))
-    }
-}
-
-/// Merges the best labels of two disjoint sets of labels, row by row, into the k best of both.
-///
-/// # Errors
-/// [`Error::Parameter`] for `k = 0`.
-pub fn merge_topk(n_rows: usize, a: Ranked<'_>, b: Ranked<'_>, k: usize) -> Result<TopK> {
-    TopK::fill::<f32, _>(n_rows, k, |row, Scratch { keys, .. }| {
-        let (mut a, mut b) = (a.row(row).peekable(), b.row(row).peekable());
-        while keys.len() < k {
-            let next = match (a.peek(), b.peek()) {
-                (Some(best_a), Some(best_b)) if best_b < best_a => b.next(),
-                (None, _) => b.next(),
-                _ => a.next(),
-            };
-            let Some(key) = next else { break };
-            keys.push(key);
-        }
-        Ok(())
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -307,6 +263,5 @@ mod tests {
         let exclude = CsrPattern::new("exclude", 4, &[0, 0, 0], &[]).unwrap();
         let result = topk_csr(view(&[0, 1, 2, 4]).unwrap(), 1, Some(exclude));
         assert_eq!(message(result), "exclude: 4 labels, expected 5");
-        assert!(Ranked::new(2, 2, &[0; 4], &[0.0; 3]).is_err());
     }
 }

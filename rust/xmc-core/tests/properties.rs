@@ -239,8 +239,8 @@ proptest! {
         let (a, b) = (block(0, &row[..cut]), block(cut, &row[cut..]));
         let a = Ranked::new(1, k, &a.ids, &a.scores).unwrap();
         let b = Ranked::new(1, k, &b.ids, &b.scores).unwrap();
-        prop_assert_eq!(&merge_topk(1, a, b, k).unwrap(), &top);
-        prop_assert_eq!(&merge_topk(1, b, a, k).unwrap(), &top);
+        prop_assert_eq!(&merge_topk(1, &[a, b], k).unwrap(), &top);
+        prop_assert_eq!(&merge_topk(1, &[b, a], k).unwrap(), &top);
     }
 
     #[test]

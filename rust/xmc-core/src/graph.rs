@@ -1,0 +1,143 @@
+//! Which labels go together: neighbours of each label in the bipartite graph of points and labels.
+
+mod cooccur;
+mod walk;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::csr::{Csr, CsrView};
+use crate::error::{Error, Result};
+use crate::positives::Rows;
+use crate::rank::{Score, keep_best};
+pub use cooccur::{CoOccurrence, Normalise};
+pub use walk::{MAX_STEPS, RandomWalk};
+
+/// Labels handed to a thread at a time.
+const BLOCK_LABELS: usize = 256;
+
+/// Points and labels that are too common to say much.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DegreeCaps {
+    /// Points with more labels than this are left out, as if they were not in the matrix.
+    pub max_point_labels: Option<usize>,
+    /// Labels with more of the remaining points than this are nobody's neighbour. They still have
+    /// neighbours of their own.
+    pub max_label_points: Option<usize>,
+}
+
+/// The positives of a training matrix, seen from the points and from the labels.
+///
+/// Built once, in parallel; neighbours are then found by [`random_walk`](Self::random_walk) or
+/// [`co_occurrence`](Self::co_occurrence). Both give a CSR matrix of labels by labels whose rows are
+/// sorted by label; a label without points has an empty row. The result depends on neither the
+/// number of threads nor, for walks, on other labels' rows: a walk is a function of (seed, label).
+#[derive(Debug, Clone)]
+pub struct Bipartite {
+    /// Labels of each point that may be visited.
+    labels: Rows,
+    /// Points of each label that lead to a label.
+    points: Rows,
+    /// Points of each label that are not left out.
+    counts: Vec<u32>,
+}
+
+impl Bipartite {
+    /// Takes the values above 0 of `y` as edges.
+    ///
+    /// # Errors
+    /// [`Error::Content`] for a negative or NaN value or a label stored twice in a row;
+    /// [`Error::Length`] for 2^32 positives or more.
+    pub fn new(y: CsrView<'_>, caps: DegreeCaps) -> Result<Self> {
+        let labels = Rows::of_positives(y, caps.max_point_labels.unwrap_or(usize::MAX))?;
+        let points = labels.transposed(y.n_cols());
+        let counts: Vec<u32> = points.starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let max =
+            caps.max_label_points.map_or(u32::MAX, |max| u32::try_from(max).unwrap_or(u32::MAX));
+        if counts.iter().all(|&count| count <= max) {
+            return Ok(Self { labels, points, counts });
+        }
+        let labels = labels.filtered(|label| counts[label as usize] <= max)?;
+        let points = points.filtered(|point| !labels.row(point as usize).is_empty())?;
+        Ok(Self { labels, points, counts })
+    }
+
+    /// Number of points.
+    #[must_use]
+    pub fn n_points(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Number of labels.
+    #[must_use]
+    pub fn n_labels(&self) -> usize {
+        self.points.len()
+    }
+
+    /// Neighbours of all labels: `find` appends the rows of a block of labels to a part.
+    ///
+    /// `keep_going` is asked before each block.
+    fn neighbours<S>(
+        &self,
+        keep_going: &(dyn Fn() -> bool + Sync),
+        scratch: impl Fn() -> S + Sync + Send,
+        find: impl Fn(&mut S, Range<usize>, &mut Part) + Sync + Send,
+    ) -> Result<Csr> {
+        let n_labels = self.n_labels();
+        let parts: Vec<Option<Part>> = (0..n_labels.div_ceil(BLOCK_LABELS))
+            .into_par_iter()
+            .map_init(scratch, |scratch, block| {
+                let first = block * BLOCK_LABELS;
+                let mut part = Part::default();
+                keep_going().then(|| {
+                    find(scratch, first..(first + BLOCK_LABELS).min(n_labels), &mut part);
+                    part
+                })
+            })
+            .collect();
+        let n_edges = parts.iter().flatten().map(|part| part.ids.len()).sum();
+        let mut csr = Csr {
+            n_cols: n_labels,
+            indptr: Vec::with_capacity(n_labels + 1),
+            indices: Vec::with_capacity(n_edges),
+            data: Vec::with_capacity(n_edges),
+        };
+        csr.indptr.push(0);
+        for part in parts {
+            let part = part.ok_or(Error::Interrupted)?;
+            let base = csr.indices.len() as i64;
+            csr.indptr.extend(part.ends.iter().map(|&end| base + end as i64));
+            csr.indices.extend_from_slice(&part.ids);
+            csr.data.extend_from_slice(&part.weights);
+        }
+        Ok(csr)
+    }
+}
+
+/// The neighbours of a block of labels.
+#[derive(Default)]
+struct Part {
+    ends: Vec<usize>,
+    ids: Vec<i32>,
+    weights: Vec<f32>,
+}
+
+impl Part {
+    /// Adds a row: the `top` best of `keys`, sorted by label.
+    fn push(&mut self, keys: &mut Vec<u64>, top: usize) {
+        keep_best(keys, top);
+        keys.sort_unstable_by_key(|&key| f32::label(key));
+        self.ids.extend(keys.iter().map(|&key| f32::label(key)));
+        self.weights.extend(keys.iter().map(|&key| f32::score(key)));
+        self.ends.push(self.ids.len());
+    }
+}
+
+fn check_top(top: usize) -> Result<()> {
+    if top == 0 {
+        let (name, rule) = ("top", "must be at least 1");
+        return Err(Error::Parameter { name, rule, value: top.to_string() });
+    }
+    Ok(())
+}
