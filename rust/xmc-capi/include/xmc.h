@@ -70,9 +70,17 @@ typedef enum {
     XMC_PSNDCG_MATLAB = 1,
 } xmc_psndcg;
 
+// Which of two labels with equal scores ranks first.
+typedef enum {
+    // The smaller label.
+    XMC_TIES_SMALLER = 0,
+    // The larger label, as pyxclib does in rows of up to 15 entries.
+    XMC_TIES_LARGER = 1,
+} xmc_ties;
+
 // Scores rankings against the truth, block of rows by block of rows, in constant memory.
 //
-// Every kind of metric is summed at every k up to the largest k asked for. Values are fractions, the
+// Every kind of metric asked for is summed at every k up to the largest. Values are fractions, the
 // same to the last bit for any number of threads and however the rows are cut into updates.
 typedef struct xmc_evaluator xmc_evaluator;
 
@@ -126,8 +134,8 @@ typedef struct {
     uint32_t psndcg;
     // 1 keeps the value of each metric for each row, for xmc_evaluator_row_values.
     uint32_t keep_rows;
-    // 0.
-    uint32_t reserved;
+    // A value of xmc_ties.
+    uint32_t ties;
 } xmc_options;
 
 // xmc_csr with values of type double: scores that must not be rounded, since rounding makes ties.
@@ -244,7 +252,7 @@ xmc_status xmc_inv_propensity(const xmc_csr *y_train,
 // Makes an evaluator for `n_labels` labels.
 //
 // `metrics` holds names separated by commas, such as "P@1,nDCG@5,PSP@5"; kinds are P, nDCG, R, MRR,
-// PSP, PSnDCG and PSR. `options` may be null for the defaults.
+// PSP, PSnDCG, PSR, Success, Coverage, macroP, macroR and macroF. `options` may be null for the defaults.
 //
 // On success `*evaluator` is the caller's, to be ended with xmc_evaluator_free; on failure it is null.
 xmc_status xmc_evaluator_new(int64_t n_labels,
@@ -358,14 +366,14 @@ xmc_status xmc_topk_dense(const xmc_pool *pool,
                           float *scores,
                           int64_t n_values);
 
-// Joins the best labels of two disjoint sets of labels, row by row, into the `k` best of both.
+// Joins the best labels of disjoint sets of labels, row by row, into the `k` best of all.
 //
-// `a` and `b` are results of the functions above, or of a search, in the same order: best first, equal
-// scores by the smaller label. `ids`, `scores` and `n_values` as in xmc_topk_csr; they may be the memory of
-// `a` or `b`.
+// `shards` are `n_shards` results of the functions above, or of a search, of equally many rows: best first,
+// equal scores by the smaller label. `ids`, `scores` and `n_values` as in xmc_topk_csr; they may be the
+// memory of a shard.
 xmc_status xmc_merge_topk(const xmc_pool *pool,
-                          const xmc_ranked *a,
-                          const xmc_ranked *b,
+                          const xmc_ranked *shards,
+                          int64_t n_shards,
                           int64_t k,
                           int32_t *ids,
                           float *scores,

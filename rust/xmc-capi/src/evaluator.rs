@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xmc_core::{
-    CsrPattern, CsrView, EmptyRows, Evaluator, Id, Metric, Options, PsNdcg, RowValues, Score,
+    CsrPattern, CsrView, EmptyRows, Evaluator, Id, Metric, Options, PsNdcg, RowValues, Score, Ties,
 };
 
 use crate::arrays::{
@@ -31,6 +31,15 @@ pub enum xmc_psndcg {
     Matlab = 1,
 }
 
+/// Which of two labels with equal scores ranks first.
+#[repr(C)]
+pub enum xmc_ties {
+    /// The smaller label.
+    Smaller = 0,
+    /// The larger label, as pyxclib does in rows of up to 15 entries.
+    Larger = 1,
+}
+
 /// Settings of an evaluator. Start from `xmc_options options = XMC_OPTIONS_INIT;`, in which all fields
 /// but `size` are 0 and stand for the defaults.
 ///
@@ -51,8 +60,8 @@ pub struct xmc_options {
     pub psndcg: u32,
     /// 1 keeps the value of each metric for each row, for xmc_evaluator_row_values.
     pub keep_rows: u32,
-    /// 0.
-    pub reserved: u32,
+    /// A value of xmc_ties.
+    pub ties: u32,
 }
 
 /// Numbers of rows and pairs that an evaluator has met. Start from `xmc_counts counts = XMC_COUNTS_INIT;`.
@@ -73,7 +82,7 @@ pub struct xmc_counts {
 
 /// Scores rankings against the truth, block of rows by block of rows, in constant memory.
 ///
-/// Every kind of metric is summed at every k up to the largest k asked for. Values are fractions, the
+/// Every kind of metric asked for is summed at every k up to the largest. Values are fractions, the
 /// same to the last bit for any number of threads and however the rows are cut into updates.
 pub struct xmc_evaluator {
     inner: Mutex<Evaluator>,
@@ -89,7 +98,7 @@ impl xmc_evaluator {
 /// Makes an evaluator for `n_labels` labels.
 ///
 /// `metrics` holds names separated by commas, such as "P@1,nDCG@5,PSP@5"; kinds are P, nDCG, R, MRR,
-/// PSP, PSnDCG and PSR. `options` may be null for the defaults.
+/// PSP, PSnDCG, PSR, Success, Coverage, macroP, macroR and macroF. `options` may be null for the defaults.
 ///
 /// On success `*evaluator` is the caller's, to be ended with xmc_evaluator_free; on failure it is null.
 #[unsafe(no_mangle)]
@@ -152,13 +161,12 @@ unsafe fn read_options(options: *const xmc_options) -> Outcome<Options> {
     };
     let skip = choice("empty_rows", options.empty_rows)?;
     let matlab = choice("psndcg", options.psndcg)?;
-    if options.reserved != 0 {
-        return Err(Failure::parameter("options: reserved must be 0"));
-    }
+    let larger = choice("ties", options.ties)?;
     Ok(Options {
         inv_propensity,
         empty_rows: if skip { EmptyRows::Skip } else { EmptyRows::Zero },
         psndcg: if matlab { PsNdcg::Matlab } else { PsNdcg::Xclib },
+        ties: if larger { Ties::Larger } else { Ties::Smaller },
         keep_rows: choice("keep_rows", options.keep_rows)?,
         ..Options::default()
     })

@@ -22,7 +22,7 @@ pub use evaluator::{
     xmc_counts, xmc_empty_rows, xmc_evaluator, xmc_evaluator_counts, xmc_evaluator_free,
     xmc_evaluator_merge, xmc_evaluator_new, xmc_evaluator_row_values, xmc_evaluator_update_ids,
     xmc_evaluator_update_ids_i64, xmc_evaluator_update_scores, xmc_evaluator_update_scores_f64,
-    xmc_evaluator_value, xmc_options, xmc_psndcg,
+    xmc_evaluator_value, xmc_options, xmc_psndcg, xmc_ties,
 };
 pub use matrix::{
     xmc_inv_propensity, xmc_load_labels, xmc_load_pairs, xmc_matrix, xmc_matrix_free,

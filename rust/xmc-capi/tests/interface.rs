@@ -42,6 +42,9 @@ impl Drop for Pool {
 
 struct Evaluator(*mut xmc_evaluator);
 
+/// Every kind of the golden cases.
+const EVERY: &str = "P@5, nDCG@5, R@5, MRR@5, PSP@5, PSnDCG@5, PSR@5";
+
 impl Evaluator {
     fn new(n_labels: i64, metrics: &str, options: Option<&xmc_options>) -> Self {
         let (metrics, mut evaluator) = (CString::new(metrics).unwrap(), null_mut());
@@ -115,7 +118,7 @@ fn options() -> xmc_options {
         empty_rows: 0,
         psndcg: 0,
         keep_rows: 0,
-        reserved: 0,
+        ties: 0,
     }
 }
 
@@ -187,7 +190,7 @@ fn reference_values() {
                 ..options()
             };
             let evaluators: [_; 4] =
-                std::array::from_fn(|_| Evaluator::new(8, "P@1, nDCG@5", Some(&options)));
+                std::array::from_fn(|_| Evaluator::new(8, EVERY, Some(&options)));
             let [a, b, c, d] = evaluators.each_ref().map(|evaluator| evaluator.0);
             let (y_true, pool) = (&raw const y_true, pool.0.cast_const());
             let (ids, ids_i64) = (ids.as_ptr(), ids_i64.as_ptr());
@@ -395,7 +398,7 @@ fn null_handles_and_bad_options() {
             xmc_options { keep_rows: 3, ..options() },
             "options: keep_rows must be 0 or 1, not 3",
         ),
-        (2, c"P@1", xmc_options { reserved: 1, ..options() }, "options: reserved must be 0"),
+        (2, c"P@1", xmc_options { ties: 2, ..options() }, "options: ties must be 0 or 1, not 2"),
         (
             2,
             c"P@1",
@@ -408,8 +411,25 @@ fn null_handles_and_bad_options() {
     fails(
         new(2, c"", options()),
         PARAMETER,
-        "unknown metric '' (known: P@k, nDCG@k, R@k, MRR@k, PSP@k, PSnDCG@k, PSR@k)",
+        "unknown metric '' (known: P@k, nDCG@k, R@k, MRR@k, PSP@k, PSnDCG@k, PSR@k, Success@k, \
+         Coverage@k, macroP@k, macroR@k, macroF@k)",
     );
+}
+
+#[test]
+fn ties_can_go_to_the_larger_label() {
+    let pool = Pool::new();
+    let truth = Arrays { indptr: vec![0, 1], indices: vec![5], data: vec![1.0] };
+    let scores = Arrays { indptr: vec![0, 2], indices: vec![3, 5], data: vec![0.5; 2] };
+    for (ties, expected) in [(0, 0.0), (1, 1.0)] {
+        let evaluator = Evaluator::new(8, "P@1", Some(&xmc_options { ties, ..options() }));
+        let (truth, scores) = (truth.csr(), scores.csr());
+        let (truth, scores) = (&raw const truth, &raw const scores);
+        let status =
+            unsafe { xmc_evaluator_update_scores(evaluator.0, pool.0, truth, scores, null()) };
+        assert_eq!(status, OK, "{}", last_error());
+        assert_eq!(evaluator.value("P@1"), Ok(expected));
+    }
 }
 
 #[test]
