@@ -203,6 +203,7 @@ GOOD = result_of({"PSP@1": (np.array([1.0, 2.0]), np.array([2.0, 3.0]))})
             {},
             "different conventions: empty_rows is 'zero' and 'skip'",
         ),
+        (replace(GOOD, truth="00"), {}, "the positives of the points are not the same"),
         (replace(GOOD, rows={}), {}, "different metrics per point: PSP@1 and none"),
         (
             result_of({"PSP@1": (np.array([1.0, 2.0]), np.array([2.0, 4.0]))}),
@@ -229,6 +230,46 @@ GOOD = result_of({"PSP@1": (np.array([1.0, 2.0]), np.array([2.0, 3.0]))})
 def test_errors_say_what_differs(other: Result, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compare(GOOD, other, **({"seed": 0} | arguments))
+
+
+def test_fingerprint_of_the_truth() -> None:
+    """The same for any cut, join and order of entries; another for any other positives."""
+    generator = np.random.default_rng(1)
+    dense = (generator.random((60, 9)) < 0.3).astype(np.float32)
+    dense[[0, 7, 8]] = 0
+    ids = np.tile(np.arange(9), (60, 1))
+
+    def fingerprint(y: csr_array, *cuts: int) -> str | None:
+        evaluators = []
+        for start, stop in itertools.pairwise((0, *cuts, 60)):
+            evaluators.append(Evaluator(9, ["P@1"], keep_rows=True))
+            middle = (start + stop) // 2
+            evaluators[-1].update(y[start:middle], ids[start:middle])
+            evaluators[-1].update(y[middle:stop], ids[middle:stop])
+        for evaluator in evaluators[1:]:
+            evaluators[0].merge(evaluator)
+        return evaluators[0].result().truth
+
+    y = csr_array(dense)
+    expected = fingerprint(y)
+    assert fingerprint(y, 1, 8, 8, 40) == expected
+    backwards = csr_array((y.data.copy(), y.indices.copy(), y.indptr.copy()), shape=y.shape)
+    for start, stop in itertools.pairwise(backwards.indptr):
+        backwards.indices[start:stop] = backwards.indices[start:stop][::-1].copy()
+    assert fingerprint(backwards) == expected
+    stored_zeros = csr_array(dense + 1)
+    stored_zeros.data -= 1
+    stored_zeros.data[stored_zeros.data > 0] = 3.5
+    assert fingerprint(stored_zeros) == expected
+    others = [csr_array(dense[::-1].copy()), csr_array(np.roll(dense, 1, axis=1))]
+    for row, label in ((0, 0), (59, 8)):
+        flipped = dense.copy()
+        flipped[row, label] = 1 - flipped[row, label]
+        others.append(csr_array(flipped))
+    assert len({expected, *map(fingerprint, others)}) == 5
+    evaluator = Evaluator(9, ["P@1"])
+    evaluator.update(y, ids)
+    assert evaluator.result().truth is None
 
 
 def test_intervals_need_rows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from dexml import _rust, data
 from dexml.data import Csr
+from dexml.metrics.fingerprint import TruthFingerprint
 from dexml.metrics.labelgroups import GroupResult, LabelGroups
 from dexml.metrics.result import Result
 
@@ -140,6 +142,7 @@ class Evaluator:
                     f"label_groups: '{name}' is a {type(groups).__name__}; give LabelGroups"
                 )
         self._keep_rows = keep_rows
+        self._truth = TruthFingerprint()
         self._core = _rust.Evaluator(
             n_labels,
             self._metrics,
@@ -194,10 +197,14 @@ class Evaluator:
                 self._core.update_csr(block, parts, dropped)
             elif ids is not None:
                 self._core.update_ids(block, np.ascontiguousarray(ids[rows]), dropped)
+            if self._keep_rows:
+                self._truth.add(*block)
 
     def merge(self, other: Evaluator) -> None:
         """Add the points of `other`, an evaluator of the same labels, metrics and options."""
+        joined = copy(other._truth)  # other may be this evaluator
         self._core.merge(other._core)
+        self._truth.join(joined)
 
     def result(self) -> Result:
         """Return the scores so far.
@@ -221,6 +228,7 @@ class Evaluator:
             conventions=dict(self._conventions),
             rows={name: core.row_values(name) for name in kept} if self._keep_rows else {},
             groups=groups,
+            truth=self._truth.hex() if self._keep_rows else None,
         )
 
     def _group(self, grouping: int, group: int) -> GroupResult:

@@ -34,7 +34,8 @@ class Result:
 
     `rows` holds values per point where the evaluator kept them: ``(values, None)``, or numerator
     and denominator for the PS metrics, which are ratios of sums. NaN marks a skipped point.
-    `groups` holds the scores of label groups, by grouping and group.
+    `groups` holds the scores of label groups, by grouping and group. `truth` is a fingerprint of the
+    positives in order of points, where the evaluator kept rows: equal for equal truths.
     """
 
     metrics: dict[str, float]
@@ -46,6 +47,7 @@ class Result:
     conventions: dict[str, str]
     rows: dict[str, tuple[NDArray[np.float64], NDArray[np.float64] | None]]
     groups: dict[str, dict[str, GroupResult]] = field(default_factory=dict)
+    truth: str | None = None
 
     def intervals(
         self,

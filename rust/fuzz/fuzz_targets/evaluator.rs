@@ -115,7 +115,7 @@ fuzz_target!(|input: Input| {
         empty_rows: u32::from(empty_rows & 1),
         psndcg: u32::from(psndcg & 1),
         keep_rows: u32::from(keep_rows & 1),
-        reserved: u32::from(wrong == 255),
+        ties: u32::from(wrong >> 6), // 2 and 3 are refused
     };
     let named = CString::new(input.metrics.replace('\0', "")).expect("no nul");
     let mut other = null_mut();
