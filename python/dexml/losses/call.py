@@ -181,13 +181,12 @@ class _Loss(torch.autograd.Function):
         need: Need,
         *arguments: Tensor | None,
     ) -> Tensor:
-        n_points = len(prepared.point_emb)
+        points = prepared.point_emb
+        n_points = len(points)
         mean = reduction == "mean"
-        dtype = torch.promote_types(prepared.point_emb.dtype, torch.float32)
-        weight = torch.full((n_points,), 1.0 / max(1, n_points), dtype=dtype)
-        rows, gradients = _run(
-            prepared, compute, need if mean else Need(), weight.to(rows_device(prepared)), arguments
-        )
+        dtype = torch.promote_types(points.dtype, torch.float32)
+        weight = points.new_full((n_points,), 1.0 / max(1, n_points), dtype=dtype)
+        rows, gradients = _run(prepared, compute, need if mean else Need(), weight, arguments)
         ctx.mean = mean
         if mean:
             ctx.save_for_backward(*gradients)
@@ -197,21 +196,33 @@ class _Loss(torch.autograd.Function):
         return rows
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        grad = grad_outputs[0]
-        if ctx.mean:
-            formed = [None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors]
-        else:
-            prepared, compute, need = ctx.again
-            _, gradients = _run(prepared, compute, need, grad, ctx.saved_tensors)
-            formed = [*gradients]
+        with torch.no_grad():
+            grad = grad_outputs[0]
+            if ctx.mean:
+                formed = [None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors]
+            else:
+                prepared, compute, need = ctx.again
+                _, gradients = _run(prepared, compute, need, grad, ctx.saved_tensors)
+                formed = [*gradients]
+        if torch.is_grad_enabled():
+            formed = [None if g is None else _Once.apply(g.requires_grad_()) for g in formed]
         return (None, None, None, None, *formed)
 
 
-def rows_device(prepared: Prepared) -> torch.device:
-    """Where the numbers of a row live."""
-    return prepared.point_emb.device
+class _Once(torch.autograd.Function):
+    """Passes a gradient on and refuses to be differentiated.
+
+    torch's `once_differentiable` would let a constant through where the incoming gradient is one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Tensor:
+        raise RuntimeError("the losses of dexml can be differentiated once, not twice")
 
 
 def _run(

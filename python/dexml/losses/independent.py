@@ -23,8 +23,8 @@ def independent(batch: Batch) -> tuple[Tensor, Gradients]:
         weight_R1 = (sweep.row_weight / batch.n_labels).unsqueeze(1)
         n_local = batch.exchange.n_local
         negative_VR = row_loss.new_zeros(n_local, sweep.n_rows)
-        for tile, z_RT in sweep.first():
-            negative_VR[batch.tiles[tile][2]] -= logsigmoid(-z_RT).sum(dim=1)
+        for tile, z_RT in sweep.first():  # not needed again
+            negative_VR[batch.tiles[tile][2]] += _softplus_sum(z_RT)
             if not gradients.any:
                 continue
             own = positives.block(chunk, tile)
@@ -32,7 +32,7 @@ def independent(batch: Batch) -> tuple[Tensor, Gradients]:
             pull = torch.sigmoid(-sweep.last_z_P)
             if positives.weight is not None:
                 pull = pull * positives.weight[own]
-            g_RT = torch.sigmoid(z_RT).mul_(weight_R1)
+            g_RT = z_RT.sigmoid_().mul_(weight_R1)
             g_RT[row, positives.columns[own]] = -pull * weight_R1[row, 0]
             gradients.add(sweep, tile, g_RT)
         term_P = -logsigmoid(sweep.z_P)
@@ -41,3 +41,9 @@ def independent(batch: Batch) -> tuple[Tensor, Gradients]:
         negative_R = batch.exchange.sum(negative_VR)
         row_loss[start:stop] = (negative_R + sweep.sum_positives(term_P)[0]) / batch.n_labels
     return row_loss, gradients
+
+
+def _softplus_sum(z_RT: Tensor) -> Tensor:
+    """Sum of ln(1 + e^z) over each row, without the cut-off of torch's softplus."""
+    total: Tensor = z_RT.abs().neg_().exp_().log1p_().sum(dim=1) + z_RT.clamp(min=0).sum(dim=1)
+    return total

@@ -59,7 +59,8 @@ def choose(
     if may_keep and rows >= min(n_points, KEEP_ROWS.get(device, KEEP_ROWS["cuda"])):
         chunk = _even(n_points, rows)
         tile = min(tile_scores, budget // 4 // copies) // chunk
-        return Layout(chunk, _even(n_labels, max(1, tile)), keep=True)
+        if tile:
+            return Layout(chunk, _even(n_labels, tile), keep=True)
     chunk = _even(n_points, max(1, budget // copies // min(MIN_TILE, n_labels)))
     tile = min(max(tile_scores, chunk * MIN_TILE), budget // copies) // chunk
     return Layout(chunk, max(1, min(n_labels, tile)), keep=False)

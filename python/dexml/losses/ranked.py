@@ -73,8 +73,7 @@ def _best(value_RK: Tensor, id_RK: Tensor, n: int) -> tuple[Tensor, Tensor]:
 def _top(z_RT: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """The n best of a tile; which of several equal ones torch.topk keeps is left open by it."""
     if z_RT.shape[1] <= n:
-        ids = torch.arange(z_RT.shape[1], device=z_RT.device).expand(z_RT.shape)
-        return z_RT, ids
+        return z_RT, torch.arange(z_RT.shape[1], device=z_RT.device).expand(z_RT.shape)
     value, column = torch.topk(z_RT, n, dim=1)
     last = value[:, -1:]
     tied = ((z_RT >= last).sum(dim=1) > n) & (last[:, 0] > -torch.inf)
@@ -90,7 +89,9 @@ def _lowest_positive(sweep: Sweep) -> tuple[Tensor, Tensor]:
     batch = sweep.batch
     own = batch.positive_blocks.chunk(sweep.chunk)
     tiles = batch.positive_blocks.tiles[own]
-    starts = torch.tensor([start for start, _, _ in batch.tiles], device=tiles.device)
+    starts = torch.tensor(
+        [start for start, _, _ in batch.tiles], dtype=torch.int64, device=tiles.device
+    )
     label_P = batch.lo + starts[tiles] + batch.positive_blocks.columns[own]
     z_P, rows_P = sweep.z_P, sweep.rows_P
     low_R = z_P.new_full((sweep.n_rows,), torch.inf)

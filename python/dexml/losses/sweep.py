@@ -198,7 +198,9 @@ class Sweep:
         own = batch.positive_blocks.chunk(self.chunk)
         place = self.rows_P
         if n_local > 1:
-            shard_of = torch.tensor([v for _, _, v in batch.tiles], device=place.device)
+            shard_of = torch.tensor(
+                [v for _, _, v in batch.tiles], dtype=torch.int64, device=place.device
+            )
             place = place + shard_of[batch.positive_blocks.tiles[own]] * self.n_rows
         partial = [
             values.new_zeros(n_local * self.n_rows).index_add_(0, place, values)

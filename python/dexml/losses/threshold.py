@@ -90,27 +90,32 @@ def measure(y_AT: Tensor, t_A: Tensor, *, exact: bool) -> Pass:
     above_AT = u_AT >= 0
     count = above_AT.sum(dim=1).to(u_AT.dtype)
     if exact:
-        far_AT = u_AT.abs()
+        far_AT = u_AT.abs_()
         inf = torch.inf
         near_above = far_AT.masked_fill(~above_AT, inf).amin(dim=1)
         near_below = far_AT.masked_fill(above_AT, inf).amin(dim=1)
         shift_AT = torch.where(above_AT, near_above.unsqueeze(1), near_below.unsqueeze(1))
         shift_AT.masked_fill_(shift_AT == inf, 0.0)
-        damp_AT = torch.sigmoid(far_AT)  # 1 / (1 + e^-|u|)
-        small_AT = torch.exp(shift_AT.sub_(far_AT)).mul_(damp_AT)
-        bend_AT = damp_AT.mul_(small_AT)
+        shift_AT -= far_AT
+        bend_AT = far_AT.sigmoid_()  # 1 / (1 + e^-|u|)
+        small_AT = shift_AT.exp_().mul_(bend_AT)
+        bend_AT *= small_AT
     else:
         near_above = near_below = torch.zeros_like(t_A)
         small_AT = u_AT.abs_().neg_().exp_()
-        damp_AT = (small_AT + 1.0).reciprocal_()
-        small_AT *= damp_AT
-        bend_AT = damp_AT.mul_(small_AT)
-    mask_AT = above_AT.to(u_AT.dtype)
-    sides = []
-    for near, chosen in ((near_above, mask_AT), (near_below, mask_AT.neg().add_(1.0))):
-        total = torch.linalg.vecdot(small_AT, chosen)
-        sides.append(Side(near, total, torch.linalg.vecdot(bend_AT, chosen)))
-    return Pass(sides[0], sides[1], count)
+        bend_AT = (small_AT + 1.0).reciprocal_()
+        small_AT *= bend_AT
+        bend_AT *= small_AT
+    chosen_AT = above_AT.to(u_AT.dtype)
+    above = Side(near_above, _dot(small_AT, chosen_AT), _dot(bend_AT, chosen_AT))
+    chosen_AT.neg_().add_(1.0)
+    below = Side(near_below, _dot(small_AT, chosen_AT), _dot(bend_AT, chosen_AT))
+    return Pass(above, below, count)
+
+
+def _dot(a_AT: Tensor, b_AT: Tensor) -> Tensor:
+    dot: Tensor = torch.linalg.vecdot(a_AT, b_AT)
+    return dot
 
 
 Evaluate = Callable[[Tensor, Tensor | None, bool], Pass]

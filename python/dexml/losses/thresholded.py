@@ -17,7 +17,7 @@ from dexml.losses.shards import finite, fold_lse, merge_lse
 from dexml.losses.sweep import Batch, Gradients, Sweep
 from dexml.losses.threshold import Pass, Threshold
 
-COPIES = 5
+COPIES = 6
 """Tiles of scores alive at a time."""
 
 
