@@ -73,8 +73,10 @@ def bisect(x: Tensor, k: int, alpha: float) -> Tensor:
             return bool(below > above)
         return bool(count - k + below.exp() - above.exp() > 0)
 
-    lo, hi = -float(x.max()) - 1e3, -float(x.min()) + 1e3
-    for _ in range(200):
+    x = x.detach()
+    margin = 100 / alpha
+    lo, hi = -float(x.max()) - margin, -float(x.min()) + margin
+    for _ in range(60 if len(x) > 10_000 else 100):
         middle = (lo + hi) / 2
         lo, hi = (lo, middle) if too_high(middle) else (middle, hi)
     return torch.tensor((lo + hi) / 2, dtype=x.dtype)

@@ -182,10 +182,11 @@ def solve(
         log_slope[active] = found.log_slope
         step = _newton(found, wanted)
         new = now + step
+        small = (step.abs() <= tolerance) | (new == now)
         middle = lower + (upper - lower) / 2
-        new = torch.where((new > lower) & (new < upper), new, middle)
         closed = (middle <= lower) | (middle >= upper)
-        done = ((new - now).abs() <= tolerance) | (step.abs() <= tolerance) | closed
+        new = torch.where((new > lower) & (new < upper), new, middle)
+        done = small | ((new - now).abs() <= tolerance) | closed
         t[active] = torch.where(done, now, new)
         active = active[~done]
     return Threshold(t, log_slope, passes)
