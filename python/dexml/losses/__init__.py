@@ -13,11 +13,13 @@ from dexml.losses.functions import (
     topk_hinge,
 )
 from dexml.losses.layout import Layout
+from dexml.losses.modules import InBatchLoss, same_group
 from dexml.losses.pairs import counts
 from dexml.losses.ranked import average_of_ranked
 from dexml.losses.shards import Shard
 
 __all__ = [
+    "InBatchLoss",
     "Layout",
     "Options",
     "Shard",
@@ -25,6 +27,7 @@ __all__ = [
     "bce",
     "counts",
     "decoupled_softmax",
+    "same_group",
     "soft_topk",
     "soft_topk_operator",
     "softmax",

@@ -55,6 +55,12 @@ class Pass(NamedTuple):
         above = self.above.slope.log() - self.above.near
         return torch.logaddexp(above, self.below.slope.log() - self.below.near)
 
+    def excess(self, k: Tensor) -> Tensor:
+        """Has the sign of sum_j sigmoid(u_j) - k."""
+        difference = self.count - k + (self.below.value - self.above.value)
+        # Both sides may be too small for anything but their logarithms.
+        return torch.where(self.count == k, self.below.log - self.above.log, difference)
+
     def stacked(self) -> Tensor:
         """As one tensor (7, R)."""
         return torch.stack([*self.above, *self.below, self.count])
@@ -175,9 +181,9 @@ def solve(
         if subset is None:
             found = Pass.unstacked(found.stacked()[:, active])
         now, wanted = t[active], k_safe[active]
-        above = found.count - wanted + (found.below.value - found.above.value)  # residual
-        lower = torch.where(above <= 0, now, lo[active])
-        upper = torch.where(above >= 0, now, hi[active])
+        excess = found.excess(wanted)
+        lower = torch.where(excess <= 0, now, lo[active])
+        upper = torch.where(excess >= 0, now, hi[active])
         lo[active], hi[active] = lower, upper
         log_slope[active] = found.log_slope
         step = _newton(found, wanted)
