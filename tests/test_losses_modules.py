@@ -96,5 +96,7 @@ def test_the_example_trains(tiny_encoder: Path, loss: str) -> None:
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     torch.manual_seed(0)
-    values = example.main([str(tiny_encoder), "--steps", "25", "--batch-size", "16", "--loss", loss])
+    values = example.main(
+        [str(tiny_encoder), "--steps", "25", "--batch-size", "16", "--loss", loss]
+    )
     assert sum(values[-5:]) < 0.8 * sum(values[:5])

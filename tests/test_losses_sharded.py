@@ -46,7 +46,9 @@ def _csr(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cumsum(lengths, 0), torch.tensor([label for r in rows for label in r])
 
 
-def run_cases(shard: Shard | None, deterministic: bool, dtype: torch.dtype) -> dict[str, Any]:
+def run_cases(
+    shard: Shard | None, deterministic: bool, dtype: torch.dtype
+) -> dict[tuple[str, str], list[Any]]:
     """Loss and gradients of every loss for the labels of a shard."""
     x, y, bias, positives, ignore = problem(dtype)
     lo, hi = (0, N_LABELS) if shard is None else (shard.lo, shard.hi)

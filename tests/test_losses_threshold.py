@@ -2,11 +2,11 @@
 
 import math
 
-import losses_reference as dense
 import pytest
 import torch
 from torch import Tensor
 
+import losses_reference as dense
 from dexml import losses
 from dexml.losses import threshold
 from dexml.losses.thresholded import Operator
@@ -38,7 +38,9 @@ def solved(x: Tensor, k: int, alpha: float) -> tuple[Tensor, int]:
 def test_2_published_values() -> None:
     s, log_s = losses.soft_topk_operator(torch.tensor(AHLE, dtype=F64), 3)
     assert s.tolist() == pytest.approx([0.1462, 0.6531, 0.4139, 0.9443, 0.8426], abs=5e-5)
-    assert solved(torch.tensor([AHLE], dtype=F64), 3, 1.0)[0].item() == pytest.approx(2.83007, abs=5e-6)
+    assert solved(torch.tensor([AHLE], dtype=F64), 3, 1.0)[0].item() == pytest.approx(
+        2.83007, abs=5e-6
+    )
     torch.testing.assert_close(log_s.exp(), s)
 
 
@@ -102,7 +104,9 @@ def rows_of_every_kind(n: int) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize(("n", "k"), [(1000, 1), (1000, 5), (1000, 100), (131_072, 1), (131_072, 5), (131_072, 100)])
+@pytest.mark.parametrize(
+    ("n", "k"), [(1000, 1), (1000, 5), (1000, 100), (131_072, 1), (131_072, 5), (131_072, 100)]
+)
 def test_14_few_passes_and_the_loss_of_a_float64_bisection(n: int, k: int) -> None:
     for kind, x in rows_of_every_kind(n).items():
         alpha = 2.0
@@ -167,7 +171,9 @@ def test_scores_that_underflow_are_measured_again() -> None:
         for row in range(2):
             t = dense.bisect(x[row].double(), 2, 1.0)
             expected = torch.nn.functional.logsigmoid(x[row].double() + t)
-            torch.testing.assert_close(log_s[row].detach().double(), expected, rtol=1e-6, atol=1e-30)
+            torch.testing.assert_close(
+                log_s[row].detach().double(), expected, rtol=1e-6, atol=1e-30
+            )
         gradient = torch.autograd.grad(log_s[0, 2], rows)[0][0]
         # t lies half-way between the second score and the third, and follows both in halves; the
         # fourth is e^-1 as near as the third.

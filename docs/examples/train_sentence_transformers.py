@@ -30,7 +30,9 @@ LOSSES = {
 def batch(generator: random.Random, size: int) -> tuple[list[str], list[str], torch.Tensor]:
     """Points with a label each; points of one topic (the group) share their labels."""
     groups = [generator.randrange(len(TOPICS)) for _ in range(size)]
-    points = [f"{TOPICS[g]} {generator.choice(PARTS)} {generator.choice('abcdefgh')}" for g in groups]
+    points = [
+        f"{TOPICS[g]} {generator.choice(PARTS)} {generator.choice('abcdefgh')}" for g in groups
+    ]
     labels = [f"{TOPICS[g]} {generator.choice(PARTS)}" for g in groups]
     return points, labels, torch.tensor(groups)
 

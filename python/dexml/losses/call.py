@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypedDict
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,8 +16,18 @@ from dexml.losses.pairs import Csr, Pairs
 from dexml.losses.shards import Exchange, Shard
 from dexml.losses.sweep import Batch, Gradients, Need
 
+TRITON_SCORES = 2**22
+"""Fewer scores are left to the library. Not yet measured."""
 Reduction = Literal["mean", "none"]
 RowsAndGradients = tuple[Tensor, Gradients]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def eager(function: Function) -> Function:
+    """Leave a function out of `torch.compile`: its sizes depend on the data; one graph break."""
+    return cast("Function", torch.compiler.disable(function))
 
 
 class Options(TypedDict, total=False):
@@ -54,7 +65,7 @@ class Prepared(NamedTuple):
     temperature: float
     exchange: Exchange
     layout: Layout
-    triton: bool | None
+    triton: bool
 
 
 def prepare(
@@ -69,6 +80,7 @@ def prepare(
     weights: Tensor | None = None,
     copies: int,
     may_keep: bool = True,
+    may_use_triton: bool = False,
 ) -> Prepared:
     """Check the arguments that all losses share, and choose a layout."""
     unknown = set(options) - Options.__annotations__.keys()
@@ -92,7 +104,7 @@ def prepare(
     shard = options.get("shard")
     n_own = len(label_emb)
     n_labels, lo = (n_own, 0) if shard is None else (shard.n_labels, shard.lo)
-    if shard is not None and not (0 <= shard.lo and shard.hi <= n_labels):
+    if shard is not None and not (shard.lo >= 0 and shard.hi <= n_labels):
         raise ValueError(f"shard: labels {shard.lo}..{shard.hi} of {n_labels}")
     if shard is not None and shard.hi - shard.lo != n_own:
         raise ValueError(f"shard: labels {shard.lo}..{shard.hi}, but label_emb has {n_own} rows")
@@ -125,6 +137,9 @@ def prepare(
         scratch_bytes=scratch_bytes,
         may_keep=may_keep and not split,
     )
+    triton = may_use_triton and _use_triton(options, point_emb, label_emb, exchange)
+    if triton:
+        chosen = Layout(chosen.chunk_rows, chosen.tile_labels, keep=False)
     if split and exchange.size > 1 and chosen.keep:
         raise ValueError("layout: scores are not kept where labels are sharded; use keep=False")
     return Prepared(
@@ -138,8 +153,24 @@ def prepare(
         temperature,
         exchange,
         chosen,
-        options.get("triton"),
+        triton,
     )
+
+
+def _use_triton(options: Options, point_emb: Tensor, label_emb: Tensor, exchange: Exchange) -> bool:
+    """As asked for; otherwise on CUDA for half precision, where the kernels can use its units."""
+    asked = options.get("triton")
+    installed = find_spec("triton") is not None
+    possible = exchange.n_local == 1 and point_emb.dtype != torch.float64
+    if asked is None:
+        large = len(point_emb) * len(label_emb) >= TRITON_SCORES
+        half = point_emb.dtype in (torch.float16, torch.bfloat16)
+        return installed and possible and large and half and point_emb.is_cuda
+    if asked and not installed:
+        raise ImportError("triton=True needs Triton, which comes with PyTorch for CUDA")
+    if asked and not possible:
+        raise ValueError("triton=True: not for float64, nor with deterministic=True")
+    return asked
 
 
 def per_label(values: Tensor | None, label_emb: Tensor, name: str) -> None:
@@ -170,7 +201,10 @@ def reduce(
 
 
 class _Loss(torch.autograd.Function):
-    """Gradients are formed with the loss where it is a mean, in the backward pass otherwise."""
+    """Gradients are formed with the loss where it is a mean, in the backward pass otherwise.
+
+    A second backward pass through a retained graph forms them once more.
+    """
 
     @staticmethod
     def forward(
@@ -187,24 +221,26 @@ class _Loss(torch.autograd.Function):
         dtype = torch.promote_types(points.dtype, torch.float32)
         weight = points.new_full((n_points,), 1.0 / max(1, n_points), dtype=dtype)
         rows, gradients = _run(prepared, compute, need if mean else Need(), weight, arguments)
-        ctx.mean = mean
-        if mean:
-            ctx.save_for_backward(*gradients)
-            return rows.sum() / max(1, n_points)
         ctx.save_for_backward(*arguments)
         ctx.again = prepared, compute, need
-        return rows
+        ctx.formed = [*gradients] if mean else None
+        ctx.weight = weight if mean else None
+        return rows.sum() / max(1, n_points) if mean else rows
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        grad = grad_outputs[0].detach()
+        formed, ctx.formed = ctx.formed, None  # handed over, not copied: L x D may be gigabytes
         with torch.no_grad():
-            grad = grad_outputs[0]
-            if ctx.mean:
-                formed = [None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors]
-            else:
+            if formed is None:
                 prepared, compute, need = ctx.again
-                _, gradients = _run(prepared, compute, need, grad, ctx.saved_tensors)
+                row_weight = grad if ctx.weight is None else grad * ctx.weight
+                _, gradients = _run(prepared, compute, need, row_weight, ctx.saved_tensors)
                 formed = [*gradients]
+            elif grad.is_cuda or grad.item() != 1.0:
+                for g in formed:
+                    if g is not None:
+                        g *= grad.to(g.dtype)
         if torch.is_grad_enabled():
             formed = [None if g is None else _Once.apply(g.requires_grad_()) for g in formed]
         return (None, None, None, None, *formed)
@@ -253,6 +289,7 @@ def _run(
         prepared.layout,
         need,
         row_weight,
+        prepared.triton,
     )
     with torch.no_grad(), torch.autocast(point_emb.device.type, enabled=False):
         rows, gradients = compute(batch)

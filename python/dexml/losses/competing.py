@@ -5,6 +5,8 @@ Shapes: R rows of a chunk, T labels of a tile, P positives of the chunk, V shard
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -56,6 +58,10 @@ def coupled(batch: Batch) -> tuple[Tensor, Gradients]:
 def log_sum_exp(sweep: Sweep) -> Tensor:
     """Log-sum-exp of each row over all labels that are not masked, (R,); -inf if there is none."""
     batch = sweep.batch
+    if batch.triton:
+        from dexml.losses import kernels  # only where Triton is installed
+
+        return kernels.log_sum_exp(sweep)
     n_local = batch.exchange.n_local
     zeros = batch.point_emb.new_zeros(n_local, sweep.n_rows, dtype=batch.dtype)
     top_VR, sum_VR = torch.full_like(zeros, -torch.inf), zeros
@@ -77,9 +83,19 @@ def _second_sweep(
     positives = sweep.batch.positive_blocks
     first = positives.chunk(sweep.chunk).start
     shift_R1 = finite(n_R).unsqueeze(1)
-    for tile, z_RT in sweep.again():
-        g_RT = z_RT.sub_(shift_R1).exp_().mul_(push_R1)
+    for tile, g_RT in _exponentials(sweep, shift_R1, push_R1):
         own = positives.block(sweep.chunk, tile)
         place = positives.rows[own], positives.columns[own]
-        g_RT[place] -= pull_P[own.start - first : own.stop - first]
+        g_RT[place] -= pull_P[own.start - first : own.stop - first].to(g_RT.dtype)
         gradients.add(sweep, tile, g_RT)
+
+
+def _exponentials(sweep: Sweep, shift_R1: Tensor, push_R1: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Tiles of push * exp(z - shift)."""
+    if sweep.batch.triton:
+        from dexml.losses import kernels
+
+        yield from kernels.gradient_tiles(sweep, shift_R1, push_R1)
+        return
+    for tile, z_RT in sweep.again():
+        yield tile, z_RT.sub_(shift_R1).exp_().mul_(push_R1)

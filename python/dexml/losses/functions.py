@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from dexml.losses import competing, independent, pairs, ranked, thresholded
-from dexml.losses.call import Options, Prepared, Reduction, per_label, prepare, reduce
+from dexml.losses.call import Options, Prepared, Reduction, eager, per_label, prepare, reduce
 from dexml.losses.pairs import Csr
 
 
-@torch.compiler.disable
+@eager
 def softmax(
     point_emb: Tensor,
     label_emb: Tensor,
@@ -69,6 +69,7 @@ def softmax(
         options,
         weights=weights,
         copies=competing.COPIES,
+        may_use_triton=True,
     )
     if sample_seed is not None:
         drawn, _ = pairs.draw(prepared.positives, sample_seed, 1)
@@ -76,7 +77,7 @@ def softmax(
     return reduce(prepared, competing.coupled, reduction)
 
 
-@torch.compiler.disable
+@eager
 def decoupled_softmax(
     point_emb: Tensor,
     label_emb: Tensor,
@@ -132,6 +133,7 @@ def decoupled_softmax(
         options,
         weights=weights,
         copies=competing.COPIES,
+        may_use_triton=True,
     )
     if sample_seed is not None:
         prepared = _drawn(prepared, sample_seed, 1)
@@ -139,7 +141,7 @@ def decoupled_softmax(
     return reduce(prepared, lambda batch: competing.decoupled(batch, add), reduction)
 
 
-@torch.compiler.disable
+@eager
 def soft_topk(
     point_emb: Tensor,
     label_emb: Tensor,
@@ -202,7 +204,7 @@ def soft_topk(
     return reduce(prepared, lambda batch: thresholded.thresholded(batch, k_B, alpha)[:2], reduction)
 
 
-@torch.compiler.disable
+@eager
 def bce(
     point_emb: Tensor,
     label_emb: Tensor,
@@ -265,7 +267,7 @@ def bce(
     return reduce(prepared, independent.independent, reduction, log_scale=log_scale, offset=offset)
 
 
-@torch.compiler.disable
+@eager
 def topk_hinge(
     point_emb: Tensor,
     label_emb: Tensor,
@@ -319,9 +321,7 @@ def topk_hinge(
     return reduce(prepared, lambda batch: ranked.ranked(batch, k), reduction)
 
 
-def soft_topk_operator(
-    x: Tensor, k: int | Tensor, *, alpha: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def soft_topk_operator(x: Tensor, k: int | Tensor, *, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
     r"""Soft indicator of the k largest entries of a row: ``s_j = sigmoid(alpha (x_j + t))``.
 
     The scalar t of a row is the one for which its s sum to k. Both outputs are differentiable
@@ -358,7 +358,7 @@ def soft_topk_operator(
 
 
 def _read_k(k: int | Tensor, n_rows: int, device: torch.device) -> Tensor:
-    """k of each row, int64 (B,)."""
+    """K of each row, int64 (B,)."""
     if isinstance(k, Tensor):
         if k.shape != (n_rows,):
             raise ValueError(f"k: shape {tuple(k.shape)} for {n_rows} rows")

@@ -100,5 +100,7 @@ class InBatchLoss(nn.Module):
         else:
             groups = labels
         positives = same_group(groups, groups)
-        learned = {"log_scale": self.log_scale, "offset": self.offset} if self.offset is not None else {}
+        learned = (
+            {"log_scale": self.log_scale, "offset": self.offset} if self.offset is not None else {}
+        )
         return self.loss(point_emb, label_emb, positives, check=False, **learned, **self.options)

@@ -125,7 +125,7 @@ class Sweep:
         weight = batch.positive_blocks.weight
         self.weight_P = None if weight is None else weight[own].to(batch.dtype)
         self.row_weight = batch.row_weight[self.start : self.stop].to(batch.dtype)
-        self._add = add
+        self.add = add
         self._kept: list[Tensor] = []
         self._affine: tuple[Tensor, float] | None = None
         self._positive: list[Tensor] = []
@@ -154,6 +154,23 @@ class Sweep:
         lowest = z_RT.amin(dim=1)
         z_RT[place] = -torch.inf
         return lowest
+
+    def score_positives(self, scale: float | Tensor) -> None:
+        """Scores of the positives by their own products, where no tile of scores is formed."""
+        batch = self.batch
+        own = batch.positive_blocks.chunk(self.chunk)
+        starts = torch.tensor(
+            [t[0] for t in batch.tiles], dtype=torch.int64, device=self.rows_P.device
+        )
+        column = starts[batch.positive_blocks.tiles[own]] + batch.positive_blocks.columns[own]
+        parts = []
+        for rows, columns in zip(self.rows_P.split(2**14), column.split(2**14), strict=True):
+            x_PD = self.x_RD[rows].to(batch.dtype)
+            y_PD = batch.label_emb[columns].to(batch.dtype)
+            parts.append((x_PD * y_PD).sum(dim=1) * scale)
+            if batch.label_bias is not None:
+                parts[-1] += batch.label_bias[columns]
+        self._positive = parts
 
     def first(self) -> Iterator[tuple[int, Tensor]]:
         """Tiles of scores (R, T), each with its number, for the first time."""
@@ -225,9 +242,9 @@ class Sweep:
         return z_RT
 
     def _mask(self, tile: int, z_RT: Tensor, rows: Tensor | None = None) -> None:
-        if self._add is not None:
+        if self.add is not None:
             start, stop, _ = self.batch.tiles[tile]
-            z_RT += self._add[start:stop]
+            z_RT += self.add[start:stop]
         out = self.masked.block(self.chunk, tile)
         if out.start == out.stop:
             return
@@ -267,19 +284,19 @@ class Gradients:
             self.bias[start:stop] += g_RT.sum(dim=0, dtype=batch.dtype)
         if self.offset is not None:
             self.offset[v] += g_RT.sum(dtype=batch.dtype)
-        wide = {"out_dtype": batch.dtype} if batch.half_products else {}
-        if batch.half_products:
+        wide = batch.half_products
+        if wide:
             g_RT = g_RT.to(batch.point_emb.dtype)
         if self.point is not None:
             rows = self.point[v, sweep.start : sweep.stop]
             if wide:
-                rows += torch.mm(g_RT, batch.labels(tile), **wide)
+                rows += torch.mm(g_RT, batch.labels(tile), out_dtype=batch.dtype)
             else:
                 rows.addmm_(g_RT, batch.labels(tile))
         if self.label is not None:
             out = self.label[start:stop]
             if wide:
-                out += torch.mm(g_RT.T, sweep.x_RD, **wide).mul_(batch.scale)
+                out += torch.mm(g_RT.T, sweep.x_RD, out_dtype=batch.dtype).mul_(batch.scale)
             elif batch.exchange.deterministic or out.dtype != batch.dtype:
                 out += g_RT.T @ sweep.x_RD
             else:

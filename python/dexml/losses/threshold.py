@@ -46,24 +46,24 @@ class Pass(NamedTuple):
     """u >= 0: the sum is that of 1 - sigmoid(u)."""
     below: Side
     """u < 0."""
-    count: Tensor
+    n_above: Tensor
     """Of u >= 0."""
 
     @property
     def log_slope(self) -> Tensor:
-        """ln W = ln sum_j sigmoid(u_j) sigmoid(-u_j)."""
+        """Ln W = ln sum_j sigmoid(u_j) sigmoid(-u_j)."""
         above = self.above.slope.log() - self.above.near
         return torch.logaddexp(above, self.below.slope.log() - self.below.near)
 
     def excess(self, k: Tensor) -> Tensor:
         """Has the sign of sum_j sigmoid(u_j) - k."""
-        difference = self.count - k + (self.below.value - self.above.value)
+        difference = self.n_above - k + (self.below.value - self.above.value)
         # Both sides may be too small for anything but their logarithms.
-        return torch.where(self.count == k, self.below.log - self.above.log, difference)
+        return torch.where(self.n_above == k, self.below.log - self.above.log, difference)
 
     def stacked(self) -> Tensor:
         """As one tensor (7, R)."""
-        return torch.stack([*self.above, *self.below, self.count])
+        return torch.stack([*self.above, *self.below, self.n_above])
 
     @classmethod
     def unstacked(cls, numbers: Tensor) -> Pass:
@@ -75,7 +75,7 @@ class Pass(NamedTuple):
         return Pass(
             _merge(self.above, other.above),
             _merge(self.below, other.below),
-            self.count + other.count,
+            self.n_above + other.n_above,
         )
 
 
@@ -202,14 +202,14 @@ def _newton(found: Pass, k: Tensor) -> Tensor:
     """The step on ln sum sigmoid - ln k, or on ln A - ln C where both sides balance at k."""
     above, below = found.above, found.below
     balance = (above.log - below.log) / (below.slope / below.total + above.slope / above.total)
-    total = found.count + (below.value - above.value)
+    total = found.n_above + (below.value - above.value)
     step = (k.log() - total.log()) * total / (above.slope_value + below.slope_value)
-    return torch.where(found.count == k, balance, step)
+    return torch.where(found.n_above == k, balance, step)
 
 
 def _underflow(found: Pass, k: Tensor, active: Tensor, subset: Tensor | None) -> Tensor:
     """Whether a sum that is needed has (nearly) vanished in some unsolved row."""
     flat = found.above.slope + found.below.slope < TINY
-    balanced = (found.count == k) & (torch.minimum(found.above.total, found.below.total) < TINY)
+    balanced = (found.n_above == k) & (torch.minimum(found.above.total, found.below.total) < TINY)
     bad = flat | balanced
     return (bad if subset is not None else bad[active]).any()

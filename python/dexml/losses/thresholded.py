@@ -6,6 +6,7 @@ process, N entries of a row.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def thresholded(batch: Batch, k: Tensor, alpha: float) -> tuple[Tensor, Gradient
         skip = (k_R >= n_valid) | (sweep.n_positives == 0)
         top_R, log_sum_R, lowest_R = _first_sweep(sweep, alpha)
         found = threshold.solve(
-            lambda t, rows, exact, sweep=sweep: _pass(sweep, t, rows, exact=exact),
+            partial(_pass, sweep),
             log_sum=log_sum_R,
             lowest=lowest_R,
             n_valid=n_valid,
@@ -74,7 +75,7 @@ def _first_sweep(sweep: Sweep, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     return top_R, sum_R.log(), alpha * (every[:, 2].amin(dim=0) - top_R)
 
 
-def _pass(sweep: Sweep, t: Tensor, rows: Tensor | None, *, exact: bool) -> Pass:
+def _pass(sweep: Sweep, t: Tensor, rows: Tensor | None, exact: bool) -> Pass:
     batch = sweep.batch
     found: list[Pass | None] = [None] * batch.exchange.n_local
     for tile, y_RT in sweep.again(rows):
