@@ -1,4 +1,4 @@
-"""The losses against their dense float64 twins. Numbers in names: the oracle list of docs/losses.md."""
+"""The losses against their dense float64 twins; numbers in names: the oracle list."""
 
 import math
 from collections.abc import Callable
@@ -543,7 +543,7 @@ def test_12_rows_of_every_odd_kind(layout: Layout | None) -> None:
         expected = twin(name)(z, positives, ignore)
         torch.testing.assert_close(rows.detach(), expected, rtol=1e-12, atol=1e-12)
         zero = {"decoupled_softmax": [0, 1, 2, 3], "bce": []}.get(name, [0, 2, 3])
-        zero = zero + [1] if name == "soft_topk" else zero  # k = 5 of 4 labels
+        zero = [*zero, 1] if name == "soft_topk" else zero  # k = 5 of 4 labels
         assert (rows[zero] == 0).all()
         assert (gradient[zero] == 0).all()
         assert (gradient[torch.from_numpy(ignore)] == 0).all()
@@ -828,9 +828,9 @@ def test_errors_name_the_argument(change: dict[str, Any], message: str) -> None:
 def test_an_unknown_argument_is_refused() -> None:
     p = Problem(0)
     with pytest.raises(TypeError, match="unknown argument 'temprature'"):
-        losses.softmax(p.x, p.y, p.own, temprature=1.0)
+        ours("softmax")(p.x, p.y, p.own, temprature=1.0)
     with pytest.raises(ValueError, match=r"k = 2\.5"):
-        losses.topk_hinge(p.x, p.y, p.own, k=2.5)
+        ours("topk_hinge")(p.x, p.y, p.own, k=2.5)
 
 
 def test_ids_in_any_order_and_weights_with_them() -> None:

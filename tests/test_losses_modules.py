@@ -1,6 +1,11 @@
 """The module for other training loops, and the example that uses it."""
 
 import importlib.util
+import os
+import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +105,43 @@ def test_the_example_trains(tiny_encoder: Path, loss: str) -> None:
         [str(tiny_encoder), "--steps", "25", "--batch-size", "16", "--loss", loss]
     )
     assert sum(values[-5:]) < 0.8 * sum(values[:5])
+
+
+def test_the_picture_is_what_its_script_draws() -> None:
+    """Up to rounding in the last digit of a coordinate."""
+    path = ROOT / "docs" / "examples" / "free_logits.py"
+    spec = importlib.util.spec_from_file_location("free_logits", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    number = re.compile(r"-?\d+\.\d+")
+    drawn, kept = script.draw(), (ROOT / "docs" / "losses.svg").read_text(encoding="utf-8")
+    assert number.sub("", drawn) == number.sub("", kept)
+    for a, b in zip(number.findall(drawn), number.findall(kept), strict=True):
+        assert abs(float(a) - float(b)) < 0.11
+
+
+def test_examples_of_the_page_run(tmp_path: Path) -> None:
+    """The short one here, the one of two processes as a script."""
+    page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    short, split = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    exec(short, {})
+    script = tmp_path / "split.py"
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    script.write_text(split.replace("29511", str(port)), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = sorted(done.stdout.splitlines())
+    assert [line.split()[0] for line in lines] == ["0", "1"]
+    assert lines[0].split()[1] == lines[1].split()[1]  # one loss
+    assert lines[0].split()[-1] == lines[1].split()[-1]  # one dX

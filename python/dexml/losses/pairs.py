@@ -198,7 +198,7 @@ def counts(
 
     Returns:
         ``rows_without_positives``; ``ignored_positives``: pairs in both sets (they count as
-        positives); with `k`, ``rows_beyond_k``: more than k positives, so that `topk_hinge` gives 0.
+        positives); with `k`, ``rows_beyond_k``: more than k positives (0 in `topk_hinge`).
     """
     n_points = len(positives[0]) - 1 if isinstance(positives, tuple) else positives.shape[0]
     shape = (n_points, n_labels)

@@ -28,14 +28,17 @@ class Side(NamedTuple):
 
     @property
     def log(self) -> Tensor:
+        """Of the first sum."""
         return self.total.log() - self.near
 
     @property
     def value(self) -> Tensor:
+        """The first sum, which may underflow."""
         return self.total * torch.exp(-self.near)
 
     @property
     def slope_value(self) -> Tensor:
+        """The second sum, which may underflow."""
         return self.slope * torch.exp(-self.near)
 
 

@@ -115,6 +115,7 @@ class Operator(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_BN: Tensor, k: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        """Solve for t; k is (B,)."""
         y_BN = alpha * (x_BN - x_BN.amax(dim=1, keepdim=True))
         n_valid = torch.full_like(k, x_BN.shape[1])
         found = threshold.solve(
@@ -135,6 +136,7 @@ class Operator(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        """Implicit differentiation: u - (sum u) w for the gradient u at fixed t."""
         u_BN, log_slope = ctx.saved_tensors
         log_bend_BN = logsigmoid(u_BN) + logsigmoid(-u_BN)
         miss_BN = torch.sigmoid(-u_BN)
