@@ -7,7 +7,8 @@
 Forward and backward with both gradients. Values are compared before anything is timed, competitors
 take turns, the minimum counts: CPU seconds of one thread, or seconds of CUDA events. Scratch is the
 peak of the storage alive beside inputs and gradients, counted at every tensor made (on CUDA: by the
-allocator). A competitor that needs more than ``--dense-bytes`` is left out. Writes ``benches/results/losses.json`` and ``losses.md``.
+allocator). A competitor that needs more than ``--dense-bytes`` is left out. Writes
+``benches/results/losses.json`` and ``losses.md``.
 """
 
 import argparse
@@ -88,30 +89,23 @@ def masked_autograd(data: Inputs) -> Step:
     return step
 
 
-class OriginalDecoupled(torch.autograd.Function):
-    """A node on the score matrix that saves the gradient matrix; positives masked with -100."""
+def original_decoupled(data: Inputs) -> Step:
+    """(b) the original's pattern, with all positives so that the values are the same.
 
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, targets: Tensor) -> Tensor:
-        rows, columns = targets.nonzero(as_tuple=True)
-        share = (1 / targets.sum(dim=1))[rows]
-        masked = torch.add(z, targets, alpha=-100.0)
-        n = torch.logsumexp(masked, dim=1)
-        gap = n[rows] - z[rows, columns]
-        loss = -torch.zeros_like(n).index_add_(
-            0, rows, share * torch.nn.functional.logsigmoid(-gap)
-        )
-        r = share * torch.sigmoid(gap)
-        total = torch.zeros_like(n).index_add_(0, rows, r)
-        g = masked.sub_(n.unsqueeze(1)).exp_().mul_(total.unsqueeze(1))
-        g[rows, columns] = -r
-        ctx.save_for_backward(g)
-        return loss.mean()
+    Scores of the positives taken out and overwritten by -100 in place, then plain autograd.
+    """
+    rows = torch.arange(len(data.x), device=data.x.device).repeat_interleave(5)
+    columns = data.columns.ravel()
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
-        (g,) = ctx.saved_tensors
-        return g.mul_(grads[0] / len(g)), None
+    def step() -> tuple[Tensor, Tensor, Tensor]:
+        z = (data.x @ data.y.T).float() / TEMPERATURE
+        wanted = z[rows, columns]
+        z[rows, columns] = -100.0
+        n = torch.logsumexp(z, dim=1)
+        loss = (torch.logaddexp(n[rows], wanted) - wanted) / 5
+        return backward(loss.sum() / len(z), data)
+
+    return step
 
 
 class OriginalTopk(torch.autograd.Function):
@@ -139,12 +133,12 @@ class OriginalTopk(torch.autograd.Function):
         return g * (grads[0] / len(g)), None
 
 
-def original(node: Any, data: Inputs) -> Step:
-    """(b) the original's pattern, with all positives so that the values are the same."""
+def original_topk(data: Inputs) -> Step:
+    """(b) for soft top-k."""
 
     def step() -> tuple[Tensor, Tensor, Tensor]:
-        z = ((data.x / TEMPERATURE) @ data.y.T).float()
-        return backward(node.apply(z, data.targets()), data)
+        z = (data.x @ data.y.T).float() / TEMPERATURE
+        return backward(OriginalTopk.apply(z, data.targets()), data)
 
     return step
 
@@ -168,11 +162,14 @@ def products(data: Inputs) -> Step:
 
 
 class Meter(TorchDispatchMode):
-    """Bytes of the storages alive that were made inside, and their peak."""
+    """Peak of the bytes alive that were made inside, one gradient of each shape left out."""
 
-    def __init__(self, known: list[Tensor]) -> None:
+    def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.alive = {t.untyped_storage()._cdata: 0 for t in known}
+        self.alive: dict[int, tuple[int, Any]] = {
+            t.untyped_storage()._cdata: (0, None) for t in inputs
+        }
+        self.gradients = {tuple(t.shape): t.nbytes for t in inputs}
         self.peak = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -182,26 +179,28 @@ class Meter(TorchDispatchMode):
                 storage = tensor.untyped_storage()
                 key = storage._cdata
                 if key not in self.alive:
-                    self.alive[key] = storage.nbytes()
+                    shape = tuple(tensor.shape)[-2:]
+                    self.alive[key] = storage.nbytes(), shape if shape in self.gradients else None
                     weakref.finalize(storage, self.alive.pop, key, None)
-        self.peak = max(self.peak, sum(self.alive.values()))
+        total = sum(size for size, _ in self.alive.values())
+        formed = {shape for _, shape in self.alive.values() if shape}
+        self.peak = max(self.peak, total - sum(self.gradients[shape] for shape in formed))
         return out
 
 
 def scratch(step: Step, data: Inputs) -> int:
     """Peak bytes beside inputs and the two gradients."""
-    gradients = data.x.nbytes + data.y.nbytes
     data.x.grad = data.y.grad = None
     gc.collect()
     if data.x.is_cuda:
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before: int = torch.cuda.memory_allocated()
         step()
         peak: int = torch.cuda.max_memory_allocated()
-        return peak - before - gradients
+        return peak - before - data.x.nbytes - data.y.nbytes
     with Meter([data.x, data.y]) as meter:
         step()
-    return meter.peak - gradients
+    return meter.peak
 
 
 def seconds(step: Step, device: str) -> float:
@@ -242,9 +241,9 @@ def measure(data: Inputs, arguments: argparse.Namespace) -> list[dict[str, Any]]
     if 4 * n_points * n_labels * 5 <= arguments.dense_bytes:
         dense = {
             "masked autograd": masked_autograd(data),
-            "original's pattern": original(OriginalDecoupled, data),
+            "original's pattern": original_decoupled(data),
         }
-        topk = {"original's pattern, soft top-k": original(OriginalTopk, data)}
+        topk = {"original's pattern, soft top-k": original_topk(data)}
         compare("decoupled_softmax", steps["decoupled_softmax"], dense, tolerance)
         compare("soft_topk", steps["soft_topk"], topk, tolerance)
         steps |= dense | topk
@@ -327,8 +326,11 @@ def main() -> None:
     name = platform.processor() or platform.machine()
     if arguments.device == "cuda":
         name = torch.cuda.get_device_name()
-    command = f"python benches/losses.py --points {arguments.points} --labels {arguments.labels} --dim {arguments.dim}"
-    command = command.replace("[", "").replace("]", "").replace(",", "")
+    sizes = " ".join(
+        f"--{name} {' '.join(map(str, values))}"
+        for name, values in (("points", arguments.points), ("labels", arguments.labels))
+    )
+    command = f"python benches/losses.py {sizes} --dim {arguments.dim}"
     unit = "CPU seconds of one thread" if arguments.device == "cpu" else "seconds"
     machine = (
         f"`{command}`, torch {torch.__version__}, {arguments.device} ({name}); {unit}, minimum of "

@@ -327,7 +327,7 @@ def test_5_free_logits_reach_the_infimum(
     eye = torch.eye(50, dtype=F64)
     own = (5 * torch.arange(n_rows + 1), torch.arange(5).repeat(n_rows))
     optimizer = torch.optim.Adam([z], lr=0.1)
-    for _ in range(700):
+    for _ in range(900):
         optimizer.zero_grad()
         ours(name)(z, eye, own, temperature=1.0, check=False, **options).backward()
         optimizer.step()

@@ -55,7 +55,7 @@ def draw() -> str:
         f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
-    for place, (name, colour) in enumerate(CURVES):
+    for place, (name, colour) in enumerate(CURVES):  # legend
         x = MARGIN + place * 140
         out.append(
             f'<line x1="{x}" y1="14" x2="{x + 24}" y2="14" stroke="{colour}" stroke-width="2"/>'
@@ -70,9 +70,8 @@ def draw() -> str:
             f'<text x="{left + WIDTH}" y="{top - 8}" text-anchor="end" fill="#555">'
             f"loss after {STEPS} steps {end:.2f}</text>"
         )
-        out.append(
-            f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#bbb"/>'
-        )
+        box = f'x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}"'
+        out.append(f'<rect {box} fill="none" stroke="#bbb"/>')
         for level in (-6, -3, 0, 3, 6):
             y = top + HEIGHT * (TOP - level) / (TOP - BOTTOM)
             out.append(
@@ -82,15 +81,14 @@ def draw() -> str:
         for curve, (_, colour) in enumerate(CURVES):
             points = " ".join(
                 f"{left + WIDTH * step / STEPS:.1f},"
-                f"{top + HEIGHT * (TOP - min(TOP, max(BOTTOM, values[curve]))) / (TOP - BOTTOM):.1f}"
+                f"{top + HEIGHT * (TOP - values[curve]) / (TOP - BOTTOM):.1f}"
                 for step, values in enumerate(path)
             )
             out.append(
                 f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
             )
-        out.append(
-            f'<text x="{left + WIDTH}" y="{top + HEIGHT + 16}" text-anchor="end">steps of Adam</text>'
-        )
+        place = f'x="{left + WIDTH}" y="{top + HEIGHT + 16}"'
+        out.append(f'<text {place} text-anchor="end">steps of Adam</text>')
     out.append("</svg>")
     return "\n".join(out) + "\n"
 
