@@ -169,7 +169,7 @@ class Meter(TorchDispatchMode):
             t.untyped_storage()._cdata: (0, None) for t in inputs
         }
         self.gradients = {tuple(t.shape): t.nbytes for t in inputs}
-        self.peak = 0
+        self.peak: int = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         out = func(*args, **(kwargs or {}))
@@ -196,10 +196,10 @@ def scratch(step: Step, data: Inputs) -> int:
         before: int = torch.cuda.memory_allocated()
         step()
         peak: int = torch.cuda.max_memory_allocated()
-        return peak - before - data.x.nbytes - data.y.nbytes
+        return peak - before - int(data.x.nbytes + data.y.nbytes)
     with Meter([data.x, data.y]) as meter:
         step()
-    return meter.peak
+    return int(meter.peak)
 
 
 def seconds(step: Step, device: str) -> float:
