@@ -1,0 +1,147 @@
+"""The module for other training loops, and the example that uses it."""
+
+import importlib.util
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dexml import losses
+from dexml.losses import InBatchLoss, same_group
+
+ROOT = Path(__file__).parents[1]
+
+
+class Table(nn.Module):
+    """Stands in for an encoder: an embedding of each token id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(20, 6)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": self.rows(features["ids"])}
+
+
+def columns(*ids: list[int]) -> list[dict[str, Tensor]]:
+    return [{"ids": torch.tensor(i)} for i in ids]
+
+
+def test_same_group_is_the_dense_comparison() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randint(-3, 6, (40,), generator=generator)
+    labels = torch.randint(-1, 9, (57,), generator=generator)
+    indptr, indices = same_group(points, labels)
+    found = torch.zeros(40, 57, dtype=torch.bool)
+    for b in range(40):
+        found[b, indices[indptr[b] : indptr[b + 1]]] = True
+    assert torch.equal(found, points[:, None] == labels[None])
+    assert len(indices) == found.sum()
+
+
+@pytest.mark.parametrize("name", ["softmax", "decoupled_softmax", "soft_topk", "bce", "topk_hinge"])
+def test_groups_are_positives_and_further_columns_negatives(name: str) -> None:
+    torch.manual_seed(0)
+    model = Table()
+    groups = torch.tensor([4, 9, 4])
+    module = InBatchLoss(model, getattr(losses, name), temperature=0.2)
+    value = module(columns([0, 1, 2], [5, 6, 7], [8, 9, 10]), groups)
+    emb = nn.functional.normalize(model.rows.weight, dim=1)
+    positives = (torch.tensor([0, 2, 3, 5]), torch.tensor([0, 2, 1, 0, 2]))
+    expected = getattr(losses, name)(emb[:3], emb[5:11], positives, temperature=0.2)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    value.backward()
+    assert model.rows.weight.grad is not None
+
+
+def test_without_groups_it_is_cross_entropy_over_the_batch() -> None:
+    model = Table()
+    emb = model.rows.weight.detach()
+    for labels in (None, torch.zeros(0)):
+        module = InBatchLoss(model, losses.softmax, normalize=False, temperature=1.0)
+        value = module(columns([0, 1, 2], [5, 6, 7]), labels)
+        expected = nn.functional.cross_entropy(emb[:3] @ emb[5:8].T, torch.arange(3))
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_learned_scale_and_offset_are_parameters() -> None:
+    module = InBatchLoss(Table(), losses.bce, learn_scale=True, offset=-3.0)
+    assert {"log_scale", "offset"} <= {name for name, _ in module.named_parameters()}
+    module(columns([0, 1], [5, 6])).backward()
+    assert module.log_scale is not None
+    assert module.offset is not None
+    assert module.log_scale.grad is not None
+    assert module.offset.grad is not None
+
+
+def test_errors_of_the_module() -> None:
+    with pytest.raises(ValueError, match="only bce"):
+        InBatchLoss(Table(), losses.softmax, learn_scale=True)
+    module = InBatchLoss(Table())
+    with pytest.raises(ValueError, match="1 text column"):
+        module(columns([0, 1]))
+    with pytest.raises(ValueError, match=r"labels: shape \(2,\), dtype torch.float32"):
+        module(columns([0, 1], [2, 3]), torch.tensor([0.5, 1.0]))
+
+
+@pytest.mark.parametrize("loss", ["decoupled_softmax", "bce"])
+def test_the_example_trains(tiny_encoder: Path, loss: str) -> None:
+    pytest.importorskip("sentence_transformers")
+    torch.set_num_threads(1)
+    path = ROOT / "docs" / "examples" / "train_sentence_transformers.py"
+    spec = importlib.util.spec_from_file_location("example", path)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    torch.manual_seed(0)
+    values = example.main(
+        [str(tiny_encoder), "--steps", "25", "--batch-size", "16", "--loss", loss]
+    )
+    assert sum(values[-5:]) < 0.8 * sum(values[:5])
+
+
+def test_the_picture_is_what_its_script_draws() -> None:
+    """Up to rounding in the last digit of a coordinate."""
+    path = ROOT / "docs" / "examples" / "free_logits.py"
+    spec = importlib.util.spec_from_file_location("free_logits", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    number = re.compile(r"-?\d+\.\d+")
+    drawn, kept = script.draw(), (ROOT / "docs" / "losses.svg").read_text(encoding="utf-8")
+    assert number.sub("", drawn) == number.sub("", kept)
+    for a, b in zip(number.findall(drawn), number.findall(kept), strict=True):
+        assert abs(float(a) - float(b)) < 0.11
+
+
+def test_examples_of_the_page_run(tmp_path: Path) -> None:
+    """The short one here, the one of two processes as a script."""
+    page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    short, split = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    exec(short, {})
+    script = tmp_path / "split.py"
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    script.write_text(split.replace("29511", str(port)), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = sorted(done.stdout.splitlines())
+    assert [line.split()[0] for line in lines] == ["0", "1"]
+    assert lines[0].split()[1] == lines[1].split()[1]  # one loss
+    assert lines[0].split()[-1] == lines[1].split()[-1]  # one dX
