@@ -34,8 +34,8 @@ class Result:
 
     `rows` holds values per point where the evaluator kept them: ``(values, None)``, or numerator
     and denominator for the PS metrics, which are ratios of sums. NaN marks a skipped point.
-    `groups` holds the scores of label groups, by grouping and group. `truth` is a fingerprint of the
-    positives in order of points, where the evaluator kept rows: equal for equal truths.
+    `groups` holds the scores of label groups, by grouping and group. `truth` is a fingerprint of
+    the positives in order of points, where the evaluator kept rows: equal for equal truths.
     """
 
     metrics: dict[str, float]
