@@ -42,9 +42,13 @@ test: setup  ## All tests, Rust and Python
 	cargo test --workspace --locked -q
 	$(BIN)/python -m pytest -q
 
-bench: setup  ## Speed of the core (criterion), and of Python against numpy and scipy
+bench: setup  ## Speed: the core by itself (criterion), then against other tools (benches/README.md)
 	cargo bench -p xmc-benches --locked
-	$(BIN)/python benches/bench_python.py
+	$(BIN)/python benches/bench_peers.py --size $(or $(SIZE),small) $(BENCH_ARGS)
+	$(BIN)/python benches/bench_files.py
+	$(BIN)/python benches/bench_sampling.py
+	$(BIN)/python benches/bench_statistics.py
+	$(BIN)/python benches/losses.py
 
 docs: setup  ## API pages of the Rust core (target/doc); every example in the pages is run
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p xmc-core --locked
