@@ -46,7 +46,10 @@ def main(argv: list[str] | None = None) -> list[float]:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
     arguments = parser.parse_args(argv)
-    model = SentenceTransformer(arguments.model, device="cpu")
+    # Weights stored in half precision must be loaded in float32: AdamW would make them NaN.
+    model = SentenceTransformer(
+        arguments.model, device="cpu", model_kwargs={"dtype": torch.float32}
+    )
     chosen = LOSSES[arguments.loss]
     loss = InBatchLoss(model, chosen, temperature=0.1, learn_scale=chosen is losses.bce, offset=-3)
     optimizer = torch.optim.AdamW(loss.parameters(), lr=arguments.lr)  # model and loss together
