@@ -17,11 +17,11 @@ use rayon::prelude::*;
 
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Result};
+use crate::ids::Id;
 use crate::metric::Metric;
 use crate::propensity::check_weights;
 use crate::rank::Score;
 pub use options::{EmptyRows, Grouping, Options, PsNdcg, Ties};
-pub use ranking::Id;
 pub use read::GroupCounts;
 pub use rows::RowValues;
 
