@@ -100,11 +100,11 @@ def merge(
 
 
 @overload
-def drop_pairs(y_pred: Csr, exclude: Csr, *, num_threads: int | None = None) -> Csr: ...
-@overload
 def drop_pairs(
     y_pred: NDArray[_Id], exclude: Csr, *, num_threads: int | None = None
 ) -> NDArray[_Id]: ...
+@overload
+def drop_pairs(y_pred: Csr, exclude: Csr, *, num_threads: int | None = None) -> Csr: ...
 def drop_pairs(
     y_pred: Csr | NDArray[Any], exclude: Csr, *, num_threads: int | None = None
 ) -> Csr | NDArray[Any]:
