@@ -16,6 +16,14 @@ def rank(
     return sorted(kept, key=lambda label: (-scores[label], sign * label))
 
 
+def drop_pairs(
+    ranked: Sequence[Sequence[int]], exclude: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Return what is left of each row."""
+    rows = zip(ranked, exclude, strict=True)
+    return [[label for label in row if label not in excluded] for row, excluded in rows]
+
+
 def inv_propensity(counts: Sequence[int], n_points: int, a: float, b: float) -> list[float]:
     c = (math.log(n_points) - 1) * (b + 1) ** a
     return [1 + c * (count + b) ** -a for count in counts]

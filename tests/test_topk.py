@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 import reference
-from dexml.topk import merge, topk
+from dexml.topk import drop_pairs, merge, topk
 
 SCORES = st.sampled_from([-2.0, -0.0, 0.0, 0.5, 1.0, float("inf"), float("-inf")])
 
@@ -62,6 +62,38 @@ def test_sparse_scores_and_exclusions() -> None:
     assert topk(scores.toarray(), 2, exclude=exclude)[0].tolist() == [[1, 3], [1, 2]]
 
 
+LABELS = st.lists(st.integers(0, 30), max_size=20, unique=True)
+EXCLUDED = st.lists(st.integers(0, 30), max_size=25)
+
+
+@given(rows=st.lists(st.tuples(LABELS, EXCLUDED), min_size=1, max_size=150))
+def test_dropped_pairs(rows: list[tuple[list[int], list[int]]]) -> None:
+    def matrix(labels: list[list[int]], dtype: Any) -> csr_array:
+        indptr = np.cumsum([0, *map(len, labels)])
+        flat = np.array([label for row in labels for label in row], np.int32)
+        return csr_array((flat.astype(dtype) + 1, flat, indptr), shape=(len(labels), 31))
+
+    ranked, excluded = [row for row, _ in rows], [row for _, row in rows]
+    left = reference.drop_pairs(ranked, excluded)
+    exclude = matrix(excluded, np.float32)
+    ids = np.full((len(rows), 20), -1, np.int64)
+    padded = ids.copy()
+    for i in range(len(rows)):
+        ids[i, : len(ranked[i])], padded[i, : len(left[i])] = ranked[i], left[i]
+    for threads in (1, 2, 7):
+        for dtype in (np.float32, np.float64):
+            scores = drop_pairs(matrix(ranked, dtype), exclude, num_threads=threads)
+            expected = matrix(left, dtype)
+            assert scores.dtype == dtype
+            np.testing.assert_array_equal(scores.indptr, expected.indptr)
+            np.testing.assert_array_equal(scores.indices, expected.indices)
+            np.testing.assert_array_equal(scores.data, expected.data)
+        for found in (ids, ids.astype(np.int32)):
+            kept = drop_pairs(found, exclude, num_threads=threads)
+            assert kept.dtype == found.dtype
+            np.testing.assert_array_equal(kept, padded)
+
+
 IDS, VALUES = np.array([[0, 1]], np.int32), np.array([[2.0, 1.0]], np.float32)
 
 
@@ -73,6 +105,12 @@ IDS, VALUES = np.array([[0, 1]], np.int32), np.array([[2.0, 1.0]], np.float32)
         (lambda: topk(VALUES * np.nan, 1), "scores: row 0: score of label 0 is NaN"),
         (lambda: topk(VALUES, 1, exclude=csr_array((1, 3))), r"exclude: shape \(1, 3\)"),
         (lambda: topk(csr_array(VALUES), 1, exclude=csr_array((1, 3))), r"exclude: shape"),
+        (lambda: drop_pairs(IDS, csr_array((2, 3))), "ids: 1 rows, expected 2"),
+        (lambda: drop_pairs(IDS, csr_array((1, 1))), "ids: row 0: label 1 out of range"),
+        (lambda: drop_pairs(-IDS[:, ::-1], csr_array((1, 9))), "row 0: label 0 after padding"),
+        (lambda: drop_pairs(IDS[0], csr_array((1, 9))), "ids must be 2-d, not 1-d"),
+        (lambda: drop_pairs(csr_array(VALUES), csr_array((1, 3))), r"exclude: shape \(1, 3\), but"),
+        (lambda: drop_pairs(VALUES, csr_array((1, 2)).tocsc()), "exclude: expected a scipy CSR"),
         (lambda: merge([], [], 1), "0 shards of ids and 0 of scores"),
         (lambda: merge([IDS], [], 1), "1 shards of ids and 0 of scores"),
         (lambda: merge([IDS], [VALUES], 0), "k must be at least 1"),
@@ -92,3 +130,5 @@ def test_errors(call: Any, message: str) -> None:
 def test_types_are_named() -> None:
     with pytest.raises(TypeError, match="ids of shard 0 must be int32, not int64"):
         merge([IDS.astype(np.int64)], [VALUES], 1)
+    with pytest.raises(TypeError, match="ids must be int32, not float32"):
+        drop_pairs(VALUES, csr_array((1, 2)))

@@ -6,7 +6,7 @@ content, shapes and ranges raise `ValueError`, wrong element types `TypeError`.
 """
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, final, overload
+from typing import Literal, TypeAlias, TypeVar, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ __all__ = [
     "Resampler",
     "check_csr",
     "co_occurrence",
+    "drop_pairs_csr",
+    "drop_pairs_ids",
     "interval",
     "inv_propensity",
     "label_counts",
@@ -43,6 +45,9 @@ _Scores: TypeAlias = tuple[
     NDArray[np.int64], NDArray[np.int32], NDArray[np.float32] | NDArray[np.float64]
 ]
 _Ranking: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float32]]
+
+_Float = TypeVar("_Float", np.float32, np.float64)
+_Id = TypeVar("_Id", np.int32, np.int64)
 
 _Matrix: TypeAlias = tuple[
     tuple[int, int], NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]
@@ -201,6 +206,26 @@ def merge_topk(
     num_threads: int | None = None,
 ) -> _Ranking:
     """Merge the rankings of label shards, (n, width) each, over disjoint labels, row by row."""
+
+def drop_pairs_csr(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    data: NDArray[_Float],
+    n_labels: int,
+    exclude: _Pattern,
+    *,
+    num_threads: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[_Float]]:
+    """Return the stored entries that are not excluded, in their order."""
+
+def drop_pairs_ids(
+    ids: NDArray[_Id],
+    n_labels: int,
+    exclude: _Pattern,
+    *,
+    num_threads: int | None = None,
+) -> NDArray[_Id]:
+    """Return ranked ids (n, width) that are not excluded, moved up and padded with -1."""
 
 def random_walk(
     y_train: _Truth,

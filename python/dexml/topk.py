@@ -1,5 +1,7 @@
 """The best labels of each row: from sparse or dense scores, or from the rankings of label shards.
 
+Pairs may be excluded before the cut (`topk`) or dropped from what is there (`drop_pairs`).
+
 Needs numpy and scipy only. Larger scores rank first, equal ones by the smaller label; NaN is an
 error.
 """
@@ -7,13 +9,16 @@ error.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from dexml import _rust
 from dexml.data import Csr, csr_parts, pair_parts
+
+_Id = TypeVar("_Id", np.int32, np.int64)
 
 Ranking = tuple[NDArray[np.int32], NDArray[np.float32]]
 """``ids`` and ``scores``, both (n, k), best first, padded with -1 and -inf."""
@@ -92,3 +97,50 @@ def merge(
     shards = [np.ascontiguousarray(part) for part in ids]
     values = [np.ascontiguousarray(part) for part in scores]
     return _rust.merge_topk(shards, values, k, num_threads=num_threads)
+
+
+@overload
+def drop_pairs(
+    y_pred: NDArray[_Id], exclude: Csr, *, num_threads: int | None = None
+) -> NDArray[_Id]: ...
+@overload
+def drop_pairs(y_pred: Csr, exclude: Csr, *, num_threads: int | None = None) -> Csr: ...
+def drop_pairs(
+    y_pred: Csr | NDArray[Any], exclude: Csr, *, num_threads: int | None = None
+) -> Csr | NDArray[Any]:
+    """Drop pairs from predictions without ranking them again.
+
+    Args:
+        y_pred: Scores, shape (n, n_labels), or ranked ids, int32 or int64, shape (n, k), padded
+            with -1.
+        exclude: Pairs to drop, shape (n, n_labels): every stored entry, whatever its value. Pairs
+            that `y_pred` does not hold are passed over.
+        num_threads: Threads; default all cores.
+
+    Returns:
+        The scores that are left, in the order they had, float32 or float64; or the ids that are
+        left, moved up and padded with -1. What is missing in number (`nnz`) was dropped.
+
+    Raises:
+        ValueError: Shapes disagree, or an id is out of range or stands after padding.
+
+    Example:
+        >>> from scipy.sparse import csr_array
+        >>> exclude = csr_array(([1, 1], ([0, 1], [7, 3])), shape=(2, 9))
+        >>> drop_pairs(np.array([[4, 7, 2], [1, 8, -1]]), exclude).tolist()
+        [[4, 2, -1], [1, 8, -1]]
+        >>> scores = csr_array(([0.5, 0.25], ([0, 0], [7, 8])), shape=(2, 9))
+        >>> left = drop_pairs(scores, exclude)
+        >>> left.nnz, left[0, 8].item()
+        (1, 0.25)
+    """
+    n_labels, pairs = exclude.shape[1], csr_parts(exclude, "exclude")[:2]
+    if isinstance(y_pred, np.ndarray):
+        ids = np.ascontiguousarray(y_pred)
+        return _rust.drop_pairs_ids(ids, n_labels, pairs, num_threads=num_threads)
+    parts = csr_parts(y_pred, "y_pred")
+    if exclude.shape != y_pred.shape:
+        raise ValueError(f"exclude: shape {exclude.shape}, but y_pred has {y_pred.shape}")
+    left = _rust.drop_pairs_csr(*parts, n_labels, pairs, num_threads=num_threads)
+    indptr, labels, values = left
+    return csr_array((values, labels, indptr), shape=y_pred.shape)

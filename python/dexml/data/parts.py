@@ -23,6 +23,25 @@ def csr_parts(y: Csr, name: str) -> CsrParts:
     Raises:
         ValueError: `y` is no scipy CSR matrix, or its ids do not fit into int32.
     """
+    entries = _entries(y, name)
+    return np.ascontiguousarray(y.indptr, dtype=np.int64), *entries
+
+
+def truth_parts(y: Csr, name: str) -> CsrParts:
+    """As :func:`csr_parts`, for truth: positives stay positive when values become float32."""
+    entries = truth_entries(y, name)
+    return np.ascontiguousarray(y.indptr, dtype=np.int64), *entries
+
+
+def truth_entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return ``indices`` and ``data`` of :func:`truth_parts`, for whoever needs no rows."""
+    indices, data = _entries(y, name)
+    if data.dtype != np.float32:
+        data = np.where(data > 0, 1.0, data).astype(np.float32)
+    return indices, data
+
+
+def _entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[Any]]:
     if getattr(y, "format", None) != "csr":
         raise ValueError(f"{name}: expected a scipy CSR array, not {type(y).__name__}")
     if y.shape[1] > np.iinfo(np.int32).max:
@@ -35,15 +54,7 @@ def csr_parts(y: Csr, name: str) -> CsrParts:
     data = np.ascontiguousarray(y.data)
     if data.dtype not in (np.float32, np.float64):
         data = data.astype(np.float32 if data.dtype in (np.bool_, np.float16) else np.float64)
-    return np.ascontiguousarray(y.indptr, dtype=np.int64), indices, data
-
-
-def truth_parts(y: Csr, name: str) -> CsrParts:
-    """As :func:`csr_parts`, for truth: positives stay positive when values become float32."""
-    indptr, indices, data = csr_parts(y, name)
-    if data.dtype != np.float32:
-        data = np.where(data > 0, 1.0, data).astype(np.float32)
-    return indptr, indices, data
+    return indices, data
 
 
 def pair_parts(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import _rust, console, data
+from dexml import _rust, console
 from dexml.data import Csr
+from dexml.data.parts import truth_entries
 
 _AMAZON, _WIKIPEDIA, DEFAULT_CONSTANTS = (0.6, 2.6), (0.5, 0.4), (0.55, 1.5)
 PROPENSITY_CONSTANTS = {
@@ -51,8 +52,7 @@ def inv_propensity(y_train: Csr, *, a: float = 0.55, b: float = 1.5) -> NDArray[
 
 def label_counts(y_train: Csr) -> NDArray[np.int64]:
     """Count the training positives (values above 0) of every label, shape (n_labels,)."""
-    _, indices, values = data.truth_parts(y_train, "y_train")
-    return _rust.label_counts(y_train.shape[1], indices, values)
+    return _rust.label_counts(y_train.shape[1], *truth_entries(y_train, "y_train"))
 
 
 def propensity_constants(name: str) -> tuple[float, float]:

@@ -25,7 +25,7 @@ mod _rust {
         load_scores, save_bow, save_labels, save_npz, save_pairs,
     };
     #[pymodule_export]
-    use super::ranking::{merge_topk, topk_csr, topk_dense};
+    use super::ranking::{drop_pairs_csr, drop_pairs_ids, merge_topk, topk_csr, topk_dense};
     #[pymodule_export]
     use super::sampling::{PyNegativeSampler, co_occurrence, random_walk};
     #[pymodule_export]

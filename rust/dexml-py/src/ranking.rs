@@ -1,12 +1,12 @@
 //! Top-k of sparse and dense scores.
 
-use numpy::PyUntypedArrayMethods;
+use numpy::{Element, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use xmc_core::{Ranked, Result, Score};
+use xmc_core::{Error, Id, Ranked, Result, Score};
 
 use crate::arrays::{
-    CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, holds, matrix, moved_ranking,
+    CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, holds, matrix, moved, moved_ranking,
 };
 use crate::border::{count, in_pool};
 
@@ -34,7 +34,7 @@ pub(crate) fn topk_csr<'py>(
     }
 }
 
-fn topk_of<'py, S: Score + numpy::Element>(
+fn topk_of<'py, S: Score + Element>(
     py: Python<'py>,
     scores: &CsrArgs<'py>,
     n_labels: usize,
@@ -122,4 +122,84 @@ pub(crate) fn merge_topk<'py>(
         xmc_core::merge_topk(n_rows, &shards, k)
     })?;
     moved_ranking(py, n_rows, top)
+}
+
+/// Scores without excluded pairs.
+#[pyfunction]
+#[pyo3(signature = (indptr, indices, data, n_labels, exclude, *, num_threads=None))]
+pub(crate) fn drop_pairs_csr<'py>(
+    py: Python<'py>,
+    indptr: Bound<'py, PyAny>,
+    indices: Bound<'py, PyAny>,
+    data: Bound<'py, PyAny>,
+    n_labels: i64,
+    exclude: PatternArgs<'py>,
+    num_threads: Option<i64>,
+) -> PyResult<CsrArgs<'py>> {
+    let n_labels = count("n_labels", n_labels)?;
+    let double = holds::<f64>(&data);
+    let scores = (indptr, indices, data);
+    if double {
+        left_of::<f64>(py, &scores, n_labels, &exclude, num_threads)
+    } else {
+        left_of::<f32>(py, &scores, n_labels, &exclude, num_threads)
+    }
+}
+
+fn left_of<'py, T: Element + Copy + Default>(
+    py: Python<'py>,
+    scores: &CsrArgs<'py>,
+    n_labels: usize,
+    exclude: &PatternArgs<'py>,
+    num_threads: Option<i64>,
+) -> PyResult<CsrArgs<'py>> {
+    let scores = CsrArrays::<T>::borrow("y_pred", scores)?;
+    let exclude = PatternArrays::borrow("exclude", exclude)?;
+    let (scores, exclude) = (scores.slices()?, exclude.slices()?);
+    let left = in_pool(py, num_threads, || {
+        let scores = scores.check("y_pred", n_labels)?;
+        xmc_core::drop_pairs_csr(scores, exclude.check("exclude", n_labels)?)
+    })?;
+    let (indices, data) = (moved(py, left.indices), moved(py, left.data));
+    Ok((moved(py, left.indptr).into_any(), indices.into_any(), data.into_any()))
+}
+
+/// Ranked ids without excluded pairs.
+#[pyfunction]
+#[pyo3(signature = (ids, n_labels, exclude, *, num_threads=None))]
+pub(crate) fn drop_pairs_ids<'py>(
+    py: Python<'py>,
+    ids: Bound<'py, PyAny>,
+    n_labels: i64,
+    exclude: PatternArgs<'py>,
+    num_threads: Option<i64>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let n_labels = count("n_labels", n_labels)?;
+    if holds::<i64>(&ids) {
+        left_ids::<i64>(py, &ids, n_labels, &exclude, num_threads)
+    } else {
+        left_ids::<i32>(py, &ids, n_labels, &exclude, num_threads)
+    }
+}
+
+fn left_ids<'py, I: Id + Element>(
+    py: Python<'py>,
+    ids: &Bound<'py, PyAny>,
+    n_labels: usize,
+    exclude: &PatternArgs<'py>,
+    num_threads: Option<i64>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let ids = matrix::<I>("ids", ids)?;
+    let exclude = PatternArrays::borrow("exclude", exclude)?;
+    let shape = [ids.shape()[0], ids.shape()[1]];
+    let (ids, exclude) = (ids.as_slice()?, exclude.slices()?);
+    let left = in_pool(py, num_threads, || {
+        let exclude = exclude.check("exclude", n_labels)?;
+        if shape[0] != exclude.n_rows() {
+            let (name, expected, found) = ("ids".to_owned(), exclude.n_rows(), shape[0]);
+            return Err(Error::Length { name, what: "rows", expected, found });
+        }
+        xmc_core::drop_pairs_ids(ids, shape[1], exclude)
+    })?;
+    Ok(moved(py, left).reshape(shape)?.into_any())
 }

@@ -167,7 +167,6 @@ impl<'a, T> CsrView<'a, T> {
     }
 
     /// First row pointer, row pointers, labels and values of the window.
-    #[cfg(feature = "compression")]
     pub(crate) fn window(&self) -> (i64, &'a [i64], &'a [i32], &'a [T]) {
         let CsrPattern { indptr, indices, .. } = self.pattern;
         let (first, last) = (indptr[0], indptr[self.n_rows()]);
@@ -186,7 +185,7 @@ impl<'a, T> CsrView<'a, T> {
     }
 }
 
-/// An owned CSR matrix whose rows are sorted by label, without duplicates.
+/// An owned CSR matrix. From a file, its rows are sorted by label, without duplicates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Csr<T = f32> {
     /// Number of columns.

@@ -7,6 +7,7 @@ mod error;
 mod eval;
 mod file;
 mod graph;
+mod ids;
 mod labels;
 mod metric;
 #[cfg(feature = "compression")]
@@ -35,7 +36,7 @@ pub use rayon;
 pub use bow::{Bow, parse_bow, parse_bow_repaired};
 pub use csr::{Csr, CsrPattern, CsrView, check_matrix};
 pub use error::{ArchiveFault, Error, Fault, Place, Result};
-pub use eval::{EmptyRows, Evaluator, GroupCounts, Grouping, Id, Options, PsNdcg, RowValues, Ties};
+pub use eval::{EmptyRows, Evaluator, GroupCounts, Grouping, Options, PsNdcg, RowValues, Ties};
 pub use file::{
     load_bow, load_bow_repaired, load_bytes, load_labels, load_labels_repaired, load_pairs,
     save_bow, save_labels, save_pairs,
@@ -43,6 +44,7 @@ pub use file::{
 #[cfg(feature = "compression")]
 pub use file::{load_scores, save_npz};
 pub use graph::{Bipartite, CoOccurrence, DegreeCaps, MAX_STEPS, Normalise, RandomWalk};
+pub use ids::Id;
 pub use labels::{parse_labels, parse_labels_repaired};
 pub use metric::{Kind, MAX_K, Metric};
 #[cfg(feature = "compression")]
@@ -54,5 +56,5 @@ pub use repair::Repairs;
 pub use resample::{Difference, Interval, Resampler, Terms, interval, p_value};
 pub use sample::{NegativeSampler, Negatives, Shortlists, Source};
 pub use text::ParseOptions;
-pub use topk::{Ranked, TopK, merge_topk, topk_csr, topk_dense};
+pub use topk::{Ranked, TopK, drop_pairs_csr, drop_pairs_ids, merge_topk, topk_csr, topk_dense};
 pub use write::{write_bow, write_labels, write_pairs};

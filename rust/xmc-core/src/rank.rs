@@ -120,6 +120,10 @@ impl Excluded {
         self.0.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = i32> + '_ {
         self.0.iter().copied()
     }

@@ -4,7 +4,8 @@
 //! passes are made: one counts lines and entries, the second fills arrays of that size, both in
 //! blocks in the caller's rayon pool.
 
-use std::ops::Range;
+mod block;
+mod header;
 
 use rayon::prelude::*;
 
@@ -13,10 +14,9 @@ use crate::error::{Error, Fault, Place, Result};
 use crate::repair::{Columns, Repairs};
 use crate::rows::{Cells, Rules};
 use crate::stream::{Stream, reserve};
-use crate::token::{self, Digits};
-
-/// Bytes a task parses, rounded up to a whole line.
-const BLOCK: usize = 1 << 20;
+pub(crate) use block::Piece;
+use block::{Block, Count, Filled, cut};
+use header::{parse_header, split_header};
 
 /// How to read label text and bag-of-words text.
 #[derive(Clone, Copy)]
@@ -132,11 +132,6 @@ fn chunks(
     parser.finish()
 }
 
-fn split_header(text: &[u8]) -> (&[u8], &[u8]) {
-    let end = text.iter().position(|&byte| byte == b'\n').unwrap_or(text.len());
-    (&text[..end], text.get(end + 1..).unwrap_or_default())
-}
-
 struct Parser<'a> {
     layout: Layout,
     options: ParseOptions<'a>,
@@ -233,120 +228,6 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Rows and columns that the header line announces; label text has no third side.
-fn parse_header(line: &[u8], layout: Layout) -> std::result::Result<[usize; 3], Fault> {
-    let (n_sides, wrong) = match layout {
-        Layout::Lf => (2, Fault::Header),
-        Layout::Bow => (3, Fault::BowHeader),
-    };
-    let line = token::trim_cr(line);
-    let mut numbers = [Some(0); 3];
-    let mut n_tokens = 0;
-    for (at, text) in token::tokens(line) {
-        let number = match token::digits(text) {
-            Digits::Number(number) => Some(number),
-            // Something numeric means that the header is missing or wrong, all else is foreign.
-            _ if text[0].is_ascii_digit() || b"+-.".contains(&text[0]) => None,
-            _ => return Err(token::bad_token(text, at)),
-        };
-        if let Some(slot) = numbers.get_mut(n_tokens) {
-            *slot = number;
-        }
-        n_tokens += 1;
-    }
-    let (true, [Some(n_rows), Some(n_cols), Some(n_listed)]) = (n_tokens == n_sides, numbers)
-    else {
-        return Err(wrong);
-    };
-    let most = i32::MAX as u64;
-    match layout {
-        Layout::Lf if n_cols > most => return Err(Fault::TooManyLabels { n_labels: n_cols }),
-        Layout::Bow if n_cols > most => {
-            return Err(Fault::TooManyFeatures { n_features: n_cols });
-        }
-        Layout::Bow if n_listed > most => {
-            return Err(Fault::TooManyLabels { n_labels: n_listed });
-        }
-        _ => {}
-    }
-    let n_rows = usize::try_from(n_rows).map_err(|_| wrong)?;
-    Ok([n_rows, n_cols as usize, n_listed as usize])
-}
-
-/// Cuts a text into blocks that end with a line.
-fn cut(text: &[u8]) -> Vec<Range<usize>> {
-    let mut blocks = Vec::new();
-    let mut start = 0;
-    while start < text.len() {
-        let least = (start + BLOCK).min(text.len());
-        let rest = text[least..].iter().position(|&byte| byte == b'\n');
-        let end = rest.map_or(text.len(), |rest| least + rest + 1);
-        blocks.push(start..end);
-        start = end;
-    }
-    blocks
-}
-
-/// Lines of a block, and upper bounds of its entries that good text meets.
-struct Count {
-    lines: usize,
-    entries: usize,
-    listed: usize,
-}
-
-impl Count {
-    fn of(block: &[u8], layout: Layout, options: ParseOptions<'_>) -> Self {
-        let [mut lines, colons] = count_bytes(block, [b'\n', b':']);
-        // The last line of a file may lack its line feed.
-        lines += usize::from(block.last().is_some_and(|&byte| byte != b'\n'));
-        // Without its colon a token counts only where a value may be missing.
-        let space = |byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r');
-        let entries = match options.missing_value {
-            None => colons,
-            Some(_) => count_pairs(block, |before, after| space(before) & !space(after)),
-        };
-        let listed = match layout {
-            Layout::Lf => 0,
-            Layout::Bow => {
-                let [commas] = count_bytes(block, [b',']);
-                commas + count_pairs(block, |before, after| (before == b'\n') & !space(after))
-            }
-        };
-        Self { lines, entries, listed }
-    }
-}
-
-/// How often each byte occurs. Short runs with byte-sized sums vectorise well.
-fn count_bytes<const N: usize>(block: &[u8], bytes: [u8; N]) -> [usize; N] {
-    let mut totals = [0; N];
-    for run in block.chunks(192) {
-        let mut sums = [0u8; N];
-        for &byte in run {
-            for (sum, wanted) in sums.iter_mut().zip(bytes) {
-                *sum += u8::from(byte == wanted);
-            }
-        }
-        for (total, sum) in totals.iter_mut().zip(sums) {
-            *total += usize::from(sum);
-        }
-    }
-    totals
-}
-
-/// How many neighbouring bytes, a line feed thought before the first, are as wanted.
-fn count_pairs(block: &[u8], wanted: impl Fn(u8, u8) -> bool) -> usize {
-    let Some((&first, after)) = block.split_first() else { return 0 };
-    let mut total = usize::from(wanted(b'\n', first));
-    for (before, after) in block.chunks(192).zip(after.chunks(192)) {
-        let mut sum = 0u8;
-        for (&before, &after) in before.iter().zip(after) {
-            sum += u8::from(wanted(before, after));
-        }
-        total += usize::from(sum);
-    }
-    total
-}
-
 /// Appends zeroed rows and entries.
 fn grow(csr: &mut Csr, n_rows: usize, n_entries: usize) -> Result<()> {
     reserve(&mut csr.indptr, n_rows)?;
@@ -365,63 +246,6 @@ fn zeroed<T: Copy + Default>(vector: &mut Vec<T>, n: usize) -> Result<()> {
         vector.resize(vector.len() + n, T::default());
     }
     Ok(())
-}
-
-/// A block of whole lines and the cells of the result that it fills.
-struct Block<'a> {
-    text: &'a [u8],
-    span: Range<usize>,
-    first_line: usize,
-    entries: Cells<'a>,
-    lists: Cells<'a>,
-}
-
-/// What a block has filled of its cells.
-struct Filled {
-    entries: Piece,
-    lists: Piece,
-    repairs: Repairs,
-}
-
-/// A block's rows, where its cells start, how many it filled.
-#[derive(Clone, Copy)]
-pub(crate) struct Piece {
-    pub n_rows: usize,
-    pub start: usize,
-    pub filled: usize,
-}
-
-impl Block<'_> {
-    fn fill(mut self, layout: Layout, rules: [Rules; 2], n_rows: usize) -> At<Filled> {
-        let [of_entries, of_lists] = rules;
-        let mut repairs = Repairs::default();
-        let (mut at, mut line) = (self.span.start, self.first_line);
-        for row in 0..self.entries.n_rows() {
-            let located = |fault| Stop::Fault(line, fault);
-            // Up to the end of the text: whoever looks ahead needs no care at a line's end.
-            let rest = &self.text[at..];
-            let mut start = 0;
-            if layout == Layout::Bow {
-                start =
-                    self.lists.parse_list(rest, of_lists, line, &mut repairs).map_err(located)?;
-                self.lists.finish(row, of_lists, line, &mut repairs).map_err(located)?;
-            }
-            let len = self.entries.parse(rest, start, of_entries, line, &mut repairs);
-            at += len.map_err(located)?;
-            self.entries.finish(row, of_entries, line, &mut repairs).map_err(located)?;
-            line += 1;
-        }
-        while at < self.span.end {
-            let rest = &self.text[at..self.span.end];
-            let len = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
-            if !token::trim_cr(&rest[..len]).iter().all(|&byte| token::is_blank(byte)) {
-                return Err(Stop::Fault(line, Fault::TooManyRows { expected: n_rows }));
-            }
-            at += len + 1;
-            line += 1;
-        }
-        Ok(Filled { entries: self.entries.piece(), lists: self.lists.piece(), repairs })
-    }
 }
 
 /// Moves the pieces of the last chunk together, where a piece did not fill all its cells.

@@ -1,5 +1,6 @@
 //! The k best labels of each row.
 
+mod drop_pairs;
 mod merge;
 
 use rayon::prelude::*;
@@ -7,6 +8,7 @@ use rayon::prelude::*;
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Fault, Result};
 use crate::rank::{Excluded, Score, keep_best};
+pub use drop_pairs::{drop_pairs_csr, drop_pairs_ids};
 pub use merge::{Ranked, merge_topk};
 
 /// Rows handed to a thread at a time; the scratch memory is shared by them.

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use xmc_core::rayon::ThreadPoolBuilder;
 use xmc_core::{
     Csr, CsrPattern, EmptyRows, Evaluator, Kind, Metric, Options, ParseOptions, PsNdcg, Ranked,
-    RowValues, Ties, merge_topk, parse_labels, parse_pairs, topk_csr, topk_dense, write_labels,
+    RowValues, Ties, drop_pairs_csr, drop_pairs_ids, merge_topk, parse_labels, parse_pairs,
+    topk_csr, topk_dense, write_labels,
 };
 
 type Row = BTreeMap<i32, f32>;
@@ -213,6 +214,29 @@ proptest! {
                 prop_assert_eq!(score, scores.get(&id).copied().unwrap_or(f32::NEG_INFINITY));
             }
         }
+    }
+
+    #[test]
+    fn dropped_pairs_are_those_a_filter_drops(scene in scene()) {
+        let (scores, excluded) = (csr(scene.n_labels, &scene.scores), csr(scene.n_labels, &scene.exclude));
+        let exclude = excluded.view("exclude").unwrap().pattern();
+        let pairs = scene.scores.iter().zip(&scene.exclude);
+        let left: Vec<Row> = pairs.map(|(scores, exclude)| {
+            scores.iter().filter(|(l, _)| !exclude.contains_key(l)).map(|(&l, &v)| (l, v)).collect()
+        }).collect();
+        prop_assert_eq!(
+            drop_pairs_csr(scores.view("y_pred").unwrap(), exclude).unwrap(),
+            csr(scene.n_labels, &left)
+        );
+        let width = 14;
+        let padded = |rankings: Vec<Vec<i32>>| -> Vec<i32> {
+            let pad = |row: Vec<i32>| row.into_iter().chain(std::iter::repeat(-1)).take(width);
+            rankings.into_iter().flat_map(pad).collect()
+        };
+        let all = scene.scores.iter().map(|scores| rank(scores, &Row::new())).collect();
+        let pairs = scene.scores.iter().zip(&scene.exclude);
+        let few = pairs.map(|(scores, exclude)| rank(scores, exclude)).collect();
+        prop_assert_eq!(drop_pairs_ids(&padded(all), width, exclude).unwrap(), padded(few));
     }
 
     #[test]

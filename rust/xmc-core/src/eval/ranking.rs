@@ -5,52 +5,11 @@ use super::options::Ties;
 use crate::bitmap::{Bitmap, Filter};
 use crate::csr::CsrView;
 use crate::error::Fault;
+use crate::ids::{Id, without_padding};
 use crate::rank::{Excluded, Score, keep_best};
 
 /// Rows up to this length are checked for duplicates with a filter, longer ones with a bitmap.
 const LONG: usize = 1024;
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for i32 {}
-    impl Sealed for i64 {}
-}
-
-/// An element of a ranking, `i32` or `i64`; -1 is padding.
-pub trait Id: sealed::Sealed + Copy + Into<i64> + Send + Sync {
-    /// The largest element as if they had no sign, so that a negative one is larger than any label.
-    #[doc(hidden)]
-    fn largest(row: &[Self]) -> u64;
-    /// The row as labels, all of which are in range.
-    #[doc(hidden)]
-    fn labels<'a>(row: &'a [Self], scratch: &'a mut Vec<i32>) -> &'a [i32];
-}
-
-impl Id for i32 {
-    #[inline]
-    fn largest(row: &[Self]) -> u64 {
-        u64::from(row.iter().fold(0, |largest, &id| largest.max(id as u32)))
-    }
-
-    #[inline]
-    fn labels<'a>(row: &'a [Self], _scratch: &'a mut Vec<i32>) -> &'a [i32] {
-        row
-    }
-}
-
-impl Id for i64 {
-    #[inline]
-    fn largest(row: &[Self]) -> u64 {
-        row.iter().fold(0, |largest, &id| largest.max(id as u64))
-    }
-
-    #[inline]
-    fn labels<'a>(row: &'a [Self], scratch: &'a mut Vec<i32>) -> &'a [i32] {
-        scratch.clear();
-        scratch.extend(row.iter().map(|&id| id as i32));
-        scratch
-    }
-}
 
 /// Memory for ranking one row after another.
 pub(super) struct RankScratch<Key> {
@@ -138,10 +97,8 @@ impl<I: Id> Rankings for Ids<'_, I> {
         excluded: &Excluded,
         scratch: &'s mut RankScratch<()>,
     ) -> Result<Ranked<'s>, Fault> {
-        let mut ids = &self.ids[row * self.width..(row + 1) * self.width];
-        if I::largest(ids) >= plan.n_labels as u64 {
-            ids = without_padding(ids, plan.n_labels)?;
-        }
+        let ids = &self.ids[row * self.width..(row + 1) * self.width];
+        let ids = without_padding(ids, plan.n_labels)?;
         let labels = I::labels(ids, &mut scratch.labels);
         scratch.seen.check_distinct(labels, plan.n_labels)?;
         if excluded.is_empty() {
@@ -152,19 +109,6 @@ impl<I: Id> Rankings for Ids<'_, I> {
         let n_excluded = labels.len() - scratch.kept.len();
         scratch.kept.truncate(plan.max_k);
         Ok((&scratch.kept, n_excluded))
-    }
-}
-
-/// A row up to its padding, where every label is in range.
-fn without_padding<I: Id>(row: &[I], n_labels: usize) -> Result<&[I], Fault> {
-    let end = row.iter().position(|&id| id.into() == -1).unwrap_or(row.len());
-    if let Some(&id) = row[end..].iter().find(|&&id| id.into() != -1) {
-        return Err(Fault::AfterPadding { label: id.into() });
-    }
-    let in_range = |id: i64| (0..n_labels as i64).contains(&id);
-    match row[..end].iter().find(|&&id| !in_range(id.into())) {
-        Some(&id) => Err(Fault::LabelOutOfRange { label: id.into().to_string(), n_labels }),
-        None => Ok(&row[..end]),
     }
 }
 
