@@ -297,8 +297,25 @@ fn long_rows_and_wide_weights_do_not_overflow() {
     assert!((value(Kind::Psp, 2) - 0.500_000_5).abs() < 1e-12);
     let wide = Options { inv_propensity: Some(vec![1.0, 2e6]), ..Options::default() };
     let message = Evaluator::new(2, &metrics(&[1]), wide).unwrap_err().to_string();
-    assert_eq!(message, "inv_propensity must span less than a factor of 2^20, not 2000000");
+    assert_eq!(message, "inv_propensity must span a factor of 2^20 at most, not 2000000");
     assert!((value(Kind::P, k) - f64::from(n) / k as f64).abs() < 1e-12);
+}
+
+/// A share of a light weight beside a heavy one, of a row with very many positives.
+#[test]
+fn recall_keeps_its_digits_in_long_rows() {
+    let n = 100_000;
+    let mut weights: Vec<f64> = (0..n).map(|label| 1.0 + f64::from(label % 97) / 97.0).collect();
+    weights.push(1000.0); // of a label that occurs nowhere
+    let truth = csr(n as usize + 1, &[(0..n).map(|label| (label, 1.0)).collect()]);
+    let metrics = metrics(&[1, 3]);
+    let options = Options { inv_propensity: Some(weights.clone()), ..Options::default() };
+    let mut evaluator = Evaluator::new(truth.n_cols, &metrics, options).unwrap();
+    evaluator.update_ids(truth.view("y_true").unwrap(), &[0, 1, 2], 3, None).unwrap();
+    let heaviest = 1.0 + 96.0 / 97.0;
+    let value = |k| evaluator.value(Metric::new(Kind::Psr, k).unwrap()).unwrap();
+    assert!((value(1) - weights[0] / heaviest).abs() < 1e-12);
+    assert!((value(3) - weights[..3].iter().sum::<f64>() / (3.0 * heaviest)).abs() < 1e-12);
 }
 
 #[test]

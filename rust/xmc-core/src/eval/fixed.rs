@@ -120,7 +120,7 @@ impl Weights {
         let value = |old: Option<&u32>| old.map_or(1.0, |&old| values[old as usize]);
         let (largest, smallest) = (value(order.first()), value(order.last()));
         if largest / smallest > MAX_SPAN {
-            let (name, rule) = ("inv_propensity", "must span less than a factor of 2^20");
+            let (name, rule) = ("inv_propensity", "must span a factor of 2^20 at most");
             return Err(Error::Parameter { name, rule, value: (largest / smallest).to_string() });
         }
         // The power of two above the largest weight; in two steps, as it may overflow by itself.

@@ -27,6 +27,10 @@ enum Lane {
     IdealPsRecall,
 }
 
+/// Bits of a weight's share in a row's recall beyond those of the weight: rows with a million
+/// positives lose nothing, and 2^50 rows do not overflow.
+const SHARE_BITS: u32 = 24;
+
 const N_LANES: usize = Lane::IdealPsRecall as usize + 1;
 
 impl Lane {
@@ -155,10 +159,16 @@ impl Sums {
             add_hits(gain, hits, |hit| hit.weight);
             add_ideal(ideal, row.ideal, |_, weight| weight);
         }
-        if let Some([gain, ideal]) = self.lanes(layout, Lane::PsRecall) {
-            let share = quotient(1, n as i64);
-            add_hits(gain, hits, |hit| times(hit.weight, share));
-            add_ideal(ideal, row.ideal, |_, weight| times(weight, share));
+        if let Some(start) = layout.start[Lane::PsRecall as usize] {
+            // A share of a weight needs more bits than a weight, so it joins the total at once.
+            let share = |weight: i64| (i128::from(weight) << SHARE_BITS) / n as i128;
+            let (gain, ideal) = self.total[start..][..2 * max_k].split_at_mut(max_k);
+            for hit in hits {
+                gain[hit.rank as usize] += share(hit.weight);
+            }
+            for (cell, &weight) in ideal.iter_mut().zip(row.ideal) {
+                *cell += share(weight);
+            }
         }
         if let Some([dcg, ndcg, best, best_ndcg]) = self.lanes(layout, Lane::PsDcg) {
             let matlab = plan.options.psndcg == PsNdcg::Matlab;
