@@ -13,10 +13,10 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from dexml import _rust
 from dexml.data import Csr, csr_parts, pair_parts
+from dexml.data.parts import joined
 
 _Id = TypeVar("_Id", np.int32, np.int64)
 
@@ -142,5 +142,4 @@ def drop_pairs(
     if exclude.shape != y_pred.shape:
         raise ValueError(f"exclude: shape {exclude.shape}, but y_pred has {y_pred.shape}")
     left = _rust.drop_pairs_csr(*parts, n_labels, pairs, num_threads=num_threads)
-    indptr, labels, values = left
-    return csr_array((values, labels, indptr), shape=y_pred.shape)
+    return joined(y_pred.shape, *left)

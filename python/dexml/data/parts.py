@@ -69,7 +69,7 @@ def pair_parts(
     return indptr, indices
 
 
-def canonical(
+def joined(
     shape: tuple[int, int],
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],
@@ -77,8 +77,17 @@ def canonical(
 ) -> Csr:
     """Build a CSR that shares `indices` and `data`; scipy wants both index arrays of one dtype."""
     if len(indices) <= np.iinfo(np.int32).max:
-        y: Csr = csr_array((data, indices, indptr.astype(np.int32)), shape=shape)
-    else:
-        y = csr_array((data, indices.astype(np.int64), indptr), shape=shape)
+        return csr_array((data, indices, indptr.astype(np.int32)), shape=shape)
+    return csr_array((data, indices.astype(np.int64), indptr), shape=shape)
+
+
+def canonical(
+    shape: tuple[int, int],
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    data: NDArray[Any],
+) -> Csr:
+    """As :func:`joined`, of rows that are sorted and without duplicates."""
+    y: Csr = joined(shape, indptr, indices, data)
     y.has_canonical_format = True
     return y
