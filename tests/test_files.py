@@ -48,9 +48,13 @@ def test_what_a_crash_left_is_no_hindrance(target: Path, folder: bool) -> None:
 
 
 def test_a_block_that_fails_changes_nothing(target: Path, folder: bool) -> None:
-    with pytest.raises(RuntimeError, match="half way"), replacing(target) as beside:
-        write(beside, folder, "half")
-        raise RuntimeError("half way")
+    def fail() -> None:
+        with replacing(target) as beside:
+            write(beside, folder, "half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
     assert content(target) == "old"
     assert list(target.parent.iterdir()) == [target]
 

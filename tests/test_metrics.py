@@ -1,8 +1,8 @@
 """`dexml.metrics` through its Python face: golden cases, slow twin, streaming, errors."""
 
 import hashlib
-import pickle
 import json
+import pickle
 import re
 import subprocess
 import sys

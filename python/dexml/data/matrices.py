@@ -65,7 +65,9 @@ def load_labels(
         ValueError: The content is not what the format says; the message names file and line.
         OSError: The file cannot be read.
     """
-    loaded, repairs = _rust.load_labels(os.fsdecode(path), missing_value=missing_value, repair=repair)
+    loaded, repairs = _rust.load_labels(
+        os.fsdecode(path), missing_value=missing_value, repair=repair
+    )
     if repairs is not None:
         _warn(path, _repairs(repairs))
     return canonical(*loaded)
@@ -110,7 +112,9 @@ def repair_bow(
     path: str | os.PathLike[str], *, missing_value: float | None = None
 ) -> tuple[Csr, Csr, Repairs]:
     """Load as :func:`load_bow` with ``repair=True``, and return what was mended."""
-    features, labels, repairs = _rust.load_bow(os.fsdecode(path), missing_value=missing_value, repair=True)
+    features, labels, repairs = _rust.load_bow(
+        os.fsdecode(path), missing_value=missing_value, repair=True
+    )
     return canonical(*features), canonical(*labels), _repairs(repairs)
 
 
