@@ -133,7 +133,7 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
         data.save_bow(tmp_path / "nowhere" / "x.txt", three, three)
     for save in (data.save_labels, data.save_pairs, data.save_scores):
         with pytest.raises(ValueError, match=r"(y|pairs): expected a scipy CSR array, not ndarray"):
-            save(tmp_path / "y.npz", np.eye(3))  # type: ignore[arg-type]
+            save(tmp_path / "y.npz", np.eye(3))
         with pytest.raises(IsADirectoryError, match="is a folder; give a file"):
             save(tmp_path, three)
     with pytest.raises(ValueError, match="y: values of dtype complex128; give real numbers"):

@@ -19,7 +19,7 @@ USAGE = """python -m dexml.metrics PRED [PRED ...] TRUTH [options]
 
 Score predictions against the truth. Each PRED holds scores, as .npz (scipy CSR)
 or LF text, or ranked ids (n, k) padded with -1, as .npy. TRUTH is .npz or LF text.
-One of them may be '-': LF text from standard input.
+One of them may be '-': LF text or .npz from standard input.
 """
 
 
