@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from dexml import data
 from dexml.console import run
@@ -97,6 +99,76 @@ def test_convert_parts_and_repairs(tmp_path: Path, capsys: pytest.CaptureFixture
     assert call("convert", "--repair", x, out) == 0
     assert out.read_text() == "1 5\n0:1.0 3:2.0\n"
     assert "1 duplicates summed, 1 entries out of range" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["y.npz", "y.npy"], 2, "y.npy: no format of that name; give .npz, .txt or .txt.gz"),
+        (["y.npz", "y.npz.gz"], 2, "y.npz.gz: no format of that name"),
+        (["y.npz", "y.txt.GZ"], 2, "y.txt.GZ: no format of that name"),
+        (["y.npz", "."], 1, ".: is a folder; give a file"),
+        (["y.npz", ""], 1, "is a folder; give a file"),
+        (["--part", "labels", "y.npz", "z.npz"], 2, "--part is for bags of words; y.npz holds one"),
+        (["--part", "both", "x.txt", "x.NPZ"], 2, "an .npz holds one matrix"),
+    ],
+)
+def test_convert_refuses(
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data.save_labels("y.npz", csr_array(np.eye(2)))
+    (tmp_path / "x.txt").write_text(BOW)
+    assert call("convert", *arguments) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.txt", "y.npz"]
+
+
+def test_convert_keeps_scores_or_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = csr_array(np.array([[0.1, 0.0], [0.0, 1 / 3]]))
+    data.save_scores(tmp_path / "p.npz", scores)
+    assert call("convert", tmp_path / "p.npz", tmp_path / "q.NPZ") == 0
+    assert capsys.readouterr().err == ""
+    kept = data.load_scores(tmp_path / "q.NPZ")
+    assert kept.dtype == np.float64
+    np.testing.assert_array_equal(kept.toarray(), scores.toarray())
+    assert call("convert", tmp_path / "p.npz", tmp_path / "p.txt") == 0
+    assert capsys.readouterr().err == f"{tmp_path}/p.npz: values rounded to float32\n"
+    data.save_scores(tmp_path / "y.npz", csr_array(np.eye(2)))
+    assert call("convert", tmp_path / "y.npz", tmp_path / "z.npz") == 0
+    assert data.load_scores(tmp_path / "z.npz").dtype == np.float32
+    assert capsys.readouterr().err == ""
+
+
+def test_repeated_pairs_are_counted(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data, folder)
+    pairs = folder / "filter_labels_test.txt"
+    first = pairs.read_text().splitlines()[0]
+    pairs.write_text(pairs.read_text() + f"{first}\n{first}\n")
+    for action in ("check", "stats"):
+        assert call(action, folder) == 0
+        assert capsys.readouterr().err == f"{pairs}: 2 repeated pairs merged\n"
+        assert call(action, tiny_data) == 0
+        assert capsys.readouterr().err == ""
+
+
+def test_prepare_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "target").write_text("mine")
+    assert call("prepare", raw(tmp_path / "source"), tmp_path / "target") == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/target: is a file; give a folder\n"
+    assert (tmp_path / "target").read_text() == "mine"
 
 
 def raw(folder: Path, packed: bool = False, **changes: str) -> Path:

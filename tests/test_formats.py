@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, load_npz, save_npz
 
 from dexml import _rust, data
+from dexml.data.matrices import counted_pairs
 
 NAMES = ["y.txt", "y.txt.gz", "y.txt.zst", "y.npz"]
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -100,6 +101,25 @@ def test_pairs(tmp_path_factory: pytest.TempPathFactory, y: csr_array) -> None:
         assert_equal(found, y)
 
 
+def test_names_may_be_bytes_and_suffixes_of_any_case(tmp_path: Path) -> None:
+    y = csr_array(np.eye(3, dtype=np.float32))
+    name = os.fsencode(tmp_path / "y.NPZ")
+    data.save_labels(name, y)  # type: ignore[arg-type]
+    assert_equal(load_npz(tmp_path / "y.NPZ"), y)
+    for load in (data.load_labels, data.load_scores):
+        assert_equal(load(name), y)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not int"):
+        data.load_labels(3)  # type: ignore[arg-type]
+
+
+def test_repeated_pairs_are_merged_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "pairs.txt").write_text("1 0\n0 2\n1 0\n1 0\n")
+    pairs, n_repeated = counted_pairs(tmp_path / "pairs.txt", (2, 3))
+    assert n_repeated == 2
+    assert_equal(pairs, data.load_pairs(tmp_path / "pairs.txt", (2, 3)))
+    assert pairs.toarray().tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
     three, two = csr_array(np.eye(3)), csr_array(np.eye(2))
     with pytest.raises(ValueError, match="labels: 2 rows, expected 3"):
@@ -111,6 +131,13 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
             save(tmp_path / "nowhere" / "y.npz", three)
     with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere is not there"):
         data.save_bow(tmp_path / "nowhere" / "x.txt", three, three)
+    for save in (data.save_labels, data.save_pairs, data.save_scores):
+        with pytest.raises(ValueError, match=r"(y|pairs): expected a scipy CSR array, not ndarray"):
+            save(tmp_path / "y.npz", np.eye(3))
+        with pytest.raises(IsADirectoryError, match="is a folder; give a file"):
+            save(tmp_path, three)
+    with pytest.raises(ValueError, match="y: values of dtype complex128; give real numbers"):
+        data.save_labels(tmp_path / "y.npz", three * 1j)
     assert list(tmp_path.iterdir()) == []
 
 

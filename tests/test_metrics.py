@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -250,6 +251,48 @@ def test_errors_of_groups(make: Any, message: str) -> None:
         make(csr_array(np.eye(3, dtype=np.float32)))
 
 
+def test_many_groups_are_checked_at_once() -> None:
+    names = [f"group {i}" for i in range(300_000)]
+    assert metrics.LabelGroups(names, np.arange(300_000)).names == tuple(names)
+
+
+def test_groups_are_read_only_after_pickling() -> None:
+    groups = pickle.loads(pickle.dumps(metrics.LabelGroups(["a", "b"], [0, -1, 1])))
+    assert groups.names == ("a", "b")
+    assert groups.of_label.tolist() == [0, -1, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        groups.of_label[0] = 1
+
+
+def test_merge_refuses_other_groups_and_other_things() -> None:
+    def evaluator(*names: str, of_label: Any = (0, 0)) -> Evaluator:
+        return Evaluator(2, ["P@1"], label_groups={"shop": metrics.LabelGroups(names, of_label)})
+
+    first = evaluator("books", "music")
+    first.merge(evaluator("books", "music"))
+    for other, message in (
+        (evaluator("books", "toys"), "group 1 of 'shop' is 'music' in one and 'toys' in the other"),
+        (evaluator("books"), "group 1 of 'shop' is 'music' in one and None in the other"),
+        (evaluator("books", "music", of_label=[0, 1]), "differ in label_groups"),
+        (Evaluator(2, ["P@1"]), "differ in label_groups"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            first.merge(other)
+    with pytest.raises(TypeError, match="other: expected an Evaluator, not int"):
+        first.merge(3)  # type: ignore[arg-type]
+
+
+def test_rows_in_messages_count_from_the_first_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dexml.metrics.evaluator.BLOCK_ROWS", 2)
+    y, ids = csr_array(np.eye(8, dtype=np.float32)), np.tile([[0, 1]], (8, 1))
+    ids[5, 1] = 0
+    evaluators = Evaluator(8, ["P@1"]), Evaluator(8, ["P@1"])
+    for evaluator, start in zip(evaluators, (0, 3), strict=True):
+        evaluator.update(y[:start], ids[:start])
+        with pytest.raises(ValueError, match="row 5: duplicate label 0"):
+            evaluator.update(y[start:], ids[start:])
+
+
 def test_groups_stream_merge_and_print() -> None:
     y, ids, q = big()
     names = ["P@1", "PSP@3", "macroF@5", "Coverage@5"]
@@ -397,6 +440,7 @@ def test_blocks_of_int64_indices_are_checked(monkeypatch: pytest.MonkeyPatch) ->
             r"exclude: shape \(3, 3\)",
         ),
         (np.array(A["ids"]), ["P@1"], {"empty_rows": "drop"}, "drop"),
+        (csr_array(np.eye(4, 8) * 1j), ["P@1"], {}, "y_pred: values of dtype complex128; give re"),
     ],
 )
 def test_errors_say_what_is_wrong(

@@ -41,6 +41,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_npz(tmp_path / "other.npz", OTHER)
     save_npz(tmp_path / "short.npz", PRED[:-1])
     np.save(tmp_path / "ids.npy", PRED.indices.reshape(N, 5))
+    save_npz(tmp_path / "zip.npz", PRED)
+    (tmp_path / "zip.npz").rename(tmp_path / "zip.npy")
     np.save(tmp_path / "float.npy", np.zeros((N, 5)))
     np.save(tmp_path / "short.npy", np.zeros((3, 5), np.int32))
     np.save(tmp_path / "flat.npy", np.zeros(N, np.int32))
@@ -243,8 +245,9 @@ def test_means_over_labels_have_no_interval(capsys: Captured) -> None:
     out, err = capsys.readouterr()
     assert "no interval for macroF@3: not a mean over points" in err
     assert out.count("±") == 1
-    assert run(command.main, [*arguments[:3], "macroF@3", "--ci"]) == 1
-    assert "a metric that is a mean or a ratio over points" in capsys.readouterr().err
+    arguments = [*arguments[:4], "--compare", "other.npz"]
+    assert run(command.main, arguments) == 0
+    assert "no interval for macroF@3: not a mean over points" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("files")
@@ -334,6 +337,21 @@ def test_standard_input(
         (["pred.npz", "true.npz", "--groups", "few.txt"], 2, "--groups needs --ci or --compare"),
         (["pred.npz", "true.npz", "--json", "--csv"], 2, "not allowed with"),
         (["pred.npz", "true.npz", "--threads", "0"], 2, "'0' is no number from 1"),
+        (["zip.npy", "true.npz"], 1, "zip.npy: an .npz archive, not an .npy array; name it .npz"),
+        (["pred.npz", "true.npz", "--metrics", "P@1,PSP@1"], 2, "PSP@1 needs the training matrix"),
+        (["pred.npz", "true.npz", "--metrics", "p@1"], 2, "did you mean 'P@1'?"),
+        (["pred.npz", "true.npz", "--metrics", "P@1,ndgc@5"], 2, "did you mean 'nDCG@5'?"),
+        (["pred.npz", "true.npz", "--metrics", "P@0"], 2, "k must be in 1..=65536 in metric 'P@0'"),
+        (
+            ["pred.npz", "true.npz", "--metrics", "macroP@1,Coverage@3", "--ci"],
+            2,
+            "macroP@1, Coverage@3: means over labels have no interval",
+        ),
+        (
+            ["pred.npz", "true.npz", "--metrics", "macroP@1", "--compare", "pred.npz"],
+            2,
+            "means over labels have no interval and no test",
+        ),
     ],
 )
 def test_errors_are_one_line(
@@ -345,6 +363,41 @@ def test_errors_are_one_line(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.usefixtures("files")
+def test_notes_of_odd_files(capsys: Captured) -> None:
+    (Path("twice.txt")).write_text("0 1\n5 2\n0 1\n0 1\n")
+    arguments = ["true.npz", "pred.npz", "--filter", "twice.txt", "--json"]
+    assert run(command.main, arguments) == 0
+    out, err = capsys.readouterr()
+    json.loads(out)
+    swapped, repeated = err.splitlines()
+    assert swapped.startswith(f"pred.npz: TRUTH holds {N * 4} values other than 0 and 1 (5, say)")
+    assert swapped.endswith("Were PRED and TRUTH swapped?")
+    assert repeated == "twice.txt: 2 repeated pairs merged"
+    assert run(command.main, [*arguments, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    assert run(command.main, ["pred.npz", "true.npz", "--filter", "pairs.txt", "--json"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    ("rest", "code", "message"),
+    [
+        ("- true.npz <&-", 1, "error: standard input is closed\n"),
+        ("pred.npz true.npz --quiet >&-", 1, "error: standard output is closed\n"),
+        ("pred.npz true.npz --quiet 2>&-", 0, ""),
+        ("nowhere.npz true.npz 2>&-", 1, ""),
+    ],
+)
+def test_closed_streams(rest: str, code: int, message: str) -> None:
+    line = f'"{sys.executable}" -m dexml.metrics {rest}'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, message)
+    assert (done.stdout == "") == (code == 1)
 
 
 def test_runs_as_a_module_without_a_warning() -> None:

@@ -570,6 +570,8 @@ def test_errors_of_negatives_name_the_place(options: dict[str, Any], message: st
     [
         ({"n_steps": 0}, r"n_steps must be in 1\.\.=65536, not 0"),
         ({"n_steps": 65537}, "not 65537"),
+        ({"seed": -1}, r"seed must be in 0\.\.2\^64 - 1, not -1"),
+        ({"seed": 2**64}, "seed must be in"),
         ({"restart": 1.5}, r"restart must be in 0\.\.=1, not 1.5"),
         ({"restart": float("nan")}, "not NaN"),
         ({"top": 0}, "top must be at least 1, not 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import os
 import sys
 import time
@@ -20,7 +21,8 @@ PATIENCE = 0.5
 
 def say(message: str) -> None:
     """Print a message for people on stderr; stdout belongs to results."""
-    print(message, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # closed; print would turn to stdout
+        print(message, file=sys.stderr, flush=True)
 
 
 def usage_error(message: str) -> NoReturn:
@@ -47,6 +49,13 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+class _Closed(io.TextIOBase):
+    """Stands for a stdout that was closed (``>&-``), for which Python has None."""
+
+    def write(self, _: str) -> int:
+        raise OSError("standard output is closed")
+
+
 def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Run a command: errors end as one line on stderr, with ``--debug`` as a traceback.
 
@@ -54,6 +63,8 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
         The exit code: 0; 1 for bad data or a failed run; 2 for usage; 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if sys.stdout is None:
+        sys.stdout = _Closed()
     try:
         main(argv)
         sys.stdout.flush()  # a closed pipe or a full disk shows here, not at exit
@@ -161,7 +172,7 @@ def progress(what: str, *, quiet: bool = False) -> Callable[[int, int], None]:
     is watching (stderr is a terminal); the line goes when all is done.
     """
     start = shown = time.monotonic()
-    on = not quiet and sys.stderr.isatty()
+    on = not quiet and sys.stderr is not None and sys.stderr.isatty()
     drawn = False
 
     def report(done: int, total: int) -> None:

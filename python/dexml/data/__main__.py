@@ -6,10 +6,17 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+
 from dexml import console, data
 from dexml.data import Csr, Repairs
+from dexml.data.layout import find
+from dexml.data.matrices import counted_pairs
 from dexml.data.prepare import prepare
 from dexml.data.stats import describe, table
+
+TEXT = ("", ".txt", ".dat", ".svm")
+"""Suffixes under which text is written; a ``.gz`` or ``.zst`` may follow."""
 
 EPILOG = """\
 examples:
@@ -43,13 +50,14 @@ def arguments() -> argparse.ArgumentParser:
 
     convert = actions.add_parser("convert", parents=[common], help="write in another format")
     convert.add_argument("source", type=Path, help="LF text, bag of words or .npz; may be packed")
-    convert.add_argument("target", type=Path, help="the suffix decides: .npz, else text, .gz, .zst")
+    convert.add_argument(
+        "target", type=Path, help="the suffix decides: .npz, or .txt, .txt.gz, .txt.zst"
+    )
     convert.add_argument("--repair", action="store_true", help="mend the source and say what")
     convert.add_argument(
         "--part",
         choices=["labels", "features", "both"],
-        default="labels",
-        help="what to keep of a bag of words; both: a bag of words again",
+        help="what to keep of a bag of words (default labels); both: a bag of words again",
     )
 
     raw = actions.add_parser("prepare", parents=[common], help="raw downloads to the LF layout")
@@ -66,10 +74,12 @@ def main(argv: list[str]) -> None:
     """Run ``python -m dexml.data stats|check|convert|prepare``."""
     args = arguments().parse_args(argv)
     if args.action == "stats":
-        described = {name: describe(y) for name, y in matrices(args.path).items()}
+        found = matrices(args.path)
+        say_repeated_pairs(args.path, found)
+        described = {name: describe(y) for name, y in found.items()}
         print(json.dumps(described) if args.json else table(described))
     elif args.action == "check":
-        check_path(args.path)
+        say_repeated_pairs(args.path, check_path(args.path))
         print(f"{args.path}: ok")
     elif args.action == "convert":
         convert_file(args.source, args.target, repair=args.repair, part=args.part)
@@ -88,6 +98,16 @@ def matrices(path: Path) -> dict[str, Csr]:
     found = {"training": dataset.y_train, "test": dataset.y_test}
     pairs = {"training filter": dataset.exclude_train, "test filter": dataset.exclude_test}
     return found | {name: y for name, y in pairs.items() if y is not None}
+
+
+def say_repeated_pairs(path: Path, found: dict[str, Csr]) -> None:
+    """Say how many pairs stand more than once in the filter files of a folder."""
+    for part, name in (("training", "train"), ("test", "test")):
+        if f"{part} filter" in found:
+            pairs = find(path, f"filter_labels_{name}.txt")
+            _, n_repeated = counted_pairs(pairs, found[part].shape)
+            if n_repeated:
+                console.say(f"{pairs}: {n_repeated} repeated pairs merged")
 
 
 def load_any(path: Path, *, repair: bool = False) -> tuple[dict[str, Csr], Repairs | None]:
@@ -113,10 +133,13 @@ def load_any(path: Path, *, repair: bool = False) -> tuple[dict[str, Csr], Repai
         return {"features": features, "labels": labels}, repairs
 
 
-def check_path(path: Path) -> None:
-    """Raise for the first fault; before that, say which of all faults a repair would mend."""
+def check_path(path: Path) -> dict[str, Csr]:
+    """Load all matrices, or raise for the first fault.
+
+    Before that, say which of all faults a repair would mend.
+    """
     try:
-        matrices(path)
+        return matrices(path)
     except ValueError:
         if path.is_file():
             try:
@@ -131,19 +154,43 @@ def check_path(path: Path) -> None:
         raise
 
 
-def convert_file(source: Path, target: Path, *, repair: bool, part: str) -> None:
+def convert_file(source: Path, target: Path, *, repair: bool, part: str | None) -> None:
     """Read one format and write another."""
+    to_archive = target.suffix.lower() == ".npz"
+    if not to_archive and not target.is_dir():
+        packed = target.suffix in (".gz", ".zst")  # in lower case, as the writers have them
+        suffix = target.with_suffix("").suffix if packed else target.suffix
+        if suffix.lower() not in TEXT:
+            console.usage_error(f"{target}: no format of that name; give .npz, .txt or .txt.gz")
     found, repairs = load_any(source, repair=repair)
+    if part is not None and "features" not in found:
+        console.usage_error(f"--part is for bags of words; {source} holds one matrix")
     if repairs is not None:
         console.say(f"{source}: {repairs}")
     if "features" not in found:
-        data.save_labels(target, found["labels"])
+        y = found["labels"]
+        if _float32_rounds(source):
+            if to_archive and not repair:
+                data.save_scores(target, data.load_scores(source))
+                return
+            console.say(f"{source}: values rounded to float32")
+        data.save_labels(target, y)
     elif part != "both":
-        data.save_labels(target, found[part])
-    elif target.suffix == ".npz":
+        data.save_labels(target, found[part or "labels"])
+    elif to_archive:
         console.usage_error("an .npz holds one matrix: --part labels or --part features")
     else:
         data.save_bow(target, found["features"], found["labels"])
+
+
+def _float32_rounds(source: Path) -> bool:
+    """Tell whether this is an archive with values, such as scores, that float32 cannot hold."""
+    with source.open("rb") as file:
+        if file.read(2) != b"PK":
+            return False
+    with np.load(source, allow_pickle=False) as archive, np.errstate(over="ignore"):
+        values = archive["data"]
+        return bool((values.astype(np.float32) != values).any())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import issparse
 
 from dexml import _rust
 from dexml.data.parts import Csr, CsrParts, canonical, csr_parts
@@ -64,7 +65,9 @@ def load_labels(
         ValueError: The content is not what the format says; the message names file and line.
         OSError: The file cannot be read.
     """
-    loaded, repairs = _rust.load_labels(str(path), missing_value=missing_value, repair=repair)
+    loaded, repairs = _rust.load_labels(
+        os.fsdecode(path), missing_value=missing_value, repair=repair
+    )
     if repairs is not None:
         _warn(path, _repairs(repairs))
     return canonical(*loaded)
@@ -74,7 +77,7 @@ def repair_labels(
     path: str | os.PathLike[str], *, missing_value: float | None = None
 ) -> tuple[Csr, Repairs]:
     """Load as :func:`load_labels` with ``repair=True``, and return what was mended."""
-    loaded, repairs = _rust.load_labels(str(path), missing_value=missing_value, repair=True)
+    loaded, repairs = _rust.load_labels(os.fsdecode(path), missing_value=missing_value, repair=True)
     return canonical(*loaded), _repairs(repairs)
 
 
@@ -98,7 +101,7 @@ def load_bow(
         OSError: The file cannot be read.
     """
     features, labels, repairs = _rust.load_bow(
-        str(path), missing_value=missing_value, repair=repair
+        os.fsdecode(path), missing_value=missing_value, repair=repair
     )
     if repairs is not None:
         _warn(path, _repairs(repairs))
@@ -109,7 +112,9 @@ def repair_bow(
     path: str | os.PathLike[str], *, missing_value: float | None = None
 ) -> tuple[Csr, Csr, Repairs]:
     """Load as :func:`load_bow` with ``repair=True``, and return what was mended."""
-    features, labels, repairs = _rust.load_bow(str(path), missing_value=missing_value, repair=True)
+    features, labels, repairs = _rust.load_bow(
+        os.fsdecode(path), missing_value=missing_value, repair=True
+    )
     return canonical(*features), canonical(*labels), _repairs(repairs)
 
 
@@ -118,7 +123,7 @@ def load_scores(path: str | os.PathLike[str]) -> Csr:
 
     Rounding them to float32 would make ties, and ties decide P@1. Scores may be infinite, not NaN.
     """
-    shape, indptr, indices, data = _rust.load_scores(str(path))
+    shape, indptr, indices, data = _rust.load_scores(os.fsdecode(path))
     return canonical(shape, indptr, indices, data)
 
 
@@ -127,8 +132,13 @@ def load_pairs(path: str | os.PathLike[str], shape: tuple[int, int]) -> Csr:
 
     Repeated pairs are merged. A pair outside `shape` raises ``ValueError`` with its line.
     """
-    indptr, indices, _ = _rust.load_pairs(str(path), *shape)
-    return canonical(shape, indptr, indices, np.ones(len(indices), np.float32))
+    return counted_pairs(path, shape)[0]
+
+
+def counted_pairs(path: str | os.PathLike[str], shape: tuple[int, int]) -> tuple[Csr, int]:
+    """Load as :func:`load_pairs`, and return how many repetitions of pairs were merged."""
+    indptr, indices, n_repeated = _rust.load_pairs(os.fsdecode(path), *shape)
+    return canonical(shape, indptr, indices, np.ones(len(indices), np.float32)), n_repeated
 
 
 def save_labels(path: str | os.PathLike[str], y: Csr) -> None:
@@ -139,7 +149,7 @@ def save_labels(path: str | os.PathLike[str], y: Csr) -> None:
     """
     path = _in_folder(path)
     indptr, indices, values = _checked(y, "y")
-    save = _rust.save_npz if path.suffix == ".npz" else _rust.save_labels
+    save = _rust.save_npz if path.suffix.lower() == ".npz" else _rust.save_labels
     save(str(path), y.shape[1], indptr, indices, values)
 
 
@@ -157,19 +167,19 @@ def save_bow(path: str | os.PathLike[str], features: Csr, labels: Csr) -> None:
 def save_pairs(path: str | os.PathLike[str], pairs: Csr) -> None:
     """Write filter pairs: a line ``point label`` for every stored entry, whatever its value."""
     path = _in_folder(path)
-    indptr, indices, _ = csr_parts(pairs.tocsr(), "pairs")
+    indptr, indices, _ = csr_parts(_as_csr(pairs, "pairs"), "pairs")
     _rust.save_pairs(str(path), pairs.shape[1], indptr, indices)
 
 
 def save_scores(path: str | os.PathLike[str], y: Csr, *, compressed: bool = True) -> None:
     """Write scores as a scipy CSR archive: float64 stays, the order of entries as well."""
     path = _in_folder(path)
-    _rust.save_npz(str(path), y.shape[1], *csr_parts(y.tocsr(), "y"), compressed=compressed)
+    _rust.save_npz(str(path), y.shape[1], *csr_parts(_as_csr(y, "y"), "y"), compressed=compressed)
 
 
 def _checked(y: Csr, name: str) -> CsrParts:
     """Return the float32 parts of a matrix, sorted, if a loader would take them."""
-    indptr, indices, values = csr_parts(y.tocsr(), name)
+    indptr, indices, values = csr_parts(_as_csr(y, name), name)
     with np.errstate(over="ignore"):  # an infinite value is refused below
         values = values.astype(np.float32, copy=False)
     repaired = _rust.check_csr(name, y.shape[0], y.shape[1], indptr, indices, values)
@@ -178,10 +188,18 @@ def _checked(y: Csr, name: str) -> CsrParts:
     return indptr, indices, values
 
 
+def _as_csr(y: Csr, name: str) -> Csr:
+    if not issparse(y):
+        raise ValueError(f"{name}: expected a scipy CSR array, not {type(y).__name__}")
+    return y.tocsr()
+
+
 def _in_folder(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+    path = Path(os.fsdecode(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} is not there")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; give a file")
     return path
 
 

@@ -21,7 +21,7 @@ def csr_parts(y: Csr, name: str) -> CsrParts:
     Values become float32, but float64 scores stay as they are.
 
     Raises:
-        ValueError: `y` is no scipy CSR matrix, or its ids do not fit into int32.
+        ValueError: `y` is no scipy CSR matrix of real numbers, or its ids do not fit into int32.
     """
     entries = _entries(y, name)
     return np.ascontiguousarray(y.indptr, dtype=np.int64), *entries
@@ -52,6 +52,8 @@ def _entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[Any]]:
             raise ValueError(f"{name}: a label id lies outside 0..{y.shape[1] - 1}")
         indices = indices.astype(np.int32)
     data = np.ascontiguousarray(y.data)
+    if data.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: values of dtype {data.dtype}; give real numbers, as float32")
     if data.dtype not in (np.float32, np.float64):
         data = data.astype(np.float32 if data.dtype in (np.bool_, np.float16) else np.float64)
     return indices, data

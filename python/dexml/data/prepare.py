@@ -54,7 +54,10 @@ def prepare(
     Raises:
         ValueError: A line is not what it should be; the message names file and line.
         FileNotFoundError: A raw file is missing.
+        NotADirectoryError: `target` is a file.
     """
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{target}: is a file; give a folder")
     labels = [_text(record, text, at) for record, at in _records(source, "lbl", say)]
     if not labels:
         raise ValueError(f"{_raw(source, 'lbl')}: no label in it")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 
 from dexml import _rust, console
@@ -17,17 +19,27 @@ USAGE = """python -m dexml.metrics PRED [PRED ...] TRUTH [options]
 
 Score predictions against the truth. Each PRED holds scores, as .npz (scipy CSR)
 or LF text, or ranked ids (n, k) padded with -1, as .npy. TRUTH is .npz or LF text.
-One of them may be '-': LF text from standard input.
+One of them may be '-': LF text or .npz from standard input.
 """
 
 
 def _metric_names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
-    try:
-        _rust.parse_metrics(names)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    for name in names:
+        try:
+            _rust.parse_metrics([name])
+        except ValueError as error:
+            hint = _nearest_metric(name, re.findall(r"(\w+)@k", str(error)))
+            raise argparse.ArgumentTypeError(f"{error}{hint}") from None
     return names
+
+
+def _nearest_metric(name: str, kinds: list[str]) -> str:
+    """``; did you mean 'P@1'?`` for ``p@1``, if the core's message lists kinds to choose from."""
+    kind, _, k = name.partition("@")
+    folded = {known.casefold(): known for known in kinds}
+    near = get_close_matches(kind.casefold(), folded, n=1)
+    return f"; did you mean '{folded[near[0]]}@{k or 1}'?" if near else ""
 
 
 def _at_least(smallest: int) -> Callable[[str], int]:
@@ -104,6 +116,14 @@ def _check_usage(args: argparse.Namespace) -> None:
         console.usage_error("give --propensity or --a and --b, not both")
     if (args.propensity or args.a is not None or args.b is not None) and not args.train:
         console.usage_error("propensities need the training matrix: add --train Y.trn.npz")
+    weighted = [name for name in args.metrics or () if name.startswith("PS")]
+    if weighted and not args.train:
+        console.usage_error(f"{weighted[0]} needs the training matrix: add --train Y.trn.npz")
+    if (args.ci or args.compare) and all(map(_is_over_labels, args.metrics or ("P@1",))):
+        console.usage_error(
+            f"{', '.join(args.metrics)}: means over labels have no interval and no test; "
+            "leave out --ci and --compare, or add a mean over points such as P@1"
+        )
     by_training = [name for name in args.per_group if name in GROUPINGS]
     if by_training and not args.train:
         console.usage_error(
@@ -114,6 +134,10 @@ def _check_usage(args: argparse.Namespace) -> None:
     if args.propensity and args.propensity not in PROPENSITY_CONSTANTS:
         hint = console.did_you_mean(args.propensity, list(PROPENSITY_CONSTANTS))
         console.usage_error(f"--propensity '{args.propensity}' is not known{hint}")
+
+
+def _is_over_labels(metric: str) -> bool:
+    return metric.startswith(("macro", "Coverage"))
 
 
 def main(argv: list[str]) -> None:
@@ -140,6 +164,9 @@ def main(argv: list[str]) -> None:
         print(report.as_table(scored, args.compare))
         if not args.quiet:
             console.say(report.footnote(scored, settings))
+    if not args.quiet:
+        for note in scorer.notes:
+            console.say(note)
 
 
 if __name__ == "__main__":

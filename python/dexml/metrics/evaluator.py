@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from itertools import zip_longest
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -166,7 +167,9 @@ class Evaluator:
     ) -> None:
         """Add points. Arguments and errors as for :func:`evaluate`; arrays are never changed.
 
-        An error in one row block leaves the points before that block counted.
+        An error in one row block leaves the points before that block counted. Rows in messages
+        count from 0, from the first point that the evaluator was given: those of earlier updates
+        and merges come before the rows of this call.
         """
         truth = _csr(y_true, "y_true")
         if y_true.shape[1] != self._n_labels:
@@ -201,7 +204,22 @@ class Evaluator:
                 self._truth.add(*block)
 
     def merge(self, other: Evaluator) -> None:
-        """Add the points of `other`, an evaluator of the same labels, metrics and options."""
+        """Add the points of `other`, an evaluator of the same labels, metrics and options.
+
+        Raises:
+            TypeError: `other` is no evaluator.
+            ValueError: The evaluators differ.
+        """
+        if not isinstance(other, Evaluator):
+            raise TypeError(f"other: expected an Evaluator, not {type(other).__name__}")
+        for name in (name for name in self._groups if name in other._groups):
+            names = zip_longest(self._groups[name].names, other._groups[name].names)
+            for i, (mine, theirs) in enumerate(names):
+                if mine != theirs:
+                    raise ValueError(
+                        f"cannot merge evaluators of different label groups: group {i} of "
+                        f"'{name}' is {mine!r} in one and {theirs!r} in the other"
+                    )
         joined = copy(other._truth)  # other may be this evaluator
         self._core.merge(other._core)
         self._truth.join(joined)

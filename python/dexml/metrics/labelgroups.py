@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +38,7 @@ class LabelGroups:
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise ValueError("label groups: names must be a list of strings")
         names = tuple(names)
-        twice = [name for name in names if names.count(name) > 1]
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"label groups: the name '{twice[0]}' stands twice")
         groups = np.asarray(of_label)
@@ -55,6 +57,10 @@ class LabelGroups:
         groups.flags.writeable = False
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "of_label", groups)
+
+    def __reduce__(self) -> tuple[Callable[..., LabelGroups], tuple[Any, ...]]:
+        """Pickle the arguments: what is loaded is checked, and read-only again."""
+        return LabelGroups, (self.names, self.of_label)
 
 
 @dataclass(frozen=True)

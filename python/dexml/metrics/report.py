@@ -206,14 +206,15 @@ def footnote(scored: Sequence[Scored], resampling: Mapping[str, Any]) -> str:
             "±: half the width of the 95 % bootstrap interval over {units} ({n_resamples} "
             "resamples, seed {seed})".format(**resampling)
         )
-        missing = [name for name in first.metrics if name not in scored[0].intervals]
-        if missing:
-            lines.append(f"no interval for {', '.join(missing)}: not a mean over points")
     if scored[0].comparison:
         lines.append(
             "b - a: paired bootstrap and two-sided sign-flip test over {units} ({n_resamples} "
             "resamples, seed {seed})".format(**resampling)
         )
+    resampled = scored[0].intervals or scored[0].comparison
+    missing = [name for name in first.metrics if name not in resampled] if resampled else []
+    if missing:
+        lines.append(f"no interval for {', '.join(missing)}: not a mean over points")
     return "\n".join(lines)
 
 

@@ -142,7 +142,11 @@ def clusters_of(groups: Sequence[str] | None, n_points: int) -> NDArray[np.uint3
         raise ValueError(f"groups: {len(groups)} keys for {n_points} points")
     known: dict[Any, int] = {}
     keys = groups.tolist() if isinstance(groups, np.ndarray) else groups
-    return np.fromiter((known.setdefault(key, len(known)) for key in keys), np.uint32, n_points)
+    try:
+        numbers = (known.setdefault(key, len(known)) for key in keys)
+        return np.fromiter(numbers, np.uint32, n_points)
+    except TypeError as error:
+        raise ValueError(f"groups: give a string or a number a point ({error})") from None
 
 
 def check_resampling(seed: int, n_resamples: int) -> None:

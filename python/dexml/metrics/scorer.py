@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dexml import console, data
 from dexml.data import Csr
+from dexml.data.matrices import counted_pairs
 from dexml.metrics.compare import Comparison, compare
 from dexml.metrics.evaluator import Evaluator
 from dexml.metrics.labelgroups import (
@@ -45,6 +47,9 @@ class Scorer:
         self.args = args
         self.truth = args.files[-1]
         self.y_true = _load(self.truth, data.load_labels)
+        self.notes: list[str] = []
+        """What a person should know of the files, for stderr."""
+        self._note_values()
         self.weights: NDArray[np.float64] | None = None
         self.propensity = ""
         kinds = ("P", "nDCG", "PSP") if args.train else ("P", "nDCG")
@@ -57,11 +62,26 @@ class Scorer:
             else:
                 self.label_groups[grouping] = self._label_groups(grouping)
         shape = self.y_true.shape
-        self.exclude = data.load_pairs(args.filter, shape) if args.filter else None
+        self.exclude: Csr | None = None
+        if args.filter:
+            self.exclude, n_repeated = counted_pairs(args.filter, shape)
+            if n_repeated:
+                self.notes.append(f"{args.filter}: {n_repeated} repeated pairs merged")
         self.groups = data.load_texts(args.groups) if args.groups else None
         if self.groups is not None and len(self.groups) != shape[0]:
             raise ValueError(
                 f"{args.groups}: {len(self.groups)} keys, but {self.truth} has {shape[0]} points"
+            )
+
+    def _note_values(self) -> None:
+        """Note truth that looks like scores."""
+        values = self.y_true.data
+        odd = values[(values != 0) & (values != 1)]
+        if len(odd):
+            name = "standard input" if self.truth == "-" else self.truth
+            self.notes.append(
+                f"{name}: TRUTH holds {len(odd)} values other than 0 and 1 ({odd[0]:g}, say); "
+                "those above 0 count as positives. Were PRED and TRUTH swapped?"
             )
 
     def _label_groups(self, path: str) -> LabelGroups:
@@ -137,9 +157,12 @@ class Scorer:
 
 def _load_ids(path: Path) -> NDArray[np.integer[Any]]:
     try:
-        ids: NDArray[np.integer[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path}: damaged or not an .npy array ({error})") from None
+    if not isinstance(ids, np.ndarray):  # np.load goes by the first bytes
+        ids.close()
+        raise ValueError(f"{path}: an .npz archive, not an .npy array; name it .npz")
     return ids
 
 
@@ -147,6 +170,8 @@ def _load(name: str, load: Callable[[Path], Csr]) -> Csr:
     """Load a file, or LF text from standard input for ``-``."""
     if name != "-":
         return load(Path(name))
+    if sys.stdin is None:
+        raise ValueError("standard input is closed")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stdin"
         with path.open("wb") as file:

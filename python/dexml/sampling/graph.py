@@ -95,6 +95,8 @@ class LabelGraph:
             "max_label_points": max_label_points,
         }
         _one_of("weights", weights, ("visits", "share"))
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be in 0..2^64 - 1, not {seed}")
         y = truth_parts(y_train, "y_train")
         n_labels = y_train.shape[1]
         found = _rust.random_walk(y, n_labels, num_threads=num_threads, **parameters)
