@@ -153,7 +153,7 @@ impl Evaluator {
         let weights = options.inv_propensity.as_deref().filter(|_| weighted);
         let weights = weights.map(Weights::new).transpose()?;
         let layout = Layout::new(metrics, max_k, discounts.rows_before_overflow());
-        let labels = LabelCounts::new(n_labels, metrics);
+        let labels = LabelCounts::new(n_labels, metrics)?;
         let (metrics, log_width) = (metrics.to_vec(), labels.width());
         let plan =
             Plan { n_labels, metrics, max_k, options, discounts, weights, layout, log_width };
@@ -161,7 +161,7 @@ impl Evaluator {
         Ok(Self {
             counts: Counts::default(),
             sums: Sums::new(&plan.layout),
-            groups: GroupSums::all(&plan),
+            groups: GroupSums::all(&plan)?,
             labels,
             kept: Vec::new(),
             plan: Arc::new(plan),

@@ -4,6 +4,8 @@ use rayon::prelude::*;
 
 use super::sums::Hit;
 use crate::csr::CsrView;
+use crate::error::{Error, Result};
+use crate::memory::zeroed;
 use crate::metric::{Kind, Metric};
 
 /// Threads that count, each its own range of labels: every one of them reads all entries.
@@ -39,13 +41,19 @@ impl Log {
 }
 
 impl LabelCounts {
-    pub(super) fn new(n_labels: usize, metrics: &[Metric]) -> Self {
+    /// Nothing counted yet.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(super) fn new(n_labels: usize, metrics: &[Metric]) -> Result<Self> {
         let label_wise = metrics.iter().filter(|metric| metric.kind().is_label_wise());
         let mut ks: Vec<usize> = label_wise.map(|metric| metric.k()).collect();
         ks.sort_unstable();
         ks.dedup();
         let stride = if ks.is_empty() { 0 } else { 1 + 2 * ks.len() };
-        Self { ks, cells: vec![0; n_labels * stride] }
+        let n_cells = n_labels.checked_mul(stride);
+        let n_cells = n_cells.ok_or(Error::OutOfMemory { bytes: usize::MAX })?;
+        Ok(Self { ks, cells: zeroed(n_cells)? })
     }
 
     /// Places of a ranking that count; 0 if nothing is counted.
