@@ -142,6 +142,7 @@ class Evaluator:
                     f"label_groups: '{name}' is a {type(groups).__name__}; give LabelGroups"
                 )
         self._keep_rows = keep_rows
+        self._num_threads = num_threads
         self._truth = TruthFingerprint()
         self._core = _rust.Evaluator(
             n_labels,
@@ -205,6 +206,17 @@ class Evaluator:
         joined = copy(other._truth)  # other may be this evaluator
         self._core.merge(other._core)
         self._truth.join(joined)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return plain data: for `copy`, and for the pickles that multiprocessing sends.
+
+        To keep results in files, use `Result.save`: pickles are not for files of others.
+        """
+        return vars(self) | {"_core": self._core.to_bytes(), "_truth": copy(self._truth)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._core = _rust.Evaluator.from_bytes(state["_core"], self._num_threads)
 
     def result(self) -> Result:
         """Return the scores so far.

@@ -89,7 +89,7 @@ impl<I: Id> Rankings for Ids<'_, I> {
     type Key = ();
 
     fn name(&self) -> &'static str {
-        "ids"
+        "y_pred"
     }
 
     #[inline]
