@@ -268,6 +268,9 @@ class _CsrRows(NamedTuple):
     def window(self, rows: slice) -> Csr:
         indptr = self.indptr[rows.start : rows.stop + 1]
         first, last = int(indptr[0]), int(indptr[-1])
+        if first < 0:  # the core names the row; shifted, the pointers would look good
+            whole: Any = self._replace(indptr=indptr, shape=(rows.stop - rows.start, self.shape[1]))
+            return whole
         entries = slice(first, max(first, last))
         shape = (rows.stop - rows.start, self.shape[1])
         shifted = indptr.astype(np.int64) - first
