@@ -317,13 +317,20 @@ class Evaluator:
     def update_ids(
         self,
         y_true: _Truth,
-        ids: NDArray[np.int32] | NDArray[np.int64],
+        y_pred: NDArray[np.int32] | NDArray[np.int64],
         exclude: _Pattern | None = None,
     ) -> None:
         """Add points with ranked labels, shape (n, width), padded with -1."""
 
     def merge(self, other: Evaluator) -> None:
         """Add the rows of another evaluator with the same settings."""
+
+    def to_bytes(self) -> bytes:
+        """Return settings and sums with a version and a checksum, for another process."""
+
+    @staticmethod
+    def from_bytes(state: bytes, num_threads: int | None = None) -> Evaluator:
+        """Return the evaluator that `to_bytes` wrote; ``ValueError`` for anything else."""
 
     def value(self, metric: str) -> float:
         """Return a metric of a listed kind at any k up to the largest of the list."""

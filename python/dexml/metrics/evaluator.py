@@ -143,6 +143,7 @@ class Evaluator:
                     f"label_groups: '{name}' is a {type(groups).__name__}; give LabelGroups"
                 )
         self._keep_rows = keep_rows
+        self._num_threads = num_threads
         self._truth = TruthFingerprint()
         self._core = _rust.Evaluator(
             n_labels,
@@ -224,6 +225,17 @@ class Evaluator:
         self._core.merge(other._core)
         self._truth.join(joined)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return plain data: for `copy`, and for the pickles that multiprocessing sends.
+
+        To keep results in files, use `Result.save`: pickles are not for files of others.
+        """
+        return vars(self) | {"_core": self._core.to_bytes(), "_truth": copy(self._truth)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._core = _rust.Evaluator.from_bytes(state["_core"], self._num_threads)
+
     def result(self) -> Result:
         """Return the scores so far.
 
@@ -274,6 +286,9 @@ class _CsrRows(NamedTuple):
     def window(self, rows: slice) -> Csr:
         indptr = self.indptr[rows.start : rows.stop + 1]
         first, last = int(indptr[0]), int(indptr[-1])
+        if first < 0:  # the core names the row; shifted, the pointers would look good
+            whole: Any = self._replace(indptr=indptr, shape=(rows.stop - rows.start, self.shape[1]))
+            return whole
         entries = slice(first, max(first, last))
         shape = (rows.stop - rows.start, self.shape[1])
         shifted = indptr.astype(np.int64) - first

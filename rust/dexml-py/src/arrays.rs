@@ -7,7 +7,7 @@ use numpy::{
 use numpy::{IntoPyArray, dtype};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use xmc_core::{CsrPattern, CsrView, Result, TopK};
+use xmc_core::{CsrPattern, CsrView, Error, Result, TopK};
 
 /// Row pointers and labels, as Python passes them.
 pub(crate) type PatternArgs<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
@@ -126,6 +126,15 @@ impl<'a, T> CsrSlices<'a, T> {
         let PatternSlices { indptr, indices } = self.pattern;
         CsrView::new(name, n_labels, indptr, indices, self.data)
     }
+}
+
+/// A copy that the core keeps.
+pub(crate) fn owned<T: Copy>(items: &[T]) -> Result<Vec<T>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(items.len())
+        .map_err(|_| Error::OutOfMemory { bytes: size_of_val(items) })?;
+    copy.extend_from_slice(items);
+    Ok(copy)
 }
 
 /// A vector moved to Python.

@@ -4,12 +4,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use xmc_core::{
     CsrPattern, CsrView, Error, Evaluator, Grouping, Metric, Options, Result, RowValues, Score,
 };
 
 use crate::arrays::{
-    CsrArgs, CsrArrays, CsrSlices, PatternArgs, PatternArrays, holds, matrix, moved, vector,
+    CsrArgs, CsrArrays, CsrSlices, PatternArgs, PatternArrays, holds, matrix, moved, owned, vector,
 };
 use crate::border::{count, detached, exception};
 use crate::pool::pool;
@@ -125,7 +126,7 @@ impl PyEvaluator {
             .map(|(name, n_groups, groups)| Ok((name, n_groups, vector("label_groups", &groups)?)))
             .collect::<PyResult<Vec<_>>>()?;
         let groupings = groups.iter().map(|(name, n_groups, of_label)| {
-            let of_label = of_label.as_slice()?.to_vec();
+            let of_label = owned(of_label.as_slice()?).map_err(exception)?;
             Ok(Grouping { name: name.clone(), n_groups: *n_groups, of_label })
         });
         let groupings = groupings.collect::<PyResult<Vec<_>>>()?;
@@ -133,7 +134,7 @@ impl PyEvaluator {
         pool(num_threads)?;
         let inner = detached(py, || {
             let options = Options {
-                inv_propensity: weights.map(<[f64]>::to_vec),
+                inv_propensity: weights.map(owned).transpose()?,
                 empty_rows: empty_rows.parse()?,
                 psndcg: psndcg.parse()?,
                 ties: ties.parse()?,
@@ -164,22 +165,22 @@ impl PyEvaluator {
     }
 
     /// Add points with ranked labels.
-    #[pyo3(signature = (y_true, ids, exclude=None))]
+    #[pyo3(signature = (y_true, y_pred, exclude=None))]
     fn update_ids<'py>(
         &self,
         py: Python<'py>,
         y_true: CsrArgs<'py>,
-        ids: Bound<'py, PyAny>,
+        y_pred: Bound<'py, PyAny>,
         exclude: Option<PatternArgs<'py>>,
     ) -> PyResult<()> {
-        if holds::<i64>(&ids) {
-            let ids = matrix::<i64>("ids", &ids)?;
+        if holds::<i64>(&y_pred) {
+            let ids = matrix::<i64>("y_pred", &y_pred)?;
             let (width, ids) = (ids.shape()[1], ids.as_slice()?);
             self.update(py, &y_true, exclude.as_ref(), |evaluator, y_true, exclude| {
                 evaluator.update_ids(y_true, ids, width, exclude)
             })
         } else {
-            let ids = matrix::<i32>("ids", &ids)?;
+            let ids = matrix::<i32>("y_pred", &y_pred)?;
             let (width, ids) = (ids.shape()[1], ids.as_slice()?);
             self.update(py, &y_true, exclude.as_ref(), |evaluator, y_true, exclude| {
                 evaluator.update_ids(y_true, ids, width, exclude)
@@ -195,6 +196,21 @@ impl PyEvaluator {
             let other = other.lock().clone();
             self.lock().merge(&other)
         })
+    }
+
+    /// The evaluator as bytes, for another process.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = self.read(py, |evaluator| Ok(evaluator.to_bytes()))?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// The evaluator that `to_bytes` wrote.
+    #[staticmethod]
+    #[pyo3(signature = (state, num_threads=None))]
+    fn from_bytes(py: Python<'_>, state: &[u8], num_threads: Option<i64>) -> PyResult<Self> {
+        pool(num_threads)?;
+        let inner = detached(py, || Evaluator::from_bytes(state))?;
+        Ok(Self { n_labels: inner.n_labels(), inner: Mutex::new(inner), num_threads })
     }
 
     /// The metric over all rows so far.

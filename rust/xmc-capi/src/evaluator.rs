@@ -174,7 +174,7 @@ unsafe fn read_options(options: *const xmc_options) -> Outcome<Options> {
 
 /// Adds points with ranked labels.
 ///
-/// `y_true` holds the truth of `y_true->n_rows` points: a value > 0 is a positive. `ids` holds as many
+/// `y_true` holds the truth of `y_true->n_rows` points: a value > 0 is a positive. `y_pred` holds as many
 /// rows of `width` labels, row after row, best first, padded with -1 at the end of a row; `width` is at
 /// least the largest k. Pairs in `exclude`, if not null, leave the ranking before it is cut at k; its
 /// values are not looked at.
@@ -185,12 +185,12 @@ pub unsafe extern "C" fn xmc_evaluator_update_ids(
     evaluator: *mut xmc_evaluator,
     pool: *const xmc_pool,
     y_true: *const xmc_csr,
-    ids: *const i32,
+    y_pred: *const i32,
     width: i64,
     exclude: *const xmc_csr,
 ) -> xmc_status {
     // SAFETY: as in `xmc_evaluator_new`.
-    guard(|| unsafe { update_ids(evaluator, pool, y_true, ids, width, exclude) })
+    guard(|| unsafe { update_ids(evaluator, pool, y_true, y_pred, width, exclude) })
 }
 
 /// xmc_evaluator_update_ids for ids of 64 bits.
@@ -199,12 +199,12 @@ pub unsafe extern "C" fn xmc_evaluator_update_ids_i64(
     evaluator: *mut xmc_evaluator,
     pool: *const xmc_pool,
     y_true: *const xmc_csr,
-    ids: *const i64,
+    y_pred: *const i64,
     width: i64,
     exclude: *const xmc_csr,
 ) -> xmc_status {
     // SAFETY: as in `xmc_evaluator_new`.
-    guard(|| unsafe { update_ids(evaluator, pool, y_true, ids, width, exclude) })
+    guard(|| unsafe { update_ids(evaluator, pool, y_true, y_pred, width, exclude) })
 }
 
 /// Adds points with scored labels: every stored entry of `y_pred` is ranked, larger scores first, equal
@@ -242,7 +242,7 @@ unsafe fn update_ids<I: Id>(
     evaluator: *mut xmc_evaluator,
     pool: *const xmc_pool,
     y_true: *const xmc_csr,
-    ids: *const I,
+    y_pred: *const I,
     width: i64,
     exclude: *const xmc_csr,
 ) -> Outcome {
@@ -250,9 +250,9 @@ unsafe fn update_ids<I: Id>(
     // SAFETY: as the caller promises.
     let n_rows = unsafe { matrix("y_true", y_true) }?.n_rows();
     // SAFETY: as the caller promises.
-    let ids = unsafe { slice("ids", "", ids, n_rows.saturating_mul(width)) }?;
+    let y_pred = unsafe { slice("y_pred", "", y_pred, n_rows.saturating_mul(width)) }?;
     let add = |evaluator: &mut Evaluator, y_true: CsrView<'_>, exclude: Option<CsrPattern<'_>>| {
-        evaluator.update_ids(y_true, ids, width, exclude)
+        evaluator.update_ids(y_true, y_pred, width, exclude)
     };
     // SAFETY: as the caller promises.
     unsafe { update(evaluator, pool, y_true, exclude, add) }

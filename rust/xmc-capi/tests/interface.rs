@@ -519,11 +519,11 @@ fn bad_matrices() {
     fails(
         by_ids(ids.as_ptr(), i64::MAX),
         PARAMETER,
-        &format!("ids: {} values are more than memory holds", u64::MAX - 1),
+        &format!("y_pred: {} values are more than memory holds", u64::MAX - 1),
     );
-    let message = "ids: 1 columns, fewer than the largest k = 2 (pad with -1)";
+    let message = "y_pred: 1 columns, fewer than the largest k = 2 (pad with -1)";
     fails(by_ids(ids.as_ptr(), 1), PARAMETER, message);
-    fails(by_ids(ids.as_ptr(), 2), CONTENT, "ids: row 0: duplicate label 0");
+    fails(by_ids(ids.as_ptr(), 2), CONTENT, "y_pred: row 0: duplicate label 0");
 
     // Nothing of all this has left a trace.
     assert_eq!(evaluator.counts(), [0; 4]);

@@ -1,11 +1,14 @@
 //! Sets of labels for one row at a time.
 
+use crate::error::Result;
+use crate::memory::zeroed;
+
 /// An exact set: one bit a label, `L / 8` bytes, cleared label by label.
 pub(crate) struct Bitmap(Vec<u64>);
 
 impl Bitmap {
-    pub(crate) fn new(n_labels: usize) -> Self {
-        Self(vec![0; n_labels.div_ceil(64)])
+    pub(crate) fn new(n_labels: usize) -> Result<Self> {
+        Ok(Self(zeroed(n_labels.div_ceil(64))?))
     }
 
     /// Adds a label; false if it was there already.

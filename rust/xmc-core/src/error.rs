@@ -150,6 +150,11 @@ pub enum Error {
         /// The setting that differs.
         what: &'static str,
     },
+    /// Bytes that are no evaluator, or not whole.
+    State {
+        /// What is wrong with them.
+        what: &'static str,
+    },
     /// A source of negatives without what it draws from.
     MissingInput {
         /// The source asked for.
@@ -198,7 +203,7 @@ impl fmt::Display for Error {
                 write!(f, "{name}: {found} {what}, expected {expected}")
             }
             Self::Narrow { width, k } => {
-                write!(f, "ids: {width} columns, fewer than the largest k = {k} (pad with -1)")
+                write!(f, "y_pred: {width} columns, fewer than the largest k = {k} (pad with -1)")
             }
             Self::Parameter { name, rule, value } => write!(f, "{name} {rule}, not {value}"),
             Self::BadWeight { label, value } => {
@@ -234,6 +239,9 @@ impl fmt::Display for Error {
             }
             Self::Incompatible { what } => {
                 write!(f, "cannot merge evaluators that differ in {what}")
+            }
+            Self::State { what } => {
+                write!(f, "damaged or not the state of an evaluator ({what})")
             }
             Self::MissingInput { source, what } => write!(f, "source '{source}' needs {what}"),
             Self::Interrupted => f.write_str("interrupted"),

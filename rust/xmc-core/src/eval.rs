@@ -8,6 +8,7 @@ mod options;
 mod ranking;
 mod read;
 mod rows;
+mod state;
 mod sums;
 mod truth;
 
@@ -153,7 +154,7 @@ impl Evaluator {
         let weights = options.inv_propensity.as_deref().filter(|_| weighted);
         let weights = weights.map(Weights::new).transpose()?;
         let layout = Layout::new(metrics, max_k, discounts.rows_before_overflow());
-        let labels = LabelCounts::new(n_labels, metrics);
+        let labels = LabelCounts::new(n_labels, metrics)?;
         let (metrics, log_width) = (metrics.to_vec(), labels.width());
         let plan =
             Plan { n_labels, metrics, max_k, options, discounts, weights, layout, log_width };
@@ -161,7 +162,7 @@ impl Evaluator {
         Ok(Self {
             counts: Counts::default(),
             sums: Sums::new(&plan.layout),
-            groups: GroupSums::all(&plan),
+            groups: GroupSums::all(&plan)?,
             labels,
             kept: Vec::new(),
             plan: Arc::new(plan),
@@ -170,7 +171,7 @@ impl Evaluator {
 
     /// Adds points with ranked labels.
     ///
-    /// `ids` holds `y_true.n_rows()` rows of `width` labels, row-major, best first, padded with -1.
+    /// `y_pred` holds `y_true.n_rows()` rows of `width` labels, row-major, best first, padded with -1.
     /// Pairs in `exclude` are dropped before the cut at k.
     ///
     /// # Errors
@@ -180,19 +181,19 @@ impl Evaluator {
     pub fn update_ids<I: Id>(
         &mut self,
         y_true: CsrView<'_>,
-        ids: &[I],
+        y_pred: &[I],
         width: usize,
         exclude: Option<CsrPattern<'_>>,
     ) -> Result<()> {
         let expected = y_true.n_rows().saturating_mul(width);
-        if ids.len() != expected {
-            let (name, what, found) = ("ids".to_owned(), "labels", ids.len());
+        if y_pred.len() != expected {
+            let (name, what, found) = ("y_pred".to_owned(), "labels", y_pred.len());
             return Err(Error::Length { name, what, expected, found });
         }
         if width < self.plan.max_k {
             return Err(Error::Narrow { width, k: self.plan.max_k });
         }
-        self.update(y_true, &Ids { ids, width }, exclude)
+        self.update(y_true, &Ids { ids: y_pred, width }, exclude)
     }
 
     /// Adds points with scored labels; every stored entry is ranked.

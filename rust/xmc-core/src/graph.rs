@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use crate::csr::{Csr, CsrView};
 use crate::error::{Error, Result};
+use crate::memory::{collected, with_room};
 use crate::positives::Rows;
 use crate::rank::{Score, keep_best};
 pub use cooccur::{CoOccurrence, Normalise};
@@ -51,8 +52,8 @@ impl Bipartite {
     /// [`Error::Length`] for 2^32 positives or more.
     pub fn new(y: CsrView<'_>, caps: DegreeCaps) -> Result<Self> {
         let labels = Rows::of_positives(y, caps.max_point_labels.unwrap_or(usize::MAX))?;
-        let points = labels.transposed(y.n_cols());
-        let counts: Vec<u32> = points.starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let points = labels.transposed(y.n_cols())?;
+        let counts = collected(points.starts.windows(2).map(|pair| pair[1] - pair[0]))?;
         let max =
             caps.max_label_points.map_or(u32::MAX, |max| u32::try_from(max).unwrap_or(u32::MAX));
         if counts.iter().all(|&count| count <= max) {
@@ -78,34 +79,46 @@ impl Bipartite {
     /// Neighbours of all labels: `find` appends the rows of a block of labels to a part.
     ///
     /// `keep_going` is asked before each block.
-    fn neighbours<S>(
+    fn neighbours<S: Send>(
         &self,
         keep_going: &(dyn Fn() -> bool + Sync),
-        scratch: impl Fn() -> S + Sync + Send,
+        scratch: impl Fn() -> Result<S> + Sync + Send,
         find: impl Fn(&mut S, Range<usize>, &mut Part) + Sync + Send,
     ) -> Result<Csr> {
         let n_labels = self.n_labels();
-        let parts: Vec<Option<Part>> = (0..n_labels.div_ceil(BLOCK_LABELS))
+        let n_blocks = n_labels.div_ceil(BLOCK_LABELS);
+        let mut parts: Vec<Result<Part>> = with_room(n_blocks)?;
+        (0..n_blocks)
             .into_par_iter()
-            .map_init(scratch, |scratch, block| {
-                let first = block * BLOCK_LABELS;
-                let mut part = Part::default();
-                keep_going().then(|| {
-                    find(scratch, first..(first + BLOCK_LABELS).min(n_labels), &mut part);
-                    part
-                })
-            })
-            .collect();
+            .map_init(
+                || None,
+                |slot, block| {
+                    if !keep_going() {
+                        return Err(Error::Interrupted);
+                    }
+                    let first = block * BLOCK_LABELS;
+                    let labels = first..(first + BLOCK_LABELS).min(n_labels);
+                    let scratch = match slot {
+                        Some(scratch) => scratch,
+                        None => slot.insert(scratch()?),
+                    };
+                    let ends = with_room(labels.len())?;
+                    let mut part = Part { ends, ..Part::default() };
+                    find(scratch, labels, &mut part);
+                    Ok(part)
+                },
+            )
+            .collect_into_vec(&mut parts);
         let n_edges = parts.iter().flatten().map(|part| part.ids.len()).sum();
         let mut csr = Csr {
             n_cols: n_labels,
-            indptr: Vec::with_capacity(n_labels + 1),
-            indices: Vec::with_capacity(n_edges),
-            data: Vec::with_capacity(n_edges),
+            indptr: with_room(n_labels + 1)?,
+            indices: with_room(n_edges)?,
+            data: with_room(n_edges)?,
         };
         csr.indptr.push(0);
         for part in parts {
-            let part = part.ok_or(Error::Interrupted)?;
+            let part = part?;
             let base = csr.indices.len() as i64;
             csr.indptr.extend(part.ends.iter().map(|&end| base + end as i64));
             csr.indices.extend_from_slice(&part.ids);

@@ -9,6 +9,7 @@ mod file;
 mod graph;
 mod ids;
 mod labels;
+mod memory;
 mod metric;
 #[cfg(feature = "compression")]
 mod npy;

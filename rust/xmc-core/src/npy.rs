@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 
-use crate::stream::reserve;
+use crate::memory::reserve;
 use crate::zip::{Member, Unpacked, Wrong};
 
 /// Longest header that is read, in bytes; numpy's own are 128.

@@ -1,6 +1,7 @@
 //! Sparse matrices as scipy saves them: a zip archive of the arrays of a CSR matrix.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::csr::{Csr, CsrView, sort_row};
 use crate::error::{ArchiveFault, Error, Fault, Result};
@@ -54,8 +55,18 @@ pub(crate) fn read_labels(
     repair: bool,
 ) -> Result<(Csr, Repairs)> {
     let archive = Archive::open(file, bytes)?;
-    let mut csr = archive.matrix(keep_going, |n| n as f32, |x| x as f32)?;
+    let any_vanished = AtomicBool::new(false);
+    let narrow = |x: f64| {
+        if vanishes(x) {
+            any_vanished.store(true, Ordering::Relaxed);
+        }
+        x as f32
+    };
+    let mut csr = archive.matrix(keep_going, |n| n as f32, narrow)?;
     let mut repairs = Repairs::default();
+    if any_vanished.into_inner() {
+        archive.mark_vanished(&mut csr, keep_going, repair)?;
+    }
     if repair {
         mend(file, &mut csr, &mut repairs);
     } else {
@@ -94,7 +105,7 @@ impl<'a> Archive<'a> {
         let mut archive = Self { file, members, n_rows: 0, n_cols: 0 };
         let format = match archive.array("format") {
             Ok(array) if matches!(array.dtype.kind, b'S' | b'U') => archive.read(array.text())?,
-            Ok(_) | Err(Error::Archive { .. }) => "?".to_owned(),
+            Ok(_) => "?".to_owned(),
             Err(error) => return Err(error),
         };
         if format != "csr" {
@@ -187,6 +198,30 @@ impl<'a> Archive<'a> {
             None => Ok(csr),
         }
     }
+
+    /// Reads the values again, to say which of them is too small for `f32`, or to have them dropped.
+    #[cold]
+    fn mark_vanished(&self, csr: &mut Csr, keep_going: KeepGoing<'_>, repair: bool) -> Result<()> {
+        let exact = self.vector("data", b"f")?;
+        let exact = self.read(exact.numbers(keep_going, |n| n as f64, |x| x))?;
+        for (at, (value, exact)) in csr.data.iter_mut().zip(exact).enumerate() {
+            if !vanishes(exact) {
+                continue;
+            }
+            if !repair {
+                let row = csr.indptr.partition_point(|&end| end <= at as i64) - 1;
+                let (label, value) = (csr.indices[at], format!("{exact:e}"));
+                return Err(Error::at_row(self.file, row, Fault::TooSmall { label, value }));
+            }
+            *value = f32::NAN;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a value other than 0 becomes 0 in `f32`: a positive would be none.
+fn vanishes(x: f64) -> bool {
+    x != 0.0 && x as f32 == 0.0
 }
 
 fn damaged(file: &str, what: String) -> Error {

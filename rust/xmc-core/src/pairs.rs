@@ -2,7 +2,7 @@
 
 use crate::csr::CsrPattern;
 use crate::error::{Error, Fault, Place, Result};
-use crate::stream::reserve;
+use crate::memory::{reserve, with_room};
 use crate::token::{self, Digits};
 
 /// Filter pairs as a CSR pattern, sorted, each pair once.
@@ -54,7 +54,7 @@ pub fn parse_pairs(file: &str, text: &[u8], n_rows: usize, n_labels: usize) -> R
     let n_lines = pairs.len();
     pairs.sort_unstable();
     pairs.dedup();
-    let mut indptr = Vec::with_capacity(n_rows + 1);
+    let mut indptr = with_room(n_rows.saturating_add(1))?;
     let mut end = 0;
     indptr.push(0);
     for row in 0..n_rows {

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Fault, Result};
+use crate::memory::{with_room, zeroed};
 
 /// Rows handed to a thread at a time.
 const BLOCK_ROWS: usize = 4096;
@@ -85,7 +86,7 @@ impl Rows {
     }
 
     fn with_lengths(name: &str, lengths: &[usize]) -> Result<Self> {
-        let mut starts = Vec::with_capacity(lengths.len() + 1);
+        let mut starts = with_room(lengths.len() + 1)?;
         let mut end = 0usize;
         starts.push(0);
         for &length in lengths {
@@ -100,7 +101,7 @@ impl Rows {
                 found: end,
             });
         }
-        Ok(Self { starts, items: vec![0; end] })
+        Ok(Self { starts, items: zeroed(end)? })
     }
 
     /// Hands every row its cells, in parallel.
@@ -133,24 +134,28 @@ impl Rows {
     ///
     /// Rows are cut into parts; each part knows where its share of every column begins, so that the
     /// result is the same for any number of parts.
-    pub(crate) fn transposed(&self, n_columns: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn transposed(&self, n_columns: usize) -> Result<Self> {
         let n_parts = rayon::current_num_threads().clamp(1, MAX_PARTS);
         let rows_per_part = self.len().div_ceil(n_parts).max(1);
         let first_rows: Vec<usize> = (0..self.len()).step_by(rows_per_part).collect();
         let part_rows = |first: usize| first..(first + rows_per_part).min(self.len());
-        let mut cursors: Vec<Vec<u32>> = first_rows
+        let cursors: Vec<Result<Vec<u32>>> = first_rows
             .par_iter()
             .map(|&first| {
-                let mut counts = vec![0u32; n_columns];
+                let mut counts: Vec<u32> = zeroed(n_columns)?;
                 let rows = part_rows(first);
                 let span = self.starts[rows.start] as usize..self.starts[rows.end] as usize;
                 for &item in &self.items[span] {
                     counts[item as usize] += 1;
                 }
-                counts
+                Ok(counts)
             })
             .collect();
-        let mut starts = Vec::with_capacity(n_columns + 1);
+        let mut cursors = cursors.into_iter().collect::<Result<Vec<_>>>()?;
+        let mut starts = with_room(n_columns + 1)?;
         let mut end = 0;
         starts.push(0);
         for column in 0..n_columns {
@@ -172,7 +177,7 @@ impl Rows {
                 }
             }
         });
-        Self { starts, items: cells.into_iter().map(AtomicU32::into_inner).collect() }
+        Ok(Self { starts, items: cells.into_iter().map(AtomicU32::into_inner).collect() })
     }
 }
 
@@ -185,10 +190,15 @@ fn in_row_order(
         .into_par_iter()
         .map(|block| {
             let first = block * BLOCK_ROWS;
-            (first..(first + BLOCK_ROWS).min(n_rows)).map(&value).collect()
+            let rows = first..(first + BLOCK_ROWS).min(n_rows);
+            let mut values = with_room(rows.len())?;
+            for row in rows {
+                values.push(value(row)?);
+            }
+            Ok(values)
         })
         .collect();
-    let mut values = Vec::with_capacity(n_rows);
+    let mut values = with_room(n_rows)?;
     for block in blocks {
         values.append(&mut block?);
     }
@@ -239,13 +249,13 @@ mod tests {
             rows.items.extend((0..50u32).filter(|_| rng.below(20) == 0));
             rows.starts.push(rows.items.len() as u32);
         }
-        let columns = rows.transposed(51);
+        let columns = rows.transposed(51).unwrap();
         assert_eq!(columns.row(50), &[0u32; 0]);
         assert!((0..51).all(|column| columns.row(column).is_sorted_by(|a, b| a < b)));
-        assert_eq!(columns.transposed(rows.len()), rows);
+        assert_eq!(columns.transposed(rows.len()).unwrap(), rows);
         for threads in [1, 2, 7] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            assert_eq!(pool.install(|| rows.transposed(51)), columns);
+            assert_eq!(pool.install(|| rows.transposed(51).unwrap()), columns);
         }
         let even = rows.filtered(|item| item % 2 == 0).unwrap();
         assert!(even.items.iter().all(|item| item % 2 == 0));

@@ -1,6 +1,7 @@
 //! Label frequencies and inverse propensities.
 
 use crate::error::{Error, Fault, Result};
+use crate::memory::{collected, zeroed};
 
 /// Entries whose counts fit into 32 bits.
 const PART: usize = u32::MAX as usize;
@@ -18,10 +19,10 @@ pub fn label_counts(n_labels: usize, indices: &[i32], data: &[f32]) -> Result<Ve
         let (expected, found) = (indices.len(), data.len());
         return Err(Error::Length { name: "data".into(), what: "values", expected, found });
     }
-    let mut counts = vec![0; n_labels];
+    let mut counts: Vec<i64> = zeroed(n_labels)?;
     // 32 bits, for counters are met at random and half as many bytes stay in the cache.
     for (part, (indices, data)) in indices.chunks(PART).zip(data.chunks(PART)).enumerate() {
-        let mut part_counts = vec![0u32; n_labels];
+        let mut part_counts: Vec<u32> = zeroed(n_labels)?;
         for (position, (&label, &value)) in indices.iter().zip(data).enumerate() {
             // Seen as u32, a negative label is out of range as well.
             let Some(count) = part_counts.get_mut(label as u32 as usize) else {
@@ -62,7 +63,7 @@ pub fn inv_propensity(counts: &[i64], n_points: usize, a: f64, b: f64) -> Result
     let small: Vec<f64> = (0..counts.len().min(SMALL) as i64).map(weigh).collect();
     let known = |count: i64| small.get(usize::try_from(count).ok()?).copied();
     let weight = |&count: &i64| known(count).unwrap_or_else(|| weigh(count));
-    let weights: Vec<f64> = counts.iter().map(weight).collect();
+    let weights = collected(counts.iter().map(weight))?;
     check_weights(&weights)?;
     Ok(weights)
 }

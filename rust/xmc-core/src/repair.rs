@@ -33,7 +33,8 @@ pub struct Repairs {
     pub duplicates: usize,
     /// Entries dropped because their label is negative or beyond the header's number.
     pub out_of_range: usize,
-    /// Entries dropped because their value is NaN or infinite, also as the sum of duplicates.
+    /// Entries dropped because their value is NaN or infinite, also as the sum of duplicates, or so
+    /// small that `f32` rounds it to 0.
     pub not_finite: usize,
     /// The first 20 faults.
     pub first: Vec<(Place, Fault)>,
@@ -53,7 +54,7 @@ impl Repairs {
     pub(crate) fn drops(&mut self, fault: &Fault, at: usize, columns: Columns) -> bool {
         match fault {
             Fault::LabelOutOfRange { .. } => self.out_of_range += 1,
-            Fault::NotFinite { .. } => self.not_finite += 1,
+            Fault::NotFinite { .. } | Fault::TooSmall { .. } => self.not_finite += 1,
             Fault::BadLabel { label, .. } if is_negative(label) => self.out_of_range += 1,
             _ => return false,
         }

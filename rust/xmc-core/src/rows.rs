@@ -4,7 +4,7 @@ use crate::csr::{Csr, sort_row};
 use crate::error::Fault;
 use crate::repair::{Columns, Repairs, mend_row};
 use crate::text::Piece;
-use crate::token;
+use crate::token::{self, Unfit};
 
 type Parsed<T> = std::result::Result<T, Fault>;
 
@@ -147,7 +147,11 @@ impl<'a> Cells<'a> {
         // First, because a token that is none cannot be repaired, whatever its label.
         let value = value.ok_or_else(|| token::bad_token(token, start))?;
         let id = id?;
-        let value = value.map_err(|()| Fault::NotFinite { label: id })?;
+        let written = colon.map_or(token, |colon| &token[colon + 1..]);
+        let value = value.map_err(|unfit| match unfit {
+            Unfit::NotFinite => Fault::NotFinite { label: id },
+            Unfit::TooSmall => Fault::TooSmall { label: id, value: token::quote(written) },
+        })?;
         if self.push(id, value) { Ok(()) } else { Err(token::bad_token(token, start)) }
     }
 

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use crate::bitmap::Bitmap;
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Fault, Result};
+use crate::memory::{collected, with_room, zeroed};
 use crate::positives::Rows;
 use alias::Alias;
 use row::Scratch;
@@ -120,7 +121,7 @@ impl NegativeSampler {
                 Source::Uniform => {}
                 Source::Frequency => {
                     let weights = sampler.label_weights(wanted.alpha, wanted.smoothing)?;
-                    sampler.frequency = Alias::new(&weights).map(|table| (weights, table));
+                    sampler.frequency = Alias::new(&weights)?.map(|table| (weights, table));
                 }
                 Source::Graph => {
                     let graph = wanted.graph.ok_or_else(|| missing("a label graph"))?;
@@ -176,14 +177,19 @@ impl NegativeSampler {
         ids.resize(points.len() * self.n_negatives, -1);
         ids.par_chunks_mut(self.n_negatives * ROWS_PER_TASK)
             .zip(points.par_chunks(ROWS_PER_TASK))
-            .for_each_init(
-                || Scratch::new(self.n_labels),
-                |scratch, (ids, points)| {
+            .try_for_each_init(
+                || None,
+                |slot, (ids, points)| {
+                    let scratch = match slot {
+                        Some(scratch) => scratch,
+                        None => slot.insert(Scratch::new(self.n_labels)?),
+                    };
                     for (ids, &point) in ids.chunks_exact_mut(self.n_negatives).zip(points) {
                         self.draw_row(point as usize, seed, epoch, scratch, ids);
                     }
+                    Ok::<(), Error>(())
                 },
-            );
+            )?;
         Ok(ids)
     }
 
@@ -209,7 +215,7 @@ impl NegativeSampler {
                 return Err(Error::Parameter { name, rule, value: value.to_string() });
             }
         }
-        let mut counts = vec![0u32; self.n_labels];
+        let mut counts: Vec<u32> = zeroed(self.n_labels)?;
         for &label in &self.positives.items {
             counts[label as usize] += 1;
         }
@@ -222,7 +228,7 @@ impl NegativeSampler {
             }
             (frequency / largest).powf(alpha)
         };
-        Ok(counts.iter().enumerate().map(weight).collect())
+        collected(counts.iter().enumerate().map(weight))
     }
 }
 
@@ -232,8 +238,9 @@ impl Candidates {
             let (name, what, found) = ("candidates".to_owned(), "labels", mask.len());
             return Err(Error::Length { name, what, expected: n_labels, found });
         }
-        let labels = (0..n_labels as u32).filter(|&label| mask[label as usize]).collect();
-        Ok(Self { mask: mask.to_vec(), labels })
+        let mut labels = with_room(mask.iter().filter(|&&is_candidate| is_candidate).count())?;
+        labels.extend((0..n_labels as u32).filter(|&label| mask[label as usize]));
+        Ok(Self { mask: collected(mask.iter().copied())?, labels })
     }
 }
 

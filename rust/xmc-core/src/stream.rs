@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 
 /// Bytes of text that are unpacked at a time.
 const CHUNK: usize = 4 << 20;
@@ -165,10 +166,4 @@ impl<'a> Stream<'a> {
 fn damaged(file: &str, packing: Packing, error: &io::Error) -> Error {
     let (file, format) = (file.to_owned(), packing.name());
     Error::Damaged { file, format, what: error.to_string() }
-}
-
-/// Makes room for `n` more elements, or fails instead of ending the process.
-pub(crate) fn reserve<T>(vector: &mut Vec<T>, n: usize) -> Result<()> {
-    let bytes = n.saturating_mul(size_of::<T>());
-    vector.try_reserve(n).map_err(|_| Error::OutOfMemory { bytes })
 }

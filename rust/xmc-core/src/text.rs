@@ -7,13 +7,15 @@
 mod block;
 mod header;
 
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 use crate::csr::Csr;
 use crate::error::{Error, Fault, Place, Result};
+use crate::memory::{reserve, zeroed};
 use crate::repair::{Columns, Repairs};
 use crate::rows::{Cells, Rules};
-use crate::stream::{Stream, reserve};
+use crate::stream::Stream;
 pub(crate) use block::Piece;
 use block::{Block, Count, Filled, cut};
 use header::{parse_header, split_header};
@@ -232,18 +234,17 @@ impl<'a> Parser<'a> {
 fn grow(csr: &mut Csr, n_rows: usize, n_entries: usize) -> Result<()> {
     reserve(&mut csr.indptr, n_rows)?;
     csr.indptr.resize(csr.indptr.len() + n_rows, 0);
-    zeroed(&mut csr.indices, n_entries)?;
-    zeroed(&mut csr.data, n_entries)
+    append_zeros(&mut csr.indices, n_entries)?;
+    append_zeros(&mut csr.data, n_entries)
 }
 
 /// Appends zeros. To an empty vector that is memory the system has zeroed, touched only when filled.
-fn zeroed<T: Copy + Default>(vector: &mut Vec<T>, n: usize) -> Result<()> {
+fn append_zeros<T: Zeroable + Copy>(vector: &mut Vec<T>, n: usize) -> Result<()> {
     if vector.is_empty() {
-        reserve(&mut Vec::<T>::new(), n)?;
-        *vector = vec![T::default(); n];
+        *vector = zeroed(n)?;
     } else {
         reserve(vector, n)?;
-        vector.resize(vector.len() + n, T::default());
+        vector.resize(vector.len() + n, T::zeroed());
     }
     Ok(())
 }

@@ -92,16 +92,31 @@ pub(crate) fn bad_token(token: &[u8], at: usize) -> Fault {
     Fault::BadToken { token: quote(token), column: at + 1 }
 }
 
-/// A finite value. `None` if the text is no number, `Some(Err)` if it is one but not finite.
+/// Why a number is no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    NotFinite,
+    /// Not 0, but `f32` rounds it to 0: a positive would be none.
+    TooSmall,
+}
+
+/// A value. `None` if the text is no number, `Some(Err)` if it is one that `f32` cannot hold.
 #[inline]
-pub(crate) fn value(text: &[u8]) -> Option<Result<f32, ()>> {
+pub(crate) fn value(text: &[u8]) -> Option<Result<f32, Unfit>> {
     if let Some((value, len)) = leading_decimal(text) {
         if len == text.len() {
             return Some(Ok(value));
         }
     }
     let value: f32 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    Some(if value.is_finite() { Ok(value) } else { Err(()) })
+    let mantissa = text.split(|byte| matches!(byte, b'e' | b'E')).next().unwrap_or_default();
+    Some(if !value.is_finite() {
+        Err(Unfit::NotFinite)
+    } else if value == 0.0 && mantissa.iter().any(|byte| matches!(byte, b'1'..=b'9')) {
+        Err(Unfit::TooSmall)
+    } else {
+        Ok(value)
+    })
 }
 
 /// As [`plain_entry`], for the commonest form: at most seven digits, a colon, one digit, a point and
@@ -237,8 +252,16 @@ mod tests {
         assert_eq!(value(b"-1e-3"), Some(Ok(-1e-3)));
         assert_eq!(value(b"+2"), Some(Ok(2.0)));
         for text in ["nan", "-inf", "1e99", "Infinity"] {
-            assert_eq!(value(text.as_bytes()), Some(Err(())), "{text}");
+            assert_eq!(value(text.as_bytes()), Some(Err(Unfit::NotFinite)), "{text}");
         }
+        for text in ["1e-60", "-0.0003e-90", "0.00000000000000000000000000000000000000000000000001"]
+        {
+            assert_eq!(value(text.as_bytes()), Some(Err(Unfit::TooSmall)), "{text}");
+        }
+        for text in ["0e-60", "-0.0", "0.00000000000000000000000000000000000000000000000000"] {
+            assert_eq!(value(text.as_bytes()), Some(Ok(0.0)), "{text}");
+        }
+        assert_eq!(value(b"1e-45"), Some(Ok(f32::from_bits(1))));
         for text in ["", ".", "1_0", "0x1", "1:2", "1e", "--1"] {
             assert_eq!(value(text.as_bytes()), None, "{text}");
         }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Fault, Result};
+use crate::memory::filled;
 use crate::rank::{Excluded, Score, keep_best};
 pub use drop_pairs::{drop_pairs_csr, drop_pairs_ids};
 pub use merge::{Ranked, merge_topk};
@@ -58,11 +59,11 @@ impl TopK {
         Ok(top)
     }
 
-    /// Rows without labels.
+    /// Rows without labels. Without memory for them, `k` is likely a typing error.
     fn padded(n_rows: usize, k: usize) -> Result<Self> {
         let n_cells = n_rows.checked_mul(k).filter(|_| k > 0).ok_or_else(|| bad_k(k))?;
-        let ids = filled(n_cells, -1).ok_or_else(|| bad_k(k))?;
-        let scores = filled(n_cells, f32::NEG_INFINITY).ok_or_else(|| bad_k(k))?;
+        let ids = filled(n_cells, -1).map_err(|_| bad_k(k))?;
+        let scores = filled(n_cells, f32::NEG_INFINITY).map_err(|_| bad_k(k))?;
         Ok(Self { k, ids, scores })
     }
 }
@@ -78,14 +79,6 @@ impl<S: Score> Default for Scratch<S> {
     fn default() -> Self {
         Self { keys: Vec::new(), labels: Vec::new(), excluded: Excluded::default() }
     }
-}
-
-/// A vector of `len` equal values, or nothing if there is no memory for it: `k` may be a typing error.
-fn filled<T: Copy>(len: usize, value: T) -> Option<Vec<T>> {
-    let mut cells = Vec::new();
-    cells.try_reserve_exact(len).ok()?;
-    cells.resize(len, value);
-    Some(cells)
 }
 
 fn bad_k(k: usize) -> Error {

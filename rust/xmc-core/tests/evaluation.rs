@@ -270,7 +270,7 @@ fn a_failing_update_leaves_groups_and_labels() {
     let before = bits(&evaluator, &metrics);
     *ids.last_mut().unwrap() = 97;
     let error = evaluator.update_ids(y_true, &ids, 7, None).unwrap_err();
-    assert_eq!(error.to_string(), "ids: row 5002: label 97 out of range (n_labels = 97)");
+    assert_eq!(error.to_string(), "y_pred: row 5002: label 97 out of range (n_labels = 97)");
     assert_eq!(bits(&evaluator, &metrics), before);
 }
 

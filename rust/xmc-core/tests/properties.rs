@@ -363,7 +363,7 @@ fn a_failing_update_changes_nothing() {
     ids[9_000 * 7 + 2] = ids[9_000 * 7];
     ids[5_000 * 7 + 2] = 97;
     let error = evaluator.update_ids(y_true, &ids, 7, None).unwrap_err().shift_rows(9_001);
-    assert_eq!(error.to_string(), "ids: row 14001: label 97 out of range (n_labels = 97)");
+    assert_eq!(error.to_string(), "y_pred: row 14001: label 97 out of range (n_labels = 97)");
     assert_eq!(evaluator.n_rows(), 9_001);
     assert_eq!(evaluator.value(metrics[0]).unwrap(), before);
 }
@@ -441,16 +441,19 @@ fn evaluator_errors() {
     };
     assert_eq!(
         update(&[0], &[1.0], &[0], 1),
-        "ids: 1 columns, fewer than the largest k = 2 (pad with -1)"
+        "y_pred: 1 columns, fewer than the largest k = 2 (pad with -1)"
     );
-    assert_eq!(update(&[0], &[1.0], &[0, 1, 2], 2), "ids: 3 labels, expected 2");
-    assert_eq!(update(&[0], &[1.0], &[1, 1], 2), "ids: row 0: duplicate label 1");
-    assert_eq!(update(&[0], &[1.0], &[1, 3], 2), "ids: row 0: label 3 out of range (n_labels = 3)");
+    assert_eq!(update(&[0], &[1.0], &[0, 1, 2], 2), "y_pred: 3 labels, expected 2");
+    assert_eq!(update(&[0], &[1.0], &[1, 1], 2), "y_pred: row 0: duplicate label 1");
+    assert_eq!(
+        update(&[0], &[1.0], &[1, 3], 2),
+        "y_pred: row 0: label 3 out of range (n_labels = 3)"
+    );
     assert_eq!(
         update(&[0], &[1.0], &[-2, 1], 2),
-        "ids: row 0: label -2 out of range (n_labels = 3)"
+        "y_pred: row 0: label -2 out of range (n_labels = 3)"
     );
-    assert_eq!(update(&[0], &[1.0], &[-1, 1], 2), "ids: row 0: label 1 after padding");
+    assert_eq!(update(&[0], &[1.0], &[-1, 1], 2), "y_pred: row 0: label 1 after padding");
     assert_eq!(update(&[0, 0], &[1.0, 0.0], &[0, 1], 2), "y_true: row 0: duplicate label 0");
     let negative = "y_true: row 0: truth value of label 2 must be >= 0, not -1";
     assert_eq!(update(&[2], &[-1.0], &[0, 1], 2), negative);

@@ -125,6 +125,20 @@ pub enum Fault {
         /// Its label.
         label: i32,
     },
+    /// A value other than 0 that `f32` rounds to 0.
+    TooSmall {
+        /// Its label.
+        label: i32,
+        /// The value as written, shortened and escaped.
+        value: String,
+    },
+    /// A feature's value other than 0 that `f32` rounds to 0.
+    FeatureTooSmall {
+        /// The feature.
+        feature: i32,
+        /// The value as written, shortened and escaped.
+        value: String,
+    },
     /// A truth value that is negative or NaN.
     BadTruth {
         /// Its label.
@@ -230,6 +244,7 @@ impl Fault {
             }
             Self::DuplicateLabel { label } => Self::DuplicateFeature { feature: label },
             Self::NotFinite { label } => Self::FeatureNotFinite { feature: label },
+            Self::TooSmall { label, value } => Self::FeatureTooSmall { feature: label, value },
             other => other,
         }
     }
@@ -307,6 +322,12 @@ impl fmt::Display for Fault {
             }
             Self::DuplicateLabel { label } => write!(f, "duplicate label {label}"),
             Self::NotFinite { label } => write!(f, "value is not finite (label {label})"),
+            Self::TooSmall { label, value } => {
+                write!(f, "value {value} is too small for float32 (label {label})")
+            }
+            Self::FeatureTooSmall { feature, value } => {
+                write!(f, "value {value} is too small for float32 (feature {feature})")
+            }
             Self::BadTruth { label, value } => {
                 write!(f, "truth value of label {label} must be >= 0, not {value}")
             }

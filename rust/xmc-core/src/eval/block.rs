@@ -12,6 +12,7 @@ use super::truth::{Finder, positives};
 use super::{Counts, EmptyRows, Plan};
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Result};
+use crate::memory::with_room;
 use crate::rank::{Excluded, keep_best};
 
 /// Rows whose weights are looked up together: reads beyond the cache then wait side by side.
@@ -40,9 +41,9 @@ impl Block {
     ) -> Result<Self> {
         let mut block = Self {
             sums: Sums::new(&plan.layout),
-            groups: GroupSums::all(plan),
+            groups: GroupSums::all(plan)?,
             counts: Counts { rows: rows.len(), ..Counts::default() },
-            kept: Vec::with_capacity(rows.len() * plan.row_width()),
+            kept: with_room(rows.len() * plan.row_width())?,
             log: Log::default(),
         };
         let mut scratch = RankScratch::<R::Key>::new();
@@ -62,9 +63,7 @@ impl Block {
             }
             let at_row = |name, fault| Error::at_row(name, row, fault);
             excluded.load(exclude, row);
-            let (ranking, n_excluded) = rankings
-                .rank(row, plan, &excluded, &mut scratch)
-                .map_err(|fault| at_row(rankings.name(), fault))?;
+            let (ranking, n_excluded) = rankings.rank(row, plan, &excluded, &mut scratch)?;
             let (row_labels, values) = y_true.row(row);
             let truth = positives(row_labels, values, &mut labels)
                 .map_err(|fault| at_row(y_true.name(), fault))?;

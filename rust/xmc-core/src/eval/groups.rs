@@ -4,6 +4,7 @@ use super::Plan;
 use super::options::Grouping;
 use super::sums::{Hit, Row, Sums};
 use crate::error::{Error, Result};
+use crate::memory::with_room;
 
 /// Sums of one group.
 #[derive(Debug, Clone)]
@@ -16,10 +17,16 @@ pub(super) struct GroupSums {
 
 impl GroupSums {
     /// One for each group of each grouping, in order.
-    pub(super) fn all(plan: &Plan) -> Vec<Self> {
-        let n_groups = plan.options.groupings.iter().map(|grouping| grouping.n_groups).sum();
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(super) fn all(plan: &Plan) -> Result<Vec<Self>> {
+        let n_groups = plan.options.groupings.iter().map(|grouping| grouping.n_groups);
+        let n_groups = n_groups.fold(0, usize::saturating_add);
+        let mut groups = with_room(n_groups)?;
         let fresh = Self { sums: Sums::new(&plan.layout), n_rows: 0, n_positives: 0 };
-        vec![fresh; n_groups]
+        groups.resize(n_groups, fresh);
+        Ok(groups)
     }
 
     pub(super) fn add(&mut self, other: &Self) {

@@ -4,6 +4,8 @@ use rayon::prelude::*;
 
 use super::sums::Hit;
 use crate::csr::CsrView;
+use crate::error::{Error, Result};
+use crate::memory::zeroed;
 use crate::metric::{Kind, Metric};
 
 /// Threads that count, each its own range of labels: every one of them reads all entries.
@@ -19,7 +21,7 @@ pub(super) struct LabelCounts {
     /// The cuts, growing; empty if no metric of the list needs counts.
     ks: Vec<usize>,
     /// Of each label: positives, then for each cut hits and predictions between the cut before and it.
-    cells: Vec<u32>,
+    pub(super) cells: Vec<u32>,
 }
 
 /// The heads of rankings in a fixed width: twice the label, plus one for a hit.
@@ -39,13 +41,22 @@ impl Log {
 }
 
 impl LabelCounts {
-    pub(super) fn new(n_labels: usize, metrics: &[Metric]) -> Self {
-        let label_wise = metrics.iter().filter(|metric| metric.kind().is_label_wise());
-        let mut ks: Vec<usize> = label_wise.map(|metric| metric.k()).collect();
-        ks.sort_unstable();
-        ks.dedup();
-        let stride = if ks.is_empty() { 0 } else { 1 + 2 * ks.len() };
-        Self { ks, cells: vec![0; n_labels * stride] }
+    /// Nothing counted yet.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(super) fn new(n_labels: usize, metrics: &[Metric]) -> Result<Self> {
+        let n_cells = Self::n_cells(n_labels, metrics);
+        let n_cells = n_cells.ok_or(Error::OutOfMemory { bytes: usize::MAX })?;
+        Ok(Self { ks: cuts(metrics), cells: zeroed(n_cells)? })
+    }
+
+    /// How many numbers are kept; `None` if that is no number.
+    pub(super) fn n_cells(n_labels: usize, metrics: &[Metric]) -> Option<usize> {
+        match cuts(metrics).len() {
+            0 => Some(0),
+            n_cuts => n_labels.checked_mul(1 + 2 * n_cuts),
+        }
     }
 
     /// Places of a ranking that count; 0 if nothing is counted.
@@ -122,4 +133,13 @@ impl LabelCounts {
         }
         (n > 0).then(|| sum / f64::from(n))
     }
+}
+
+/// Every k of a label-wise metric, growing.
+fn cuts(metrics: &[Metric]) -> Vec<usize> {
+    let label_wise = metrics.iter().filter(|metric| metric.kind().is_label_wise());
+    let mut ks: Vec<usize> = label_wise.map(|metric| metric.k()).collect();
+    ks.sort_unstable();
+    ks.dedup();
+    ks
 }

@@ -4,7 +4,7 @@ use super::Plan;
 use super::options::Ties;
 use crate::bitmap::{Bitmap, Filter};
 use crate::csr::CsrView;
-use crate::error::Fault;
+use crate::error::{Error, Fault, Result};
 use crate::ids::{Id, without_padding};
 use crate::rank::{Excluded, Score, keep_best};
 
@@ -33,25 +33,28 @@ struct Seen {
 }
 
 impl Seen {
-    /// Finds the first label that stands twice. After a fault the memory is spoilt.
-    fn check_distinct(&mut self, labels: &[i32], n_labels: usize) -> Result<(), Fault> {
+    /// The first label that stands twice. Where there is one, the memory is spoilt.
+    fn repeated(&mut self, labels: &[i32], n_labels: usize) -> Result<Option<i32>> {
         if labels.len() <= LONG {
             for (i, &label) in labels.iter().enumerate() {
                 if self.filter.insert(label) && labels[..i].contains(&label) {
-                    return Err(Fault::DuplicateLabel { label });
+                    return Ok(Some(label));
                 }
             }
             self.filter.clear(labels);
-            return Ok(());
+            return Ok(None);
         }
-        let bitmap = self.bitmap.get_or_insert_with(|| Bitmap::new(n_labels));
+        let bitmap = match &mut self.bitmap {
+            Some(bitmap) => bitmap,
+            none => none.insert(Bitmap::new(n_labels)?),
+        };
         if let Some(&label) = labels.iter().find(|&&label| !bitmap.insert(label)) {
-            return Err(Fault::DuplicateLabel { label });
+            return Ok(Some(label));
         }
         for &label in labels {
             bitmap.remove(label);
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -73,7 +76,7 @@ pub(super) trait Rankings: Sync {
         plan: &Plan,
         excluded: &Excluded,
         scratch: &'s mut RankScratch<Self::Key>,
-    ) -> Result<Ranked<'s>, Fault>;
+    ) -> Result<Ranked<'s>>;
 }
 
 /// Ranked ids, row-major.
@@ -86,7 +89,7 @@ impl<I: Id> Rankings for Ids<'_, I> {
     type Key = ();
 
     fn name(&self) -> &'static str {
-        "ids"
+        "y_pred"
     }
 
     #[inline]
@@ -96,11 +99,14 @@ impl<I: Id> Rankings for Ids<'_, I> {
         plan: &Plan,
         excluded: &Excluded,
         scratch: &'s mut RankScratch<()>,
-    ) -> Result<Ranked<'s>, Fault> {
+    ) -> Result<Ranked<'s>> {
         let ids = &self.ids[row * self.width..(row + 1) * self.width];
-        let ids = without_padding(ids, plan.n_labels)?;
+        let fault = |fault| Error::at_row(Rankings::name(self), row, fault);
+        let ids = without_padding(ids, plan.n_labels).map_err(fault)?;
         let labels = I::labels(ids, &mut scratch.labels);
-        scratch.seen.check_distinct(labels, plan.n_labels)?;
+        if let Some(label) = scratch.seen.repeated(labels, plan.n_labels)? {
+            return Err(fault(Fault::DuplicateLabel { label }));
+        }
         if excluded.is_empty() {
             return Ok((&labels[..plan.max_k.min(labels.len())], 0));
         }
@@ -125,13 +131,16 @@ impl<S: Score> Rankings for CsrView<'_, S> {
         plan: &Plan,
         excluded: &Excluded,
         scratch: &'s mut RankScratch<S::Key>,
-    ) -> Result<Ranked<'s>, Fault> {
+    ) -> Result<Ranked<'s>> {
         let (labels, scores) = self.row(row);
+        let fault = |fault| Error::at_row(Rankings::name(self), row, fault);
         if let Some(at) = scores.iter().position(|score| score.is_nan()) {
-            return Err(Fault::NanScore { label: labels[at] });
+            return Err(fault(Fault::NanScore { label: labels[at] }));
         }
         if !labels.is_sorted_by(|a, b| a < b) {
-            scratch.seen.check_distinct(labels, plan.n_labels)?;
+            if let Some(label) = scratch.seen.repeated(labels, plan.n_labels)? {
+                return Err(fault(Fault::DuplicateLabel { label }));
+            }
         }
         // Keys put the smaller of two numbers first; turned round, the larger label is the smaller.
         let turn = match plan.options.ties {

@@ -108,7 +108,7 @@ pub(super) struct Row<'a> {
 pub(super) struct Sums {
     /// Terms of the last rows, before they could overflow.
     recent: Vec<i64>,
-    total: Vec<i128>,
+    pub(super) total: Vec<i128>,
     n_recent: usize,
 }
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use super::{Bipartite, check_top};
 use crate::csr::Csr;
 use crate::error::{Error, Result};
+use crate::memory::zeroed;
 use crate::rank::Score;
 
 /// What the value of an edge from l to m is, of c points with both, n(l) and n(m) with each.
@@ -87,7 +88,7 @@ impl Bipartite {
         check_top(options.top)?;
         self.neighbours(
             keep_going,
-            || (vec![0u32; self.n_labels()], Vec::new(), Vec::new()),
+            || Ok((zeroed::<u32>(self.n_labels())?, Vec::new(), Vec::new())),
             |(both, touched, keys), block, part| {
                 for label in block {
                     self.count_common(label, both, touched);

@@ -69,7 +69,7 @@ impl Bipartite {
         walk.check()?;
         self.neighbours(
             keep_going,
-            || Scratch::new(walk.n_steps),
+            || Ok(Scratch::new(walk.n_steps)),
             |scratch, block, part| {
                 scratch.active.clear();
                 let has_points = |label: &usize| !self.points.row(*label).is_empty();

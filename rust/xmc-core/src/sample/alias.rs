@@ -1,5 +1,7 @@
 //! Draws of labels by weight, in constant time.
 
+use crate::error::Result;
+use crate::memory::reserve;
 use crate::rng::Rng;
 
 /// 2^32, what a threshold is out of.
@@ -18,21 +20,28 @@ pub(super) struct Builder {
 
 impl Builder {
     /// Fills `places` for weights that are finite and >= 0; false if all are 0.
-    pub(super) fn build(&mut self, weights: &[f64]) -> bool {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub(super) fn build(&mut self, weights: &[f64]) -> Result<bool> {
         let Self { places, shares, small, large } = self;
         let largest = weights.iter().copied().fold(0.0, f64::max);
         if largest == 0.0 {
-            return false;
+            return Ok(false);
         }
         // Divided first, so that the sum of the largest weights does not overflow.
         let total: f64 = weights.iter().map(|weight| weight / largest).sum();
         let share = weights.len() as f64 / total;
         places.clear();
+        reserve(places, weights.len())?;
         places.extend((0..weights.len() as u32).map(|i| (u32::MAX, i)));
         shares.clear();
+        reserve(shares, weights.len())?;
         shares.extend(weights.iter().map(|weight| weight / largest * share));
         small.clear();
         large.clear();
+        reserve(small, weights.len())?;
+        reserve(large, weights.len())?;
         for (i, &share) in shares.iter().enumerate() {
             if share < 1.0 { &mut *small } else { &mut *large }.push(i as u32);
         }
@@ -53,7 +62,7 @@ impl Builder {
                 places[place as usize] = (0, heaviest.unwrap_or(0) as u32);
             }
         }
-        true
+        Ok(true)
     }
 }
 
@@ -63,9 +72,12 @@ pub(super) struct Alias(Vec<(u32, u32)>);
 
 impl Alias {
     /// A table for weights that are finite and >= 0; nothing if all are 0.
-    pub(super) fn new(weights: &[f64]) -> Option<Self> {
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub(super) fn new(weights: &[f64]) -> Result<Option<Self>> {
         let mut builder = Builder::default();
-        builder.build(weights).then_some(Self(builder.places))
+        Ok(builder.build(weights)?.then_some(Self(builder.places)))
     }
 
     /// A random place, and bits to choose with.
@@ -90,7 +102,7 @@ mod tests {
     #[test]
     fn places_add_up_to_the_weights() {
         let weights = [0.0, 1.0, 3.0, 0.0, 1e-3, 2.5, 0.7];
-        let table = Alias::new(&weights).unwrap();
+        let table = Alias::new(&weights).unwrap().unwrap();
         let mut mass = [0f64; 7];
         for (place, &(threshold, other)) in table.0.iter().enumerate() {
             let own = f64::from(threshold) / (1u64 << 32) as f64;
@@ -106,8 +118,8 @@ mod tests {
             let (place, bits) = table.draw(&mut rng);
             assert!(weights[table.read(place, bits) as usize] > 0.0);
         }
-        assert!(Alias::new(&[0.0, 0.0]).is_none());
-        assert!(Alias::new(&[]).is_none());
-        assert!(Alias::new(&[1e308, 1e308]).is_some());
+        assert!(Alias::new(&[0.0, 0.0]).unwrap().is_none());
+        assert!(Alias::new(&[]).unwrap().is_none());
+        assert!(Alias::new(&[1e308, 1e308]).unwrap().is_some());
     }
 }

@@ -11,6 +11,7 @@ use std::ops::Range;
 use super::alias::FULL;
 use super::{Blocked, NegativeSampler, Source};
 use crate::bitmap::Bitmap;
+use crate::error::Result;
 use crate::rng::Rng;
 
 const STREAM: u64 = u64::from_le_bytes(*b"negative");
@@ -30,9 +31,9 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn new(n_labels: usize) -> Self {
-        let blocked = Blocked { bits: Bitmap::new(n_labels), labels: Vec::new() };
-        Self { blocked, pool: Vec::new(), weighted: Vec::new(), sums: Vec::new() }
+    pub(super) fn new(n_labels: usize) -> Result<Self> {
+        let blocked = Blocked { bits: Bitmap::new(n_labels)?, labels: Vec::new() };
+        Ok(Self { blocked, pool: Vec::new(), weighted: Vec::new(), sums: Vec::new() })
     }
 }
 

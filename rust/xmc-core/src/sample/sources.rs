@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::alias::Builder;
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Fault, Result};
+use crate::memory::{filled, with_room};
 
 /// Rows of a graph handed to a thread at a time.
 const BLOCK_LABELS: usize = 4096;
@@ -140,7 +141,7 @@ impl Lists {
             }
         }
         let padded = matches!(lists, Shortlists::Ids { .. });
-        let mut seen = vec![u32::MAX; n_labels];
+        let mut seen = filled(n_labels, u32::MAX)?;
         let mut owned = Self { starts: vec![0], ids: Vec::new() };
         for point in 0..n_points {
             let fault = |fault| Error::at_row("shortlist", point, fault);
@@ -196,15 +197,17 @@ impl Edges {
         is_candidate: impl Fn(u32) -> bool + Sync,
     ) -> Result<Self> {
         graph.pattern().check_shape(n_labels, n_labels)?;
-        let blocks: Vec<Result<Self>> = (0..n_labels.div_ceil(BLOCK_LABELS))
+        let n_blocks = n_labels.div_ceil(BLOCK_LABELS);
+        let mut blocks: Vec<Result<Self>> = with_room(n_blocks)?;
+        (0..n_blocks)
             .into_par_iter()
             .map_init(Builder::default, |builder, block| {
                 let first = block * BLOCK_LABELS;
                 let rows = first..(first + BLOCK_LABELS).min(n_labels);
                 Self::block(graph, rows, even, &is_candidate, builder)
             })
-            .collect();
-        let mut all = Self { rows: Vec::with_capacity(n_labels + 1), places: Vec::new() };
+            .collect_into_vec(&mut blocks);
+        let mut all = Self { rows: with_room(n_labels + 1)?, places: Vec::new() };
         for block in blocks {
             let block = block?;
             let base = all.places.len();
@@ -222,7 +225,7 @@ impl Edges {
         is_candidate: impl Fn(u32) -> bool,
         builder: &mut Builder,
     ) -> Result<Self> {
-        let mut block = Self { rows: Vec::with_capacity(rows.len()), places: Vec::new() };
+        let mut block = Self { rows: with_room(rows.len())?, places: Vec::new() };
         let (mut ids, mut weights) = (Vec::new(), Vec::new());
         for row in rows {
             ids.clear();
@@ -238,7 +241,7 @@ impl Edges {
                 }
             }
             block.rows.push((block.places.len(), weights.iter().sum()));
-            if builder.build(&weights) {
+            if builder.build(&weights)? {
                 let places = builder.places.iter().zip(&ids);
                 block.places.extend(places.map(|(&(threshold, other), &own)| Place {
                     own,
