@@ -92,7 +92,7 @@ def one_line(error: Exception) -> str:
         text = f"{error.filename}: {error.strerror}"
     else:
         text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, ValueError | OSError | ImportError | RuntimeError):
+    if isinstance(error, ValueError | OSError | ImportError | RuntimeError | MemoryError):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
 

@@ -30,10 +30,13 @@ impl Packing {
 
     /// The packing that a file name asks for.
     pub(crate) fn by_suffix(path: &std::path::Path) -> Self {
-        match path.extension().and_then(|suffix| suffix.to_str()) {
-            Some("gz") => Self::Gzip,
-            Some("zst") => Self::Zstd,
-            _ => Self::None,
+        let is = |suffix| path.extension().is_some_and(|own| own.eq_ignore_ascii_case(suffix));
+        if is("gz") {
+            Self::Gzip
+        } else if is("zst") {
+            Self::Zstd
+        } else {
+            Self::None
         }
     }
 
