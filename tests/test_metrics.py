@@ -289,7 +289,7 @@ def test_groups_stream_merge_and_print() -> None:
     }
     bad = ids.copy()
     bad[-1, 0] = 40
-    with pytest.raises(ValueError, match="ids: row 18001: label 40 out of range"):
+    with pytest.raises(ValueError, match="y_pred: row 18001: label 40 out of range"):
         whole.update(y, bad)
     assert whole.result().as_json() == expected
     kept = fresh(1, keep_rows=True)
