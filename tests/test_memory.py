@@ -1,4 +1,4 @@
-"""A header may claim more labels than there is memory for: an exception, not the end of the process."""
+"""A header may claim more labels than there is memory for: an exception, and no abort."""
 
 import subprocess
 import sys

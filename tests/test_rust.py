@@ -358,7 +358,10 @@ def test_value_errors(call: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda e: e.update_ids(Y_TRUE, IDS.astype(np.float64)), "y_pred must be int32, not float64"),
+        (
+            lambda e: e.update_ids(Y_TRUE, IDS.astype(np.float64)),
+            "y_pred must be int32, not float64",
+        ),
         (lambda e: e.update_ids(Y_TRUE, IDS.tolist()), "y_pred must be a numpy array, not list"),
         (
             lambda e: e.update_ids((Y_TRUE[0].astype(np.int32), *Y_TRUE[1:]), IDS),
