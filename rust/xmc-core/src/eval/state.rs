@@ -121,7 +121,9 @@ impl Writer {
     fn vector<T, const N: usize>(&mut self, items: &[T], bytes: impl Fn(&T) -> [u8; N]) {
         self.number(items.len());
         self.0.reserve(items.len() * N);
-        items.iter().for_each(|item| self.0.extend(bytes(item)));
+        for item in items {
+            self.0.extend(bytes(item));
+        }
     }
 }
 
