@@ -332,7 +332,7 @@ def test_groups_stream_merge_and_print() -> None:
     }
     bad = ids.copy()
     bad[-1, 0] = 40
-    with pytest.raises(ValueError, match="ids: row 18001: label 40 out of range"):
+    with pytest.raises(ValueError, match="y_pred: row 18001: label 40 out of range"):
         whole.update(y, bad)
     assert whole.result().as_json() == expected
     kept = fresh(1, keep_rows=True)
@@ -482,3 +482,13 @@ def test_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_runs_as_a_module_without_a_warning() -> None:
     command = [sys.executable, "-W", "error", "-m", "dexml.metrics", "--help"]
     assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_a_negative_first_row_pointer_is_named() -> None:
+    y = csr_array(np.eye(4, dtype=np.float32))
+    bad = y.copy()
+    bad.indptr = np.array([-5, *y.indptr[1:]])
+    for name, y_true, y_pred in (("y_true", bad, y), ("y_pred", y, bad)):
+        message = f"{name}: row 0: indptr decreases or leaves the 4 stored entries"
+        with pytest.raises(ValueError, match=message):
+            evaluate(y_true, y_pred, ["P@1"])

@@ -297,17 +297,17 @@ DENSE = np.zeros((2, 3), np.float32)
         (lambda e: e.row_values("Coverage@5"), "Coverage@5 is a mean over labels"),
         (lambda e: e.group_values(0, 0, ["P@1"]), "group must be one of label_groups, not 0, 0"),
         (lambda e: e.row_values("P@5"), "row values of P@5 were not kept"),
-        (lambda e: e.update_ids(Y_TRUE, IDS[:3]), "ids: 15 labels, expected 20"),
+        (lambda e: e.update_ids(Y_TRUE, IDS[:3]), "y_pred: 15 labels, expected 20"),
         (lambda e: e.update_ids(Y_TRUE, IDS[:, :4].copy()), "4 columns, fewer than the largest k"),
-        (lambda e: e.update_ids(Y_TRUE, IDS.repeat(2, 1)), "ids: row 0: duplicate label 5"),
-        (lambda e: e.update_ids(Y_TRUE, IDS + 1), r"ids: row 2: label 8 out of range"),
-        (lambda e: e.update_ids(Y_TRUE, IDS - 1), "ids: row 0: label -1|after padding"),
+        (lambda e: e.update_ids(Y_TRUE, IDS.repeat(2, 1)), "y_pred: row 0: duplicate label 5"),
+        (lambda e: e.update_ids(Y_TRUE, IDS + 1), r"y_pred: row 2: label 8 out of range"),
+        (lambda e: e.update_ids(Y_TRUE, IDS - 1), "y_pred: row 0: label -1|after padding"),
         (lambda e: e.update_csr(Y_TRUE, csr([{}])), "y_pred: 1 rows, expected 4"),
         (lambda e: e.update_ids(Y_TRUE, IDS, csr([{}])[:2]), "exclude: 1 rows, expected 4"),
         (lambda e: e.update_ids(csr([{2: -1.0}]), IDS[:1]), "truth value of label 2 must be >= 0"),
         (lambda e: e.update_ids(csr([{8: 1.0}]), IDS[:1]), "y_true: row 0: label 8 out of range"),
-        (lambda e: e.update_ids(Y_TRUE, IDS.T), "ids must be C-contiguous"),
-        (lambda e: e.update_ids(Y_TRUE, IDS[0]), "ids must be 2-d, not 1-d"),
+        (lambda e: e.update_ids(Y_TRUE, IDS.T), "y_pred must be C-contiguous"),
+        (lambda e: e.update_ids(Y_TRUE, IDS[0]), "y_pred must be 2-d, not 1-d"),
         (lambda e: _rust.Evaluator(8, []), "metrics must name at least one"),
         (lambda e: _rust.Evaluator(-1, ["P@1"]), "n_labels must not be negative, not -1"),
         (
@@ -358,8 +358,11 @@ def test_value_errors(call: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda e: e.update_ids(Y_TRUE, IDS.astype(np.float64)), "ids must be int32, not float64"),
-        (lambda e: e.update_ids(Y_TRUE, IDS.tolist()), "ids must be a numpy array, not list"),
+        (
+            lambda e: e.update_ids(Y_TRUE, IDS.astype(np.float64)),
+            "y_pred must be int32, not float64",
+        ),
+        (lambda e: e.update_ids(Y_TRUE, IDS.tolist()), "y_pred must be a numpy array, not list"),
         (
             lambda e: e.update_ids((Y_TRUE[0].astype(np.int32), *Y_TRUE[1:]), IDS),
             "y_true indptr must be int64, not int32",
@@ -381,7 +384,7 @@ def test_rows_in_errors_count_from_the_start_of_the_stream() -> None:
     evaluator.update_ids(Y_TRUE, IDS)
     ids = IDS.copy()
     ids[2, 1] = ids[2, 0]
-    with pytest.raises(ValueError, match="ids: row 6: duplicate label 7"):
+    with pytest.raises(ValueError, match="y_pred: row 6: duplicate label 7"):
         evaluator.update_ids(Y_TRUE, ids)
     assert evaluator.n_rows == 4
 

@@ -262,7 +262,7 @@ xmc_status xmc_evaluator_new(int64_t n_labels,
 
 // Adds points with ranked labels.
 //
-// `y_true` holds the truth of `y_true->n_rows` points: a value > 0 is a positive. `ids` holds as many
+// `y_true` holds the truth of `y_true->n_rows` points: a value > 0 is a positive. `y_pred` holds as many
 // rows of `width` labels, row after row, best first, padded with -1 at the end of a row; `width` is at
 // least the largest k. Pairs in `exclude`, if not null, leave the ranking before it is cut at k; its
 // values are not looked at.
@@ -271,7 +271,7 @@ xmc_status xmc_evaluator_new(int64_t n_labels,
 xmc_status xmc_evaluator_update_ids(xmc_evaluator *evaluator,
                                     const xmc_pool *pool,
                                     const xmc_csr *y_true,
-                                    const int32_t *ids,
+                                    const int32_t *y_pred,
                                     int64_t width,
                                     const xmc_csr *exclude);
 
@@ -279,7 +279,7 @@ xmc_status xmc_evaluator_update_ids(xmc_evaluator *evaluator,
 xmc_status xmc_evaluator_update_ids_i64(xmc_evaluator *evaluator,
                                         const xmc_pool *pool,
                                         const xmc_csr *y_true,
-                                        const int64_t *ids,
+                                        const int64_t *y_pred,
                                         int64_t width,
                                         const xmc_csr *exclude);
 

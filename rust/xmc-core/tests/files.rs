@@ -189,6 +189,15 @@ fn scores_keep_their_precision_and_may_be_infinite() {
     assert!(message.ends_with("s.npz: row 1: value is not finite (label 1)"), "{message}");
     let (labels, repairs) = load_labels_repaired(&path, options()).unwrap();
     assert_eq!((labels.indices, repairs.not_finite), (vec![0, 4], 1));
+    let data = vec![1.0, 1e-45, 1e-50];
+    let tiny = Csr { n_cols: 5, indptr: vec![0, 2, 2, 3], indices: vec![0, 4, 1], data };
+    save_npz(&path, tiny.view("s").unwrap(), true).unwrap();
+    assert_eq!(load_scores(&path, options()).unwrap(), Scores::F64(tiny));
+    let message = load_labels(&path, options()).unwrap_err().to_string();
+    let expected = "s.npz: row 2: value 1e-50 is too small for float32 (label 1)";
+    assert!(message.ends_with(expected), "{message}");
+    let (labels, repairs) = load_labels_repaired(&path, options()).unwrap();
+    assert_eq!((labels.indices, repairs.not_finite), (vec![0, 4], 1));
     save_npz(&path, small().view("s").unwrap(), true).unwrap();
     assert_eq!(load_scores(&path, options()).unwrap(), Scores::F32(small()));
     let nan = Csr { data: vec![1.0, f64::NAN, 0.0], ..scores };

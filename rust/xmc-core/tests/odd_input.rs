@@ -61,6 +61,10 @@ table! {
         "1 5 3\n0 2:nan\n", Some("X.txt:2: value is not finite (feature 2)");
     infinite: "1 5\n0:1e39\n", Some("Y.txt:2: value is not finite (label 0)"),
         "1 5 3\n0 2:-inf\n", Some("X.txt:2: value is not finite (feature 2)");
+    too_small: "1 5\n0:1 1:1e-60\n",
+        Some("Y.txt:2: value 1e-60 is too small for float32 (label 1)"),
+        "1 5 3\n0 2:-1e-60\n",
+        Some("X.txt:2: value -1e-60 is too small for float32 (feature 2)");
     no_header: "0:1\n", Some("Y.txt:1: expected 'rows labels'"),
         "0,2 0:1\n", Some("X.txt:1: expected 'points features labels'");
     wrong_header: "1 5 3\n0:1\n", Some("Y.txt:1: expected 'rows labels'"),
@@ -129,14 +133,14 @@ fn repairs_are_made_and_counted() {
     assert_eq!(first[4], "Y.txt:4: label 9 out of range (n_labels = 5)");
     assert_eq!(first.len(), 7);
 
-    let text = b"2 5 4\n1,0,1,7 3:1 3:1 8:1\n2 0:inf 1:1\n";
+    let text = b"2 5 4\n1,0,1,7 3:1 3:1 8:1\n2 0:inf 1:1 2:1e-60\n";
     let (bow, repairs) = parse_bow_repaired("X.txt", text, ParseOptions::default()).unwrap();
     assert_eq!((bow.labels.indices, bow.labels.data), (vec![0, 1, 2], vec![1.0; 3]));
     assert_eq!(bow.labels.indptr, [0, 2, 3]);
     assert_eq!((bow.features.indices, bow.features.data), (vec![3, 1], vec![2.0, 1.0]));
-    assert_eq!((repairs.duplicates, repairs.out_of_range, repairs.not_finite), (2, 2, 1));
+    assert_eq!((repairs.duplicates, repairs.out_of_range, repairs.not_finite), (2, 2, 2));
     let last = repairs.first.last().unwrap().1.to_string();
-    assert_eq!(last, "value is not finite (feature 0)");
+    assert_eq!(last, "value 1e-60 is too small for float32 (feature 2)");
 
     // Whatever else is wrong stays an error.
     for text in ["1 5\nx:1\n", "1 5\n9:x\n", "1 5\n0\n", "2 5\n\n", "1 5\n4.0:1\n"] {

@@ -256,3 +256,45 @@ impl Reader<'_> {
         Ok(evaluator)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// With the right checksum, as only somebody who means it can write.
+    fn sealed(mut body: Vec<u8>) -> Vec<u8> {
+        let sum = checksum(&body);
+        body.extend(sum.to_le_bytes());
+        body
+    }
+
+    #[test]
+    fn forged_bytes_neither_panic_nor_take_memory() {
+        let metrics = ["P@2", "PSP@1", "macroP@1"].map(|name| name.parse().unwrap());
+        let of_label = vec![0, 1, -1, 0];
+        let grouping = Grouping { name: "g".to_owned(), n_groups: 2, of_label };
+        let options = Options {
+            inv_propensity: Some(vec![1.0, 2.0, 3.0, 4.0]),
+            groupings: vec![grouping],
+            keep_rows: true,
+            ..Options::default()
+        };
+        let bytes = Evaluator::new(4, &metrics, options).unwrap().to_bytes();
+        let body = &bytes[..bytes.len() - SUM];
+        assert!(Evaluator::from_bytes(&sealed(body.to_vec())).is_ok());
+        for at in MAGIC.len()..body.len() {
+            for byte in [0, 1, 0x7f, 0xff] {
+                let mut forged = body.to_vec();
+                forged[at] = byte;
+                // Some are evaluators, of other weights or counts: they can be merged.
+                if let Ok(mut evaluator) = Evaluator::from_bytes(&sealed(forged)) {
+                    evaluator.merge(&evaluator.clone()).unwrap();
+                }
+            }
+            assert!(Evaluator::from_bytes(&sealed(body[..at].to_vec())).is_err());
+        }
+        let longer = Evaluator::from_bytes(&sealed([body, &[0]].concat())).unwrap_err();
+        assert_eq!(longer.to_string(), "damaged or not the state of an evaluator (too long)");
+    }
+}
