@@ -514,7 +514,7 @@ fn bad_matrices() {
         let truth = csr();
         xmc_evaluator_update_ids(evaluator.0, pool.0, &raw const truth, ids, width, null())
     };
-    fails(by_ids(null(), 2), PARAMETER, "ids is null");
+    fails(by_ids(null(), 2), PARAMETER, "y_pred is null");
     fails(by_ids(ids.as_ptr(), -2), PARAMETER, "width must not be negative, not -2");
     fails(
         by_ids(ids.as_ptr(), i64::MAX),
