@@ -302,7 +302,7 @@ def test_standard_input(
         (
             ["ids.npy", "true.npz", "--metrics", "P@6"],
             1,
-            "ids.npy against true.npz: ids: 5 columns, fewer than the largest k = 6",
+            "ids.npy against true.npz: y_pred: 5 columns, fewer than the largest k = 6",
         ),
         (["pred.npz", "true.npz", "--filter", "nowhere.txt"], 1, "nowhere.txt"),
         (["pred.npz", "true.npz", "--train", "bad.txt"], 1, "bad.txt:3"),

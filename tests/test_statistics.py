@@ -188,7 +188,9 @@ def test_one_group_says_nothing() -> None:
     assert result.intervals(["a", "a"], seed=0)["P@1"] == Interval(0.5, 0.5, 0.0)
 
 
-GOOD = result_of({"PSP@1": (np.array([1.0, 2.0]), np.array([2.0, 3.0]))})
+GOOD = replace(
+    result_of({"PSP@1": (np.array([1.0, 2.0]), np.array([2.0, 3.0]))}), truth="0123456789abcdef"
+)
 
 
 @pytest.mark.parametrize(

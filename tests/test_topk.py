@@ -127,6 +127,16 @@ def test_errors(call: Any, message: str) -> None:
         call()
 
 
+def test_dense_float64_scores_are_not_rounded() -> None:
+    scores = np.array([[0.5, 0.5 + 1e-12, 1e300], [3.0, 1.0, 2.0]])
+    ids, best = topk(scores, 2)
+    assert ids.tolist() == [[2, 1], [0, 2]]
+    assert best.dtype == np.float32
+    exclude = csr_array(([1.0], ([0], [2])), shape=(2, 3))
+    assert topk(scores, 2, exclude=exclude)[0].tolist() == [[1, 0], [0, 2]]
+    assert topk(np.array([[3, 1, 2]]), 2)[0].tolist() == [[0, 2]]
+
+
 def test_types_are_named() -> None:
     with pytest.raises(TypeError, match="ids of shard 0 must be int32, not int64"):
         merge([IDS.astype(np.int64)], [VALUES], 1)

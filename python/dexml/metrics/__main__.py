@@ -132,7 +132,8 @@ def _check_usage(args: argparse.Namespace) -> None:
     if args.groups and not (args.ci or args.compare):
         console.usage_error("--groups needs --ci or --compare")
     if args.propensity and args.propensity not in PROPENSITY_CONSTANTS:
-        hint = console.did_you_mean(args.propensity, list(PROPENSITY_CONSTANTS))
+        known = list(PROPENSITY_CONSTANTS)
+        hint = console.did_you_mean(args.propensity, known) or f"; known: {', '.join(known)}"
         console.usage_error(f"--propensity '{args.propensity}' is not known{hint}")
 
 

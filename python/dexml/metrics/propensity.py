@@ -58,6 +58,7 @@ def label_counts(y_train: Csr) -> NDArray[np.int64]:
 def propensity_constants(name: str) -> tuple[float, float]:
     """Return (A, B) of a benchmark by its exact name; an unknown name is a ``ValueError``."""
     if name not in PROPENSITY_CONSTANTS:
-        hint = console.did_you_mean(name, list(PROPENSITY_CONSTANTS))
-        raise ValueError(f"no propensity constants for '{name}'{hint}; or give --a and --b")
+        known = list(PROPENSITY_CONSTANTS)
+        hint = console.did_you_mean(name, known) or f"; known: {', '.join(known)}"
+        raise ValueError(f"no propensity constants for '{name}'{hint}; or give a and b")
     return PROPENSITY_CONSTANTS[name]

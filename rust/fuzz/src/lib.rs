@@ -50,16 +50,24 @@ fn rows<T>(
     }
 }
 
+/// A finite number that float32 does not round to 0, unless it is 0.
+fn float(text: &str) -> Option<f32> {
+    let value: f32 = text.parse().ok()?;
+    let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+    let lost = value == 0.0 && mantissa.contains(|digit| ('1'..='9').contains(&digit));
+    (value.is_finite() && !lost).then_some(value)
+}
+
 fn label_row(line: &[u8], n_labels: u64, missing_value: Option<f32>) -> Option<Row> {
     let mut row = Row::new();
     for word in words(line) {
         let mut parts = word.splitn(2, |&byte| byte == b':');
         let label = number(parts.next()?).filter(|&label| label < n_labels)?;
         let value = match parts.next() {
-            Some(value) => std::str::from_utf8(value).ok()?.parse().ok()?,
+            Some(text) => float(std::str::from_utf8(text).ok()?)?,
             None => missing_value?,
         };
-        row.push((label, f32::is_finite(value).then_some(value)?.to_bits()));
+        row.push((label, value.to_bits()));
     }
     row.sort_unstable();
     row.windows(2).all(|pair| pair[0].0 < pair[1].0).then_some(row)
