@@ -70,7 +70,7 @@ impl Evaluator {
 
     /// The metric with the truth restricted to the labels of a group: rows without a positive in it
     /// are left out, and label-wise metrics are means over its labels. Groups and groupings count
-    /// from 0, in the order of [`Options::groupings`].
+    /// from 0, in the order of [`Options::groupings`](super::Options::groupings).
     ///
     /// # Errors
     /// As [`Evaluator::value`], and [`Error::Parameter`] for a group that does not exist.
@@ -113,7 +113,7 @@ impl Evaluator {
     ///
     /// # Errors
     /// [`Error::LabelWise`] for a mean over labels; [`Error::NotKept`] if the metric is not of the
-    /// list or [`Options::keep_rows`] is off.
+    /// list or [`Options::keep_rows`](super::Options::keep_rows) is off.
     pub fn row_values(&self, metric: Metric) -> Result<RowValues> {
         if metric.kind().is_label_wise() {
             return Err(Error::LabelWise { metric });
