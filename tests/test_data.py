@@ -221,3 +221,13 @@ def test_command(tiny_data: Path, copy: Path, capsys: pytest.CaptureFixture[str]
     assert run(command.main, ["check", str(copy)]) == 1
     assert "Y.tst.npz: damaged" in capsys.readouterr().err
     assert run(command.main, ["convert", str(copy)]) == 2
+
+
+def test_values_that_float32_loses_are_not_saved(tmp_path: Path) -> None:
+    y = csr_array(np.array([[0, 1.0, 0], [2.0, 0, 1e-50]]))
+    for name in ("y.txt", "y.npz"):
+        with pytest.raises(
+            ValueError, match=r"y: row 1: value 1e-50 is too small for float32 \(label 2\)"
+        ):
+            data.save_labels(tmp_path / name, y)
+        assert not (tmp_path / name).exists()

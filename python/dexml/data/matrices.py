@@ -180,8 +180,16 @@ def save_scores(path: str | os.PathLike[str], y: Csr, *, compressed: bool = True
 def _checked(y: Csr, name: str) -> CsrParts:
     """Return the float32 parts of a matrix, sorted, if a loader would take them."""
     indptr, indices, values = csr_parts(_as_csr(y, name), name)
-    with np.errstate(over="ignore"):  # an infinite value is refused below
-        values = values.astype(np.float32, copy=False)
+    exact = values
+    with np.errstate(over="ignore", under="ignore"):  # an infinite value is refused below
+        values = exact.astype(np.float32, copy=False)
+    lost = np.flatnonzero((values == 0) & (exact != 0))
+    if len(lost):
+        row = int(np.searchsorted(indptr, lost[0], side="right")) - 1
+        raise ValueError(
+            f"{name}: row {row}: value {exact[lost[0]]} is too small for float32 "
+            f"(label {indices[lost[0]]})"
+        )
     repaired = _rust.check_csr(name, y.shape[0], y.shape[1], indptr, indices, values)
     if repaired is not None:
         indices, values = repaired
