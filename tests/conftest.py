@@ -86,10 +86,11 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_dir(tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained and indexed run on the tiny data."""
-    from dexml import index, train
+    from dexml import train
     from dexml.console import run
+    from dexml.index.__main__ import main as index_main
 
     out = tmp_path_factory.mktemp("runs") / "run"
     train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=20))
-    assert run(index.main, [str(out), "--quiet"]) == 0
+    assert run(index_main, [str(out), "--quiet"]) == 0
     return out

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array, save_npz
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dexml.config import TrainSettings
+    from dexml.train import TrainSettings
 
 TOPICS = ("kernel", "printer", "music", "network", "game", "font", "mail", "database")
 PARTS = ("driver", "library", "player", "editor", "server", "theme", "parser", "monitor")
@@ -17,7 +17,7 @@ PARTS = ("driver", "library", "player", "editor", "server", "theme", "parser", "
 
 def train_settings(data: Path, encoder: Path, out: Path, **changes: Any) -> "TrainSettings":
     """Settings of a short, silent training."""
-    from dexml.config import TrainSettings
+    from dexml.train import TrainSettings
 
     values: dict[str, Any] = {
         "data_dir": data,

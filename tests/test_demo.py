@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml import console, data, demo, fit, hpo
-from dexml.config import TrainSettings
+from dexml import console, data, demo, hpo
 from dexml.data import Dataset
 from dexml.index import exact_search
 from dexml.metrics import Evaluator, evaluate, inv_propensity
 from dexml.model import DualEncoder
+from dexml.train import TrainSettings, fit
 from small import write_tiny_data
 
 ROWS = ("popularity", "zero-shot", "untrained vote", "dexml")

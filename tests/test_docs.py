@@ -29,9 +29,12 @@ def test_examples_of_the_readme_run(
 
 
 def test_options_named_in_the_readme_exist() -> None:
-    from dexml.config import IndexSettings, PredictSettings, Settings, TrainSettings
+    from dexml.config import Settings
     from dexml.demo import DemoSettings
+    from dexml.index.__main__ import IndexSettings
     from dexml.metrics.__main__ import _parser
+    from dexml.predict.__main__ import PredictSettings
+    from dexml.train import TrainSettings
 
     models: dict[str, type[Settings]] = {
         "train": TrainSettings,

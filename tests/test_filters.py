@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, save_npz
 
-from dexml import data, fit, losses, train
-from dexml.config import TrainSettings
+from dexml import data, losses, train
+from dexml.train import TrainSettings, fit
 from small import train_settings, weights, write_tiny_data
 
 BOTH_PHASES = pytest.mark.parametrize("phase", ["head", "finetune"])

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from dexml import index
-from dexml.index import LabelIndex, exact_search
+from dexml.index import LabelIndex, exact, exact_search
 
 
 def unit(seed: int, n: int, dim: int = 12) -> np.ndarray:
@@ -27,7 +26,7 @@ def test_exact_search_equals_a_sort(k: int, monkeypatch: pytest.MonkeyPatch) -> 
     queries, vectors = unit(1, 23), unit(0, 31)
     vectors[9] = vectors[4]  # a tie
     exclude = csr_array((np.random.default_rng(0).random((23, 31)) < 0.2).astype(np.float32))
-    monkeypatch.setattr(index, "_SCORE_BLOCK", 31 * 5)  # 5 queries a block
+    monkeypatch.setattr(exact, "_SCORE_BLOCK", 31 * 5)  # 5 queries a block
     ids, scores = exact_search(queries, vectors, k, exclude=exclude)
     assert ids.dtype == np.int32
     assert scores.dtype == np.float32

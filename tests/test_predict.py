@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dexml import data, index, predict
+from dexml import data
 from dexml.console import run
+from dexml.index import __main__ as index_command
 from dexml.index import exact_search
 from dexml.model import with_bias_dimension
 from dexml.predict import Predictor
+from dexml.predict import __main__ as predict_command
 
 
 def test_index_command_prints_its_recall(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(index.main, [str(run_dir), "--quiet"]) == 0
+    assert run(index_command.main, [str(run_dir), "--quiet"]) == 0
     out = capsys.readouterr().out
     assert "64 labels, 17 dimensions; recall@10 against exact search 1.0000" in out
     assert json.loads((run_dir / "index" / "manifest.json").read_text())["recall"] == 1.0
@@ -27,7 +29,7 @@ def test_test_points_become_csr_that_scores_as_training_said(
     run_dir: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "pred.npz"
-    assert run(predict.main, [str(run_dir), "-k", "100", "--out", str(out), "--quiet"]) == 0
+    assert run(predict_command.main, [str(run_dir), "-k", "100", "--out", str(out), "--quiet"]) == 0
     y_pred = data.load_scores(out)
     dataset = data.load_dataset(tiny_data)
     assert y_pred.shape == dataset.y_test.shape
@@ -48,7 +50,7 @@ def test_test_points_become_csr_that_scores_as_training_said(
 
 def test_k_entries_a_row_with_filter_pairs(run_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "pred.npz"
-    assert run(predict.main, [str(run_dir), "-k", "5", "--out", str(out), "--quiet"]) == 0
+    assert run(predict_command.main, [str(run_dir), "-k", "5", "--out", str(out), "--quiet"]) == 0
     assert (np.diff(data.load_scores(out).indptr) == 5).all()
 
 
@@ -57,9 +59,9 @@ def test_blocks_do_not_change_the_answer(
 ) -> None:
     files = []
     for size in (4096, 7):
-        monkeypatch.setattr(predict, "BLOCK", size)
+        monkeypatch.setattr(predict_command, "BLOCK", size)
         files.append(tmp_path / f"{size}.npz")
-        assert run(predict.main, [str(run_dir), "--out", str(files[-1]), "--quiet"]) == 0
+        assert run(predict_command.main, [str(run_dir), "--out", str(files[-1]), "--quiet"]) == 0
     a, b = (data.load_scores(f) for f in files)
     np.testing.assert_allclose(a.toarray(), b.toarray(), atol=1e-5)
 
@@ -69,7 +71,7 @@ def test_jsonl_and_table(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFi
     texts.write_text("music player a b\n\nkernel driver\n")
     out = tmp_path / "out.jsonl"
     arguments = [str(run_dir), str(texts), "-k", "3", "--quiet"]
-    assert run(predict.main, [*arguments, "--out", str(out)]) == 0
+    assert run(predict_command.main, [*arguments, "--out", str(out)]) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["text"] for line in lines] == ["music player a b", "", "kernel driver"]
     names = run_dir.joinpath("labels.txt").read_text().splitlines()
@@ -78,7 +80,7 @@ def test_jsonl_and_table(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFi
         scores = [label["score"] for label in line["labels"]]
         assert scores == sorted(scores, reverse=True)
         assert all(names[label["id"]] == label["text"] for label in line["labels"])
-    assert run(predict.main, arguments) == 0
+    assert run(predict_command.main, arguments) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("music player a b\n")
     assert lines[0]["labels"][0]["text"] in shown
@@ -88,7 +90,7 @@ def test_stdin(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"mail server\n")))
-    assert run(predict.main, [str(run_dir), "-", "-k", "2"]) == 0
+    assert run(predict_command.main, [str(run_dir), "-", "-k", "2"]) == 0
     assert capsys.readouterr().out.startswith("mail server\n")
 
 
@@ -96,11 +98,11 @@ def test_auto_takes_the_index_for_many_labels_and_says_so(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert Predictor.open(run_dir).index is None
-    monkeypatch.setattr(predict, "EXACT_UP_TO", 63)
-    assert run(predict.main, [str(run_dir)]) == 0
+    monkeypatch.setattr(predict_command, "EXACT_UP_TO", 63)
+    assert run(predict_command.main, [str(run_dir)]) == 0
     assert "search: exact, 64 labels" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"mail server\n")))
-    assert run(predict.main, [str(run_dir), "-", "-k", "2"]) == 0
+    assert run(predict_command.main, [str(run_dir), "-", "-k", "2"]) == 0
     assert "search: HNSW, 64 labels, recall@10 1.0000" in capsys.readouterr().err
 
 
@@ -156,7 +158,7 @@ def test_wrong_use_is_one_line(
         text = Path("OLD/index/manifest.json").read_text()
         Path("OLD/index/manifest.json").write_text(text.replace('"encoder": "', '"encoder": "0'))
     arguments = [str(run_dir) if a == "RUN" else a for a in arguments]
-    assert run(predict.main, [*arguments, "--quiet"]) == code
+    assert run(predict_command.main, [*arguments, "--quiet"]) == code
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -171,18 +173,18 @@ def test_damaged_run_files_are_named(
     copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
     whole = (copy / "label_emb.npy").read_bytes()
     (copy / "label_emb.npy").write_bytes(whole[: len(whole) // 2])
-    assert run(predict.main, [str(copy), "--quiet"]) == 1
+    assert run(predict_command.main, [str(copy), "--quiet"]) == 1
     assert "label_emb.npy: damaged" in capsys.readouterr().err
     np.save(copy / "label_emb.npy", np.zeros((30, 17), np.float32))
-    assert run(predict.main, [str(copy), "--quiet"]) == 1
+    assert run(predict_command.main, [str(copy), "--quiet"]) == 1
     assert "label_emb.npy: float32 of shape (30, 17), expected" in capsys.readouterr().err
     info = json.loads((copy / "run.json").read_text())
     for change in ({"n_labels": "64"}, {"format_version": "9"}, {"dim": None}):
         (copy / "run.json").write_text(json.dumps(info | change))
-        assert run(predict.main, [str(copy)]) == 1
+        assert run(predict_command.main, [str(copy)]) == 1
         assert f"run.json: damaged (no proper '{next(iter(change))}')" in capsys.readouterr().err
     (copy / "run.json").write_text("{")
-    assert run(index.main, [str(copy)]) == 1
+    assert run(index_command.main, [str(copy)]) == 1
     assert "run.json: damaged" in capsys.readouterr().err
 
 

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_array, save_npz
 
-from dexml import config, data, fit, losses, train
-from dexml.config import TrainSettings
+from dexml import config, data, losses, train
 from dexml.console import run
 from dexml.metrics import __main__ as metrics_command
 from dexml.metrics import evaluate, inv_propensity
+from dexml.train import TrainSettings, fit, settings
 from small import train_settings, weights
 
 SWITCHES = {"data_dir", "out", "resume", "overwrite", "quiet", "debug", "device", "threads"}
@@ -126,7 +126,7 @@ def same(a: Weights, b: Weights) -> bool:
 def test_every_setting_is_tried() -> None:
     tried = [name for name, *_ in CHANGES] + [name for name, _ in SCORE_CHANGES]
     assert sorted(tried) == sorted(TrainSettings.model_fields.keys() - SWITCHES)
-    assert set(train._SWITCHES) == SWITCHES
+    assert set(settings.SWITCHES) == SWITCHES
 
 
 @pytest.mark.parametrize(("name", "value", "base"), CHANGES, ids=[name for name, *_ in CHANGES])

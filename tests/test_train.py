@@ -12,9 +12,13 @@ import torch
 from safetensors.torch import load_file
 from scipy.sparse import csr_array, save_npz
 
-from dexml import data, fit, losses, rundir, train
+from dexml import data, losses, rundir, train
 from dexml.console import run
+from dexml.index import __main__ as index_command
 from dexml.metrics import evaluate
+from dexml.predict import __main__ as predict_command
+from dexml.train import fit
+from dexml.train.__main__ import main as train_main
 from small import assert_same, train_settings, weights
 
 
@@ -300,14 +304,13 @@ def test_stored_zeros_are_not_positives_and_negatives_are_refused(
 
 def test_end_to_end_on_real_data(debtags_mini: Path, real_encoder: Path, tmp_path: Path) -> None:
     """Train, index, predict and evaluate DebTags-mini: well above popularity."""
-    from dexml import index, predict
 
     out = tmp_path / "run"
     arguments = [str(debtags_mini), "--out", str(out), "--encoder", str(real_encoder), "--quiet"]
-    assert run(train.main, arguments) == 0
-    assert run(index.main, [str(out), "--quiet"]) == 0
+    assert run(train_main, arguments) == 0
+    assert run(index_command.main, [str(out), "--quiet"]) == 0
     pred = tmp_path / "pred.npz"
-    assert run(predict.main, [str(out), "--out", str(pred), "-k", "100", "--quiet"]) == 0
+    assert run(predict_command.main, [str(out), "--out", str(pred), "-k", "100", "--quiet"]) == 0
     y_true = data.load_labels(debtags_mini / "Y.tst.npz")
     scores = evaluate(y_true, data.load_scores(pred), ["P@1", "R@100"])
     saved = json.loads((out / "metrics.json").read_text())["metrics"]

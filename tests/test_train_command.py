@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy.sparse import csr_array, save_npz
 
-from dexml import data, rundir, train
+from dexml import data, rundir
 from dexml.console import run
+from dexml.train.__main__ import main as train_main
 from small import assert_same
 
 
@@ -54,7 +55,7 @@ def test_wrong_use_is_one_line(
     monkeypatch.chdir(tmp_path)
     Path("bad.toml").write_text("epochs = 3\n")
     arguments = command(tiny_data, tiny_encoder, tmp_path / "run", *more)
-    assert run(train.main, arguments) == code
+    assert run(train_main, arguments) == code
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -65,15 +66,15 @@ def test_a_failed_start_leaves_nothing_and_destroys_nothing(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     wrong = command(tiny_data, Path("./nowhere"), tmp_path / "run")
-    assert run(train.main, wrong) == 1
+    assert run(train_main, wrong) == 1
     assert not (tmp_path / "run").exists()
-    assert run(train.main, command(tiny_data, tiny_encoder, tmp_path / "run")) == 0
+    assert run(train_main, command(tiny_data, tiny_encoder, tmp_path / "run")) == 0
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    assert run(train.main, [*wrong, "--overwrite"]) == 1
+    assert run(train_main, [*wrong, "--overwrite"]) == 1
     rundir.Run.open(tmp_path / "run")  # the finished run is still there
-    assert run(train.main, [*wrong, "--overwrite", "--resume"]) == 2
+    assert run(train_main, [*wrong, "--overwrite", "--resume"]) == 2
     again = command(tiny_data, tiny_encoder, tmp_path / "run", "--overwrite", "--seed", "9")
-    assert run(train.main, again) == 0
+    assert run(train_main, again) == 0
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
@@ -84,7 +85,7 @@ def test_foreign_folders_with_a_config_are_not_overwritten(
     site.mkdir()
     (site / "config.toml").write_text("title = 'my blog'")
     for switch in ("--overwrite", "--resume"):
-        assert run(train.main, command(tiny_data, tiny_encoder, site, switch)) == 1
+        assert run(train_main, command(tiny_data, tiny_encoder, site, switch)) == 1
         assert "holds something that is not a run" in capsys.readouterr().err
     assert (site / "config.toml").read_text() == "title = 'my blog'"
 
@@ -93,11 +94,11 @@ def test_resuming_on_other_data_is_refused(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = command(tiny_data, tiny_encoder, tmp_path / "run")
-    assert run(train.main, first) == 0
+    assert run(train_main, first) == 0
     other = Path(shutil.copytree(tiny_data, tmp_path / "other"))
     text = (other / "raw" / "trn_X.txt").read_text()
     (other / "raw" / "trn_X.txt").write_text(text.replace("kernel", "printer", 1))
-    assert run(train.main, [*command(other, tiny_encoder, tmp_path / "run"), "--resume"]) == 1
+    assert run(train_main, [*command(other, tiny_encoder, tmp_path / "run"), "--resume"]) == 1
     assert "was started on other data" in capsys.readouterr().err
 
 
@@ -121,7 +122,7 @@ def test_faulty_parts_do_not_cost_the_training(
         y = data.load_labels(copy / "Y.trn.npz").toarray()
         y[data.validation_mask(data.load_texts(copy / "raw" / "trn_X.txt"), 0.1)] = 0
         save_npz(copy / "Y.trn.npz", csr_array(y))
-    assert run(train.main, command(copy, tiny_encoder, tmp_path / "run")) == expected
+    assert run(train_main, command(copy, tiny_encoder, tmp_path / "run")) == expected
     rundir.Run.open(tmp_path / "run")
     assert {"no positives": "no test scores", "a text short": "79 lines"}.get(
         fault, "no validation part"
@@ -129,9 +130,9 @@ def test_faulty_parts_do_not_cost_the_training(
 
 
 def test_missing_out_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(train.main, [str(tmp_path)]) == 2
+    assert run(train_main, [str(tmp_path)]) == 2
     assert "--out is missing" in capsys.readouterr().err
-    assert run(train.main, [str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 1
+    assert run(train_main, [str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 1
     assert "nowhere: no such folder" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -141,17 +142,17 @@ def test_run_directories_are_not_overwritten(
 ) -> None:
     out = tmp_path / "run"
     first = command(tiny_data, tiny_encoder, out)
-    assert run(train.main, first) == 0
-    assert run(train.main, first) == 1
+    assert run(train_main, first) == 0
+    assert run(train_main, first) == 1
     assert "not empty; add --resume or --overwrite" in capsys.readouterr().err
-    assert run(train.main, [*first, "--resume", "--seed", "5"]) == 1
+    assert run(train_main, [*first, "--resume", "--seed", "5"]) == 1
     assert "was started with seed = 0, not 5" in capsys.readouterr().err
-    assert run(train.main, [*first, "--resume"]) == 0
+    assert run(train_main, [*first, "--resume"]) == 0
     assert "finished already" in capsys.readouterr().err
-    assert run(train.main, [*first, "--overwrite", "--seed", "5"]) == 0
+    assert run(train_main, [*first, "--overwrite", "--seed", "5"]) == 0
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("mine")
-    assert run(train.main, command(tiny_data, tiny_encoder, tmp_path / "precious", "--overwrite"))
+    assert run(train_main, command(tiny_data, tiny_encoder, tmp_path / "precious", "--overwrite"))
     assert (tmp_path / "precious" / "file").read_text() == "mine"
 
 
@@ -159,18 +160,18 @@ def test_a_run_killed_before_its_scores_gets_them_on_resume(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     first = command(tiny_data, tiny_encoder, tmp_path / "run")
-    assert run(train.main, first) == 0
+    assert run(train_main, first) == 0
     scores = (tmp_path / "run" / "metrics.json").read_text()
     (tmp_path / "run" / "metrics.json").unlink()
-    assert run(train.main, [*first, "--resume"]) == 0
+    assert run(train_main, [*first, "--resume"]) == 0
     again = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert again["metrics"] == json.loads(scores)["metrics"]
 
 
 def test_config_of_a_run_repeats_it(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:
     first = command(tiny_data, tiny_encoder, tmp_path / "a", "--head-lr", "0.01", "--seed", "3")
-    assert run(train.main, first) == 0
+    assert run(train_main, first) == 0
     config = str(tmp_path / "a" / "config.toml")
     again = [str(tiny_data), "--out", str(tmp_path / "b"), "--config", config, "--quiet"]
-    assert run(train.main, again) == 0
+    assert run(train_main, again) == 0
     assert_same(tmp_path / "a", tmp_path / "b")

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.sparse import csr_array
 
-from dexml import config, console, data, hpo, index, predict, train
+from dexml import config, console, data, hpo, index, train
 from dexml.data import Csr, Dataset
-from dexml.fit import REPORTED
+from dexml.index.__main__ import main as index_main
 from dexml.metrics import Evaluator, Result, inv_propensity
 from dexml.model import DualEncoder
+from dexml.predict.__main__ import main as predict_main
 from dexml.pretrained import MINILM
+from dexml.train.fit import REPORTED
 
 SHOWN_POINTS = 3
 SHOWN_LABELS = 8
@@ -111,7 +113,7 @@ def main(argv: list[str]) -> None:
 
     announce(f"== train: python -m dexml.train {folder} --out {run}")
     train.train(
-        config.TrainSettings(
+        train.TrainSettings(
             data_dir=folder,
             out=run,
             seed=settings.seed,
@@ -122,10 +124,10 @@ def main(argv: list[str]) -> None:
     )
     quiet = ["--quiet"] if settings.quiet else []
     announce(f"== index: python -m dexml.index {run}")
-    index.main([str(run), *quiet])
+    index_main([str(run), *quiet])
     pred_file = settings.out / "test_predictions.npz"
     announce(f"== predict: python -m dexml.predict {run} -k 100 --out {pred_file}")
-    predict.main([str(run), "-k", "100", "--out", str(pred_file), *quiet])
+    predict_main([str(run), "-k", "100", "--out", str(pred_file), *quiet])
 
     announce("== baselines, and the table")
     dataset = data.load_dataset(folder)

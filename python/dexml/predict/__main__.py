@@ -1,110 +1,48 @@
-"""Ask a trained run for labels.
-
-python -m dexml.predict RUN [TEXTS.txt or -] [-k 10] [--out FILE]
-"""
+"""The command: python -m dexml.predict RUN [TEXTS.txt or -] [-k 10] [--out FILE]."""
 
 from __future__ import annotations
 
-import dexml.extras  # noqa: F401
-
-# isort: split
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from dexml import config, console, data
+from dexml.config import Settings
 from dexml.data import Csr
 from dexml.files import replacing
-from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO, Found, LabelIndex, exact_search
-from dexml.model import DualEncoder, torch_device, with_bias_dimension
-from dexml.rundir import Run
+from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO, Found
+from dexml.predict import Predictor
 
 BLOCK = 4096
 """Texts encoded and searched at a time: memory does not grow with the input."""
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """A run opened once, to be asked many times."""
+class PredictSettings(Settings):
+    """Ask a run for the labels of texts; without TEXTS: the test points of its data set."""
 
-    run: Run
-    encoder: DualEncoder
-    vectors: NDArray[np.float32]
-    index: LabelIndex | None
-    label_texts: list[str]
-
-    @classmethod
-    def open(
-        cls,
-        folder: Path,
-        *,
-        search: str = "auto",
-        device: str = "auto",
-        exact_up_to: int = EXACT_UP_TO,
-    ) -> Predictor:
-        """Open a run directory.
-
-        Args:
-            folder: Made by `dexml.train`.
-            search: ``exact``, ``hnsw`` (needs `dexml.index`), or ``auto``: exact up to
-                `exact_up_to` labels or without an index.
-            device: Of the encoder.
-            exact_up_to: Labels up to which ``auto`` compares all of them.
-        """
-        run = Run.open(folder)
-        n_labels = run.info["n_labels"]
-        has_index = (folder / "index").is_dir()
-        if search == "hnsw" and not has_index:
-            raise FileNotFoundError(
-                f"{folder / 'index'}: no index; run python -m dexml.index {folder}"
-            )
-        use_index = search == "hnsw" or (search == "auto" and has_index and n_labels > exact_up_to)
-        index = LabelIndex.load(folder / "index", encoder=run.fingerprint()) if use_index else None
-        vectors = index.vectors if index else run.load_array("label_emb")
-        target = torch_device(device)
-        encoder = DualEncoder.load(str(folder / "encoder")).to(target).eval()
-        return cls(run, encoder, vectors, index, run.label_texts())
-
-    def search_note(self) -> str:
-        """Say how labels are searched, and how well."""
-        if self.index is None:
-            return f"exact, {len(self.vectors)} labels"
-        made = self.index.manifest
-        return (
-            f"HNSW, {made.n_labels} labels, recall@{made.recall_k} {made.recall:.4f} against exact "
-            "search when it was built (--search exact compares all)"
-        )
-
-    def predict(self, texts: Sequence[str], k: int = 10, *, exclude: Csr | None = None) -> Found:
-        """Find the k best labels of each text.
-
-        Args:
-            texts: Points.
-            k: Labels a text.
-            exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
-
-        Returns:
-            ``ids`` int32 and ``scores`` float32, (n, k), best first, padded with -1 and -inf.
-            A score is the cosine plus the label's bias (times the temperature).
-        """
-        embedded = self.encoder.encode(texts, max_tokens=self.run.info["point_tokens"])
-        queries = with_bias_dimension(embedded)
-        if self.index is not None:
-            return self.index.search(queries, k, exclude=exclude)
-        return exact_search(queries, self.vectors, k, exclude=exclude)
+    run: CliPositionalArg[Path] = Field(description="run directory of dexml.train")
+    texts: CliPositionalArg[str] = Field("", description="a file with a text a line; - for stdin")
+    k: int = Field(10, ge=1, description="labels a text")
+    out: Path | None = Field(None, description="write .npz (CSR scores) or .jsonl, not a table")
+    data: Path | None = Field(None, description="data set, if it moved since the training")
+    search: Literal["auto", "exact", "hnsw"] = Field(
+        "auto", description="auto: exact up to 50,000 labels (131,072 for test points)"
+    )
+    device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
 
 
-def _test_part(settings: config.PredictSettings, predictor: Predictor) -> data.Part:
+def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
     """The test points of the run's data set."""
     folder = settings.data or predictor.run.data_dir()
     if not folder.is_dir():
@@ -152,7 +90,7 @@ def _as_csr(found: list[Found], shape: tuple[int, int]) -> Csr:
 
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.predict``."""
-    settings = config.parse(config.PredictSettings, argv, "python -m dexml.predict")
+    settings = config.parse(PredictSettings, argv, "python -m dexml.predict")
     suffix = settings.out.suffix if settings.out else ""
     if suffix not in ("", ".npz", ".jsonl") or (settings.out and not suffix):
         console.usage_error(f"--out {settings.out}: the name must end in .npz or .jsonl")

@@ -1,13 +1,7 @@
-"""Train a dual encoder on a folder in the LF layout.
-
-python -m dexml.train DATA_DIR --out RUN [--config FILE.toml] [--FIELD VALUE ...]
-"""
+"""A training from its data set to its run directory, start to end."""
 
 from __future__ import annotations
 
-import dexml.extras  # noqa: F401
-
-# isort: split
 import hashlib
 import os
 import time
@@ -18,15 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dexml import config, console, data, fit, rundir
-from dexml.config import TrainSettings
+from dexml import console, data, rundir
 from dexml.files import replacing
-from dexml.fit import REPORTED, Model, Problem
 from dexml.metrics import Result, inv_propensity, propensity_constants
 from dexml.model import DualEncoder, LabelTable, Tokens, torch_device, with_bias_dimension
+from dexml.train import fit
+from dexml.train.fit import REPORTED, Model, Problem
+from dexml.train.settings import SWITCHES, TrainSettings
 
-_SWITCHES = ("resume", "overwrite", "quiet", "debug", "out", "data_dir", "threads", "device")
-"""Settings that do not belong to the result: a resumed run may have others."""
 _QUERIES = 1000
 """Points kept for measuring the recall of an index."""
 
@@ -108,7 +101,7 @@ def train(settings: TrainSettings) -> Result | None:
 def _open_folder(settings: TrainSettings, data_fingerprint: str) -> bool:
     """Make or reopen the run directory; True if its run has finished already."""
     folder = settings.out
-    resolved = settings.model_dump(mode="json", exclude=set(_SWITCHES))
+    resolved = settings.model_dump(mode="json", exclude=set(SWITCHES))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         versions = folder / "versions.json"
         known = versions.exists() and "dexml_run" in rundir.read_json(versions)
@@ -132,7 +125,7 @@ def _open_folder(settings: TrainSettings, data_fingerprint: str) -> bool:
         rundir.remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shown = settings.model_dump(
-        mode="json", exclude=set(_SWITCHES) - {"data_dir", "device", "threads"}
+        mode="json", exclude=set(SWITCHES) - {"data_dir", "device", "threads"}
     )
     shown["data_dir"] = os.path.relpath(settings.data_dir, folder)
     rundir.write_config(folder, shown)
@@ -295,16 +288,3 @@ def _final_scores(
             console.table({"test, percent": result.metrics}, REPORTED, {"test, percent": errors})
         )
     return result
-
-
-def main(argv: list[str]) -> None:
-    """Run ``python -m dexml.train``."""
-    settings = config.parse(TrainSettings, argv, "python -m dexml.train")
-    if settings.resume and settings.overwrite:
-        console.usage_error("--resume and --overwrite exclude each other")
-    train(settings)
-    print(f"{settings.out}: next, python -m dexml.index {settings.out}")
-
-
-if __name__ == "__main__":
-    raise SystemExit(console.run(main))

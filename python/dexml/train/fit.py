@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dexml import checkpoint, losses, rundir
-from dexml.config import TrainSettings
+from dexml import losses, rundir
 from dexml.data import Csr
 from dexml.index import exact_search
 from dexml.metrics import Evaluator, Result
 from dexml.model import DualEncoder, LabelTable, Tokens, autocast, upper_layers, with_bias_dimension
 from dexml.sampling import label_pool, pool_positives, pool_probability
+from dexml.train import checkpoint
+from dexml.train.settings import TrainSettings
 
 REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
 """Metrics of ``metrics.json`` and of the tables."""
