@@ -84,7 +84,9 @@ def tail(
         inside = train_counts >= low
         if high is not None:
             inside &= train_counts <= high
-        name = f"{low:,} or more" if high is None else f"{low:,}" if low == high else f"{low}-{high:,}"
+        name = (
+            f"{low:,} or more" if high is None else f"{low:,}" if low == high else f"{low}-{high:,}"
+        )
         tested = None if test_counts is None else int(test_counts[inside].sum())
         rows.append((name, int(inside.sum()), int(train_counts[inside].sum()), tested))
     return rows

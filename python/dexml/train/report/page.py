@@ -28,10 +28,10 @@ h2{font-size:19px;letter-spacing:-.01em;margin:40px 0 4px}
 h3{font-size:14px;margin:0 0 2px}
 p{margin:4px 0 12px;max-width:76ch}
 .soft,figcaption,caption{color:var(--soft);font-size:13px}
-header .soft{font-size:14px}
+header .soft{font-size:14px;max-width:none}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:14px;margin:14px 0}
-.card,figure{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px;
-margin:0;min-width:0}
+.card,figure{background:var(--card);border:1px solid var(--line);border-radius:10px;
+padding:14px 16px;margin:0;min-width:0}
 .tile b{display:block;font-size:34px;line-height:1.15;letter-spacing:-.02em;font-weight:650;
 font-variant-numeric:tabular-nums}
 .tile b small{font-size:16px;font-weight:500;color:var(--soft);letter-spacing:0}
@@ -47,8 +47,10 @@ td,th{padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 tr:last-child td{border-bottom:0}
 td.n,th.n{text-align:right;white-space:nowrap}
 svg{display:block;width:100%;height:auto}
-svg.whisker{width:120px;height:14px;margin:4px 0}
-.tile svg.whisker{width:100%;height:16px;margin:6px 0 0}
+svg.whisker{width:100%;max-width:420px;height:14px;margin:4px 0;overflow:visible}
+.tile svg.whisker{max-width:none;margin:8px 0 0}
+.scores td:first-child{font-weight:600}
+.scores td:nth-child(4){width:48%;min-width:120px;padding-left:24px}
 svg text{font:11px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;fill:var(--soft);
 font-variant-numeric:tabular-nums}
 svg .middle{text-anchor:middle}svg .end{text-anchor:end}
@@ -71,13 +73,13 @@ stroke-linejoin:round}
 vertical-align:3px}
 i.c0{background:var(--c0)}i.c1{background:var(--c1)}i.c2{background:var(--c2)}
 i.c3{background:var(--c3)}i.c4{background:var(--c4)}i.c5{background:var(--c5)}
-.examples{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:14px;
-margin:12px 0;align-items:start}
-.example{border-top:3px solid var(--good)}.example.wrong{border-top-color:var(--bad)}
+.examples{columns:2 380px;column-gap:14px;margin:10px 0 22px}
+.example{break-inside:avoid;margin:0 0 14px;border-top:3px solid var(--good)}
+.example.wrong{border-top-color:var(--bad)}
 .example .words{font-size:15px;margin:2px 0 10px;overflow-wrap:anywhere}
 .example ol{list-style:none;margin:0;padding:0;font-size:13.5px}
-.example li{display:grid;grid-template-columns:22px 1fr auto;gap:6px;padding:3px 6px;border-radius:5px;
-overflow-wrap:anywhere}
+.example li{display:grid;grid-template-columns:22px 1fr auto;gap:6px;padding:3px 6px;
+border-radius:5px;overflow-wrap:anywhere}
 .example li.yes{background:var(--good-bg)}
 .example .sign{font-weight:700;color:var(--soft)}.yes .sign{color:var(--good)}
 .example .score{color:var(--soft);font-variant-numeric:tabular-nums}
@@ -86,7 +88,8 @@ overflow-wrap:anywhere}
 .more{color:var(--soft)}
 details{margin:10px 0}summary{cursor:pointer;font-weight:600;font-size:14px}
 pre{background:var(--wash);border-radius:8px;padding:12px 14px;white-space:pre-wrap;
-overflow-wrap:anywhere;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;margin:8px 0}
+overflow-wrap:anywhere;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;
+margin:8px 0}
 td code{font:12.5px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 @media (max-width:560px){main{padding:22px 14px 40px}h1{font-size:24px}td,th{padding:5px 6px}
 .tiles{grid-template-columns:1fr 1fr}.tile b{font-size:27px}.card,figure{padding:12px}}
@@ -95,7 +98,7 @@ td code{font:12.5px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflo
 --bad:#b3362b;--good-bg:#e3f4ea;--bad-bg:#fbe9e6;color-scheme:light}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 main{padding:0;max-width:none}figure,.card,tr{break-inside:avoid}h2,h3{break-after:avoid}
-.charts,.examples{grid-template-columns:1fr 1fr}.scroll{overflow:visible}}
+.charts{grid-template-columns:1fr 1fr}.scroll{overflow:visible}}
 """.strip()
 
 
@@ -140,7 +143,12 @@ def grid(kind: str, parts: Iterable[str]) -> str:
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "", words: int = 1
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str = "",
+    words: int = 1,
+    kind: str = "",
 ) -> str:
     """A table of cells that are HTML already; the first `words` columns are text, not numbers."""
 
@@ -153,8 +161,9 @@ def table(
     if not body:
         return ""
     top = f"<thead>{line([escape(name) for name in head], 'th')}</thead>" if any(head) else ""
+    named = f' class="{kind}"' if kind else ""
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{title}{top}<tbody>\n{body}\n</tbody></table></div>'
+    return f'<div class="scroll"><table{named}>{title}{top}<tbody>\n{body}\n</tbody></table></div>'
 
 
 def paragraph(text: str, kind: str = "soft") -> str:
@@ -200,4 +209,12 @@ def _hidden(char: str) -> bool:
 
     The two joiners stay: scripts and emoji need them, and they hide and turn nothing.
     """
-    return char not in "\u200c\u200d" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn")
+    return char not in "\u200c\u200d" and unicodedata.category(char) in (
+        "Cc",
+        "Cf",
+        "Cs",
+        "Zl",
+        "Zp",
+        "Co",
+        "Cn",
+    )

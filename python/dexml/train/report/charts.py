@@ -15,6 +15,8 @@ WIDTH, HEIGHT = 440, 250
 """Units of a chart: about the pixels it gets on a telephone, so that letters stay readable."""
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 14, 34
 COLOURS = 6
+NONE = "\u2013"
+"""Stands for a number that there is not."""
 MAX_POINTS = 300
 """Points of a line, at most; longer series are averaged in equal runs."""
 
@@ -123,6 +125,7 @@ def bars(
     label: str,
     y_name: str = "",
     y_text: Callable[[float], str] = percent,
+    value_text: Callable[[float], str] = percent,
     colour: int = 0,
     odd_last: bool = False,
 ) -> str:
@@ -132,7 +135,8 @@ def bars(
         values: The bars, from left to right.
         label: What the chart shows, for those who do not see it.
         y_name: Name of the y axis, at its upper end.
-        y_text: Writes a value.
+        y_text: Writes a value of the y axis.
+        value_text: Writes the value of a bar.
         colour: Number of the colour.
         odd_last: Set the last bar apart: it is of another kind.
 
@@ -152,11 +156,12 @@ def bars(
         middle, y0 = x + step / 2, y_of(0.0)
         shown = math.isfinite(bar.value)
         y = y_of(bar.value) if shown else y0
-        kind = f"bar c{(colour + 1) % COLOURS if last else colour % COLOURS}"
+        value = value_text(bar.value) if shown else NONE
+        kind = f"bar c{COLOURS - 1 if last else colour % COLOURS}"
         parts.append(
             f'<g><title>{escape(bar.title)}</title><rect class="{kind}" x="{x + 0.12 * step:.1f}" '
             f'y="{y:.1f}" width="{0.76 * step:.1f}" height="{max(0.0, y0 - y):.1f}" rx="1.5"/>'
-            + _text(middle, y - 4, y_text(round(bar.value, 3)) if shown else "–", "value middle")
+            + _text(middle, y - 4, value, "value middle")
             + "".join(
                 _text(middle, HEIGHT - BOTTOM + 2 + 12 * j, words, "tick middle")
                 for j, words in enumerate(bar.words)
@@ -171,13 +176,13 @@ def whisker(low: float, value: float, high: float, left: float, right: float) ->
     span = (right - left) or 1.0
 
     def x_of(number: float) -> float:
-        return 4 + 112 * min(1.0, max(0.0, (number - left) / span))
+        return 4 + 232 * min(1.0, max(0.0, (number - left) / span))
 
     words = f"{percent(round(value, 4))} in [{percent(round(low, 4))}, {percent(round(high, 4))}]"
     return (
-        '<svg class="whisker" viewBox="0 0 120 14" role="img">'
+        '<svg class="whisker" viewBox="0 0 240 14" role="img">'
         f"<title>{escape(words)}</title>"
-        '<path class="rail" d="M4 7H116"/>'
+        '<path class="rail" d="M4 7H236"/>'
         f'<path class="reach c0" d="M{x_of(low):.1f} 7H{x_of(high):.1f}"/>'
         f'<circle class="dot c0" cx="{x_of(value):.1f}" cy="7" r="3.2"/></svg>'
     )

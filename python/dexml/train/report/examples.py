@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from dexml.data import Csr
 
 PER_KIND = 6
-SHOWN, MISSED = 8, 10
+SHOWN, MISSED = 8, 6
 """Ranked labels and missed labels shown of a point, at most."""
 _BLOCK = 65_536
 
 
 class Example(NamedTuple):
-    """A point, its first ranked labels as (id, score or None, is it true), and true labels that
-    are not among these as (id, rank or None).
+    """A point with its first labels as (id, score or None, is it true).
+
+    `missed`: true labels that are not among these as (id, rank or None), `n_missed` of them in all.
     """
 
     point: int

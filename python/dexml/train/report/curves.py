@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dexml.train.charts import Mark, Series, percent
+from dexml.train.report.charts import Mark, Series, percent
 
 Entry = Mapping[str, Any]
 
@@ -116,7 +116,9 @@ def chosen_mark(found: Sequence[Span], metric: str, colour: int) -> list[Mark]:
         return []
     span, entry = chosen
     value = entry["validation"][metric]
-    words = f"kept: {span.phase} epoch {entry.get('epoch', '?')}, {metric} {percent(round(value, 3))}"
+    words = (
+        f"kept: {span.phase} epoch {entry.get('epoch', '?')}, {metric} {percent(round(value, 3))}"
+    )
     return [Mark(span.start + entry["step"], value, words, colour)]
 
 
