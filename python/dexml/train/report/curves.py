@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dexml.train.report.charts import Mark, Series, percent
+from dexml.train.report.page import printable
 
 Entry = Mapping[str, Any]
 
@@ -57,7 +58,7 @@ def spans(log: Iterable[Entry]) -> list[Span]:
     for entry in log:
         if "event" in entry or not isinstance(entry.get("step"), int):
             continue
-        key = (str(entry.get("stage", "")), str(entry.get("phase", "")))
+        key = (printable(str(entry.get("stage", ""))), printable(str(entry.get("phase", ""))))
         place = (entry["step"], int(entry.get("epoch") or 0))
         of_phase = by_phase.setdefault(key, {})
         of_phase[place] = {**of_phase.get(place, {}), **entry}
@@ -131,12 +132,12 @@ def events(log: Iterable[Entry]) -> dict[str, dict[str, list[float]]]:
     for entry in log:
         if "event" not in entry:
             continue
-        fields = found.setdefault(str(entry["event"]), {})
+        fields = found.setdefault(printable(str(entry["event"])), {})
         for name, value in entry.items():
             if name in ("event", "time", "epoch", "step", "steps"):
                 continue
             for inner, number in _numbers(value):
-                fields.setdefault(f"{name} {inner}".strip(), []).append(number)
+                fields.setdefault(printable(f"{name} {inner}".strip()), []).append(number)
     return {event: fields for event, fields in found.items() if fields}
 
 

@@ -37,7 +37,7 @@ class Predictions(NamedTuple):
 
 
 def training(spans: Sequence[curves.Span], select: str) -> str:
-    """Curves of loss, validation and learning rate, and a line a phase; `select` chose the epoch."""
+    """Curves of loss, validation and learning rate, and a line a phase."""
     if not spans:
         return ""
     parts = []
@@ -77,7 +77,7 @@ def training(spans: Sequence[curves.Span], select: str) -> str:
         best = curves.best([span], select)
         rows.append(
             [
-                *(escape(page.printable(word)) for word in (span.stage, span.phase)),
+                *(escape(word) for word in (span.stage, span.phase)),
                 f"{span.epochs:,}",
                 f"{steps:,}",
                 console.duration(span.seconds) if span.seconds else charts.NONE,
@@ -272,13 +272,13 @@ def events(log: Sequence[Mapping[str, Any]]) -> str:
     for event, fields in curves.events(log).items():
         rows = [
             [
-                escape(page.printable(name)),
+                escape(name),
                 *(charts.number(v) for v in (values[0], min(values), max(values), values[-1])),
             ]
             for name, values in fields.items()
         ]
         n = max(len(values) for values in fields.values())
-        title = f"{page.printable(event)} ({n:,} time{'s' if n > 1 else ''})"
+        title = f"{event} ({n:,} time{'s' if n > 1 else ''})"
         if n == 1:
             parts.append(
                 page.table(["", "value"], [[row[0], row[-1]] for row in rows], caption=title)

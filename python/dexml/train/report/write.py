@@ -249,7 +249,7 @@ def _repeat(
     every = [[_code(name), _code(value)] for name, value in settings.items()]
     return page.section(
         "To repeat it",
-        f"<pre>{escape(page.printable(command(settings, defaults)))}</pre>",
+        f"<pre>{_cut(command(settings, defaults), 10 * _LONGEST_VALUE)}</pre>",
         page.table(["setting that is not the default", "value", "default"], rows, words=3),
         page.fold(f"All {len(every)} settings", page.table(["setting", "value"], every, words=2)),
         page.fold(
@@ -268,6 +268,9 @@ def _changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 
 
 def _code(value: Any) -> str:
-    words = page.printable(str(value))
-    cut = words if len(words) <= _LONGEST_VALUE else words[:_LONGEST_VALUE] + "…"
-    return f"<code>{escape(cut)}</code>" if cut else '<span class="more">(empty)</span>'
+    cut = _cut(str(value), _LONGEST_VALUE)
+    return f"<code>{cut}</code>" if cut else '<span class="more">(empty)</span>'
+
+
+def _cut(words: str, longest: int) -> str:
+    return escape(page.printable(words[:longest] + ("…" if len(words) > longest else "")))
