@@ -1,5 +1,6 @@
 """TensorBoard and W&B get what log.jsonl gets; a missing package names its extra."""
 
+import importlib
 import struct
 import sys
 from pathlib import Path
@@ -157,8 +158,7 @@ def test_an_unknown_mode(tmp_path: Path) -> None:
 def test_event_files_hold_the_values(tmp_path: Path) -> None:
     """With the real writer: records of length, checksum, event, checksum."""
     pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
-
+    event_type = importlib.import_module("tensorboardX.proto.event_pb2").Event
     with trackers(tmp_path, tensorboard=True) as track:
         track(LINE)
         track(LINE | {"step": 40, "loss": 0.5})
@@ -166,7 +166,7 @@ def test_event_files_hold_the_values(tmp_path: Path) -> None:
     content, found = path.read_bytes(), {}
     while content:
         (size,) = struct.unpack("<Q", content[:8])
-        event = Event.FromString(content[12 : 12 + size])
+        event = event_type.FromString(content[12 : 12 + size])
         content = content[16 + size :]
         for value in event.summary.value:
             found[value.tag, event.step] = value.simple_value

@@ -1,8 +1,8 @@
 """Watching a training elsewhere: TensorBoard and W&B get the lines that ``log.jsonl`` gets.
 
 TensorBoard files are written by tensorboardX: a writer that comes with 0.7 MB and protobuf, where
-the package ``tensorboard`` (which `torch.utils.tensorboard` needs) is the server too and brings grpc,
-pillow, werkzeug and more. ``tensorboard --logdir RUN/tensorboard`` shows the files of either.
+the package ``tensorboard`` (which `torch.utils.tensorboard` needs) is the server too and brings
+grpc, pillow, werkzeug and more. ``tensorboard --logdir RUN/tensorboard`` shows the files of either.
 """
 
 from __future__ import annotations
