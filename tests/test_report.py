@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-pytest.importorskip("torch")
-
 from dexml.metrics import Evaluator, Result, decile_groups
 from dexml.train.report import (
     Predictions,

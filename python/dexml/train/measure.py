@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,9 +100,7 @@ def _forward(
             shapes = [(1, short), (max(1, micro_tokens // short), short)]
             shapes.append((max(1, micro_tokens // long), long))
             inputs = [_ids(encoder, shape, generator) for shape in shapes]
-            one, many, longer = (
-                _seconds(lambda x=x: encoder.features(x), x.device) for x in inputs
-            )
+            one, many, longer = (_seconds(partial(encoder.features, x), x.device) for x in inputs)
     finally:
         encoder.train(was_training)
     n_short, n_long = (shape[0] * shape[1] for shape in shapes[1:])
