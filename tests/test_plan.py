@@ -231,6 +231,17 @@ def test_text_and_json() -> None:
     assert again["parts"][0]["name"] == "features"
 
 
+@pytest.mark.parametrize(
+    ("negatives", "n_labels", "expected"),
+    [("all", 1000, 1000), ("in-batch", 1000, 96), ("drawn", 1000, 224), ("drawn", 200, 200)],
+)
+def test_candidates(negatives: Any, n_labels: int, expected: int) -> None:
+    found = planning.candidates(
+        negatives, n_labels=n_labels, batch_size=64, positives=1.5, per_point=2
+    )
+    assert found == expected
+
+
 def test_one_point_and_one_label() -> None:
     lengths = np.array([3])
     small = given(

@@ -377,9 +377,13 @@ def test_curves_follow_stages_and_phases_and_resumed_runs_count_once() -> None:
         ("all points", "encoder", 20, 40, 2),
     ]
     loss = curves.curve(found, "loss")
-    assert [one.name for one in loss] == ["selection", "all points"]
-    assert list(loss[0].x) == [10, 20, 30, 40]
-    assert list(loss[0].y) == [3.0, 1.5, 3.0, 1.5]
+    assert [one.name for one in loss] == [
+        *("selection: heads", "selection: encoder", "all points: heads", "all points: encoder")
+    ]
+    assert [list(one.x) for one in loss[:2]] == [[10, 20], [30, 40]]
+    assert [list(one.y) for one in loss[:2]] == [[3.0, 1.5], [3.0, 1.5]]
+    one_phase = curves.curve([span for span in found if span.phase == "heads"], "loss")
+    assert [one.name for one in one_phase] == ["selection", "all points"]
     chosen = curves.best(found, "nDCG@5")
     assert chosen is not None
     assert (chosen[0].phase, chosen[1]["epoch"]) == ("heads", 2)  # the first of equals

@@ -217,6 +217,29 @@ def plan(given: PlanInput, speed: Speed, machine: Machine) -> Plan:
     )
 
 
+def candidates(
+    negatives: Literal["all", "in-batch", "drawn"],
+    *,
+    n_labels: int,
+    batch_size: int,
+    positives: float,
+    per_point: int = 0,
+) -> int:
+    """Labels that a step scores, at most: repeated ones are not taken off.
+
+    Args:
+        negatives: All labels; the positives of the batch alone; or these and drawn ones.
+        n_labels: Number of labels.
+        batch_size: Points of a step.
+        positives: Positives of a point that are taken, mean.
+        per_point: Negatives drawn for each point.
+    """
+    if negatives == "all":
+        return n_labels
+    drawn = per_point if negatives == "drawn" else 0
+    return max(1, min(n_labels, round(batch_size * (positives + drawn))))
+
+
 def expected_batches(lengths: Lengths, n: float, max_tokens: int) -> float:
     """Batches of one exact length that `n` texts drawn from `lengths` make, in the mean.
 

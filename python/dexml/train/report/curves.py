@@ -73,13 +73,18 @@ def spans(log: Iterable[Entry]) -> list[Span]:
 
 
 def curve(found: Sequence[Span], field: str) -> list[Series]:
-    """One line a stage for a number of the log, such as ``"loss"``; x: steps of the stage."""
+    """One line a stage for a number of the log, such as ``"loss"``; x: steps of the stage.
+
+    Phases are lines of their own where there are several: their losses do not compare.
+    """
     lines: dict[str, list[tuple[float, float, str]]] = {}
+    several = len({span.phase for span in found}) > 1
     for span in found:
+        whole = f"{span.stage}: {span.phase}" if several else span.stage
         for entry in span.entries:
             for name, value in _numbers(entry.get(field)):
                 words = f"{span.phase}, epoch {entry.get('epoch', '?')}: {field} {value:.4g}"
-                line = f"{span.stage}, {name}" if name else span.stage
+                line = f"{whole}, {name}" if name else whole
                 lines.setdefault(line, []).append((span.start + entry["step"], value, words))
     return [_series(name, points) for name, points in lines.items()]
 

@@ -42,14 +42,8 @@ def training(spans: Sequence[curves.Span], select: str) -> str:
         return ""
     parts = []
     loss = curves.curve(spans, "loss")
-    phases = list(dict.fromkeys(span.phase for span in spans))
-    borders = "; ".join(
-        f"{span.stage}: {span.phase} from step {span.start + 1:,}" for span in spans if span.start
-    )
-    caption = f"Mean loss of the training points; {' then '.join(phases)}."
-    parts.append(
-        _curve("Training loss", loss, "step", caption + (f" {borders}." if borders else ""))
-    )
+    caption = "Mean of a step or an epoch, over the points that are trained on."
+    parts.append(_curve("Training loss", loss, "step", caption))
     names = list(dict.fromkeys([select, *HEADLINE]))
     shown = curves.validation(spans, names)
     place = next((i for i, one in enumerate(shown) if one.name == select), 0)
