@@ -159,6 +159,12 @@ def test_memory_by_part() -> None:
     assert list(cpu) == ["cpu, heads"]
     assert cpu["cpu, heads"]["encoder, weights"] == 2 * 40_000
     assert cpu["cpu, heads"]["point features"] == 4 * 100 * 16
+    loaded = plan(given(world=2, resident=GIB), SPEED, LARGE).memory["cpu, heads"]
+    assert loaded["loaded already: libraries, texts, pairs"] == 2 * GIB
+    assert not {"pairs", "encoder, weights"} & loaded.keys()
+    on_gpu = plan(given(device="cuda", resident=GIB), SPEED, LARGE).memory
+    assert "encoder, weights" in on_gpu["cuda, heads"]
+    assert on_gpu["host"]["loaded already: libraries, texts, pairs"] == GIB
 
 
 @pytest.mark.parametrize(
@@ -177,6 +183,7 @@ def test_memory_by_part() -> None:
             r"cuda, encoder needs .*most for activations \(.*--keep-tokens",
         ),
         ({"n_weights": 10**9}, "cuda, heads needs .*most for encoder, weights .*smaller encoder"),
+        ({"resident": 2 * GIB, "world": 4}, "host needs 8.0 GiB .*most for loaded already.*fewer"),
         (
             {"point_lengths": np.full(10**8, 8)},
             "host needs .*most for point features .*fewer points",
@@ -257,7 +264,12 @@ def test_the_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     found = planning.machine()
     assert GIB / 4 < found.host < 2**50
     assert found.device == found.host
+    held = planning.resident()
+    assert 2**24 < held < found.host
+    block = np.ones(2**26, np.uint8)
+    assert planning.resident() > held + 0.8 * block.nbytes
     monkeypatch.setattr(Path, "read_text", lambda *_: "12345\n")
+    assert planning.resident() > 2**24  # no such file: the most there was
     assert planning.machine().host == 12345
     monkeypatch.setattr(Path, "read_text", lambda *_: "max\n")
     assert planning.machine().host > 12345

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import os
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,6 +73,8 @@ class PlanInput:
         keep_tokens: Tokens of a step whose activations are kept; all others are encoded twice.
         world: Processes.
         device: ``"cpu"`` or ``"cuda"``.
+        resident: Bytes of host memory that this process holds before it trains (`resident`):
+            libraries, texts, pairs, and the encoder where it lies on the host. 0: not known.
     """
 
     point_lengths: Lengths
@@ -94,6 +98,7 @@ class PlanInput:
     keep_tokens: int = 16_384
     world: int = 1
     device: str = "cpu"
+    resident: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,9 @@ def plan(given: PlanInput, speed: Speed, machine: Machine) -> Plan:
     memory = {f"{given.device}, {p.name}": _device_memory(given, speed, p) for p in given.phases}
     host = _host_memory(given)
     if given.device == "cpu":  # one memory for all processes
+        for sizes in memory.values():
+            if given.resident:  # they are among these already
+                del sizes["encoder, weights"]
         memory = {
             name: {part: given.world * size for part, size in parts_.items()} | host
             for name, parts_ in memory.items()
@@ -266,6 +274,16 @@ def machine(device: str = "cpu") -> Machine:
 
     free, _ = torch.cuda.mem_get_info(torch.device(device))
     return Machine(host, free, f"{device} ({torch.cuda.get_device_name(device)})")
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now (where the system does not tell: at most)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 1024 * most
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def as_text(found: Plan) -> str:
@@ -468,6 +486,8 @@ def _device_memory(given: PlanInput, speed: Speed, phase: Phase) -> dict[str, fl
 def _host_memory(given: PlanInput) -> dict[str, float]:
     n_points, n_labels = len(given.point_lengths), len(given.label_lengths)
     found: dict[str, float] = {"pairs": 12 * given.n_positives + 8 * n_points}
+    if given.resident:
+        found = {"loaded already: libraries, texts, pairs": given.world * given.resident}
     if any(phase.name == "heads" for phase in given.phases):
         found["point features"] = _FLOAT * n_points * given.width
         if given.device != "cpu":
@@ -487,6 +507,7 @@ _REMEDIES = {
     "point embeddings": "lower the batch size",
     "search vectors": "use a narrower encoder",
     "pairs": "train on fewer points",
+    "loaded": "run fewer processes on this machine, or train on fewer points",
 }
 
 
