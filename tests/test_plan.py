@@ -1,0 +1,334 @@
+"""The plan: its arithmetic against a slow count, what does not fit, and what it leaves alone."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dexml.train import plan as planning
+from dexml.train.plan import Machine, Phase, PlanInput, Speed, as_text, expected_batches, plan
+
+GIB = 2**30
+LARGE = Machine(10**15, 10**15)
+SPEED = Speed(
+    batch=0.0,
+    token=1e-3,
+    token_pair=0.0,
+    backward=3.0,
+    heads_step=0.5,
+    heads_label=1e-2,
+    score=1e-6,
+    search=1e-7,
+    token_bytes=1000.0,
+    label_bytes=100.0,
+)
+HEADS = Phase("heads", 4, 10, 50)
+ENCODER = Phase("encoder", 2, 10, 50)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def given(**changes: Any) -> PlanInput:
+    """100 points of 8 tokens, 50 labels of 4; 20 points held out."""
+    values: dict[str, Any] = {
+        "point_lengths": np.full(100, 8),
+        "label_lengths": np.full(50, 4),
+        "n_positives": 300,
+        "n_unseen": 5,
+        "n_validation": 20,
+        "phases": [HEADS],
+        "dim": 16,
+        "width": 16,
+        "n_weights": 10_000,
+        "n_trained": 6_000,
+        "n_blocks": 4,
+        "n_trained_blocks": 4,
+        "keep_tokens": 10**9,
+    }
+    return PlanInput(**(values | changes))
+
+
+def test_heads_on_frozen_features() -> None:
+    found = plan(given(), SPEED, LARGE)
+    assert [part.name for part in found.parts] == [
+        "features",
+        "selection: heads",
+        "selection: prior",
+        "all points: heads",
+    ]
+    features, selection, prior, refit = found.parts
+    assert features.tokens_an_epoch == 100 * 8 + 50 * 4
+    assert math.isclose(features.seconds, 1.0)
+    assert (selection.steps, refit.steps) == (4 * 8, 4 * 10)
+    assert selection.scores_a_step == 10 * 50
+    assert selection.tokens_a_step == 0
+    step = 0.5 + 50 * 1e-2
+    search = 20 * 50 * 1e-7
+    assert math.isclose(selection.seconds_an_epoch, 8 * step)
+    assert math.isclose(selection.seconds, 4 * 8 * step + 4 * search)
+    assert math.isclose(prior.seconds, 9 * search)
+    assert math.isclose(refit.seconds, 40 * step)
+    assert math.isclose(found.seconds, sum(part.seconds for part in found.parts))
+
+
+@pytest.mark.parametrize(
+    ("changes", "units"),
+    [
+        ({}, 3.0),
+        ({"keep_tokens": 0}, 4.0),  # all encoded twice: gradient cache
+        ({"keep_tokens": 140}, 3.5),  # half of 280 tokens
+        ({"n_trained_blocks": 2}, 2.0),
+        ({"n_trained_blocks": 1, "lower_cached": True}, 0.75),
+        ({"n_trained_blocks": 2, "lower_cached": True, "keep_tokens": 0}, 2.0),
+    ],
+)
+def test_forward_units_of_a_trained_token(changes: dict[str, Any], units: float) -> None:
+    found = plan(given(phases=[ENCODER], n_validation=0, **changes), SPEED, LARGE)
+    assert math.isclose(found.units["encoder"], units)
+    (part,) = found.parts
+    tokens = 10 * 8 + 50 * 4
+    assert part.tokens_a_step == tokens
+    assert part.tokens_an_epoch == 10 * tokens
+    assert math.isclose(part.seconds_an_epoch, 10 * (tokens * 1e-3 * units + 500 * 1e-6))
+    assert math.isclose(part.seconds, 2 * part.seconds_an_epoch)
+
+
+def test_validations_and_refreshed_shortlists_encode_and_search() -> None:
+    phase = ENCODER._replace(epochs=5, refreshes=3)
+    found = plan(given(phases=[phase], evaluate_every=2, scored_points=15), SPEED, LARGE)
+    plain = plan(given(phases=[phase._replace(refreshes=0)], evaluate_every=99), SPEED, LARGE)
+    one_validation = (15 * 8 + 50 * 4) * 1e-3 + 15 * 50 * 1e-7
+    whole = (20 * 8 + 50 * 4) * 1e-3 + 20 * 50 * 1e-7
+    a_refresh = (80 * 8 + 50 * 4) * 1e-3 + 80 * 50 * 1e-7
+    expected = plain.parts[0].seconds - whole + 3 * one_validation + 3 * a_refresh
+    assert math.isclose(found.parts[0].seconds, expected)
+
+
+def test_several_processes_share_the_work() -> None:
+    one = plan(given(phases=[ENCODER], n_validation=0), SPEED, LARGE)
+    two = plan(given(phases=[ENCODER], n_validation=0, world=2), SPEED, LARGE)
+    assert math.isclose(one.seconds, 2 * two.seconds)
+    one = plan(given(device="cuda"), SPEED, LARGE)
+    two = plan(given(device="cuda", world=2), SPEED, LARGE)
+    name = "label table, moments"
+    assert one.memory["cuda, heads"][name] == 2 * two.memory["cuda, heads"][name]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_expected_batches_are_those_that_are_made(seed: int) -> None:
+    from dexml.model import Tokens
+
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(3, 20, 400)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = Tokens(np.zeros(offsets[-1], np.int32), offsets)
+    whole = expected_batches(lengths, len(lengths), 64)
+    assert abs(whole - len(tokens.batches(64))) <= len(np.unique(lengths))
+    few = [len(tokens.batches(10**6, generator.choice(400, 12, replace=False))) for _ in range(300)]
+    assert math.isclose(expected_batches(lengths, 12, 10**6), float(np.mean(few)), rel_tol=0.06)
+    assert expected_batches(np.array([7]), 0, 64) == 0
+
+
+def test_memory_by_part() -> None:
+    memory = plan(given(device="cuda", phases=[HEADS, ENCODER]), SPEED, LARGE).memory
+    heads, encoder, host = memory["cuda, heads"], memory["cuda, encoder"], memory["host"]
+    assert heads["encoder, weights"] == encoder["encoder, weights"] == 40_000
+    assert heads["label features"] == 4 * 50 * 16
+    assert heads["label table, moments"] == 8 * 50 * 17
+    assert heads["label table, gradients"] == 4 * 50 * 17
+    assert encoder["encoder, moments"] == 8 * 6_000
+    assert encoder["encoder, gradients"] == 4 * 6_000
+    assert encoder["label embeddings and their gradients"] == 8 * 50 * 16
+    assert encoder["activations"] == 280 * 1000
+    assert host["point features"] == 4 * 100 * 16
+    bare = plan(given(device="cuda", residual=False), SPEED, LARGE).memory["cuda, heads"]
+    assert bare["label table, moments"] == 8 * 50
+    kept = given(device="cuda", phases=[ENCODER], keep_tokens=100, micro_tokens=120)
+    assert plan(kept, SPEED, LARGE).memory["cuda, encoder"]["activations"] == 120 * 1000
+    cpu = plan(given(world=2), SPEED, LARGE).memory
+    assert list(cpu) == ["cpu, heads"]
+    assert cpu["cpu, heads"]["encoder, weights"] == 2 * 40_000
+    assert cpu["cpu, heads"]["point features"] == 4 * 100 * 16
+    loaded = plan(given(world=2, resident=GIB), SPEED, LARGE).memory["cpu, heads"]
+    assert loaded["loaded already: libraries, texts, pairs"] == 2 * GIB
+    assert not {"pairs", "encoder, weights"} & loaded.keys()
+    on_gpu = plan(given(device="cuda", resident=GIB), SPEED, LARGE).memory
+    assert "encoder, weights" in on_gpu["cuda, heads"]
+    assert on_gpu["host"]["loaded already: libraries, texts, pairs"] == GIB
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"label_lengths": np.full(10**6, 4), "phases": [Phase("heads", 1, 10, 1000)]},
+            r"cuda, heads needs .* GiB of 1.0 GiB, most for label table, moments .*--residual-lr 0",
+        ),
+        (
+            {"label_lengths": np.full(10**6, 4), "phases": [Phase("heads", 1, 10, 10**6)]},
+            "cuda, heads needs .*most for label embeddings, .*draw negatives",
+        ),
+        (
+            {"phases": [Phase("encoder", 1, 500_000, 50)], "point_lengths": np.full(10**6, 8)},
+            r"cuda, encoder needs .*most for activations \(.*--keep-tokens",
+        ),
+        ({"n_weights": 10**9}, "cuda, heads needs .*most for encoder, weights .*smaller encoder"),
+        ({"resident": 2 * GIB, "world": 4}, "host needs 8.0 GiB .*most for loaded already.*fewer"),
+        (
+            {"point_lengths": np.full(10**8, 8)},
+            "host needs .*most for point features .*fewer points",
+        ),
+    ],
+)
+def test_what_will_not_fit_says_what_to_change(changes: dict[str, Any], message: str) -> None:
+    wide = {"dim": 384, "width": 384, "device": "cuda"} | changes
+    found = plan(given(**wide), SPEED, Machine(GIB, GIB, "cuda:0"))
+    assert any(re.search(message, problem) for problem in found.problems)
+    assert "will not fit: cuda" in as_text(found) or "will not fit: host" in as_text(found)
+    assert plan(given(), SPEED, LARGE).problems == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"point_lengths": np.zeros(0, int)}, "0 points and 50 labels; there is nothing to train"),
+        ({"n_validation": 100}, "n_validation = 100 of 100 points"),
+        ({"world": 0}, "world = 0; expected at least 1"),
+        ({"phases": []}, "no phase to train"),
+        ({"phases": [Phase("heads", 1, 0, 50)]}, "phase heads has batch_size 0 and 50 candidates"),
+        ({"phases": [Phase("heads", 1, 1, 51)]}, "51 candidates of 50 labels"),
+    ],
+)
+def test_quantities_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(given(**changes), SPEED, LARGE)
+
+
+def test_without_validation_or_refit() -> None:
+    def names(**changes: Any) -> list[str]:
+        return [part.name for part in plan(given(**changes), SPEED, LARGE).parts]
+
+    assert names(n_validation=0) == ["features", "all points: heads"]
+    assert names(refit=False) == ["features", "selection: heads", "selection: prior"]
+
+
+def test_text_and_json() -> None:
+    found = plan(given(phases=[HEADS, ENCODER]), SPEED, LARGE)
+    text = as_text(found)
+    assert max(map(len, text.splitlines())) <= 80
+    for words in (
+        "selection: heads",
+        "all points: encoder",
+        "tokens of all labels",
+        "in all about",
+    ):
+        assert words in text
+    again = json.loads(json.dumps(found.as_json()))
+    assert again["statistics"]["tokens of all points"] == 800
+    assert again["parts"][0]["name"] == "features"
+
+
+@pytest.mark.parametrize(
+    ("negatives", "n_labels", "expected"),
+    [("all", 1000, 1000), ("in-batch", 1000, 96), ("drawn", 1000, 224), ("drawn", 200, 200)],
+)
+def test_candidates(negatives: Any, n_labels: int, expected: int) -> None:
+    found = planning.candidates(
+        negatives, n_labels=n_labels, batch_size=64, positives=1.5, per_point=2
+    )
+    assert found == expected
+
+
+def test_one_point_and_one_label() -> None:
+    lengths = np.array([3])
+    small = given(
+        point_lengths=lengths,
+        label_lengths=lengths,
+        n_validation=0,
+        phases=[Phase("heads", 1, 1, 1)],
+    )
+    assert "features" in as_text(plan(small, SPEED, LARGE))
+
+
+def test_the_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = planning.machine()
+    assert GIB / 4 < found.host < 2**50
+    assert found.device == found.host
+    held = planning.resident()
+    assert 2**24 < held < found.host
+    block = np.ones(2**26, np.uint8)
+    assert planning.resident() > held + 0.8 * block.nbytes
+    monkeypatch.setattr(Path, "read_text", lambda *_: "12345\n")
+    assert planning.resident() > 2**24  # no such file: the most there was
+    assert planning.machine().host == 12345
+    monkeypatch.setattr(Path, "read_text", lambda *_: "max\n")
+    assert planning.machine().host > 12345
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_encoder: Path) -> Callable[..., tuple[Any, Speed]]:
+    from dexml.model import DualEncoder
+    from dexml.train.measure import measure
+
+    def run(**changes: Any) -> tuple[Any, Speed]:
+        encoder = DualEncoder.load(str(tiny_encoder))
+        torch.manual_seed(3)
+        texts = ["kernel driver a", "music", "font theme b c d e"]
+        tokens = encoder.tokenize(texts, 16)
+        options: dict[str, Any] = {"batch_size": 4, "positives": 1.5, "micro_tokens": 64}
+        return encoder, measure(encoder, tokens, tokens, **(options | changes))
+
+    return run
+
+
+def test_measuring_leaves_everything_as_it_was(
+    measured: Callable[..., tuple[Any, Speed]], tiny_encoder: Path
+) -> None:
+    from dexml.model import DualEncoder
+
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    encoder, speed = measured()  # seeds as above
+    assert torch.equal(torch.rand(4), expected)
+    fresh = DualEncoder.load(str(tiny_encoder))
+    assert encoder.training == fresh.training
+    for (name, parameter), other in zip(
+        encoder.named_parameters(), fresh.parameters(), strict=True
+    ):
+        assert torch.equal(parameter, other), name
+        assert parameter.requires_grad == other.requires_grad
+        assert parameter.grad is None
+    numbers = vars(speed)
+    assert all(math.isfinite(value) and value >= 0 for value in numbers.values()), numbers
+    for name in ("token_bytes", "label_bytes", "score", "search"):
+        assert numbers[name] > 0
+
+
+def test_bytes_of_a_token_are_those_that_autograd_keeps(
+    measured: Callable[..., tuple[Any, Speed]],
+) -> None:
+    """More than one state of every layer, and not a multiple of all there is."""
+    _, speed = measured()
+    width, layers, middle = 16, 2, 32
+    assert 4 * layers * (width + middle) < speed.token_bytes < 4 * layers * 40 * (width + middle)
+    _, without = measured(encodes=False)
+    assert (without.backward, without.token_bytes) == (3.0, 0.0)
+
+
+def test_a_measured_plan(measured: Callable[..., tuple[Any, Speed]]) -> None:
+    _, speed = measured()
+    found = plan(given(phases=[HEADS, ENCODER]), speed, planning.machine())
+    assert found.seconds > 0
+    assert found.problems == []
+    slower = plan(given(phases=[HEADS, ENCODER]), replace(speed, token=1.0), planning.machine())
+    assert slower.seconds > found.seconds
