@@ -21,7 +21,7 @@ from dexml.index.memory import PointMemory
 from dexml.metrics import Evaluator, Result, compare, seen_groups
 
 PRIORS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
-WEIGHTS = (0.1, 0.2, 0.3, 0.5)
+WEIGHTS = (0.1, 0.2, 0.4, 0.8)
 VOTERS = ((20, 0.1), (20, 0.2), (50, 0.1), (50, 0.2))
 """Neighbours, and the temperature of their shares."""
 MAX_POINTS = 4000

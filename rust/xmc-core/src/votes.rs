@@ -41,13 +41,18 @@ pub struct Vectors<'a> {
 /// labels before it there. Votes and `weight` are not negative and rounding keeps order, so that each
 /// of these keeps at least its score, and where a mixed score ties, it still has the smaller id.
 ///
-/// Votes and dot products are summed in `f64` in a fixed order and rounded to `f32`. `only` holds for
-/// each label whether it may be found.
+/// For the same reason a missing label's dot product is only computed if its votes could bring the
+/// last score of `plain` among the k best: `plain` is taken at its word, also where it came from an
+/// approximate search.
+///
+/// Votes are summed in `f64`, dot products in `f32` as a matrix product is, both in a fixed order.
+/// `only` holds for each label whether it may be found.
 ///
 /// # Errors
 /// [`Error::Parameter`] for `k = 0` or a `weight` that is negative or not finite; [`Error::Length`] if
-/// arrays do not fit together, or `plain` is narrower than k and than the labels; [`Error::Content`] for a point or label out of range, a vote that is negative or not finite,
-/// a NaN score, or a label that stands twice in a row of `y` or `plain`.
+/// arrays do not fit together, or `plain` is narrower than k and than the labels; [`Error::Content`]
+/// for a point or label out of range, a vote that is negative or not finite, a NaN score that comes up,
+/// or a label that stands twice in a row of `plain` or of a voting point.
 pub fn mix_votes(
     votes: &Votes<'_>,
     plain: Ranked<'_>,
@@ -142,8 +147,15 @@ impl<'a> Mixer<'a> {
         self.tally(row, scratch).map_err(|(name, fault)| Error::at_row(name, row, fault))?;
         scratch.excluded.load(self.exclude, row);
         self.rank_plain(row, keys, scratch).map_err(|fault| Error::at_row("plain", row, fault))?;
+        let ceiling = self.ceiling(row);
+        let mut bar = f32::NEG_INFINITY;
+        if keys.len() >= self.k {
+            keep_best(keys, self.k);
+            bar = keys.iter().max().map_or(bar, |&worst| f32::score(worst));
+        }
         for (&(label, sum), &met) in scratch.tally.iter().zip(&scratch.met) {
-            if met || self.drops(label, &scratch.excluded) {
+            let hopeless = self.mixed(ceiling, sum) < bar;
+            if met || hopeless || self.drops(label, &scratch.excluded) {
                 continue;
             }
             let score = self.mixed(self.score(row, label), sum);
@@ -155,6 +167,15 @@ impl<'a> Mixer<'a> {
         keep_best(keys, self.k);
         keys.sort_unstable();
         Ok(())
+    }
+
+    /// What a label that is missing in a row of `plain` has for a score at most.
+    fn ceiling(&self, row: usize) -> f32 {
+        let (labels, scores) = self.plain.cells(row);
+        if labels.contains(&-1) {
+            return f32::INFINITY;
+        }
+        scores.iter().copied().reduce(f32::min).unwrap_or(f32::INFINITY)
     }
 
     /// Sums the votes of a row by label, each label's in the order of the neighbours.
@@ -256,16 +277,16 @@ impl<'a> Mixer<'a> {
         let Vectors { queries, labels, dim } = self.vectors;
         let query = &queries[row * dim..(row + 1) * dim];
         let vector = &labels[label as usize * dim..(label as usize + 1) * dim];
-        let mut lanes = [0.0; LANES];
+        let mut lanes = [0f32; LANES];
         let (queries, vectors) = (query.chunks_exact(LANES), vector.chunks_exact(LANES));
         let rest = queries.remainder().iter().zip(vectors.remainder());
         let rest: f64 = rest.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
         for (a, b) in queries.zip(vectors) {
             for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-                *lane += f64::from(a) * f64::from(b);
+                *lane += a * b;
             }
         }
-        (lanes.iter().sum::<f64>() + rest) as f32
+        (lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + rest) as f32
     }
 }
 
