@@ -33,7 +33,7 @@ def validation_of(folder: Path) -> tuple[Validation, dict[str, NDArray[np.float3
         raise SystemExit(f"{folder}: has seen its validation points; train with --refit false")
     texts = run.label_texts()
     part = data.load_part(run.data_dir(), "trn", len(texts))
-    encoder = DualEncoder.load(folder / "encoder")
+    encoder = DualEncoder.load(str(folder / "encoder"))
     start = DualEncoder.load(config["encoder"])
     tokens = start.tokenize(part.texts, config["point_tokens"])
     raw = cached_features(start, tokens, folder / "cache", desc="points", progress=True)

@@ -251,6 +251,7 @@ class PointMemory:
         if near is not None and (near[0].shape != near[1].shape or len(near[0]) != n):
             raise ValueError(f"near: shapes {near[0].shape} and {near[1].shape} for {n} queries")
         labels = csr_parts(points.y, "y")[:2]
+        label_vectors = np.ascontiguousarray(label_vectors, np.float32)
         out = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         with tqdm(total=n, desc="votes", unit="point", disable=not progress) as bar:
             for start in range(0, n, _BLOCK):
@@ -262,7 +263,7 @@ class PointMemory:
                     voters = np.ascontiguousarray(near[0][rows, :b])
                     cosines = near[1][rows, :b]
                 out[0][rows], out[1][rows] = _rust.mix_votes(
-                    np.ascontiguousarray(queries[rows]),
+                    np.ascontiguousarray(queries[rows], np.float32),
                     label_vectors,
                     (voters, shares(cosines, self.settings.temperature)),
                     labels,
