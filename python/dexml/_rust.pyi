@@ -28,6 +28,7 @@ __all__ = [
     "load_pairs",
     "load_scores",
     "merge_topk",
+    "mix_votes",
     "p_value",
     "parse_metrics",
     "random_walk",
@@ -206,6 +207,24 @@ def merge_topk(
     num_threads: int | None = None,
 ) -> _Ranking:
     """Merge the rankings of label shards, (n, width) each, over disjoint labels, row by row."""
+
+def mix_votes(
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    neighbours: _Ranking,
+    y: _Pattern,
+    plain: _Ranking,
+    k: int,
+    *,
+    weight: float,
+    exclude: _Pattern | None = None,
+    only: NDArray[np.bool_] | None = None,
+    num_threads: int | None = None,
+) -> _Ranking:
+    """Rank by score + weight x votes; `neighbours` are rows of `y` and their votes, (n, b).
+
+    `plain` holds the k best labels by score alone, under the same `exclude` and `only`.
+    """
 
 def drop_pairs_csr(
     indptr: NDArray[np.int64],

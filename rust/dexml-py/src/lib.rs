@@ -12,6 +12,7 @@ mod pool;
 mod ranking;
 mod sampling;
 mod statistics;
+mod votes;
 
 use pyo3::pymodule;
 
@@ -30,4 +31,6 @@ mod _rust {
     use super::sampling::{PyNegativeSampler, co_occurrence, random_walk};
     #[pymodule_export]
     use super::statistics::{PyResampler, interval, p_value};
+    #[pymodule_export]
+    use super::votes::mix_votes;
 }

@@ -28,6 +28,7 @@ mod stream;
 mod text;
 mod token;
 mod topk;
+mod votes;
 mod write;
 #[cfg(feature = "compression")]
 mod zip;
@@ -58,4 +59,5 @@ pub use resample::{Difference, Interval, Resampler, Terms, interval, p_value};
 pub use sample::{NegativeSampler, Negatives, Shortlists, Source};
 pub use text::ParseOptions;
 pub use topk::{Ranked, TopK, drop_pairs_csr, drop_pairs_ids, merge_topk, topk_csr, topk_dense};
+pub use votes::{Vectors, Votes, mix_votes};
 pub use write::{write_bow, write_labels, write_pairs};

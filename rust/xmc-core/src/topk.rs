@@ -29,11 +29,13 @@ pub struct TopK {
 }
 
 impl TopK {
-    /// Fills rows in parallel: `rank` leaves the keys of a row, best first, in the scratch memory.
-    fn fill<S, F>(n_rows: usize, k: usize, rank: F) -> Result<Self>
+    /// Fills rows in parallel: `rank` leaves the keys of a row, best first, in the vector it is
+    /// given empty; `W` is further memory of a task.
+    pub(crate) fn fill<S, W, F>(n_rows: usize, k: usize, rank: F) -> Result<Self>
     where
         S: Score,
-        F: Fn(usize, &mut Scratch<S>) -> Result<()> + Sync,
+        W: Default,
+        F: Fn(usize, &mut Vec<S::Key>, &mut W) -> Result<()> + Sync,
     {
         let mut top = Self::padded(n_rows, k)?;
         let cells_per_task = k.saturating_mul(ROWS_PER_TASK);
@@ -43,11 +45,11 @@ impl TopK {
             .zip(top.scores.par_chunks_mut(cells_per_task))
             .enumerate()
             .map(|(task, (ids, scores))| {
-                let mut scratch = Scratch::<S>::default();
+                let (mut keys, mut scratch) = (Vec::new(), W::default());
                 for (i, (ids, scores)) in ids.chunks_mut(k).zip(scores.chunks_mut(k)).enumerate() {
-                    scratch.keys.clear();
-                    rank(task * ROWS_PER_TASK + i, &mut scratch)?;
-                    for ((id, score), &key) in ids.iter_mut().zip(scores).zip(&scratch.keys) {
+                    keys.clear();
+                    rank(task * ROWS_PER_TASK + i, &mut keys, &mut scratch)?;
+                    for ((id, score), &key) in ids.iter_mut().zip(scores).zip(&keys) {
                         (*id, *score) = (S::label(key), S::score(key));
                     }
                 }
@@ -69,16 +71,10 @@ impl TopK {
 }
 
 /// Memory of one task.
-struct Scratch<S: Score> {
-    keys: Vec<S::Key>,
+#[derive(Default)]
+struct Scratch {
     labels: Vec<i32>,
     excluded: Excluded,
-}
-
-impl<S: Score> Default for Scratch<S> {
-    fn default() -> Self {
-        Self { keys: Vec::new(), labels: Vec::new(), excluded: Excluded::default() }
-    }
 }
 
 fn bad_k(k: usize) -> Error {
@@ -99,8 +95,8 @@ pub fn topk_csr<S: Score>(
     if let Some(exclude) = exclude {
         exclude.check_shape(scores.n_rows(), scores.n_cols())?;
     }
-    TopK::fill::<S, _>(scores.n_rows(), k, |row, scratch| {
-        let Scratch { keys, labels: seen, excluded } = scratch;
+    TopK::fill::<S, Scratch, _>(scores.n_rows(), k, |row, keys, scratch| {
+        let Scratch { labels: seen, excluded } = scratch;
         let fault = |fault| Error::at_row(scores.name(), row, fault);
         excluded.load(exclude, row);
         let (labels, values) = scores.row(row);
@@ -160,7 +156,7 @@ pub fn topk_dense(
     if let Some(exclude) = exclude {
         exclude.check_shape(n_rows, exclude.n_cols())?;
     }
-    TopK::fill::<f32, _>(n_rows, k, |row, Scratch { keys, excluded, .. }| {
+    TopK::fill::<f32, Excluded, _>(n_rows, k, |row, keys, excluded| {
         excluded.load(exclude, row);
         let scores = &scores[row * n_labels..(row + 1) * n_labels];
         scan(scores, first_label as i32, k, excluded, keys)

@@ -158,6 +158,13 @@ pub enum Fault {
         /// Its weight.
         weight: f32,
     },
+    /// A point whose vote is negative or not finite.
+    BadVote {
+        /// The point.
+        point: i32,
+        /// Its vote.
+        value: f32,
+    },
     /// A ranking whose scores rise, or whose equal scores are not in the order of their labels.
     NotRanked {
         /// The label that comes too late.
@@ -334,6 +341,9 @@ impl fmt::Display for Fault {
             Self::NanScore { label } => write!(f, "score of label {label} is NaN"),
             Self::BadEdge { label, weight } => {
                 write!(f, "weight of label {label} must be finite and >= 0, not {weight}")
+            }
+            Self::BadVote { point, value } => {
+                write!(f, "vote of point {point} must be finite and >= 0, not {value}")
             }
             Self::NotRanked { label } => {
                 write!(f, "label {label} is not in order (best first, equal scores by label)")

@@ -32,9 +32,25 @@ impl<'a> Ranked<'a> {
         Ok(Self { width, ids, scores })
     }
 
-    fn row(&self, row: usize) -> Rest<'a> {
+    /// Labels a row.
+    pub(crate) const fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Cells of all rows.
+    pub(crate) const fn n_cells(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The labels and scores of a row, padding included.
+    pub(crate) fn cells(&self, row: usize) -> (&'a [i32], &'a [f32]) {
         let span = row * self.width..(row + 1) * self.width;
-        Rest { ids: &self.ids[span.clone()], scores: &self.scores[span] }
+        (&self.ids[span.clone()], &self.scores[span])
+    }
+
+    fn row(&self, row: usize) -> Rest<'a> {
+        let (ids, scores) = self.cells(row);
+        Rest { ids, scores }
     }
 }
 

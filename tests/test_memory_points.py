@@ -1,0 +1,625 @@
+"""Training points that vote: against a dense twin, and how much they are let say."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+
+from dexml import _rust
+from dexml.index import exact_search
+from dexml.index.memory import GRAPH, LABELS, POINTS, PointMemory, centroid_labels, shares
+from dexml.train import memory as memory_module
+from dexml.train.memory import Validation, choose_memory, summary
+
+N, L, D = 60, 40, 6
+
+
+def unit(seed: int, n: int, dim: int = D) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+
+
+def with_one(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
+
+
+def sparse(seed: int, n: int, n_labels: int = L, share: float = 0.1) -> csr_array:
+    return csr_array((np.random.default_rng(seed).random((n, n_labels)) < share).astype(np.float32))
+
+
+def label_vectors(seed: int = 2) -> np.ndarray:
+    """Unit vectors and biases; labels 3 and 7 are the same, and so are their votes nowhere."""
+    vectors = np.concatenate(
+        [unit(seed, L), np.random.default_rng(seed).normal(size=(L, 1)).astype(np.float32) / 9],
+        axis=1,
+    )
+    vectors[7] = vectors[3]
+    return vectors
+
+
+def dense(
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    points: np.ndarray,
+    y: Any,
+    *,
+    weight: float,
+    neighbours: int,
+    temperature: float,
+    out: Any = None,
+    own: np.ndarray | None = None,
+) -> np.ndarray:
+    """The definition: every point compared, every label scored; -inf for those in `out`."""
+    scores = np.zeros((len(queries), len(vectors)))
+    for row, query in enumerate(queries.astype(np.float64)):
+        direction = query[: points.shape[1]] / np.linalg.norm(query[: points.shape[1]])
+        cosines = (points / np.linalg.norm(points, axis=1, keepdims=True)) @ direction
+        voters = [i for i in range(len(points)) if own is None or i != own[row]]
+        voters = sorted(voters, key=lambda i: (-cosines[i], i))[:neighbours]
+        grown = np.exp(cosines[voters] / temperature)
+        votes = (y.toarray()[voters] > 0).T @ (grown / grown.sum())
+        scores[row] = vectors.astype(np.float64) @ query + weight * votes
+    if out is not None:
+        scores[out.toarray() > 0] = -np.inf
+    return scores
+
+
+def assert_ranks(found: tuple[np.ndarray, np.ndarray], scores: np.ndarray) -> None:
+    """The k best of all scores; what float32 cannot tell apart may change places."""
+    ids, given_scores = found
+    assert ids.dtype == np.int32
+    assert given_scores.dtype == np.float32
+    best = -np.sort(-scores, axis=1)[:, : ids.shape[1]]
+    np.testing.assert_allclose(given_scores, best, rtol=1e-5, atol=1e-6)
+    for row_ids, row_given, row in zip(ids, given_scores, scores, strict=True):
+        labels = row_ids[row_ids >= 0]
+        assert len(set(labels.tolist())) == len(labels) == np.isfinite(row_given).sum()
+        np.testing.assert_allclose(row_given[: len(labels)], row[labels], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("neighbours", [1, 7, N, N + 9])
+@pytest.mark.parametrize("restricted", [False, True])
+@pytest.mark.parametrize("k", [1, 5, L])
+def test_the_dense_definition(neighbours: int, restricted: bool, k: int) -> None:
+    queries, vectors, points, y = with_one(unit(0, 23)), label_vectors(), unit(1, N), sparse(3, N)
+    exclude = sparse(4, 23, share=0.2) if restricted else None
+    only = np.random.default_rng(5).random(L) < 0.7 if restricted else None
+    own = np.where(np.arange(23) % 3 == 0, np.arange(23), -1) if restricted else None
+    out = sparse(0, 23, share=0) if exclude is None else exclude
+    if only is not None:
+        out = csr_array(np.maximum(out.toarray(), ~only))
+    memory = PointMemory(points, y, weight=0.7, neighbours=neighbours, temperature=0.1)
+    found = exact_search(queries, vectors, k, exclude=out)
+    mixed = memory.mix(queries, found, vectors, k, exclude=exclude, only=only, own=own)
+    scores = dense(
+        queries,
+        vectors,
+        points,
+        y,
+        weight=0.7,
+        neighbours=neighbours,
+        temperature=0.1,
+        out=out,
+        own=own,
+    )
+    assert_ranks(mixed, scores)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_generated_votes_equal_a_dense_ranking(given_data: st.DataObject) -> None:
+    """Multiples of 1/8 are exact in float32, so that ties are true ties: ids and scores agree."""
+    draw = given_data.draw
+    n_labels, n_points, n = (
+        draw(st.integers(1, 9)),
+        draw(st.integers(0, 5)),
+        draw(st.integers(0, 4)),
+    )
+    k, b = draw(st.integers(1, 10)), draw(st.integers(0, 4))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    queries = generator.integers(-2, 3, (n, 2)).astype(np.float32) / np.float32(2)
+    vectors = generator.integers(-2, 3, (n_labels, 2)).astype(np.float32) / np.float32(2)
+    y = csr_array((generator.random((n_points, n_labels)) < 0.4).astype(np.float32))
+    near = np.full((n, b), -1, np.int32)
+    votes = (generator.integers(0, 4, (n, b)) / 8).astype(np.float32)
+    for voters in near:
+        some = generator.permutation(n_points)[: generator.integers(0, b + 1)]
+        voters[: len(some)] = some
+    out = generator.random((n, n_labels)) < 0.2
+    only = generator.random(n_labels) < 0.8
+    exclude = csr_array(out.astype(np.float32))
+    plain = queries @ vectors.T
+    hidden = csr_array((out | ~only).astype(np.float32))
+    found = _rust.topk_dense(plain, k, (hidden.indptr.astype(np.int64), hidden.indices))
+    parts = [(m.indptr.astype(np.int64), m.indices.astype(np.int32)) for m in (y, exclude)]
+    results = [
+        _rust.mix_votes(
+            queries,
+            vectors,
+            (near, votes),
+            parts[0],
+            found,
+            k,
+            weight=0.5,
+            exclude=parts[1],
+            only=only,
+            num_threads=threads,
+        )
+        for threads in (1, 2, 7)
+    ]
+    mixed = plain.copy()
+    for row in range(n):
+        for point, vote in zip(near[row], votes[row], strict=True):
+            if point >= 0:
+                mixed[row] += 0.5 * vote * y.toarray()[point]
+    expected = _rust.topk_dense(mixed, k, (hidden.indptr.astype(np.int64), hidden.indices))
+    for ids, scores in results:
+        np.testing.assert_array_equal(ids, expected[0])
+        np.testing.assert_array_equal(scores, expected[1])
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    queries, vectors = with_one(unit(0, 700)), label_vectors()
+    memory = PointMemory(unit(1, N), sparse(3, N), weight=0.3)
+    found = exact_search(queries, vectors, 10)
+    one = memory.mix(queries, found, vectors, 10, num_threads=1)
+    for threads in (2, 7):
+        for a, b in zip(
+            one, memory.mix(queries, found, vectors, 10, num_threads=threads), strict=True
+        ):
+            np.testing.assert_array_equal(a.view(np.int32), b.view(np.int32))
+
+
+@pytest.mark.parametrize("points", [0, N])
+def test_no_weight_or_no_points_is_the_plain_ranking(points: int) -> None:
+    queries, vectors = with_one(unit(0, 9)), label_vectors()
+    found = exact_search(queries, vectors, 12)
+    weight = 0.0 if points else 0.5
+    memory = PointMemory(unit(1, points), sparse(3, points), weight=weight)
+    ids, scores = memory.mix(queries, found, vectors, 10)
+    np.testing.assert_array_equal(ids, found[0][:, :10])
+    np.testing.assert_array_equal(scores, found[1][:, :10])
+
+
+def test_no_queries_and_points_without_labels() -> None:
+    vectors = label_vectors()
+    memory = PointMemory(unit(1, N), csr_array((N, L), dtype=np.float32), weight=0.5)
+    empty = np.zeros((0, D + 1), np.float32)
+    ids, scores = memory.mix(empty, exact_search(empty, vectors, 4), vectors, 4)
+    assert ids.shape == scores.shape == (0, 4)
+    queries = with_one(unit(0, 5))
+    found = exact_search(queries, vectors, 4)
+    np.testing.assert_array_equal(memory.mix(queries, found, vectors, 4)[0], found[0])
+
+
+def test_appended_points_equal_a_memory_made_of_all() -> None:
+    queries, vectors, points = with_one(unit(0, 30)), label_vectors(), unit(1, N)
+    y = sparse(3, N, 30)
+    new = sparse(9, 11)  # these labels are more: ten were added meanwhile
+    memory = PointMemory(points, y, weight=0.4, neighbours=20)
+    rows = memory.add_points(2 * unit(8, 11), new)
+    assert rows.tolist() == list(range(N, N + 11))
+    wide = csr_array((y.data, y.indices, y.indptr), shape=(N, L))
+    whole = csr_array(np.concatenate([wide.toarray(), new.toarray()]))
+    fresh = PointMemory(np.concatenate([points, unit(8, 11)]), whole, weight=0.4, neighbours=20)
+    found = exact_search(queries, vectors, 8)
+    own = np.arange(30) + N - 10  # some of the old, some of the new, some beyond
+    own[own >= N + 11] = -1
+    a = memory.mix(queries, found, vectors, 8, own=own)
+    b = fresh.mix(queries, found, vectors, 8, own=own)
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_allclose(a[1], b[1], rtol=1e-5)
+    assert (memory.n_points, memory.n_labels, memory.dim) == (N + 11, L, D)
+
+
+def test_a_point_never_votes_for_itself() -> None:
+    points, y = unit(1, N), sparse(3, N)
+    memory = PointMemory(points, y, weight=5.0, neighbours=1, temperature=0.1)
+    queries, vectors = with_one(points), label_vectors()
+    found = exact_search(queries, vectors, 5)
+    alone = memory.nearest(queries, 1)[0][:, 0]
+    assert alone.tolist() == list(range(N))
+    others = memory.nearest(queries, 3, own=np.arange(N))[0]
+    assert (others != np.arange(N)[:, None]).all()
+    mixed = memory.mix(queries, found, vectors, 5, own=np.arange(N))
+    rows = np.arange(N)
+    scores = dense(queries, vectors, points, y, weight=5.0, neighbours=1, temperature=0.1, own=rows)
+    assert_ranks(mixed, scores)
+    assert (mixed[0] != memory.mix(queries, found, vectors, 5)[0]).any()
+
+
+def test_a_label_without_votes_keeps_its_plain_score() -> None:
+    y = sparse(3, N).toarray()
+    y[:, 4] = 0
+    queries, vectors = with_one(unit(0, 12)), label_vectors()
+    memory = PointMemory(unit(1, N), csr_array(y), weight=3.0, neighbours=N)
+    ids, scores = memory.mix(queries, exact_search(queries, vectors, L), vectors, L)
+    for row in range(12):
+        place = ids[row].tolist().index(4)
+        assert scores[row, place] == pytest.approx(float(queries[row] @ vectors[4]), abs=1e-6)
+
+
+def test_excluded_pairs_do_not_come_back_by_votes() -> None:
+    queries, vectors = with_one(unit(0, 12)), label_vectors()
+    memory = PointMemory(unit(1, N), csr_array(np.ones((N, L), np.float32)), weight=9.0)
+    exclude = sparse(4, 12, share=0.5)
+    found = exact_search(queries, vectors, 10, exclude=exclude)
+    ids, _ = memory.mix(queries, found, vectors, 10, exclude=exclude)
+    for row in range(12):
+        assert not set(ids[row].tolist()) & set(np.flatnonzero(exclude.toarray()[row]).tolist())
+        assert -1 not in ids[row]
+
+
+def test_removed_labels_have_no_votes() -> None:
+    y = sparse(3, N)
+    memory = PointMemory(unit(1, N), y, weight=1.0)
+    memory.remove_labels([5, 9, L + 3])
+    kept = y.toarray()
+    kept[:, [5, 9]] = 0
+    queries, vectors = with_one(unit(0, 12)), label_vectors()
+    found = exact_search(queries, vectors, 10)
+    expected = PointMemory(unit(1, N), csr_array(kept), weight=1.0)
+    a, b = (m.mix(queries, found, vectors, 10) for m in (memory, expected))
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
+    # or the search says which labels are left
+    only = np.setdiff1d(np.arange(L), [5, 9])
+    gone = csr_array(np.tile(np.isin(np.arange(L), [5, 9]).astype(np.float32), (12, 1)))
+    found = exact_search(queries, vectors, 10, exclude=gone)
+    ids, _ = PointMemory(unit(1, N), y, weight=1.0).mix(queries, found, vectors, 10, only=only)
+    np.testing.assert_array_equal(ids, memory.mix(queries, found, vectors, 10, only=only)[0])
+    assert not np.isin(ids, [5, 9]).any()
+
+
+def test_stored_zeros_are_no_positives() -> None:
+    y = csr_array(np.ones((N, L), np.float32))
+    y.data[:] = np.where(np.arange(y.nnz) % 3 == 0, 0, 2.5)
+    clean = csr_array((y.toarray() > 0).astype(np.float32))
+    queries, vectors = with_one(unit(0, 12)), label_vectors()
+    found = exact_search(queries, vectors, 10)
+    a, b = (
+        PointMemory(unit(1, N), m, weight=1.0).mix(queries, found, vectors, 10) for m in (y, clean)
+    )
+    np.testing.assert_array_equal(a[0], b[0])
+
+
+def test_vectors_of_any_length_are_compared_by_cosine() -> None:
+    points, queries, vectors = unit(1, N), unit(0, 12), unit(2, L)
+    lengths = np.random.default_rng(0).uniform(0.1, 9, (N, 1)).astype(np.float32)
+    a = PointMemory(points, sparse(3, N), weight=1.0)
+    b = PointMemory(points * lengths, sparse(3, N), weight=1.0)
+    for x, y in zip(a.nearest(queries, 9), b.nearest(queries * 3, 9), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+    # without a bias dimension, and from arrays that are slices of others
+    sliced = a.mix(
+        with_one(queries)[:, :D], exact_search(queries, vectors, 5), with_one(vectors)[:, :D], 5
+    )
+    np.testing.assert_array_equal(
+        sliced[0], a.mix(queries, exact_search(queries, vectors, 5), vectors, 5)[0]
+    )
+    found = exact_search(queries, vectors, 5)
+    assert a.mix(queries, found, vectors, 5)[0].shape == (12, 5)
+    np.testing.assert_array_equal(a.nearest(with_one(queries), 9)[0], a.nearest(queries, 9)[0])
+
+
+def test_neighbours_known_already_are_taken() -> None:
+    queries, vectors = with_one(unit(0, 12)), label_vectors()
+    memory = PointMemory(unit(1, N), sparse(3, N), weight=1.0, neighbours=20)
+    found, near = exact_search(queries, vectors, 10), memory.nearest(queries, 30)
+    a, b = (
+        memory.mix(queries, found, vectors, 10),
+        memory.mix(queries, found, vectors, 10, near=near),
+    )
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_saved_and_loaded(graph: bool, tmp_path: Path) -> None:
+    queries, vectors = with_one(unit(0, 25)), label_vectors()
+    memory = PointMemory(unit(1, N), sparse(3, N), weight=0.4, neighbours=9, temperature=0.3)
+    if graph:
+        memory.build_graph(seed=0, recall=1.0)
+    memory.add_points(unit(8, 11), sparse(9, 11))
+    kept = memory.save(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(memory.files())
+    assert memory.files() == [POINTS, LABELS, *([GRAPH] if graph else [])]
+    again = PointMemory.load(tmp_path, kept)
+    assert again.settings == memory.settings
+    found = exact_search(queries, vectors, 8)
+    for a, b in zip(
+        memory.mix(queries, found, vectors, 8), again.mix(queries, found, vectors, 8), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    again.add_points(unit(7, 2), sparse(6, 2))
+    again.remove_labels([1])
+    assert again.n_points == N + 13
+
+
+def test_a_graph_at_full_recall_finds_what_exact_search_finds() -> None:
+    queries = with_one(unit(0, 25))
+    exact = PointMemory(unit(1, 400), sparse(3, 400), weight=0.4)
+    graph = PointMemory(unit(1, 400), sparse(3, 400), weight=0.4)
+    graph.build_graph(seed=0, recall=1.0)
+    for memory in (exact, graph):
+        memory.add_points(unit(8, 11), sparse(9, 11))
+    own = np.arange(25) * 16
+    for a, b in zip(
+        exact.nearest(queries, 30, own=own), graph.nearest(queries, 30, own=own), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    memory = PointMemory(unit(1, N), sparse(3, N), weight=0.4)
+    kept = memory.save(tmp_path)
+    again = "damaged memory of training points .*; build the index again"
+    for wrong in (
+        {"n_points": N + 1},
+        {"dim": D + 1},
+        {"weight": -1},
+        {"weight": "x"},
+        {"graph": True},
+    ):
+        with pytest.raises((ValueError, OSError)):
+            PointMemory.load(tmp_path, kept | wrong)
+    with pytest.raises(ValueError, match=again):
+        PointMemory.load(tmp_path, {})
+    np.save(tmp_path / POINTS, np.zeros((N, D)))
+    with pytest.raises(ValueError, match=again):
+        PointMemory.load(tmp_path, kept)
+    (tmp_path / POINTS).write_bytes(b"")
+    with pytest.raises(ValueError, match=again):
+        PointMemory.load(tmp_path, kept)
+
+
+def test_searches_while_points_are_added_see_whole_changes() -> None:
+    queries, vectors = with_one(unit(0, 40)), label_vectors()
+    memory = PointMemory(unit(1, N), sparse(3, N), weight=0.4)
+    found = exact_search(queries, vectors, 8)
+    failures: list[BaseException] = []
+
+    def search() -> None:
+        try:
+            for _ in range(30):
+                memory.mix(queries, found, vectors, 8)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for i in range(30):
+        memory.add_points(unit(i, 2), sparse(i, 2))
+        memory.remove_labels([i])
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+
+
+def test_shares_of_padding_are_nothing() -> None:
+    cosines = np.array([[0.5, 0.5, -np.inf], [-np.inf] * 3], np.float32)
+    assert shares(cosines, 0.1).tolist() == [[0.5, 0.5, 0], [0, 0, 0]]
+    assert shares(np.zeros((3, 0), np.float32), 0.1).shape == (3, 0)
+
+
+def test_centroids_move_seen_labels_only() -> None:
+    points, y, vectors = unit(1, N), sparse(3, N).toarray(), label_vectors()
+    y[:, 4] = 0
+    new = centroid_labels(vectors, points, csr_array(y), 0.6)
+    for label in range(L):
+        expected = vectors[label].copy()
+        if y[:, label].any():
+            moved = 0.6 * vectors[label, :D] + 0.4 * points[y[:, label] > 0].mean(axis=0)
+            expected[:D] = moved / np.linalg.norm(moved)
+        np.testing.assert_allclose(new[label], expected, atol=1e-6)
+    np.testing.assert_allclose(
+        centroid_labels(vectors, points, csr_array(y), 1.0), vectors, atol=1e-6
+    )
+
+
+def test_errors() -> None:
+    points, y, queries, vectors = unit(1, N), sparse(3, N), with_one(unit(0, 5)), label_vectors()
+
+    def refused(message: str, **changes: Any) -> None:
+        with pytest.raises(ValueError, match=message):
+            PointMemory(**({"vectors": points, "y": y, "weight": 0.3} | changes))
+
+    refused("weight = -1; it must be finite and at least 0", weight=-1)
+    refused("weight = nan", weight=float("nan"))
+    refused("neighbours = 0; it must be at least 1", neighbours=0)
+    refused("temperature = 0; it must be finite and above 0", temperature=0)
+    refused(f"y: {N} rows for {N - 1} points", vectors=points[1:])
+    refused("vectors: shape .*expected", vectors=points[0])
+    broken = points.copy()
+    broken[3, 1] = np.nan
+    refused("vectors: row 3 is not finite", vectors=broken)
+
+    memory = PointMemory(points, y, weight=0.3)
+    found = exact_search(queries, vectors, 4)
+    with pytest.raises(ValueError, match=r"queries \(5, 9\); expected 6 dimensions .* or 7"):
+        memory.nearest(np.zeros((5, 9), np.float32), 3)
+    with pytest.raises(ValueError, match=r"own: shape \(4,\) for 5 queries"):
+        memory.mix(queries, found, vectors, 4, own=np.arange(4))
+    with pytest.raises(ValueError, match=r"found: shapes \(5, 4\) and \(5, 4\) for 3 queries"):
+        memory.mix(queries[:3], found, vectors, 4)
+    with pytest.raises(ValueError, match="near: shapes"):
+        memory.mix(queries, found, vectors, 4, near=memory.nearest(queries[:2], 50))
+    with pytest.raises(ValueError, match="plain: 4 columns, expected 6"):
+        memory.mix(queries, found, vectors, 6)
+    with pytest.raises(ValueError, match="label_vectors: 3 labels, but points"):
+        memory.mix(queries, found, vectors[:3], 4)
+    with pytest.raises(ValueError, match="exclude: shape"):
+        memory.mix(queries, found, vectors, 4, exclude=sparse(0, 5, 7))
+    with pytest.raises(ValueError, match=r"only: shape \(3,\), expected \(40,\)"):
+        memory.mix(queries, found, vectors, 4, only=np.ones(3, np.bool_))
+    with pytest.raises(ValueError, match=r"only: a label id lies outside 0\.\.39"):
+        memory.mix(queries, found, vectors, 4, only=np.array([0, L]))
+    with pytest.raises(ValueError, match=r"vectors: shape \(2, 9\), expected \(n, 6\)"):
+        memory.add_points(np.zeros((2, 9), np.float32), sparse(0, 2))
+    with pytest.raises(ValueError, match="label -1 cannot be removed"):
+        memory.remove_labels([-1])
+    with pytest.raises(ValueError, match="no points to build a graph over"):
+        PointMemory(points[:0], y[:0], weight=0.3).build_graph(seed=0)
+    with pytest.raises(ValueError, match="do not fit"):
+        centroid_labels(vectors, points, sparse(0, N, 3), 0.5)
+    with pytest.raises(ValueError, match=r"share = 2; it must be in 0\.\.1"):
+        centroid_labels(vectors, points, y, 2)
+
+
+def test_errors_of_the_core() -> None:
+    queries, vectors = np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)
+    y = (np.array([0, 1], np.int64), np.array([0], np.int32))
+    near = np.zeros((2, 1), np.int32), np.ones((2, 1), np.float32)
+    plain = exact_search(queries, vectors, 2)
+
+    def refused(message: str, error: type[Exception] = ValueError, **changes: Any) -> None:
+        given: dict[str, Any] = {"queries": queries, "vectors": vectors, "neighbours": near}
+        given |= {"y": y, "plain": plain, "k": 2, "weight": 1.0}
+        with pytest.raises(error, match=message):
+            _rust.mix_votes(**(given | changes))
+
+    refused("queries have 3 dimensions, but vectors 2", vectors=vectors[:, :2].copy())
+    refused(r"neighbours: shapes \[2, 1\] and \[2, 2\]", neighbours=(near[0], plain[1]))
+    refused(r"plain: shapes \[1, 2\] and \[1, 2\]; .* 2 rows", plain=(plain[0][:1], plain[1][:1]))
+    refused("only must be bool", TypeError, only=np.ones(4, np.int8))
+    refused("weight must be finite", weight=-0.5)
+    refused("k must not be negative", k=-1)
+
+
+# choosing
+
+
+def problem(signal: float, n: int = 240, seed: int = 0) -> Validation:
+    """Labels follow a direction that the label vectors know; with `signal`, clusters add to it."""
+    generator = np.random.default_rng(seed)
+    centres, vectors = unit(seed + 1, 12, 8), unit(seed + 2, L, 8)
+    own_labels = generator.integers(0, L, (12, 2))
+
+    def drawn(n: int) -> tuple[np.ndarray, csr_array]:
+        cluster = generator.integers(0, 12, n)
+        x = centres[cluster] + generator.normal(size=(n, 8)).astype(np.float32) * 0.25
+        y = np.zeros((n, L), np.float32)
+        y[np.arange(n), (x @ vectors[:-3].T).argmax(axis=1)] = 1
+        hit = generator.random(n) < signal
+        y[np.flatnonzero(hit)[:, None], own_labels[cluster[hit]]] = 1
+        return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32), csr_array(y)
+
+    points, y = drawn(n)
+    queries, y_true = drawn(n)
+    truth = y_true.toarray()
+    truth[:5, L - 1] = 1  # a label that no fitted point has
+    counts = np.bincount(y.indices, minlength=L)
+    return Validation(
+        queries=with_one(queries),
+        y_true=csr_array(truth),
+        label_vectors=np.concatenate([vectors, np.zeros((L, 1), np.float32)], axis=1),
+        prior_bias=(0.06 * np.log1p(counts)).astype(np.float32),
+        points=points,
+        y=y,
+        inv_propensity=np.ones(L) + 1 / (1 + counts),
+    )
+
+
+def test_votes_that_help_are_chosen_and_reported() -> None:
+    validation = problem(0.9)
+    choice = choose_memory(validation, "nDCG@5", seed=0)
+    memory = choice.memory
+    assert memory["kind"] == "votes"
+    assert memory["weight"] > 0
+    gain = memory["gain"]["nDCG@5"]
+    assert gain["with"] - gain["without"] > 2 * gain["standard_error"] > 0
+    unseen = validation.y_true.toarray()[:, validation.y.toarray().sum(axis=0) == 0]
+    assert memory["unseen_labels"] == unseen.any(axis=0).sum() > 0
+    assert memory["pairs_with_unseen_labels"] == unseen.sum() >= 5
+    assert {"P@1", "nDCG@5", "PSP@1", "R@100", "R@100 of unseen labels"} == set(memory["gain"])
+    assert f"{memory['neighbours']} nearest points vote" in summary(choice)
+    assert choose_memory(validation, "nDCG@5", seed=0) == choice
+
+
+def test_the_chosen_memory_scores_what_the_choice_says() -> None:
+    """Through the class, as it is served."""
+    from dexml.metrics import Evaluator
+
+    v = problem(0.9)
+    choice = choose_memory(v, "nDCG@5", seed=0)
+    vectors = v.label_vectors.copy()
+    vectors[:, -1] += np.float32(choice.prior) * v.prior_bias
+    numbers = {name: choice.memory[name] for name in ("weight", "neighbours", "temperature")}
+    memory = PointMemory(v.points, v.y, **numbers)
+    ids, _ = memory.mix(v.queries, exact_search(v.queries, vectors, 100), vectors, 100)
+    evaluator = Evaluator(L, ["nDCG@5"])
+    evaluator.update(v.y_true, ids)
+    assert evaluator.result().metrics["nDCG@5"] == choice.memory["gain"]["nDCG@5"]["with"]
+
+
+def test_votes_that_do_not_help_stay_off() -> None:
+    v = problem(0.0)
+    noise = replace(v, y=csr_array(v.y.toarray()[np.random.default_rng(0).permutation(240)]))
+    choice = choose_memory(noise, "nDCG@5", seed=0)
+    assert choice.memory["kind"] == "none"
+    assert choice.memory["tried"]["weight"] > 0
+    assert "memory off" in summary(choice)
+    without = choose_memory(noise, "nDCG@5", seed=0, weights=())
+    assert without.prior == choice.prior
+    assert summary(without) == f"prior {choice.prior}; no memory"
+
+
+def test_among_equals_psp_decides() -> None:
+    """Spelled out: every setting by itself, against the best by `select`."""
+    v = problem(0.6, seed=1)
+    trials = memory_module._Trials(v, "nDCG@5", 50)
+    tried = [
+        trials.score(0.0, weight, b, temperature)
+        for weight in (0.1, 0.2, 0.4, 0.8)
+        for b, temperature in ((20, 0.1), (50, 0.2))
+    ]
+    chosen = memory_module._among_equals(tried, "nDCG@5", None, 3)
+    best = max(tried, key=lambda one: one.result.metrics["nDCG@5"])
+    equals = []
+    for one in tried:
+        rows = best.result.rows["nDCG@5"][0] - one.result.rows["nDCG@5"][0]
+        draws = np.random.default_rng(0).integers(0, len(rows), (4000, len(rows)))
+        if rows.mean() <= rows[draws].mean(axis=1).std():
+            equals.append(one)
+    assert 1 < len(equals) < len(tried)
+    assert chosen is max(equals, key=lambda one: one.result.metrics["PSP@1"])
+    assert chosen is not best
+    made = choose_memory(
+        v,
+        "nDCG@5",
+        seed=3,
+        priors=(0.0,),
+        weights=(0.1, 0.2, 0.4, 0.8),
+        voters=((20, 0.1), (50, 0.2)),
+    ).memory
+    made = made.get("tried", made)  # here no gain is beyond the noise
+    assert [made[name] for name in ("weight", "neighbours", "temperature")] == [
+        chosen.weight,
+        chosen.neighbours,
+        chosen.temperature,
+    ]
+
+
+def test_no_points_no_memory() -> None:
+    v = problem(0.9)
+    empty = replace(v, points=v.points[:0], y=v.y[:0])
+    choice = choose_memory(empty, "nDCG@5", seed=0)
+    assert choice.memory["kind"] == "none"
+
+
+def test_exclude_groups_and_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dexml.train.memory.MAX_POINTS", 100)
+    v = problem(0.9)
+    exclude = csr_array((np.random.default_rng(0).random((240, L)) < 0.1).astype(np.float32))
+    choice = choose_memory(
+        replace(v, exclude=exclude, groups=[f"g{i // 2}" for i in range(240)]), "P@1", seed=0
+    )
+    assert choice.memory["validation_points"] == 100
+    assert choice.memory["select"] == "P@1"
