@@ -97,7 +97,7 @@ def test_stdin(
 def test_auto_takes_the_index_for_many_labels_and_says_so(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert Predictor.open(run_dir).index is None
+    assert Predictor.open(run_dir).search_note() == "exact, 64 labels"
     monkeypatch.setattr(predict_command, "EXACT_UP_TO", 63)
     assert run(predict_command.main, [str(run_dir)]) == 0
     assert "search: exact, 64 labels" in capsys.readouterr().err

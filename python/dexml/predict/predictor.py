@@ -203,7 +203,9 @@ class Predictor:
 
     def remove_labels(self, ids: ArrayLike) -> None:
         """Remove labels from every later answer; their ids stay unused."""
-        self.index.remove_labels(np.atleast_1d(np.asarray(ids)))
+        rows = np.atleast_1d(np.asarray(ids))
+        _in_range(rows, self.n_labels, "ids")
+        self.index.remove_labels(rows)
 
     def update_labels(self, ids: ArrayLike, texts: Iterable[str]) -> None:
         """Give labels a new text: what training learned beyond the text (residual, bias) stays.
@@ -213,8 +215,7 @@ class Predictor:
         new, rows = checked(texts), np.atleast_1d(np.asarray(ids))
         if len(new) != len(rows):
             raise ValueError(f"{len(rows)} ids and {len(new)} texts; expected a text for each id")
-        if len(rows) and not (0 <= rows.min() and rows.max() < self.n_labels):
-            raise ValueError(f"ids up to {rows.max()} for {self.n_labels} labels")
+        _in_range(rows, self.n_labels, "ids")
         table = LabelTable(torch.zeros(len(new), dtype=torch.int64), self.encoder.dim)
         trained = np.flatnonzero(rows < self.run.info["n_labels"])
         if len(trained):
@@ -284,10 +285,16 @@ def label_mask(only: ArrayLike, n_labels: int) -> NDArray[np.bool_]:
         return given
     mask = np.zeros(n_labels, np.bool_)
     if given.size:
-        if given.ndim != 1 or given.dtype.kind not in "iu":
-            raise ValueError(f"only: {given.dtype} of shape {given.shape}; expected label ids")
-        if given.min() < 0 or given.max() >= n_labels:
-            wrong = given[(given < 0) | (given >= n_labels)][0]
-            raise ValueError(f"only: label {wrong} out of range (n_labels = {n_labels})")
+        _in_range(given, n_labels, "only")
         mask[given] = True
     return mask
+
+
+def _in_range(ids: NDArray[Any], n_labels: int, name: str) -> None:
+    if not ids.size:
+        return
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(f"{name}: {ids.dtype} of shape {ids.shape}; expected label ids")
+    wrong = ids[(ids < 0) | (ids >= n_labels)]
+    if wrong.size:
+        raise ValueError(f"{name}: label {wrong[0]} out of range (n_labels = {n_labels})")
