@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from dexml import data
 from dexml.console import run
-from dexml.predict import Predictor
+from dexml.predict import Predictor, partial
 from dexml.predict import __main__ as command
 from dexml.predict.inputs import count_lines, open_texts
 from dexml.predict.show import as_table, csr_parts, fit
@@ -129,11 +130,10 @@ sys.exit(run(command.main, sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "npz"])
 def test_a_killed_run_goes_on_to_the_same_bytes(
-    run_dir: Path, texts_file: Path, tmp_path: Path, suffix: str
+    run_dir: Path, texts_file: Path, tmp_path: Path
 ) -> None:
-    whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     assert answer(run_dir, texts_file, whole, "--quiet") == 0
     arguments = [str(run_dir), str(texts_file), "--out", str(out), "--block", "4", "-k", "3"]
     command_ = [sys.executable, "-c", KILLED, *arguments, "--threads", "1"]
@@ -404,7 +404,8 @@ def test_someone_who_types_is_answered_line_by_line(
     class Typed(io.RawIOBase):
         """Gives the second line only when the first is answered."""
 
-        lines = [b"kernel driver\n", b"mail server\n"]
+        def __init__(self) -> None:
+            self.lines = [b"kernel driver\n", b"mail server\n"]
 
         def readable(self) -> bool:
             return True
@@ -459,10 +460,14 @@ from dexml.console import run
 from dexml.predict import Predictor
 from dexml.predict import __main__ as command
 
-opened = Predictor.open
+opened = []
+original = Predictor.open
 
 def open_limited(*args, **given):
-    predictor = opened(*args, **given)
+    if opened:
+        return opened[0]
+    predictor = original(*args, **given)
+    opened.append(predictor)
     vectors = np.random.default_rng(0).normal(size=(4096, 17)).astype(np.float32)
     predictor._encode = lambda texts, *_: vectors[: len(texts)]
     predictor.predict(["x"] * 4096, 10)
@@ -471,30 +476,42 @@ def open_limited(*args, **given):
     return predictor
 
 Predictor.open = open_limited
-sys.exit(run(command.main, sys.argv[1:]))
+for out, k in (("out.npz", "10"), ("out.jsonl", "1")):
+    arguments = [*sys.argv[1:], "--out", out, "-k", k]
+    if code := run(command.main, arguments):
+        sys.exit(code)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
-@pytest.mark.parametrize(("suffix", "k"), [("npz", 10), ("jsonl", 1)])
-def test_a_million_texts_in_little_memory(
-    run_dir: Path, tmp_path: Path, suffix: str, k: int
-) -> None:
-    """40 MiB of allocations beyond the opened run; the answers alone would be 88 MB or more.
+def test_a_million_texts_in_little_memory(run_dir: Path, tmp_path: Path) -> None:
+    """40 MiB of allocations beyond the opened run; the answers would take 88 MB and more.
 
     The encoder is a stub here: its blocks are of one size whatever the length of the input.
     """
-    texts, out = tmp_path / "texts.txt", tmp_path / f"out.{suffix}"
-    texts.write_bytes(b"kernel driver\n" * 1_000_000)
-    arguments = [str(run_dir), str(texts), "--out", str(out), "-k", str(k), "--threads", "1"]
+    (tmp_path / "texts.txt").write_bytes(b"kernel driver\n" * 1_000_000)
     done = subprocess.run(
-        [sys.executable, "-c", MILLION, *arguments], capture_output=True, text=True
+        [sys.executable, "-c", MILLION, str(run_dir), "texts.txt", "--threads", "1"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    if suffix == "npz":
-        found = data.load_scores(out)
-        assert found.shape == (1_000_000, 64)
-        assert found.nnz == 10_000_000
-    else:
-        with out.open("rb") as file:
-            assert sum(1 for _ in file) == 1_000_000
+    found = data.load_scores(tmp_path / "out.npz")
+    assert found.shape == (1_000_000, 64)
+    assert found.nnz == 10_000_000
+    with (tmp_path / "out.jsonl").open("rb") as file:
+        assert sum(1 for _ in file) == 1_000_000
+
+
+def test_large_archives_are_stored_and_hold_the_same(
+    run_dir: Path, texts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / "packed.npz", tmp_path / "stored.npz"]
+    for out, limit in zip(files, (23 * 3, 23 * 3 - 1), strict=True):
+        monkeypatch.setattr(partial, "PACK_UP_TO", limit)
+        assert answer(run_dir, texts_file, out, "--quiet") == 0
+    packed, stored = (zipfile.ZipFile(f).getinfo("data.npy") for f in files)
+    assert (packed.compress_type, stored.compress_type) == (8, 0)
+    a, b = (data.load_scores(f) for f in files)
+    assert (a != b).nnz == 0

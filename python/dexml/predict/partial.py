@@ -27,6 +27,9 @@ from dexml import _rust, rundir
 FORMAT_VERSION = 1
 COMMIT_SECONDS = 1.0
 """Answers younger than this may be lost when a run is killed."""
+PACK_UP_TO = 2**22
+"""Entries (32 MiB) up to which a CSR archive is packed."""
+NPZ_FILES = ("indptr.i8", "indices.i4", "scores.f4")
 
 
 class Partial:
@@ -180,9 +183,6 @@ class Partial:
         return state
 
 
-NPZ_FILES = ("indptr.i8", "indices.i4", "scores.f4")
-
-
 def npz_parts(
     counts: NDArray[np.int64], ids: NDArray[np.int32], scores: NDArray[np.float32], base: int | None
 ) -> dict[str, bytes]:
@@ -195,13 +195,17 @@ def npz_parts(
 
 
 def finish_npz(out: Path, folder: Path, n_labels: int) -> None:
-    """Make a CSR archive of the data files; they are mapped into memory, not loaded."""
+    """Make a CSR archive of the data files; they are mapped into memory, not loaded.
+
+    A large one is stored, not packed: packing holds all the packed bytes at once.
+    """
     indptr = _mapped(folder / NPZ_FILES[0], np.dtype("<i8"))
     if not len(indptr):  # no texts
         indptr = np.zeros(1, np.int64)
     indices = _mapped(folder / NPZ_FILES[1], np.dtype("<i4"))
     values = _mapped(folder / NPZ_FILES[2], np.dtype("<f4"))
-    _rust.save_npz(str(out), n_labels, indptr, indices, values)
+    packed = len(values) <= PACK_UP_TO
+    _rust.save_npz(str(out), n_labels, indptr, indices, values, compressed=packed)
 
 
 def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
