@@ -94,6 +94,15 @@ def test_the_example_runs_as_a_script(run_dir: Path) -> None:
     assert done.stdout.startswith("From the context:\n[1] ")
 
 
+def test_latency_is_measured(run_dir: Path) -> None:
+    path = ROOT / "docs" / "examples" / "latency.py"
+    command = [sys.executable, str(path), str(run_dir), "--n", "5"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for part in ("import ", "open ", "first call ", "one text, p99 ", "5 texts at once: "):
+        assert part in done.stdout
+
+
 def test_the_serving_page_runs(
     run_dir: Path,
     tmp_path: Path,
