@@ -77,10 +77,10 @@ def test_the_chain_answers_alone_in_batches_and_async(
 def test_a_chat_model_takes_the_place_of_the_stand_in(
     example: ModuleType, predictor: Predictor
 ) -> None:
-    from langchain_core.language_models import FakeListChatModel
-
+    models = importlib.import_module("langchain_core.language_models")
     chain = example.answering(
-        example.LabelRetriever(predictor=predictor), FakeListChatModel(responses=["forty-two"])
+        example.LabelRetriever(predictor=predictor),
+        models.FakeListChatModel(responses=["forty-two"]),
     )
     assert chain.invoke("mail server") == "forty-two"
 

@@ -38,7 +38,8 @@ def test_an_answer_names_its_parts(predictor: Predictor, texts: list[str]) -> No
     found = predictor.predict(texts[:3], k=4)
     ids, scores = found
     assert found.ids is ids
-    assert (ids.dtype, scores.dtype) == (np.int32, np.float32)
+    assert ids.dtype == np.int32
+    assert scores.dtype == np.float32
     assert predictor.labels(ids) == [[predictor.label_texts[i] for i in row] for row in ids]
 
 
@@ -72,7 +73,8 @@ def test_many_threads_answer_as_one(run_dir: Path, texts: list[str], search: Any
 def test_threads_that_ask_while_labels_change(fresh: Predictor) -> None:
     """An answer is that of before or after an edit, and a removed label never comes back."""
     text, old_texts = "kernel driver", list(fresh.label_texts)
-    stop, removed = threading.Event(), set()
+    stop = threading.Event()
+    removed: set[int] = set()
 
     def ask() -> int:
         count = 0
@@ -236,7 +238,7 @@ def test_odd_texts_are_answered(predictor: Predictor) -> None:
         (lambda p: p.update_labels([64], ["x"]), ValueError, "ids: label 64 out of range"),
         (lambda p: p.remove_labels([-1]), ValueError, "ids: label -1 out of range"),
         (lambda p: p.remove_labels(["a"]), ValueError, "expected label ids"),
-        (lambda p: Predictor.open(p.run.folder, search="fast"), ValueError, "search = 'fast'"),
+        (lambda p: p.open(p.run.folder, search="fast"), ValueError, "search = 'fast'"),
         (
             lambda p: Predictor.open(p.run.folder, precision="int8"),
             ValueError,
@@ -257,11 +259,20 @@ def test_progress_counts_every_text(predictor: Predictor, texts: list[str]) -> N
 
 def test_a_memory_has_the_last_word(predictor: Predictor, texts: list[str]) -> None:
     class Memory:
-        def mix(self, queries: Any, found: Any, vectors: Any, k: int, **given: Any) -> Any:
+        def mix(
+            self,
+            queries: Any,
+            found: Any,
+            label_vectors: Any,
+            k: int,
+            *,
+            exclude: Any = None,
+            only: Any = None,
+        ) -> Any:
             assert queries.shape == (2, 17)
             assert (queries[:, -1] == 1).all()
-            assert vectors is predictor.vectors
-            assert given["only"] is None
+            assert label_vectors is predictor.vectors
+            assert exclude is only is None
             return found[0][:, ::-1], found[1][:, ::-1]
 
     mixed = Predictor(predictor.run, predictor.encoder, predictor.index, memory=Memory())

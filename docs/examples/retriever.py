@@ -21,7 +21,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from dexml.predict import Predictor
 
@@ -37,7 +37,7 @@ class LabelRetriever(BaseRetriever):
 
     predictor: Predictor
     k: int = 5
-    passages: dict[int, str] = {}
+    passages: dict[int, str] = Field(default_factory=dict)
     only: list[int] | None = None
     """Label ids to choose from; None: all."""
     min_score: float = float("-inf")
