@@ -240,7 +240,7 @@ def test_odd_texts_are_answered(predictor: Predictor) -> None:
         (lambda p: p.remove_labels(["a"]), ValueError, "expected label ids"),
         (lambda p: p.open(p.run.folder, search="fast"), ValueError, "search = 'fast'"),
         (
-            lambda p: Predictor.open(p.run.folder, precision="int8"),
+            lambda p: p.open(p.run.folder, precision="int8"),
             ValueError,
             "precision = 'int8'",
         ),
