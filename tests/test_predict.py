@@ -97,7 +97,7 @@ def test_stdin(
 def test_auto_takes_the_index_for_many_labels_and_says_so(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert Predictor.open(run_dir).index is None
+    assert Predictor.open(run_dir).search_note() == "exact, 64 labels"
     monkeypatch.setattr(predict_command, "EXACT_UP_TO", 63)
     assert run(predict_command.main, [str(run_dir)]) == 0
     assert "search: exact, 64 labels" in capsys.readouterr().err
@@ -155,8 +155,9 @@ def test_wrong_use_is_one_line(
     Path("latin.txt").write_bytes(b"good\nb\xe4d\n")
     if "OLD" in arguments:
         shutil.copytree(run_dir, "OLD")
-        text = Path("OLD/index/manifest.json").read_text()
-        Path("OLD/index/manifest.json").write_text(text.replace('"encoder": "', '"encoder": "0'))
+        weights = bytearray(Path("OLD/labels.safetensors").read_bytes())
+        weights[-1] ^= 1
+        Path("OLD/labels.safetensors").write_bytes(weights)
     arguments = [str(run_dir) if a == "RUN" else a for a in arguments]
     assert run(predict_command.main, [*arguments, "--quiet"]) == code
     err = capsys.readouterr().err
@@ -171,6 +172,7 @@ def test_damaged_run_files_are_named(
     import shutil
 
     copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
+    shutil.rmtree(copy / "index")  # with one, its own vectors are read
     whole = (copy / "label_emb.npy").read_bytes()
     (copy / "label_emb.npy").write_bytes(whole[: len(whole) // 2])
     assert run(predict_command.main, [str(copy), "--quiet"]) == 1

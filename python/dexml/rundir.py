@@ -81,11 +81,13 @@ class Run:
             raise ValueError(f"{path}: format {info['format_version']} is newer than this dexml's")
         return cls(folder, info)
 
-    def load_array(self, name: str) -> NDArray[np.float32]:
-        """Load ``NAME.npy`` (never unpickled)."""
+    def load_array(self, name: str, *, mmap: bool = False) -> NDArray[np.float32]:
+        """Load ``NAME.npy`` (never unpickled), or map it into memory, read-only."""
         path = self.folder / f"{name}.npy"
         try:
-            array: NDArray[np.float32] = np.load(path, allow_pickle=False)
+            array: NDArray[np.float32] = np.load(
+                path, mmap_mode="r" if mmap else None, allow_pickle=False
+            )
         except (ValueError, EOFError) as error:
             raise ValueError(f"{path}: damaged ({error}); train again") from None
         rows = self.info["n_labels"] if name == "label_emb" else len(array)
@@ -106,6 +108,36 @@ class Run:
                 f"{self.folder / 'labels.txt'}: {len(texts)} lines for {expected} labels"
             )
         return texts
+
+    def residual(self) -> NDArray[np.float32]:
+        """What training added to the text of each label, (n_labels, D); 0 for unseen labels."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        path = self.folder / "labels.safetensors"
+        expected = (self.info["n_labels"], self.info["dim"])
+        try:
+            residual: NDArray[np.float32] = load_file(path)["residual"]
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path}: damaged ({error}); train again") from None
+        if residual.shape != expected:
+            raise ValueError(f"{path}: residual {residual.shape}, expected {expected}; train again")
+        return residual
+
+    def unseen_bias(self) -> float:
+        """The last dimension of a label vector that no training point speaks for.
+
+        ``run.json`` says it; a run without it shows it in the labels that training never saw
+        (their residual is 0), else the tenth of the labels with the smallest stands for them.
+        """
+        known = self.info.get("unseen_bias")
+        if isinstance(known, int | float):
+            return float(known)
+        served = self.load_array("label_emb", mmap=True)[:, -1]
+        unseen = ~self.residual().any(axis=1)
+        if unseen.any():
+            return float(served[unseen].mean())
+        return float(np.sort(served)[: max(1, len(served) // 10)].mean())
 
     def data_dir(self) -> Path:
         """The data set the run was trained on, if it still lies where it lay."""

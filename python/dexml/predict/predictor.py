@@ -1,86 +1,300 @@
-"""A run opened once, to be asked many times."""
+"""A run opened once, to be asked many times, from several threads at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Lock
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from numpy.typing import ArrayLike, NDArray
 
 from dexml.data import Csr
-from dexml.index import EXACT_UP_TO, Found, LabelIndex, exact_search
-from dexml.model import DualEncoder, torch_device, with_bias_dimension
+from dexml.index import EXACT_UP_TO, Found
+from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
+from dexml.predict.labels import Labels, open_labels
 from dexml.rundir import Run
 
+Search = Literal["auto", "exact", "hnsw"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Told = Callable[[int], object]
 
-@dataclass(frozen=True)
+
+class Prediction(NamedTuple):
+    """The best labels of each text."""
+
+    ids: NDArray[np.int32]
+    """Label ids, shape (n, k), best first, padded with -1."""
+    scores: NDArray[np.float32]
+    """Their scores, shape (n, k), padded with -inf."""
+
+
+class Memory(Protocol):
+    """Training points that vote for their labels (`dexml.index.memory.PointMemory`)."""
+
+    def mix(
+        self,
+        queries: NDArray[np.float32],
+        found: Found,
+        label_vectors: NDArray[np.float32],
+        k: int,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[Any] | None = None,
+    ) -> Found:
+        """Rank what the labels' own scores and the votes find together."""
+        ...
+
+
 class Predictor:
-    """A run opened once, to be asked many times."""
+    """A run opened once, to be asked many times, from several threads at once.
 
-    run: Run
-    encoder: DualEncoder
-    vectors: NDArray[np.float32]
-    index: LabelIndex | None
-    label_texts: list[str]
+    The same call gives the same answer whatever other threads do, edits of the labels aside: a
+    call sees the labels before an edit or after it. A text asked alone and in a batch may differ
+    in the last digits of its scores, as matrix products of other sizes round otherwise.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        encoder: DualEncoder,
+        index: Labels,
+        *,
+        memory: Memory | None = None,
+        precision: Precision = "auto",
+    ) -> None:
+        """Put together what `open` has read."""
+        self.run = run
+        self.encoder = encoder.eval()
+        self.index = index
+        self.memory = memory
+        on_gpu = encoder.device.type == "cuda"
+        self.precision = precision
+        if precision == "auto":  # bfloat16 on a CPU was measured 1.5 times slower
+            self.precision = "bfloat16" if on_gpu else "float32"
+        self._batch_tokens = GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS
+        # Length and padding are state of the tokenizer, and changing them while another thread
+        # tokenises raises "Already borrowed"; a text takes 0.05 ms of some 10 ms here.
+        self._tokenizing = Lock()
 
     @classmethod
     def open(
         cls,
-        folder: Path,
+        folder: str | Path,
         *,
-        search: str = "auto",
+        search: Search = "auto",
         device: str = "auto",
+        threads: int | None = None,
+        precision: Precision = "auto",
         exact_up_to: int = EXACT_UP_TO,
     ) -> Predictor:
-        """Open a run directory.
+        """Open a run directory: read, verify and warm up, so that the first call is fast.
 
         Args:
             folder: Made by `dexml.train`.
             search: ``exact``, ``hnsw`` (needs `dexml.index`), or ``auto``: exact up to
                 `exact_up_to` labels or without an index.
             device: Of the encoder.
+            threads: CPU threads of the encoder, a setting of the whole process; default: as it is.
+                A server that answers in several threads does best with 1.
+            precision: Of the transformer: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on CUDA.
             exact_up_to: Labels up to which ``auto`` compares all of them.
+
+        Raises:
+            FileNotFoundError: No finished run there, or no index though `search` wants it.
+            ValueError: A file is damaged or belongs to another run; an argument is none of its
+                values.
         """
-        run = Run.open(folder)
-        n_labels = run.info["n_labels"]
-        has_index = (folder / "index").is_dir()
-        if search == "hnsw" and not has_index:
-            raise FileNotFoundError(
-                f"{folder / 'index'}: no index; run python -m dexml.index {folder}"
-            )
-        use_index = search == "hnsw" or (search == "auto" and has_index and n_labels > exact_up_to)
-        index = LabelIndex.load(folder / "index", encoder=run.fingerprint()) if use_index else None
-        vectors = index.vectors if index else run.load_array("label_emb")
+        for name, value, known in (
+            ("search", search, ("auto", "exact", "hnsw")),
+            ("precision", precision, ("auto", "float32", "bfloat16")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} = {value!r}; expected one of {', '.join(known)}")
+        run = Run.open(Path(folder))
+        index = open_labels(run, search, exact_up_to)
         target = torch_device(device)
-        encoder = DualEncoder.load(str(folder / "encoder")).to(target).eval()
-        return cls(run, encoder, vectors, index, run.label_texts())
+        if threads is not None:
+            torch.set_num_threads(threads)
+        encoder = DualEncoder.load(str(run.folder / "encoder")).to(target)
+        predictor = cls(run, encoder, index, precision=precision)
+        predictor.predict(["a text to warm up with"], 1)
+        return predictor
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The label vectors (n_labels, D + 1); rows of removed labels mean nothing."""
+        return self.index.vectors
+
+    @property
+    def label_texts(self) -> list[str]:
+        """Texts of the labels, by label id."""
+        return self.index.texts
+
+    @property
+    def n_labels(self) -> int:
+        """One more than the largest label id there was: ids of removed labels stay unused."""
+        return self.index.n_labels
 
     def search_note(self) -> str:
         """Say how labels are searched, and how well."""
-        if self.index is None:
-            return f"exact, {len(self.vectors)} labels"
-        made = self.index.manifest
-        return (
-            f"HNSW, {made.n_labels} labels, recall@{made.recall_k} {made.recall:.4f} against exact "
-            "search when it was built (--search exact compares all)"
-        )
+        return self.index.note()
 
-    def predict(self, texts: Sequence[str], k: int = 10, *, exclude: Csr | None = None) -> Found:
+    def predict(
+        self,
+        texts: Iterable[str],
+        k: int = 10,
+        *,
+        exclude: Csr | None = None,
+        only: ArrayLike | None = None,
+        told: Told | None = None,
+    ) -> Prediction:
         """Find the k best labels of each text.
 
         Args:
-            texts: Points.
+            texts: Points; a list, though they be one.
             k: Labels a text.
             exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
+            only: The labels to choose from: ids, or a bool mask (n_labels,). The answer is that of
+                exact search among them.
+            told: Called with the number of texts whenever some more are encoded.
 
         Returns:
             ``ids`` int32 and ``scores`` float32, (n, k), best first, padded with -1 and -inf.
-            A score is the cosine plus the label's bias (times the temperature).
+            A score is the cosine plus the label's bias (times the temperature), plus the votes of
+            the memory where the run has one.
+
+        Raises:
+            TypeError: A single string, or something that is no string among the texts.
+            ValueError: A text that is not valid Unicode, `k` below 1, shapes that do not fit.
         """
-        embedded = self.encoder.encode(texts, max_tokens=self.run.info["point_tokens"])
-        queries = with_bias_dimension(embedded)
-        if self.index is not None:
-            return self.index.search(queries, k, exclude=exclude)
-        return exact_search(queries, self.vectors, k, exclude=exclude)
+        k = operator.index(k)
+        if k < 1:
+            raise ValueError(f"k = {k}; expected at least 1")
+        mask = None if only is None else label_mask(only, self.n_labels)
+        queries = self._encode(checked(texts), self.run.info["point_tokens"], None, told)
+        found = self.index.search(queries, k, exclude=exclude, only=mask)
+        if self.memory is not None:
+            vectors = self.index.vectors
+            found = self.memory.mix(queries, found, vectors, k, exclude=exclude, only=mask)
+        return Prediction(*found)
+
+    def labels(self, ids: NDArray[np.int32]) -> list[list[str]]:
+        """Texts of the label ids (n, k) of a prediction, a list for each text, no padding."""
+        texts = self.index.texts
+        return [[texts[i] for i in row if i >= 0] for row in ids.tolist()]
+
+    def add_labels(self, texts: Iterable[str]) -> NDArray[np.int32]:
+        """Add labels that training never saw; the model stays as it is.
+
+        A new label's vector comes from its text alone, with the bias of a label without points.
+
+        Returns:
+            Their ids, int32, in order; ids are never given twice.
+        """
+        new = checked(texts)
+        table = LabelTable(torch.zeros(len(new), dtype=torch.int64), self.encoder.dim)
+        vectors = self._encode(new, self.run.info["label_tokens"], table)
+        vectors[:, -1] = self.run.unseen_bias()
+        return self.index.add_labels(new, vectors)
+
+    def remove_labels(self, ids: ArrayLike) -> None:
+        """Remove labels from every later answer; their ids stay unused."""
+        rows = np.atleast_1d(np.asarray(ids))
+        _in_range(rows, self.n_labels, "ids")
+        self.index.remove_labels(rows)
+
+    def update_labels(self, ids: ArrayLike, texts: Iterable[str]) -> None:
+        """Give labels a new text: what training learned beyond the text (residual, bias) stays.
+
+        For a label whose meaning changes, remove it and add another.
+        """
+        new, rows = checked(texts), np.atleast_1d(np.asarray(ids))
+        if len(new) != len(rows):
+            raise ValueError(f"{len(rows)} ids and {len(new)} texts; expected a text for each id")
+        _in_range(rows, self.n_labels, "ids")
+        table = LabelTable(torch.zeros(len(new), dtype=torch.int64), self.encoder.dim)
+        trained = np.flatnonzero(rows < self.run.info["n_labels"])
+        if len(trained):
+            residual = self.run.residual()[rows[trained]]
+            with torch.no_grad():
+                table.residual[torch.from_numpy(trained)] = torch.from_numpy(residual)
+        vectors = self._encode(new, self.run.info["label_tokens"], table)
+        vectors[:, -1] = self.index.vectors[rows, -1]
+        self.index.update_labels(rows, new, vectors)
+
+    def save(self) -> None:
+        """Write the labels as they are now to the run's ``index/``, which `open` reads."""
+        self.index.save(self.run.folder / "index")
+
+    @torch.inference_mode()
+    def _encode(
+        self, texts: list[str], max_tokens: int, table: LabelTable | None, told: Told | None = None
+    ) -> NDArray[np.float32]:
+        """Vectors (n, D + 1) to search with or, with a `table`, to search in; the last is 1.
+
+        The loop of `DualEncoder.encode` without what touches the encoder's state on every call.
+        """
+        encoder, device = self.encoder, self.encoder.device
+        with self._tokenizing:
+            tokens = encoder.tokenize(texts, max_tokens)
+        table = None if table is None else table.to(device)
+        half = self.precision == "bfloat16"
+        out = np.ones((len(texts), encoder.dim + 1), np.float32)
+        for rows in tokens.batches(self._batch_tokens):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                features = encoder.features(tokens.tensor(rows, device))
+            features = features.float()
+            made = encoder(features) if table is None else table(encoder, features, rows)
+            out[rows, :-1] = made.cpu().numpy()
+            if told is not None:
+                told(len(rows))
+        return out
+
+
+def checked(texts: Iterable[str]) -> list[str]:
+    """Return texts as a list, if all are strings that can be written as UTF-8."""
+    if isinstance(texts, str | bytes):
+        raise TypeError("texts is a single string; give a list, [text] for one text")
+    if texts is None:
+        raise TypeError("texts is None; give a list of strings")
+    listed = list(texts)
+    for number, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{number}] is {type(text).__name__}; expected a string")
+        if not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"texts[{number}]: not valid Unicode at character {error.start} "
+                    f"({text[error.start]!r}, {error.reason})"
+                ) from None
+    return listed
+
+
+def label_mask(only: ArrayLike, n_labels: int) -> NDArray[np.bool_]:
+    """Return a bool mask (n_labels,) of label ids, or the mask itself."""
+    given = np.asarray(only)
+    if given.dtype == np.bool_:
+        if given.shape != (n_labels,):
+            raise ValueError(f"only: a mask of shape {given.shape} for {n_labels} labels")
+        return given
+    mask = np.zeros(n_labels, np.bool_)
+    if given.size:
+        _in_range(given, n_labels, "only")
+        mask[given] = True
+    return mask
+
+
+def _in_range(ids: NDArray[Any], n_labels: int, name: str) -> None:
+    if not ids.size:
+        return
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(f"{name}: {ids.dtype} of shape {ids.shape}; expected label ids")
+    wrong = ids[(ids < 0) | (ids >= n_labels)]
+    if wrong.size:
+        raise ValueError(f"{name}: label {wrong[0]} out of range (n_labels = {n_labels})")

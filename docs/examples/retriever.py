@@ -1,0 +1,95 @@
+"""Retrieval-augmented question answering over the labels of a run, with LangChain.
+
+    pip install langchain-core
+    python docs/examples/retriever.py RUN "Juvenile myopathy with cataract and deafness"
+
+`LabelRetriever` is a LangChain retriever as any other: it goes where a chain expects one
+(`invoke`, `batch`, `ainvoke`, `|`). Labels are the documents: what a label's text stands for (a
+product, a page, a tag) is looked up by its id, here in `passages`.
+
+The language model below answers with the start of its prompt, so that the example runs offline;
+put a chat model in its place.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
+from pydantic import ConfigDict, Field
+
+from dexml.predict import Predictor
+
+
+class LabelRetriever(BaseRetriever):
+    """The k best labels of a question as documents, best first.
+
+    A document's text is the label's passage where `passages` has one, else the label's text;
+    its metadata: label_id, label (the text) and score.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    predictor: Predictor
+    k: int = 5
+    passages: dict[int, str] = Field(default_factory=dict)
+    only: list[int] | None = None
+    """Label ids to choose from; None: all."""
+    min_score: float = float("-inf")
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        ids, scores = self.predictor.predict([query], self.k, only=self.only)
+        texts = self.predictor.labels(ids)[0]
+        return [
+            Document(
+                page_content=self.passages.get(i, text),
+                metadata={"label_id": i, "label": text, "score": score},
+            )
+            for i, text, score in zip(ids[0].tolist(), texts, scores[0].tolist(), strict=False)
+            if score >= self.min_score
+        ]
+
+
+def as_context(documents: list[Document]) -> str:
+    """Documents as the numbered list of a prompt."""
+    return "\n".join(f"[{n}] {d.page_content}" for n, d in enumerate(documents, start=1))
+
+
+def offline_model(prompt: Any) -> str:
+    """Stand in for a chat model: repeat the context that it was given."""
+    return "From the context:\n" + prompt.to_string().split("Context:\n")[1].split("\n\n")[0]
+
+
+def answering(retriever: BaseRetriever, model: Any = offline_model) -> Runnable[str, str]:
+    """Chain a retriever, a prompt and a model: a question in, an answer out."""
+    prompt = ChatPromptTemplate.from_template(
+        "Answer from the context alone, with the numbers of what you use.\n\n"
+        "Context:\n{context}\n\nQuestion: {question}"
+    )
+    llm = model if isinstance(model, Runnable) else RunnableLambda(model)
+    found = {"context": retriever | as_context, "question": RunnablePassthrough()}
+    return found | prompt | llm | StrOutputParser()
+
+
+def main(argv: list[str] | None = None) -> str:
+    """Ask a run one question."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("question")
+    parser.add_argument("-k", type=int, default=5)
+    arguments = parser.parse_args(argv)
+    retriever = LabelRetriever(predictor=Predictor.open(arguments.run), k=arguments.k)
+    answer = answering(retriever).invoke(arguments.question)
+    print(answer)
+    return answer
+
+
+if __name__ == "__main__":
+    main()
