@@ -135,5 +135,6 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Te
         0, dtype=torch.int32
     )
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-    output: Tensor = varlen_attn(q, k, v, ends, ends, max(lengths), max(lengths))
-    return output.unsqueeze(0)
+    output: Any = varlen_attn(q, k, v, ends, ends, max(lengths), max(lengths))
+    packed: Tensor = output.unsqueeze(0)
+    return packed

@@ -1,7 +1,7 @@
 """The text encoder of points and labels: shared transformer, pooling, and one, two or no heads.
 
 Knows torch, transformers and the rooms beside it (`pretrained`, `modules`, `layers`,
-`attention`, `tokens`, `card`), and nothing of the rest of dexml. Shapes: B texts of a batch,
+`attention`, `tokens`, `device`, `card`), and nothing of the rest of dexml. Shapes: B texts of a batch,
 T tokens, N texts, H dimensions of features (width of the transformer), D of embeddings.
 """
 
@@ -19,6 +19,7 @@ from torch.nn.functional import normalize as to_unit
 from tqdm import tqdm
 
 from dexml import attention, card, console, layers, modules, pretrained
+from dexml.device import Precision, autocast, torch_device
 from dexml.layers import upper_layers
 from dexml.modules import HEADS, HeadKind, Modules, PoolingMode
 from dexml.table import LabelTable, with_bias_dimension
@@ -40,7 +41,6 @@ MAX_TOKENS = 64
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65536
 """Tokens of an encoding batch: what keeps a core or a GPU busy; more only costs memory."""
 Side = Literal["point", "label"]
-Precision = Literal["auto", "float32", "bf16"]
 
 
 class DualEncoder(nn.Module):
@@ -83,18 +83,19 @@ class DualEncoder(nn.Module):
                 shapes = " and ".join(str(tuple(w.shape)) for w in heads)
                 raise ValueError(f"heads of shape {shapes} do not fit a width of {self.width}")
         linears = [_linear(weight) for weight in heads]
-        self.head: nn.Linear | nn.Identity = linears[0] if linears else nn.Identity()
+        self.head: Any = linears[0] if linears else nn.Identity()
         self.label_head = linears[1] if len(linears) > 1 else None
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.transformer.parameters()).device
+        device: torch.device = next(self.transformer.parameters()).device
+        return device
 
     @property
     def dim(self) -> int:
         """D, the number of dimensions of an embedding."""
-        return self.head.out_features if isinstance(self.head, nn.Linear) else self.width
+        return int(self.head.out_features) if self.head_parameters() else self.width
 
     @property
     def heads(self) -> HeadKind:
@@ -103,7 +104,7 @@ class DualEncoder(nn.Module):
 
     def head_parameters(self) -> list[nn.Parameter]:
         """The head matrices (D, H): none, one, or that of points and that of labels."""
-        heads = (self.head, self.label_head)
+        heads: tuple[Any, ...] = (self.head, self.label_head)
         return [head.weight for head in heads if isinstance(head, nn.Linear)]
 
     @classmethod
@@ -176,7 +177,11 @@ class DualEncoder(nn.Module):
             normalize=self.normalize,
             max_tokens=max_tokens,
         )
-        own = {"dim": self.dim, "max_tokens": max_tokens, "normalize": self.normalize}
+        own: dict[str, Any] = {
+            "dim": self.dim,
+            "max_tokens": max_tokens,
+            "normalize": self.normalize,
+        }
         own |= {"pooling": self.pooling, "heads": self.heads}
         card.write_card(folder, own | dict(facts or {}))
 
@@ -224,6 +229,8 @@ class DualEncoder(nn.Module):
 
     def project(self, features: Tensor, side: Side = "point") -> Tensor:
         """Features (B, H) through the head of their side: (B, D), of any length."""
+        if side not in ("point", "label"):
+            raise ValueError(f"side {side!r}: expected point or label")
         head = self.head if side == "point" or self.label_head is None else self.label_head
         projected: Tensor = head(features)
         return projected
@@ -295,44 +302,10 @@ class DualEncoder(nn.Module):
         return self.embed(features, side)
 
 
-def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
-    """Context in which the transformer computes; pooling, heads and scores stay float32.
-
-    Args:
-        device: Where it computes.
-        precision: ``float32``; ``bf16`` (matrix products in bfloat16); ``auto``: bf16 on CUDA,
-            float32 elsewhere. On a CPU bf16 pays only if the processor multiplies it.
-
-    Raises:
-        ValueError: Another precision.
-    """
-    if precision not in ("auto", "float32", "bf16"):
-        raise ValueError(f"precision {precision!r}: expected auto, float32 or bf16")
-    on = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=on)
-
-
 def compiled(encoder: DualEncoder, *, backend: str = "inductor") -> DualEncoder:
     """Compile the transformer blocks of `encoder` in place with `torch.compile`, and return it."""
     layers.compile_blocks(encoder.transformer, backend)
     return encoder
-
-
-def torch_device(name: str) -> torch.device:
-    """Return the device `name`; ``auto`` is CUDA where there is one.
-
-    Raises:
-        ValueError: Not a device of this machine.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:80]
-        raise ValueError(f"device {name}: not usable here ({reason})") from None
-    return device
 
 
 def _heads(name: str, found: Modules, wanted: HeadKind, width: int) -> list[Tensor]:

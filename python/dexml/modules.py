@@ -108,7 +108,7 @@ def write_modules(
     kinds = ["Transformer", "Pooling"] + ["Normalize"] * normalize
     if weights:
         kinds += [("Dense", "Router")[len(weights) - 1]] + ["Normalize"] * normalize
-    paths = [""] + [f"{i}_{kind}" for i, kind in enumerate(kinds)][1:]
+    paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds) if i)]
     for path, kind in zip(paths[1:], kinds[1:], strict=True):
         (folder / path).mkdir(exist_ok=True)
         if kind == "Dense":
@@ -165,7 +165,7 @@ def _write_router(folder: Path, weights: Sequence[Tensor]) -> None:
     _write_json(
         folder / "router_config.json",
         {
-            "types": {name: f"{PREFIX}.Dense" for name in names.values()},
+            "types": dict.fromkeys(names.values(), f"{PREFIX}.Dense"),
             "structure": {route: [name] for route, name in names.items()},
             "parameters": {"default_route": "query", "allow_empty_key": True},
         },

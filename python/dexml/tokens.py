@@ -1,16 +1,13 @@
 """Token ids of many texts: made once, kept ragged, cut into batches that need no padding.
 
-Knows numpy, torch and the tokenizers library. Shapes: B texts of a batch, T tokens.
+Shapes: B texts of a batch, T tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from dexml import console
 from dexml.files import replacing
+from dexml.tokenizing import token_ids
 
-CHUNK_TEXTS, CHUNK_CHARACTERS = 10_000, 4_000_000
-"""Tokenised at a time: the library's own encodings are large, so few are kept alive."""
-CHARACTERS_A_TOKEN = 8
-"""Length of the piece of a long text that is tokenised first; English has about 5."""
-SELECT_BLOCK = 65_536
+SELECT_BLOCK = HASH_BLOCK = 65_536
+"""Texts handled at a time, so that work in passing stays small beside the tokens."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +131,7 @@ def tokenize(
     """Tokenise texts with all cores, special tokens included, each cut to `max_tokens`.
 
     Of a long text only a piece is tokenised, where that provably gives the same tokens: for a
-    tokenizer that splits at every blank and looks at each split alone (`_splits_at_blanks`), the
+    tokenizer that splits at every blank and looks at each split alone (`dexml.tokenizing.splits_at_blanks`), the
     tokens of a text cut before a blank are the first tokens of the whole. If the piece turns out
     too short to fill `max_tokens`, the whole text is tokenised after all.
 
@@ -166,14 +160,14 @@ def tokenize(
     texts = texts if isinstance(texts, list) else list(texts)
     dtype = np.uint16 if backend.get_vocab_size() <= 1 << 16 else np.int32
     if cache is None or not texts:
-        return _tokenized(backend, texts, max_tokens, dtype, progress)
+        return Tokens(*token_ids(backend, texts, max_tokens, dtype, progress=progress))
     folder = cache / _key(backend, texts, max_tokens)
     if folder.exists():
         try:
             return _opened(folder, len(texts), dtype)
         except (ValueError, OSError, EOFError) as error:
             console.say(f"note: {folder} is damaged and is made again ({error})")
-    tokens = _tokenized(backend, texts, max_tokens, dtype, progress)
+    tokens = Tokens(*token_ids(backend, texts, max_tokens, dtype, progress=progress))
     if not len(tokens.ids):
         return tokens
     cache.mkdir(parents=True, exist_ok=True)
@@ -184,114 +178,13 @@ def tokenize(
     return _opened(folder, len(texts), dtype)
 
 
-def _tokenized(
-    backend: Any, texts: list[str], max_tokens: int, dtype: type, progress: bool
-) -> Tokens:
-    _fork_safely()
-    # Some tokenizer.json files carry a padding and a truncation of their own.
-    if backend.padding is not None:
-        backend.no_padding()
-    wanted = {"max_length": max_tokens, "stride": 0, "strategy": "longest_first"}
-    if (backend.truncation or {}) != wanted | {"direction": "right"}:
-        backend.enable_truncation(**wanted)
-    longest = CHARACTERS_A_TOKEN * max_tokens if _splits_at_blanks(backend) else None
-    ids, lengths = [np.zeros(0, dtype)], [np.zeros(1, np.int64)]
-    with tqdm(
-        total=len(texts), desc="tokenizing", unit="text", delay=2, disable=not progress
-    ) as bar:
-        for chunk in _chunks(texts, longest):
-            pieces = [text if longest is None else _piece(text, longest) for text in chunk]
-            found = [encoding.ids for encoding in _encoded(backend, pieces, bar.n)]
-            short = [
-                i
-                for i, (text, piece) in enumerate(zip(chunk, pieces, strict=True))
-                if piece is not text and len(found[i]) < max_tokens
-            ]
-            whole = _encoded(backend, [chunk[i] for i in short], bar.n)
-            for i, encoding in zip(short, whole, strict=True):
-                found[i] = encoding.ids
-            ids.append(np.fromiter(itertools.chain.from_iterable(found), dtype))
-            lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
-            bar.update(len(chunk))
-    return Tokens(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
-
-
-def _encoded(backend: Any, texts: list[str], first: int) -> list[Any]:
-    try:
-        return list(backend.encode_batch(texts))
-    except TypeError:
-        for i, text in enumerate(texts):
-            if not isinstance(text, str) or re.search("[\ud800-\udfff]", text):
-                raise ValueError(
-                    f"a text at or after number {first + i} is not Unicode: {text!r:.60}"
-                ) from None
-        raise
-
-
-def _chunks(texts: list[str], longest: int | None) -> Iterator[list[str]]:
-    """Cut `texts` into lists of a bounded number of texts and of characters to tokenise."""
-    start = characters = 0
-    for i, text in enumerate(texts):
-        characters += len(text) if longest is None else min(len(text), longest)
-        if i + 1 - start >= CHUNK_TEXTS or characters >= CHUNK_CHARACTERS:
-            yield texts[start : i + 1]
-            start, characters = i + 1, 0
-    if start < len(texts):
-        yield texts[start:]
-
-
-def _piece(text: str, longest: int) -> str:
-    """The text up to its last blank within `longest` characters that follows no white space."""
-    if len(text) <= longest:
-        return text
-    cut = text.rfind(" ", 1, longest + 1)
-    while cut > 0 and text[cut - 1].isspace():
-        cut = text.rfind(" ", 1, cut)
-    return text[:cut] if cut > 0 else text
-
-
-_COMPOSE, _DROP = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}, {"BertNormalizer", "StripAccents"}
-"""Normalizers under which what stands before a blank does not depend on what follows it.
-
-Those that drop characters may leave a blank at the end, which a byte-level splitter would keep.
-"""
-
-
-def _splits_at_blanks(backend: Any) -> bool:
-    """True if the tokens before a blank are known not to depend on what follows it.
-
-    True for the kinds named here (BERT, RoBERTa and their kin, byte-level BPE with the regular
-    expression of GPT-2); others (SentencePiece with its own normalizer, other regular
-    expressions) are not known to, and their texts are tokenised whole.
-    """
-    normalizers = {step["type"] for step in _steps(backend.normalizer, "normalizers")}
-    splitters = _steps(backend.pre_tokenizer, "pretokenizers")
-    first = splitters[0]["type"] if splitters else ""
-    if first in {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}:
-        splits = normalizers <= _COMPOSE | _DROP
-    else:
-        splits = (
-            first == "ByteLevel" and splitters[0].get("use_regex", True) and normalizers <= _COMPOSE
-        )
-    added = backend.get_added_tokens_decoder().values()
-    return splits and not any(re.search(r"\s", token.content) for token in added)
-
-
-def _steps(part: Any, name: str) -> list[dict[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, a sequence laid open."""
-    if part is None:
-        return []
-    state = json.loads(part.__getstate__())
-    return list(state.get(name, [state]))
-
-
 def _key(backend: Any, texts: list[str], max_tokens: int) -> str:
     """SHA-256 over all that the tokens depend on."""
     settings = json.loads(backend.to_str())
     settings["truncation"] = settings["padding"] = None
     digest = hashlib.sha256(f"dexml tokens 1, {max_tokens}, {json.dumps(settings)}".encode())
-    for start in range(0, len(texts), CHUNK_TEXTS):
-        encoded = [t.encode("utf-8", "surrogatepass") for t in texts[start : start + CHUNK_TEXTS]]
+    for start in range(0, len(texts), HASH_BLOCK):
+        encoded = [t.encode("utf-8", "surrogatepass") for t in texts[start : start + HASH_BLOCK]]
         digest.update(np.fromiter(map(len, encoded), "<i8", len(encoded)).tobytes())
         digest.update(b"".join(encoded))
     return digest.hexdigest()[:32]
@@ -310,35 +203,6 @@ def _opened(folder: Path, n_texts: int, dtype: type) -> Tokens:
     if offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 0).any():
         raise ValueError(f"offsets.npy does not fit the {len(ids)} ids")
     return Tokens(ids, offsets)
-
-
-_forks_are_safe = False
-
-
-def _fork_safely() -> None:
-    """Let a forked child tokenise with one thread, without the library's warning.
-
-    Its threads do not survive a fork. It notices, and says so on stderr at every fork, unless the
-    variable below is set at that moment.
-    """
-    global _forks_are_safe
-    if _forks_are_safe or not hasattr(os, "register_at_fork"):
-        return
-    name, given = "TOKENIZERS_PARALLELISM", []
-
-    def before() -> None:
-        given.append(os.environ.get(name))
-        os.environ[name] = "false"
-
-    def in_parent() -> None:
-        value = given.pop()
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-    os.register_at_fork(before=before, after_in_parent=in_parent)
-    _forks_are_safe = True
 
 
 def _signed(ids: NDArray[Any]) -> NDArray[Any]:
