@@ -1,8 +1,9 @@
 """The text encoder of points and labels: shared transformer, pooling, and one, two or no heads.
 
-Knows torch, transformers and the rooms beside it (`pretrained`, `modules`, `layers`,
-`attention`, `tokens`, `device`, `card`), and nothing of the rest of dexml. Shapes: B texts of a batch,
-T tokens, N texts, H dimensions of features (width of the transformer), D of embeddings.
+Knows torch, transformers and the rooms beside it (`pretrained`, `modules`, `layers`, `tokens`,
+`attention`, `table`, `device`, `card`), and nothing of training, index and data.
+Shapes: B texts of a batch, T tokens, N texts, H dimensions of features (width of the
+transformer), D of embeddings.
 """
 
 from __future__ import annotations
@@ -104,8 +105,9 @@ class DualEncoder(nn.Module):
 
     def head_parameters(self) -> list[nn.Parameter]:
         """The head matrices (D, H): none, one, or that of points and that of labels."""
-        heads: tuple[Any, ...] = (self.head, self.label_head)
-        return [head.weight for head in heads if isinstance(head, nn.Linear)]
+        heads = (self.head, self.label_head)
+        weights: list[Any] = [head.weight for head in heads if isinstance(head, nn.Linear)]
+        return weights
 
     @classmethod
     def load(

@@ -131,9 +131,10 @@ def tokenize(
     """Tokenise texts with all cores, special tokens included, each cut to `max_tokens`.
 
     Of a long text only a piece is tokenised, where that provably gives the same tokens: for a
-    tokenizer that splits at every blank and looks at each split alone (`dexml.tokenizing.splits_at_blanks`), the
-    tokens of a text cut before a blank are the first tokens of the whole. If the piece turns out
-    too short to fill `max_tokens`, the whole text is tokenised after all.
+    tokenizer that splits at every blank and looks at each split alone
+    (`dexml.tokenizing.splits_at_blanks`), the tokens of a text cut before a blank are the first
+    tokens of the whole. If the piece turns out too short to fill `max_tokens`, the whole text is
+    tokenised after all.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
