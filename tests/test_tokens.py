@@ -23,6 +23,7 @@ CORPUS = [
     "the kernel driver of a mail server; it's 3rd-party (v1.2)",
     "Straße naïve  über\tça\nva  «oui»",
     "数据 库 カタカナ emoji 👍🏽 ok",
+    "if   x    then   y    else   z    fi   " * 9,  # so that runs of blanks are tokens of their own
 ]
 
 
@@ -157,6 +158,17 @@ def test_pieces_of_texts_give_the_tokens_of_the_whole(
         patch.setattr(tokenizing, "CHUNK_TEXTS", 2)
         ids, offsets = token_ids(backend, texts, max_tokens, np.uint16)
     assert listed(Tokens(ids, offsets)) == plain(backend, texts, max_tokens)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_piece_never_ends_inside_a_run_of_blanks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizing, "CHARACTERS_A_TOKEN", 1)
+    texts = ["a   b   c   d   e   f   ", "x    x    x    x    x", "ab\t  cd\t  ef\t  gh"]
+    for max_tokens in range(3, 24):
+        found = tokenize(Fast(TOKENIZERS[name]), texts, max_tokens)
+        assert listed(found) == plain(TOKENIZERS[name], texts, max_tokens)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
