@@ -256,7 +256,7 @@ def test_bf16_is_near_float32(real_encoder: Path) -> None:
 
 def test_precisions_by_name() -> None:
     cuda = torch.device("cuda")
-    states = [autocast(CPU, p)._enabled for p in ("auto", "float32", "bf16")]  # type: ignore[arg-type]
+    states = [autocast(CPU, p)._enabled for p in ("auto", "float32", "bf16")]
     assert states == [False, False, True]
     with pytest.raises(ValueError, match="precision 'fp16': expected auto, float32 or bf16"):
         autocast(cuda, "fp16")  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from dexml import card
-from dexml.model import DualEncoder
+from dexml.model import DualEncoder, Side
 from dexml.modules import HEADS, HeadKind
 from tiny_encoders import KINDS, WORDS, tiny, write_tokenizer
 
@@ -131,15 +131,16 @@ def test_sentence_transformers_encodes_a_saved_folder_equally(
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
     other = sentence_transformer(tmp_path)
     assert other.max_seq_length == 6
-    sides = {"encode": "point", "encode_query": "point", "encode_document": "label"}
-    for name, side in sides.items():
+    sides: dict[str, Side] = {"encode": "point", "encode_query": "point"}
+    for name, side in (sides | {"encode_document": "label"}).items():
         theirs = getattr(other, name)(TEXTS)
-        expected = ours.encode(TEXTS, side=side, max_tokens=6)  # type: ignore[arg-type]
+        expected = ours.encode(TEXTS, side=side, max_tokens=6)
         np.testing.assert_allclose(theirs, expected, atol=1e-6)
     again = DualEncoder.load(str(tmp_path)).eval()
     assert (again.heads, again.normalize, again.pooling) == (kind, normalize, pooling)
     assert again.max_tokens == 6
-    for side in ("point", "label"):
+    two_sides: tuple[Side, ...] = ("point", "label")
+    for side in two_sides:
         np.testing.assert_array_equal(
             again.encode(TEXTS, side=side), ours.encode(TEXTS, side=side, max_tokens=6)
         )
@@ -178,8 +179,10 @@ def build(names: Any, modules: list[Any], form: str) -> list[Any]:
 
 @pytest.mark.parametrize(
     "form",
-    ["bare", "unit", "dense", "dense, unit", "unit, dense, unit", "narrow dense, unit"]
-    + ["router", "unit, router, unit"],
+    [
+        *("bare", "unit", "dense", "dense, unit", "unit, dense, unit", "narrow dense, unit"),
+        *("router", "unit, router, unit"),
+    ],
 )
 def test_what_sentence_transformers_saves_is_read(
     form: str, tiny_encoder: Path, tmp_path: Path

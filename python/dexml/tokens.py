@@ -96,7 +96,7 @@ class Tokens:
         """
         return Tokens(self.ids, self.offsets, _moved(_signed(self.ids), torch.device(device)))
 
-    def tensor(self, rows: NDArray[Any], device: torch.device) -> Tensor:
+    def tensor(self, rows: NDArray[Any] | Sequence[int], device: torch.device) -> Tensor:
         """Token ids, int64 (B, T), of texts that have one length.
 
         From ids resident on `device`, only the B places of the texts travel.
@@ -104,8 +104,9 @@ class Tokens:
         Raises:
             ValueError: The texts differ in length.
         """
+        rows = np.asarray(rows)
         starts = self.offsets[rows]
-        lengths = self.offsets[np.asarray(rows) + 1] - starts
+        lengths = self.offsets[rows + 1] - starts
         length = int(lengths[0])
         if (lengths != length).any():
             raise ValueError(
