@@ -16,7 +16,10 @@ SPLITTABLE = {
     "roberta": "encoder.layer",
     "xlm-roberta": "encoder.layer",
 }
-"""Where the blocks lie in each kind of model that `lower` and `upper` are tested for."""
+"""Where the blocks lie in each kind of model that `lower` and `upper` are known to hold for.
+
+Tested, but for CamemBERT and XLM-R, whose code is RoBERTa's.
+"""
 
 
 def blocks(transformer: nn.Module) -> nn.ModuleList:
