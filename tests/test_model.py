@@ -1,15 +1,15 @@
-"""The encoder: batches without padding, folders that other tools open, the label table."""
+"""The encoder: batches without padding, heads, the label table."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from scipy.sparse import csr_array
 
-from dexml.model import DualEncoder, LabelTable, Tokens, with_bias_dimension
+from dexml import table as table_module
+from dexml.model import DualEncoder, LabelTable, Tokens, torch_device, with_bias_dimension
+from dexml.modules import HEADS, HeadKind
 
 TEXTS = ["kernel driver", "music", "a b c d e font", "", "mail server theme", "game"]
 
@@ -82,76 +82,8 @@ def test_positions_behind_a_padding_id_shorten_the_limit(
     assert np.isfinite(roberta.encode(["a " * 100], max_tokens=512)).all()
 
 
-def test_a_folder_remembers_its_length(encoder: DualEncoder, tmp_path: Path) -> None:
-    encoder.save(tmp_path, max_tokens=5)
-    loaded = DualEncoder.load(str(tmp_path)).eval()
-    assert loaded.max_tokens == 5
-    np.testing.assert_array_equal(
-        loaded.encode(["a b c d e f g"]), loaded.encode(["a b c"]), strict=True
-    )
-
-
-def test_a_damaged_folder_is_named(encoder: DualEncoder, tmp_path: Path) -> None:
-    encoder.save(tmp_path, max_tokens=5)
-    weights = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(weights[:500])
-    with pytest.raises(ValueError, match="damaged weights"):
-        DualEncoder.load(str(tmp_path))
-    (tmp_path / "modules.json").write_text("[")
-    with pytest.raises(ValueError, match=r"modules\.json: damaged"):
-        DualEncoder.load(str(tmp_path))
-
-
 def test_own_limit_of_the_model_holds(encoder: DualEncoder) -> None:
     assert np.diff(encoder.tokenize(["a " * 100], 512).offsets)[0] == 32
-
-
-def test_saved_folder_opens_again_and_with_sentence_transformers(
-    encoder: DualEncoder, tmp_path: Path
-) -> None:
-    with torch.no_grad():
-        encoder.head.weight.add_(0.3 * torch.randn(16, 16, generator=torch.manual_seed(1)))
-    encoder.save(tmp_path / "encoder", max_tokens=32)
-    expected = encoder.encode(TEXTS)
-    np.testing.assert_allclose(
-        DualEncoder.load(str(tmp_path / "encoder")).eval().encode(TEXTS), expected, atol=1e-6
-    )
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    other = sentence_transformers.SentenceTransformer(str(tmp_path / "encoder"), device="cpu")
-    np.testing.assert_allclose(other.encode(TEXTS), expected, atol=1e-6)
-
-
-def test_pooling_of_a_sentence_transformers_folder_is_read(
-    encoder: DualEncoder, tmp_path: Path
-) -> None:
-    encoder.save(tmp_path, max_tokens=32)
-    pooling = tmp_path / "1_Pooling" / "config.json"
-    pooling.write_text(json.dumps({"embedding_dimension": 16, "pooling_mode": "cls"}))
-    assert DualEncoder.load(str(tmp_path)).pooling == "cls"
-    pooling.write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    with pytest.raises(ValueError, match="pooling max is not known here"):
-        DualEncoder.load(str(tmp_path))
-
-
-def test_modules_that_cannot_be_represented_are_refused(
-    encoder: DualEncoder, tmp_path: Path
-) -> None:
-    encoder.save(tmp_path, max_tokens=32)
-    dense = tmp_path / "3_Dense"
-    save_file(
-        {"linear.weight": torch.eye(16), "linear.bias": torch.ones(16)}, dense / "model.safetensors"
-    )
-    with pytest.raises(ValueError, match="a bias or an activation"):
-        DualEncoder.load(str(tmp_path))
-    modules = json.loads((tmp_path / "modules.json").read_text())
-    (tmp_path / "modules.json").write_text(json.dumps(modules[:2] + modules[3:4]))
-    with pytest.raises(ValueError, match="modules Transformer, Pooling, Dense cannot be"):
-        DualEncoder.load(str(tmp_path))
-
-
-def test_missing_folder_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match=r"\./no/such: no such folder"):
-        DualEncoder.load("./no/such")
 
 
 def test_label_vectors_meet_the_bias_in_their_last_dimension(encoder: DualEncoder) -> None:
@@ -193,3 +125,94 @@ def test_residuals_start_at_shrunk_centroids_and_unseen_ones_stay_at_zero() -> N
     table.residual.sum().backward()
     assert table.residual.grad is not None
     assert table.residual.grad.sum(dim=1).tolist() == [4.0, 0.0, 4.0]
+
+
+def with_heads(folder: Path, kind: HeadKind, *, normalize: bool = True) -> DualEncoder:
+    """The tiny encoder with heads off the identity."""
+    encoder = DualEncoder.load(str(folder), head=kind, normalize=normalize).eval()
+    generator = torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in encoder.head_parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+    return encoder
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("kind", HEADS)
+def test_embeddings_are_the_written_formula(
+    kind: HeadKind, normalize: bool, tiny_encoder: Path
+) -> None:
+    encoder = with_heads(tiny_encoder, kind, normalize=normalize)
+    heads = [weight.detach().numpy() for weight in encoder.head_parameters()]
+    assert len(heads) == {"none": 0, "shared": 1, "two": 2}[kind]
+    assert encoder.heads == kind
+    tokens = encoder.tokenize(TEXTS, 32)
+    for i in range(len(TEXTS)):
+        with torch.no_grad():
+            ids = tokens.tensor(np.array([i]), torch.device("cpu"))
+            z = encoder.transformer(input_ids=ids).last_hidden_state[0].mean(dim=0).numpy()
+        z = z / np.linalg.norm(z) if normalize else z
+        np.testing.assert_allclose(encoder.encode_features(tokens)[i], z, atol=1e-6)
+        for side, head in zip(("point", "label"), (heads[:1], heads[-1:]), strict=True):
+            expected = head[0] @ z if head else z
+            expected = expected / np.linalg.norm(expected) if normalize else expected
+            ours = encoder.encode(TEXTS, side=side)[i]  # type: ignore[arg-type]
+            np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
+def test_unknown_side_and_heads_that_do_not_fit(encoder: DualEncoder) -> None:
+    with pytest.raises(ValueError, match="side 'document': expected point or label"):
+        encoder.encode(["a"], side="document")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"heads of shape \(16, 15\) do not fit a width of 16"):
+        DualEncoder(encoder.transformer, encoder.tokenizer, heads=[torch.zeros(16, 15)])
+    heads = [torch.zeros(8, 16), torch.zeros(4, 16)]
+    with pytest.raises(ValueError, match=r"heads of shape \(8, 16\) and \(4, 16\) do not fit"):
+        DualEncoder(encoder.transformer, encoder.tokenizer, heads=heads)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("kind", HEADS)
+def test_label_vectors_use_the_head_of_labels(
+    kind: HeadKind, normalize: bool, tiny_encoder: Path
+) -> None:
+    encoder = with_heads(tiny_encoder, kind, normalize=normalize)
+    features = encoder.encode_features(encoder.tokenize(TEXTS[:3], 32))
+    table = LabelTable(torch.tensor([5, 1, 2]), 16)
+    out = np.zeros((3, 17), np.float32)
+    assert table.vectors(encoder, features, 0.05, out=out) is out
+    np.testing.assert_allclose(out[:, :-1], encoder.embed(features, side="label"), atol=1e-6)
+    with torch.no_grad():
+        table.residual[1] = torch.arange(16) / 16
+    head = encoder.head_parameters()[-1].detach().numpy() if kind != "none" else np.eye(16)
+    expected = head @ features[1] + np.arange(16) / 16
+    expected = expected / np.linalg.norm(expected) if normalize else expected
+    np.testing.assert_allclose(table.vectors(encoder, features, 0.05)[1, :-1], expected, atol=2e-6)
+
+
+def test_centroids_in_blocks_and_of_vectors_that_are_not_normalised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    dense = (np.random.default_rng(1).random((9, 7)) < 0.4).astype(np.float32)
+    dense[:, 3] = 0
+    counts = torch.from_numpy(dense.sum(axis=0).astype(np.int64))
+    tables = [LabelTable(counts, 4) for _ in range(3)]
+    tables[0].start_at_centroids(features, csr_array(dense), 2.0)
+    monkeypatch.setattr(table_module, "BLOCK", 2)
+    tables[1].start_at_centroids(features, csr_array(dense), 2.0)
+    assert torch.equal(tables[0].residual, tables[1].residual)
+    tables[2].start_at_centroids(features, csr_array(dense), 2.0, unit=False)
+    for label, n in enumerate(counts.tolist()):
+        mean = features[dense[:, label] > 0].mean(axis=0) if n else np.zeros(4)
+        ours = tables[2].residual[label].detach().numpy()
+        np.testing.assert_allclose(ours, mean * n / (n + 2), atol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"features \(9, 3\) and y \(9, 7\) do not fit a table of 7"
+    ):
+        tables[0].start_at_centroids(features[:, :3], csr_array(dense), 2.0)
+
+
+def test_device_names() -> None:
+    assert torch_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="device tpu9: not usable here"):
+        torch_device("tpu9")

@@ -1,27 +1,14 @@
-"""Encoder folders: found, read and written as sentence-transformers keeps them."""
+"""Encoders by name: found in a folder, a package or the hub, and opened."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import Any
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-MODULES = (
-    ("", "Transformer"),
-    ("1_Pooling", "Pooling"),
-    ("2_Normalize", "Normalize"),
-    ("3_Dense", "Dense"),
-    ("4_Normalize", "Normalize"),
-)
-"""Folder and kind of each module that is written; a folder read may stop after two or three."""
 
 
 def find(name: str) -> Path:
@@ -41,82 +28,62 @@ def find(name: str) -> Path:
     return _from_hub(name)
 
 
-@dataclass(frozen=True)
-class Modules:
-    """What a folder says beside the transformer; None where it says nothing."""
+def open_transformer(folder: Path, *, lowercase: bool = False) -> tuple[Any, Any]:
+    """Open a transformer and its own tokenizer; weights from safetensors only, in float32.
 
-    pooling: Literal["mean", "cls"] = "mean"
-    head: Tensor | None = None
-    max_tokens: int | None = None
+    Args:
+        folder: A folder of transformers.
+        lowercase: Put lower-casing before what the tokenizer does.
 
-
-def read_modules(folder: Path) -> Modules:
-    """Read pooling, head and length of a sentence-transformers folder; a plain one has none.
+    Returns:
+        The transformer, without its pooler, and the tokenizer.
 
     Raises:
-        ValueError: Modules that `dexml.model.DualEncoder` cannot represent.
+        ValueError: No fast tokenizer, damaged, missing or pickled weights, or no encoder.
     """
-    if not (folder / "modules.json").exists():
-        return Modules()
-    modules = [
-        (m["path"], m["type"].rsplit(".", 1)[-1]) for m in _read_json(folder / "modules.json")
-    ]
-    kinds, known = [kind for _, kind in modules], [kind for _, kind in MODULES]
-    if kinds not in (known[:2], known[:3], known):
-        raise ValueError(
-            f"{folder}: modules {', '.join(kinds)} cannot be represented; expected "
-            f"{', '.join(known[:2])} with Normalize, or with Normalize, Dense, Normalize"
-        )
-    lengths = folder / "sentence_bert_config.json"
-    return Modules(
-        pooling=_pooling(folder / modules[1][0]),
-        head=_dense_weight(folder / modules[3][0]) if len(modules) > 3 else None,
-        max_tokens=_read_json(lengths).get("max_seq_length") if lengths.exists() else None,
-    )
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModel, AutoTokenizer
+
+    with hushed():
+        # The folder's own files decide, never its name.
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        if not tokenizer.is_fast:
+            raise ValueError(f"{folder}: its tokenizer has no fast form (tokenizer.json)")
+        if lowercase:
+            _lowercase(tokenizer)
+        if not tokenizer.backend_tokenizer.encode("").ids:
+            raise ValueError(f"{folder}: its tokenizer makes nothing of an empty text")
+        if not any(folder.glob("*.safetensors")):
+            raise ValueError(
+                f"{folder}: no weights in safetensors (pickle files are not read; convert them "
+                "with transformers: AutoModel.from_pretrained(...).save_pretrained(...))"
+            )
+        try:
+            transformer, report = AutoModel.from_pretrained(
+                str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+        except SafetensorError as error:
+            raise ValueError(f"{folder}: damaged weights ({error})") from None
+    if transformer.config.is_encoder_decoder:
+        raise ValueError(f"{folder}: {type(transformer).__name__} is no encoder alone")
+    # A pooler would be random weights in models that ship none, and it is never used here.
+    if getattr(transformer, "pooler", None) is not None:
+        transformer.pooler = None
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ValueError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
+    return transformer, tokenizer
 
 
-def write_modules(
-    folder: Path, head: Tensor, pooling: Literal["mean", "cls"], *, max_tokens: int
-) -> None:
-    """Write what `read_modules` and sentence-transformers read, beside the transformer."""
-    width = head.shape[0]
-    for path, _ in MODULES[1:]:
-        (folder / path).mkdir(exist_ok=True)
-    save_file({"linear.weight": head.contiguous()}, folder / "3_Dense" / "model.safetensors")
-    contents: dict[str, Any] = {
-        "modules.json": [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (path, kind) in enumerate(MODULES)
-        ],
-        "sentence_bert_config.json": {"max_seq_length": max_tokens, "do_lower_case": False},
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": width,
-            "pooling_mode_cls_token": pooling == "cls",
-            "pooling_mode_mean_tokens": pooling == "mean",
-            "pooling_mode_max_tokens": False,
-        },
-        "3_Dense/config.json": {
-            "in_features": width,
-            "out_features": width,
-            "bias": False,
-            "activation_function": "torch.nn.modules.linear.Identity",
-        },
-    }
-    for path, content in contents.items():
-        (folder / path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _pooling(folder: Path) -> Literal["mean", "cls"]:
-    pooling = _read_json(folder / "config.json")
-    modes = [
-        key.split("_")[2] for key, on in pooling.items() if key.startswith("pooling_mode_") and on
-    ]
-    modes = modes or [pooling.get("pooling_mode", "mean")]
-    if modes == ["mean"]:
-        return "mean"
-    if modes == ["cls"]:
-        return "cls"
-    raise ValueError(f"{folder}: pooling {'+'.join(modes)} is not known here; expected mean or cls")
+def token_limit(transformer: Any, tokenizer: Any) -> int:
+    """Tokens of a text that the model has positions for, special tokens included."""
+    limit = int(getattr(transformer.config, "max_position_embeddings", None) or 1 << 30)
+    embeddings = getattr(transformer, "embeddings", None)
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    if padding is not None:  # RoBERTa and its kin count positions from behind the padding id
+        limit -= padding + 1
+    return min(limit, int(tokenizer.model_max_length))
 
 
 @contextmanager
@@ -135,6 +102,14 @@ def hushed() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _lowercase(tokenizer: Any) -> None:
+    from tokenizers import normalizers
+
+    backend = tokenizer.backend_tokenizer
+    steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer else [])
+    backend.normalizer = normalizers.Sequence(steps)
+
+
 def _from_hub(name: str) -> Path:
     """Fetch a model of the hub (or find it in the cache) and return its folder."""
     from huggingface_hub import snapshot_download
@@ -146,25 +121,3 @@ def _from_hub(name: str) -> Path:
         raise FileNotFoundError(
             f"{name}: neither a folder nor a model of the hub that can be reached ({reason})"
         ) from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged ({error})") from None
-
-
-def _dense_weight(folder: Path) -> Tensor:
-    """Weight (D, D) of a Dense module; one that does more than a linear map is refused."""
-    weights = load_file(folder / "model.safetensors")
-    settings = _read_json(folder / "config.json")
-    activation = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if weights.keys() != {"linear.weight"} or not activation.endswith(".Identity"):
-        raise ValueError(f"{folder}: a bias or an activation ({activation}) cannot be represented")
-    weight = weights["linear.weight"]
-    if weight.shape[0] != weight.shape[1]:
-        raise ValueError(
-            f"{folder}: the head maps {weight.shape[1]} to {weight.shape[0]} dimensions"
-        )
-    return weight

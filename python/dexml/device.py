@@ -1,0 +1,43 @@
+"""Where an encoder computes, and how precisely."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bf16"]
+
+
+def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
+    """Context in which the transformer computes; pooling, heads and scores stay float32.
+
+    Args:
+        device: Where it computes.
+        precision: ``float32``; ``bf16`` (matrix products in bfloat16); ``auto``: bf16 on CUDA,
+            float32 elsewhere. On a CPU bf16 pays only if the processor multiplies it.
+
+    Raises:
+        ValueError: Another precision.
+    """
+    if precision not in ("auto", "float32", "bf16"):
+        raise ValueError(f"precision {precision!r}: expected auto, float32 or bf16")
+    on = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+
+
+def torch_device(name: str) -> torch.device:
+    """Return the device `name`; ``auto`` is CUDA where there is one.
+
+    Raises:
+        ValueError: Not a device of this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise ValueError(f"device {name}: not usable here ({reason})") from None
+    return device

@@ -1,0 +1,162 @@
+"""Texts through a fast tokenizer: in parallel, in pieces, and with no harm to forked children."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+CHUNK_TEXTS, CHUNK_CHARACTERS = 10_000, 4_000_000
+"""Tokenised at a time: the library's own encodings are large, so few are kept alive."""
+CHARACTERS_A_TOKEN = 8
+"""Length of the piece of a long text that is tokenised first; English has about 5."""
+
+
+def token_ids(
+    backend: Any, texts: list[str], max_tokens: int, dtype: type, *, progress: bool = False
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Token ids of `texts` one after the other, as `dtype`, and where each text starts (N + 1).
+
+    Args:
+        backend: A tokenizer of the tokenizers library; its truncation and padding are set.
+        texts: The texts.
+        max_tokens: Tokens of a text at most, special ones included.
+        dtype: An integer type that holds the vocabulary.
+        progress: Show a bar with the time left, after two seconds.
+
+    Raises:
+        ValueError: A text is not Unicode.
+    """
+    _fork_safely()
+    # Some tokenizer.json files carry a padding and a truncation of their own.
+    if backend.padding is not None:
+        backend.no_padding()
+    wanted = {"max_length": max_tokens, "stride": 0, "strategy": "longest_first"}
+    if (backend.truncation or {}) != wanted | {"direction": "right"}:
+        backend.enable_truncation(**wanted)
+    longest = CHARACTERS_A_TOKEN * max_tokens if splits_at_blanks(backend) else None
+    ids: list[NDArray[Any]] = [np.zeros(0, dtype)]
+    lengths = [np.zeros(1, np.int64)]
+    with tqdm(
+        total=len(texts), desc="tokenizing", unit="text", delay=2, disable=not progress
+    ) as bar:
+        for chunk in _chunks(texts, longest):
+            pieces = [text if longest is None else _piece(text, longest) for text in chunk]
+            found = [encoding.ids for encoding in _encoded(backend, pieces, bar.n)]
+            short = [
+                i
+                for i, (text, piece) in enumerate(zip(chunk, pieces, strict=True))
+                if piece is not text and len(found[i]) < max_tokens
+            ]
+            whole = _encoded(backend, [chunk[i] for i in short], bar.n)
+            for i, encoding in zip(short, whole, strict=True):
+                found[i] = encoding.ids
+            ids.append(np.fromiter(itertools.chain.from_iterable(found), dtype))
+            lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
+            bar.update(len(chunk))
+    return np.concatenate(ids), np.cumsum(np.concatenate(lengths))
+
+
+def _encoded(backend: Any, texts: list[str], first: int) -> list[Any]:
+    try:
+        return list(backend.encode_batch(texts))
+    except TypeError:
+        for i, text in enumerate(texts):
+            if not isinstance(text, str) or re.search("[\ud800-\udfff]", text):
+                raise ValueError(
+                    f"a text at or after number {first + i} is not Unicode: {text!r:.60}"
+                ) from None
+        raise
+
+
+def _chunks(texts: list[str], longest: int | None) -> Iterator[list[str]]:
+    """Cut `texts` into lists of a bounded number of texts and of characters to tokenise."""
+    start = characters = 0
+    for i, text in enumerate(texts):
+        characters += len(text) if longest is None else min(len(text), longest)
+        if i + 1 - start >= CHUNK_TEXTS or characters >= CHUNK_CHARACTERS:
+            yield texts[start : i + 1]
+            start, characters = i + 1, 0
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _piece(text: str, longest: int) -> str:
+    """The text up to its last blank within `longest` characters that follows no white space."""
+    if len(text) <= longest:
+        return text
+    cut = text.rfind(" ", 1, longest + 1)
+    while cut > 0 and text[cut - 1].isspace():
+        cut = text.rfind(" ", 1, cut)
+    return text[:cut] if cut > 0 else text
+
+
+_COMPOSE, _DROP = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}, {"BertNormalizer", "StripAccents"}
+"""Normalizers under which what stands before a blank does not depend on what follows it.
+
+Those that drop characters may leave a blank at the end, which a byte-level splitter would keep.
+"""
+
+
+def splits_at_blanks(backend: Any) -> bool:
+    """True if the tokens before a blank are known not to depend on what follows it.
+
+    True for the kinds named here (BERT, RoBERTa and their kin, byte-level BPE with the regular
+    expression of GPT-2); others (SentencePiece with its own normalizer, other regular
+    expressions) are not known to, and their texts are tokenised whole.
+    """
+    normalizers = {step["type"] for step in _steps(backend.normalizer, "normalizers")}
+    splitters = _steps(backend.pre_tokenizer, "pretokenizers")
+    first = splitters[0]["type"] if splitters else ""
+    if first in {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}:
+        splits = normalizers <= _COMPOSE | _DROP
+    else:
+        splits = (
+            first == "ByteLevel" and splitters[0].get("use_regex", True) and normalizers <= _COMPOSE
+        )
+    added = backend.get_added_tokens_decoder().values()
+    return splits and not any(re.search(r"\s", token.content) for token in added)
+
+
+def _steps(part: Any, name: str) -> list[dict[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer, a sequence laid open."""
+    if part is None:
+        return []
+    state = json.loads(part.__getstate__())
+    return list(state.get(name, [state]))
+
+
+_forks_are_safe = False
+
+
+def _fork_safely() -> None:
+    """Let a forked child tokenise with one thread, without the library's warning.
+
+    Its threads do not survive a fork. It notices, and says so on stderr at every fork, unless the
+    variable below is set at that moment.
+    """
+    global _forks_are_safe
+    if _forks_are_safe or not hasattr(os, "register_at_fork"):
+        return
+    name, given = "TOKENIZERS_PARALLELISM", []
+
+    def before() -> None:
+        given.append(os.environ.get(name))
+        os.environ[name] = "false"
+
+    def in_parent() -> None:
+        value = given.pop()
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+    os.register_at_fork(before=before, after_in_parent=in_parent)
+    _forks_are_safe = True
