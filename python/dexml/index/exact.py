@@ -291,24 +291,25 @@ def chosen(only: Only, n_labels: int) -> NDArray[np.int64]:
     """Return the sorted ids of a group given as a mask or as ids.
 
     Raises:
-        ValueError: A mask of another length; an id that is no label, or stands twice.
+        ValueError: A mask of another length; an id that is no label.
     """
-    only = np.asarray(only)
-    if only.ndim != 1 or only.dtype.kind not in "biu":
-        if only.size == 0 and only.ndim == 1:
-            return np.zeros(0, np.int64)
+    given: NDArray[Any] = np.asarray(only)
+    if given.shape == (0,):
+        if given.dtype == np.bool_ and n_labels:
+            raise ValueError(f"only: a mask of 0 for {n_labels} labels")
+        return np.zeros(0, np.int64)
+    if given.ndim != 1 or given.dtype.kind not in "biu":
         raise ValueError(
-            f"only: {only.dtype} of shape {only.shape}; give a mask of {n_labels} labels, or ids"
+            f"only: {given.dtype} of shape {given.shape}; give a mask of {n_labels} labels, or ids"
         )
-    if only.dtype == np.bool_:
-        if len(only) != n_labels:
-            raise ValueError(f"only: a mask of {len(only)} for {n_labels} labels")
-        return np.flatnonzero(only)
-    ids = np.unique(only).astype(np.int64)
-    if len(ids) and (ids[0] < 0 or ids[-1] >= n_labels):
-        bad = int(ids[0]) if ids[0] < 0 else int(ids[-1])
+    if given.dtype == np.bool_:
+        if len(given) != n_labels:
+            raise ValueError(f"only: a mask of {len(given)} for {n_labels} labels")
+        return np.flatnonzero(given)
+    ids = np.unique(given)
+    for bad in ids[(ids < 0) | (ids >= n_labels)][:1]:
         raise ValueError(f"only: label {bad} lies outside 0..{n_labels - 1}")
-    return ids
+    return ids.astype(np.int64)
 
 
 def check_queries(

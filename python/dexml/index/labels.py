@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml.data import Csr, load_texts
-from dexml.index import sealed
+from dexml.data import Csr
+from dexml.index import folders, sealed
 from dexml.index.exact import Found, Only, check_queries, longest
 from dexml.index.graph import Graph
 from dexml.index.recall import (
@@ -105,6 +105,7 @@ class LabelIndex:
             ValueError: Shapes or dtypes are wrong, a vector is not finite, a text has a line break.
         """
         vectors = _checked(vectors, None, texts)
+        norm = longest(vectors)
         if k < 1:
             raise ValueError(f"k = {k}; expected at least 1")
         if search not in ("auto", "exact", "hnsw"):
@@ -133,7 +134,7 @@ class LabelIndex:
             alive=np.ones(len(vectors), np.bool_),
             nodes=np.full(len(vectors), -1, np.int32),
             texts=None if texts is None else list(texts),
-            longest=longest(vectors),
+            longest=norm,
             graph=None,
         )
         index = cls(snapshot, manifest, queries)
@@ -372,18 +373,7 @@ class LabelIndex:
             manifest = self.manifest
             if home != self._home:
                 manifest = replace(manifest, files={}, digest="")
-            writers: dict[str, Callable[[Path], None] | None] = {
-                "vectors": lambda path: np.save(path, now.vectors),
-                "alive": lambda path: np.save(path, now.alive),
-                "queries": lambda path: np.save(path, self._queries),
-            }
-            if now.texts is not None:
-                text = "".join(f"{t}\n" for t in now.texts)
-                writers["labels"] = lambda path: _write_text(path, text)
-            graph = now.graph
-            if graph is not None:
-                writers["graph"] = graph.save
-                writers["nodes"] = lambda path: np.save(path, _node_table(now, graph))
+            writers = folders.writers(now, self._queries)
             for role in writers.keys() & manifest.files.keys() - self._unwritten:
                 writers[role] = None
             self._manifest = sealed.write(folder, manifest, writers)
@@ -406,31 +396,7 @@ class LabelIndex:
         manifest = sealed.read(folder)
         if encoder is not None and manifest.encoder != encoder:
             raise ValueError(f"{folder}: made by another encoder; run python -m dexml.index again")
-        n, dim = manifest.n_labels, manifest.dim
-        vectors = _array(folder, manifest, "vectors", np.float32, (n, dim), mmap_mode="r")
-        alive = _array(folder, manifest, "alive", np.bool_, (n,))
-        queries = _array(folder, manifest, "queries", np.float32, (None, dim))
-        texts = None
-        if "labels" in manifest.files:
-            path = sealed.path_of(folder, manifest, "labels")
-            texts = path.read_bytes().decode("utf-8").split("\n")[:-1]
-            if len(texts) != n:
-                raise _damaged(path, f"{len(texts)} lines for {n} labels")
-        if int(alive.sum()) != manifest.n_alive:
-            raise _damaged(folder, f"{int(alive.sum())} labels, not {manifest.n_alive}")
-        nodes, graph = np.full(n, -1, np.int32), None
-        if "graph" in manifest.files:
-            of_node = _array(folder, manifest, "nodes", np.int32, (None, 2))
-            labels, current = np.ascontiguousarray(of_node[:, 0]), of_node[:, 1] == 1
-            if len(labels) and (labels.min() < 0 or labels.max() >= n):
-                raise _damaged(folder, "a node stands for no label")
-            places = np.flatnonzero(current).astype(np.int32)
-            nodes[labels[current]] = places
-            if (nodes[labels[current]] != places).any() or not alive[labels[current]].all():
-                raise _damaged(folder, "two nodes stand for a label, or one for a removed label")
-            path = sealed.path_of(folder, manifest, "graph")
-            graph = Graph.load(path, labels, dim=dim, m=manifest.m)
-        snapshot = Snapshot(vectors, alive, nodes, texts, longest(vectors), graph)
+        snapshot, queries = folders.read_snapshot(folder, manifest)
         index = cls(snapshot, manifest, queries)
         index._home, index._unwritten = folder.resolve(), set()
         return index
@@ -501,42 +467,3 @@ def _checked(
         if "\n" in text:
             raise ValueError(f"texts: number {i} holds a line break")
     return np.ascontiguousarray(vectors)
-
-
-def _array(
-    folder: Path,
-    manifest: Manifest,
-    role: str,
-    dtype: type,
-    shape: tuple[int | None, ...],
-    *,
-    mmap_mode: Literal["r"] | None = None,
-) -> NDArray[Any]:
-    """Open an array of the index, and check that it is what the manifest speaks of."""
-    path = sealed.path_of(folder, manifest, role)
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise _damaged(path, str(error)) from None
-    fits = len(array.shape) == len(shape) and all(
-        b in (a, None) for a, b in zip(array.shape, shape, strict=True)
-    )
-    if array.dtype != dtype or not fits:
-        raise _damaged(path, f"{array.dtype} of shape {array.shape}")
-    return array if mmap_mode is None else np.asarray(array)
-
-
-def _node_table(now: Snapshot, graph: Graph) -> NDArray[np.int32]:
-    """For each node its label, and 1 if it stands for it still."""
-    table = np.zeros((len(graph), 2), np.int32)
-    table[:, 0] = graph.labels[: len(graph)]
-    table[now.nodes[now.nodes >= 0], 1] = 1
-    return table
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_bytes(text.encode())
-
-
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path}: damaged ({what}); build the index again")

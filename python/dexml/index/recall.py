@@ -83,7 +83,7 @@ def measure(
         n_labels: Labels there are; no `ef` is larger.
         start: Lowest `ef` tried.
     """
-    found = []
+    found: list[Recall] = []
     for k, wanted in targets:
         k = min(k, n_labels)
         if any(row.k == k for row in found):

@@ -183,7 +183,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def path_of(folder: Path, manifest: Manifest, role: str) -> Path:
     """Path of the file with a role."""
-    return folder / manifest.files[role]["name"]
+    return folder / str(manifest.files[role]["name"])
 
 
 def _manifest(content: dict[str, Any]) -> Manifest:
