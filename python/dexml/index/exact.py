@@ -254,17 +254,28 @@ def ranked(
         num_threads: Threads of the ranking.
     """
     known = candidates >= 0
-    labels = candidates[known]
-    owners = np.repeat(np.arange(len(queries)), known.sum(axis=1))
-    values = np.empty(len(labels), np.float32)
-    step = max(1, _GATHER // max(1, queries.shape[1]))
-    for start in range(0, len(labels), step):
-        part = slice(start, start + step)
-        np.vecdot(queries[owners[part]], vectors[labels[part]], out=values[part])
+    values = np.empty(candidates.shape, np.float32)
+    columns = max(1, _GATHER // max(1, queries.shape[1]))
+    rows = max(1, columns // max(1, candidates.shape[1]))
+    for row in range(0, len(queries), rows):
+        for column in range(0, candidates.shape[1], columns):
+            part = slice(row, row + rows), slice(column, column + columns)
+            gathered = vectors[candidates[part]]  # of -1: the last vector, which does not count
+            np.vecdot(queries[part[0], None], gathered, out=values[part])
     values += np.float32(0)  # -0 would rank below 0
-    starts = np.concatenate([[0], np.cumsum(known.sum(axis=1))]).astype(np.int64)
     pairs = None if exclude is None else csr_parts(exclude, "exclude")[:2]
-    return _rust.topk_csr(starts, labels, values, len(vectors), k, pairs, num_threads=num_threads)
+    starts = np.zeros(len(queries) + 1, np.int64)
+    np.cumsum(known.sum(axis=1), out=starts[1:])
+    whole = starts[-1] == known.size
+    return _rust.topk_csr(
+        starts,
+        candidates.ravel() if whole else candidates[known],
+        values.ravel() if whole else values[known],
+        len(vectors),
+        k,
+        pairs,
+        num_threads=num_threads,
+    )
 
 
 def longest(vectors: NDArray[np.float32]) -> float:

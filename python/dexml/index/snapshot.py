@@ -48,6 +48,11 @@ class Snapshot:
         return int(self.alive.sum())
 
     @cached_property
+    def n_in_graph(self) -> int:
+        """Labels that a node stands for."""
+        return int((self.nodes >= 0).sum())
+
+    @cached_property
     def pending(self) -> NDArray[np.int64]:
         """Labels that no node stands for."""
         return np.flatnonzero(self.alive & (self.nodes < 0))
@@ -116,7 +121,7 @@ class Snapshot:
         if self.graph is None or k + extra > MAX_EF:
             return self.exact(queries, k, exclude=exclude)
         # As many more as there are nodes out of use.
-        share = len(self.graph) / max(1, int((self.nodes >= 0).sum()))
+        share = len(self.graph) / max(1, self.n_in_graph)
         wide = int(np.ceil(max(ef, k + extra) * share))
         nodes, labels = self.graph.near(queries, wide, num_threads=num_threads)
         # Nodes of other moments stand for labels changed or removed since, or for later ones.
