@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ def clustered(n: int, dim: int, seed: int, *, centres: int) -> Array:
         block += middle[rng.integers(0, centres, len(block))]
         block /= np.linalg.norm(block, axis=1, keepdims=True)
     return out
+
+
+def generated(n_labels: int, n_queries: int, dim: int) -> tuple[Array, Array]:
+    """Label vectors, and queries near them."""
+    centres = max(1, n_labels // 50)
+    labels = clustered(n_labels, dim, 1, centres=centres)
+    return labels, clustered(n_queries, dim, 2, centres=centres)
 
 
 def plain_numpy(vectors: Array, made: dict[str, Any], folder: Path, threads: int) -> Search:
@@ -134,7 +142,7 @@ def faiss_hnsw(vectors: Array, made: dict[str, Any], folder: Path, threads: int)
 
 
 def usearch_hnsw(vectors: Array, made: dict[str, Any], folder: Path, threads: int) -> Search:
-    from usearch.index import Index
+    from usearch.index import Index  # type: ignore[import-not-found,unused-ignore]
 
     path = folder / "usearch"
     graph = Index(
@@ -347,8 +355,8 @@ def as_markdown(results: list[dict[str, Any]], command: str, machine: str) -> st
 
 def main(argv: list[str]) -> None:
     if argv[:1] == ["--job"]:
-        name, folder, threads, *ks = argv[1:]
-        print(json.dumps(job(name, Path(folder), int(threads), [int(k) for k in ks])))
+        place, at_once = Path(argv[2]), int(argv[3])
+        print(json.dumps(job(argv[1], place, at_once, [int(k) for k in argv[4:]])))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--labels", type=int, nargs="+", default=[10_000])
@@ -358,30 +366,24 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--run", type=Path, help="a run directory: its own vectors, and latency")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "search.md")
     chosen = parser.parse_args(argv)
-    ks, results = [10, 100], []
+    ks = [10, 100]
+    results: list[dict[str, Any]] = []
     tasks: list[tuple[str, Callable[[], tuple[Array, Array]]]] = []
     if chosen.run:
-        vectors = [np.load(chosen.run / f"{name}_emb.npy") for name in ("label", "query")]
-        name = f"{len(vectors[0]):,} label vectors of a run, D = {vectors[0].shape[1]}"
-        tasks.append((name, lambda: (vectors[0], vectors[1])))
+        labels, points = (np.load(chosen.run / f"{name}_emb.npy") for name in ("label", "query"))
+        title = f"{len(labels):,} label vectors of a run, D = {labels.shape[1]}"
+        tasks.append((title, lambda: (labels, points)))
     else:
         for n in chosen.labels:
             for dim in chosen.dims:
-                tasks.append(
-                    (
-                        f"{n:,} clustered vectors, D = {dim}",
-                        lambda n=n, dim=dim: tuple(  # type: ignore[misc]
-                            clustered(size, dim, seed, centres=max(1, n // 50))
-                            for seed, size in ((1, n), (2, chosen.queries))
-                        ),
-                    )
-                )
+                title = f"{n:,} clustered vectors, D = {dim}"
+                tasks.append((title, partial(generated, n, chosen.queries, dim)))
     for name, make in tasks:
         with tempfile.TemporaryDirectory() as folder:
             vectors_, queries = make()
             made = build(vectors_, queries, Path(folder), ks)
             del vectors_
-            result = {"name": name, "ks": ks, "made": made, "threads": {}}
+            result: dict[str, Any] = {"name": name, "ks": ks, "made": made, "threads": {}}
             for threads in THREADS:
                 result["threads"][threads] = compare(Path(folder), threads, ks, chosen.rounds)
         if chosen.run:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array, save_npz
 
 from dexml import topk
-from dexml.index import LabelIndex, choose_search, exact, exact_search, exact_shard
+from dexml.index import Found, LabelIndex, choose_search, exact, exact_search, exact_shard
 
 
 def unit(seed: int, n: int, dim: int = 12) -> np.ndarray:
@@ -25,7 +26,13 @@ def pairs(seed: int, shape: tuple[int, int], share: float = 0.2) -> csr_array:
     return csr_array((np.random.default_rng(seed).random(shape) < share).astype(np.float32))
 
 
-def by_sorting(queries, vectors, k, exclude=None, only=None):  # type: ignore[no-untyped-def]
+def by_sorting(
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    k: int,
+    exclude: csr_array | None = None,
+    only: set[int] | None = None,
+) -> Found:
     """Every pair by itself, then a sort of Python."""
     ids = np.full((len(queries), k), -1, np.int32)
     scores = np.full((len(queries), k), -np.inf, np.float32)
@@ -38,7 +45,7 @@ def by_sorting(queries, vectors, k, exclude=None, only=None):  # type: ignore[no
     return ids, scores
 
 
-def same(found, expected):  # type: ignore[no-untyped-def]
+def same(found: Found, expected: Found) -> None:
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
     assert found[0].dtype == np.int32
@@ -64,15 +71,25 @@ def built() -> LabelIndex:
     share=st.sampled_from([None, 0.1, 0.5, 1.0]),
     group=st.sampled_from([None, "few", "many", "none", "mask"]),
 )
-def test_exact_search_equals_a_sort(seed, n, n_labels, dim, k, block, grid, share, group):  # type: ignore[no-untyped-def]
+def test_exact_search_equals_a_sort(
+    seed: int,
+    n: int,
+    n_labels: int,
+    dim: int,
+    k: int,
+    block: int,
+    grid: bool,
+    share: float | None,
+    group: str | None,
+) -> None:
     generator = np.random.default_rng(seed)
-    queries, vectors = generator.normal(size=(n, dim)), generator.normal(size=(n_labels, dim))
+    queries = generator.normal(size=(n, dim)).astype(np.float32)
+    vectors = (3 * generator.normal(size=(n_labels, dim))).astype(np.float32)
     if grid:  # many ties
         queries, vectors = np.round(queries), np.round(vectors)
-    queries, vectors = queries.astype(np.float32), (3 * vectors).astype(np.float32)
     exclude = None if share is None else pairs(seed, (n, n_labels), share)
     size = {"few": n_labels // 4, "many": n_labels - n_labels // 4, "none": 0}.get(group or "", 0)
-    only = None if group is None else generator.permutation(n_labels)[:size]
+    only: Any = None if group is None else generator.permutation(n_labels)[:size]
     if group == "mask":
         only = generator.random(n_labels) < 0.5
     members = only if only is None else set(np.arange(n_labels)[only].tolist())
@@ -254,7 +271,7 @@ def test_threads_get_the_answers_of_one(built: LabelIndex) -> None:
     jobs = [(k, s) for k in (1, 5, 10, 40) for s in ("exact", "hnsw")] * 5
     expected = [built.search(queries, k, search=s) for k, s in jobs]  # type: ignore[arg-type]
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda job: built.search(queries, job[0], search=job[1]), jobs)  # type: ignore[arg-type]
+        found = pool.map(lambda job: built.search(queries, job[0], search=job[1]), jobs)
     for a, b in zip(found, expected, strict=True):
         same(a, b)
     for n in (1, 2, 3):

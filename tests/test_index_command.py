@@ -35,7 +35,7 @@ def file(folder: Path, text: str) -> Path:
 def test_build_prints_its_recall(edited: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(edited, "--quiet") == 0
     assert "64 labels, 17 dimensions; exact search: " in capsys.readouterr().out
-    assert call(edited, "--quiet", "--search", "hnsw", "-k", 20, "--recall", 0.9, "--m", 8) == 0
+    assert call(edited, "--quiet", "--search", "hnsw", "-k", 20, "--recall", 0.9, "-m", 8) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("64 labels, 17 dimensions; HNSW, M 8: ")
     assert [line.split()[0] for line in lines[1:]] == ["recall@10", "recall@20", "recall@64"]

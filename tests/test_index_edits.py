@@ -2,7 +2,7 @@
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -25,7 +25,13 @@ EDITS = st.lists(
 @pytest.mark.parametrize("search", ["exact", "hnsw"])
 @settings(deadline=None, max_examples=25)
 @given(edits=EDITS, first=st.integers(0, 30), threshold=st.sampled_from([0, 5, 1000]))
-def test_any_edits_equal_an_index_built_afresh(search, edits, first, threshold, tmp_path_factory):  # type: ignore[no-untyped-def]
+def test_any_edits_equal_an_index_built_afresh(
+    search: Literal["exact", "hnsw"],
+    edits: list[tuple[str, int, int]],
+    first: int,
+    threshold: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     folder = tmp_path_factory.mktemp("index") / "index"
     old, labels.PENDING = labels.PENDING, threshold
     try:

@@ -1,5 +1,6 @@
 """The folder of an index: every damage is found, and a kill leaves the old index whole."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -38,7 +39,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def reseal(folder: Path, role: str, content: bytes, **changes: object) -> None:
     """Put another file in the place of one, with seals that fit: what an attacker can do."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    digest = sealed.hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     (folder / manifest["files"][role]["name"]).unlink()
     name = f"{role}-{digest[:16]}.{sealed.ROLES[role]}"
     (folder / name).write_bytes(content)
