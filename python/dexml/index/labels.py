@@ -353,9 +353,9 @@ class LabelIndex:
     def save(self, folder: Path, *, progress: bool = False) -> None:
         """Write what changed since the index was loaded from or saved to `folder`, or all of it.
 
-        After edits the recall is measured again (250 queries), and a graph of which more than a
-        fifth of the nodes are out of use is built anew first. A kill at any moment leaves the old
-        index whole.
+        After edits that can lower the recall it is measured again (250 queries), and a graph of
+        which more than a fifth of the nodes are out of use is built anew first. A kill at any
+        moment leaves the old index whole.
 
         Raises:
             FileExistsError: The folder holds something that is not an index.
@@ -403,12 +403,13 @@ class LabelIndex:
 
     def _publish(self, after: Snapshot, *changed: str, edits: int = 0) -> None:
         """Let searches see `after`; put new labels into the graph once they are many."""
-        self._now = after
+        before, self._now = self._now, after
         self._unwritten |= set(changed)
         if edits:
             self._unwritten.add("nodes")
             self._manifest = replace(self._manifest, edits=self._manifest.edits + edits)
-            self._unmeasured = True
+        # New labels are compared exactly until then, so they cannot lower the recall.
+        self._unmeasured |= bool((after.nodes[: len(before)] != before.nodes).any())
         if self._manifest.kind == "hnsw" and len(after.pending) > PENDING:
             if after.graph is None:
                 self.rebuild()
@@ -418,6 +419,7 @@ class LabelIndex:
             nodes[labels] = after.graph.insert(labels, after.vectors)
             self._now = replace(after, nodes=nodes)
             self._unwritten |= {"graph", "nodes"}
+            self._unmeasured = True
 
     def _appended(
         self, vectors: NDArray[np.float32], more: NDArray[np.float32]
