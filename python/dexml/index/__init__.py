@@ -1,6 +1,6 @@
 """Search over label vectors: exact, or approximate by an HNSW graph with a measured recall.
 
-Knows numpy, hnswlib and the Rust core, and nothing of torch. On the command line::
+Knows numpy, hnswlib and the Rust core; torch only where a GPU is asked for. On the command line::
 
     python -m dexml.index RUN
 """
@@ -8,7 +8,19 @@ Knows numpy, hnswlib and the Rust core, and nothing of torch. On the command lin
 import dexml.extras  # noqa: F401
 
 # isort: split
-from dexml.index.exact import EXACT_TEST_UP_TO, EXACT_UP_TO, Found, exact_search
+from dexml.index.exact import Found, exact_search, exact_shard
 from dexml.index.labels import LabelIndex
+from dexml.index.recall import EXACT_TEST_UP_TO, EXACT_UP_TO, choose_search
+from dexml.index.sealed import Manifest, Recall
 
-__all__ = ["EXACT_TEST_UP_TO", "EXACT_UP_TO", "Found", "LabelIndex", "exact_search"]
+__all__ = [
+    "EXACT_TEST_UP_TO",
+    "EXACT_UP_TO",
+    "Found",
+    "LabelIndex",
+    "Manifest",
+    "Recall",
+    "choose_search",
+    "exact_search",
+    "exact_shard",
+]

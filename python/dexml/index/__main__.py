@@ -1,35 +1,105 @@
-"""The command: python -m dexml.index RUN."""
+"""The command: python -m dexml.index RUN [--add FILE | --remove FILE | --update FILE | --info]."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from dexml import config, console, rundir
 from dexml.config import Settings
-from dexml.index import LabelIndex
+from dexml.data import load_texts
+from dexml.index import LabelIndex, Manifest, choose_search
+from dexml.index.sealed import read_manifest
 
 
 class IndexSettings(Settings):
-    """Build the nearest-neighbour index over the label vectors of a run."""
+    """Build the index over the label vectors of a run, or edit the labels of the one it has."""
 
     run: CliPositionalArg[Path] = Field(description="run directory of dexml.train")
-    m: int = Field(16, ge=2, le=256, description="links of a node of the HNSW graph")
-    ef_construction: int = Field(200, ge=8, description="candidates while building")
-    k: int = Field(10, ge=1, description="recall is measured for this many labels")
-    recall: float = Field(0.99, gt=0, le=1, description="ef is raised until this recall is reached")
+    search: Literal["auto", "exact", "hnsw"] = Field(
+        "auto", description="auto: exact up to 50,000 labels (131,072 for k over 10), else hnsw"
+    )
+    m: int | None = Field(
+        None, ge=2, le=256, description="links of a node of the HNSW graph; 16, or 32 for k over 10"
+    )
+    ef_construction: int | None = Field(
+        None, ge=8, description="candidates while building; 200, or 400 for k over 10"
+    )
+    k: int = Field(10, ge=1, description="labels a text; recall is measured at 10 and 100 as well")
+    recall: float | None = Field(
+        None, gt=0, le=1, description="recall@k to reach by raising ef; 0.99, or 0.98 for k over 10"
+    )
     seed: int = Field(0, ge=0, description="seed of the graph")
+    add: Path | None = Field(None, description="add the labels of this file, a text a line")
+    remove: Path | None = Field(
+        None, description="remove the labels of this file: an id a line, or a text a line"
+    )
+    update: Path | None = Field(
+        None, description="change the texts of labels: a file with ID TAB TEXT lines"
+    )
+    rebuild: bool = Field(False, description="build the graph anew, edits kept")
+    info: bool = Field(False, description="show what the index is")
+    overwrite: bool = Field(False, description="build from the run again: edits are lost")
+    device: str = Field("auto", description="of the encoder: cpu, cuda, cuda:1")
 
 
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.index``."""
     settings = config.parse(IndexSettings, argv, "python -m dexml.index")
+    tasks = ("add", "remove", "update", "rebuild", "info", "overwrite")
+    chosen = [f"--{name}" for name in tasks if getattr(settings, name)]
+    if len(chosen) > 1:
+        console.usage_error(f"{' and '.join(chosen)}: one at a time")
     run = rundir.Run.open(settings.run)
+    folder = settings.run / "index"
+    if settings.info:
+        print(_table(read_manifest(folder)))
+        return
+    if not chosen or settings.overwrite:
+        _build(run, folder, settings)
+        return
+    index = LabelIndex.load(folder, encoder=run.fingerprint())
+    if settings.add:
+        _add(run, index, settings.add, settings)
+    elif settings.remove:
+        _remove(index, settings.remove)
+    elif settings.update:
+        _update(run, index, settings.update, settings)
+    else:
+        index.rebuild(progress=not settings.quiet)
+    index.save(folder, progress=not settings.quiet)
+    if not settings.quiet:
+        console.say(_summary(index.manifest, folder))
+    _warn(index.manifest)
+
+
+def _build(run: rundir.Run, folder: Path, settings: IndexSettings) -> None:
+    """Build from the label vectors of the run; an index that was edited is not lost unasked."""
+    if (folder / "manifest.json").exists() and not settings.overwrite:
+        try:
+            edits = read_manifest(folder).edits
+        except ValueError:  # damaged, or of an older version: nothing to lose
+            edits = 0
+        if edits:
+            raise FileExistsError(
+                f"{folder}: labels were edited {edits} times since it was built; --rebuild keeps "
+                "them, --overwrite starts from the run again"
+            )
+    vectors = run.load_array("label_emb")
+    search = settings.search
+    if search == "auto":
+        search = choose_search(len(vectors), None, settings.k)
     index = LabelIndex.build(
-        run.load_array("label_emb"),
+        vectors,
         run.load_array("query_emb"),
+        texts=run.label_texts(),
+        search=search,
         encoder=run.fingerprint(),
         m=settings.m,
         ef_construction=settings.ef_construction,
@@ -38,15 +108,145 @@ def main(argv: list[str]) -> None:
         seed=settings.seed,
         progress=not settings.quiet,
     )
-    index.save(settings.run / "index")
-    made = index.manifest
-    print(
-        f"{made.n_labels} labels, {made.dim} dimensions; recall@{made.recall_k} against exact "
-        f"search {made.recall:.4f} at ef {made.ef} ({made.recall_queries} points): "
-        f"{settings.run / 'index'}"
+    index.save(folder)
+    print(_summary(index.manifest, folder))
+    _warn(index.manifest)
+
+
+def _add(run: rundir.Run, index: LabelIndex, path: Path, settings: IndexSettings) -> None:
+    """Add the texts that are no labels yet; ids and texts go to stdout."""
+    known = {t for t, alive in zip(_texts(index), index.alive.tolist(), strict=True) if alive}
+    given = _lines(path)
+    texts = [text for text in dict.fromkeys(given) if text not in known]
+    if len(texts) < len(given) and not settings.quiet:
+        console.say(f"note: {len(given) - len(texts)} of {len(given)} are labels already: skipped")
+    for id_, text in zip(
+        index.add_labels(texts, _vectors(run, texts, settings)), texts, strict=True
+    ):
+        print(f"{id_}\t{text}")
+
+
+def _remove(index: LabelIndex, path: Path) -> None:
+    """Remove by ids, where all lines are numbers, or by texts."""
+    lines = _lines(path)
+    if all(line.isdecimal() for line in lines):
+        ids = [int(line) for line in lines]
+        _check_ids(index, ids, path)
+    else:
+        places: dict[str, list[int]] = {}
+        texts = _texts(index)
+        for i in np.flatnonzero(index.alive).tolist():
+            places.setdefault(texts[i], []).append(i)
+        ids = []
+        for number, line in enumerate(lines, start=1):
+            if line not in places:
+                raise ValueError(f"{path}:{number}: no label has the text {line!r}")
+            ids += places.pop(line)
+    index.remove_labels(ids)
+
+
+def _update(run: rundir.Run, index: LabelIndex, path: Path, settings: IndexSettings) -> None:
+    """Give labels other texts, and the vectors that these have."""
+    ids, texts = [], []
+    for number, line in enumerate(_lines(path), start=1):
+        id_, tab, text = line.partition("\t")
+        if not tab or not id_.isdecimal() or not text.strip():
+            raise ValueError(f"{path}:{number}: expected ID TAB TEXT")
+        ids.append(int(id_))
+        texts.append(text.strip())
+    _check_ids(index, ids, path)
+    index.update_labels(ids, texts, _vectors(run, texts, settings))
+
+
+def _vectors(run: rundir.Run, texts: Sequence[str], settings: IndexSettings) -> NDArray[np.float32]:
+    """Vectors of labels that training never saw: text alone, and the bias of a rare label."""
+    from dexml.model import DualEncoder, torch_device
+
+    bias = run.info.get("new_label_bias")
+    if bias is None:
+        bias = float(np.median(run.load_array("label_emb")[:, -1]))
+        console.say(f"note: the run names no bias for new labels; the median, {bias:.4f}, is taken")
+    if not texts:
+        return np.zeros((0, run.info["dim"] + 1), np.float32)
+    encoder = DualEncoder.load(str(run.folder / "encoder")).to(torch_device(settings.device))
+    encoded = encoder.encode(
+        texts, side="label", max_tokens=run.info["label_tokens"], progress=not settings.quiet
     )
-    if made.recall < settings.recall:
-        console.say(f"warning: recall stays below {settings.recall}; predict with --search exact")
+    return np.concatenate([encoded, np.full((len(texts), 1), bias, np.float32)], axis=1)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file of edits; an empty one is a mistake."""
+    lines = load_texts(path)
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            raise ValueError(f"{path}:{number}: an empty line")
+    if not lines:
+        raise ValueError(f"{path}: empty")
+    return lines
+
+
+def _check_ids(index: LabelIndex, ids: Sequence[int], path: Path) -> None:
+    seen: set[int] = set()
+    for number, id_ in enumerate(ids, start=1):
+        if id_ >= index.n_labels:
+            raise ValueError(f"{path}:{number}: label {id_} of {index.n_labels} labels")
+        if not index.alive[id_]:
+            raise ValueError(f"{path}:{number}: label {id_} was removed before")
+        if id_ in seen:
+            raise ValueError(f"{path}:{number}: label {id_} stands there twice")
+        seen.add(id_)
+
+
+def _texts(index: LabelIndex) -> list[str]:
+    if index.texts is None:
+        raise ValueError("the index holds no texts; build it again")
+    return index.texts
+
+
+def _summary(made: Manifest, folder: Path) -> str:
+    """One line for exact search; for a graph a table of its recall."""
+    gone = made.n_labels - made.n_alive
+    removed = f" ({gone} removed)" if gone else ""
+    kind = "exact search" if made.kind == "exact" else f"HNSW, M {made.m}"
+    head = f"{made.n_alive} labels{removed}, {made.dim} dimensions; {kind}: {folder}"
+    rows = [
+        f"recall@{row.k} against exact search {row.recall:.4f} at ef {row.ef} "
+        f"({row.queries} points; asked for {row.wanted:g})"
+        for row in made.recalls
+    ]
+    return "\n".join([head, *rows])
+
+
+def _warn(made: Manifest) -> None:
+    for row in made.recalls:
+        if not row.reached:
+            console.say(
+                f"warning: recall@{row.k} stays below {row.wanted:g}; with k from there on "
+                "exact search is used"
+            )
+
+
+def _table(made: Manifest) -> str:
+    """The manifest for a reader."""
+    rows = [
+        ("search", made.kind),
+        ("labels", str(made.n_alive)),
+        ("removed", str(made.n_labels - made.n_alive)),
+        ("next id", str(made.n_labels)),
+        ("edits since built", str(made.edits)),
+        ("dimensions", str(made.dim)),
+        ("encoder", made.encoder[:16]),
+        ("format", str(made.format_version)),
+    ]
+    if made.kind == "hnsw":
+        rows += [("M", str(made.m)), ("ef_construction", str(made.ef_construction))]
+        rows += [("seed", str(made.seed))]
+    for row in made.recalls:
+        rows.append((f"recall@{row.k}", f"{row.recall:.4f} (ef {row.ef}, {row.queries} queries)"))
+    rows += [(seal["name"], f"{seal['bytes']} bytes") for seal in made.files.values()]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 
 
 if __name__ == "__main__":

@@ -1,232 +1,471 @@
-"""Label vectors with an HNSW graph over them: approximate search with a measured recall."""
+"""A set of labels that can be searched, edited while it is searched, saved and opened again."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, fields, replace
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from dexml import _rust
-from dexml.data import Csr, pair_parts
-from dexml.files import replacing
-from dexml.index.exact import Found, exact_search
+from dexml.data import Csr
+from dexml.index import folders, sealed
+from dexml.index.exact import Found, Only, check_queries, longest
+from dexml.index.graph import Graph
+from dexml.index.recall import (
+    EDIT_QUERIES,
+    MEASURED_KS,
+    RECALL_QUERIES,
+    choose_search,
+    graph_parameters,
+    measure,
+    wanted_recall,
+)
+from dexml.index.sealed import Manifest, Recall
+from dexml.index.snapshot import Snapshot
 
-FORMAT_VERSION = 1
-MAX_EF = 4096
-"""Beyond this, comparing all labels is the better search."""
-RECALL_QUERIES = 1000
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an index folder says of itself (``manifest.json``)."""
-
-    format_version: int
-    n_labels: int
-    dim: int
-    m: int
-    ef_construction: int
-    ef: int
-    seed: int
-    recall: float
-    recall_k: int
-    recall_queries: int
-    encoder: str
-    files: dict[str, dict[str, Any]]
+PENDING = 1024
+"""New labels that are compared exactly before they are all put into the graph."""
+DEGRADED = 0.2
+"""Share of retired nodes beyond which saving builds the graph anew."""
+Search = Literal["auto", "exact", "hnsw"]
 
 
 class LabelIndex:
-    """Label vectors with an HNSW graph over them (inner product)."""
+    """Label vectors to search by inner product, exactly or by an HNSW graph.
 
-    def __init__(self, vectors: NDArray[np.float32], graph: Any, manifest: Manifest) -> None:
-        self.vectors = vectors
-        self.manifest = manifest
-        self._graph = graph
+    An id is given once: removed labels leave a gap, and `n_labels` is the next id. Several threads
+    may search while another edits: a search sees the labels before an edit or after it, never a
+    part of it.
+
+    Example:
+        >>> vectors = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
+        >>> index = LabelIndex.build(vectors, texts=["a", "b", "c"])
+        >>> index.add_labels(["d"], np.array([[3, 0]], np.float32)).tolist()
+        [3]
+        >>> index.remove_labels([2])
+        >>> ids, scores = index.search(np.array([[2, 1]], np.float32), 4)
+        >>> ids.tolist(), scores.tolist()
+        ([[3, 0, 1, -1]], [[6.0, 2.0, 1.0, -inf]])
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, manifest: Manifest, queries: NDArray[np.float32]
+    ) -> None:
+        """Use `build` or `load`."""
+        self._now = snapshot
+        self._manifest = manifest
+        self._queries = queries
+        self._editing = threading.RLock()
+        self._wanted = {k: wanted_recall(k) for k in MEASURED_KS}
+        self._wanted |= {row.k: row.wanted for row in manifest.recalls}
+        self._buffer = np.zeros((0, manifest.dim), np.float32)
+        self._home: Path | None = None
+        self._unwritten = set(sealed.ROLES)
+        self._unmeasured = False
 
     @classmethod
     def build(
         cls,
         vectors: NDArray[np.float32],
-        queries: NDArray[np.float32],
+        queries: NDArray[np.float32] | None = None,
         *,
+        texts: Sequence[str] | None = None,
+        search: Search = "auto",
         encoder: str = "",
-        m: int = 16,
-        ef_construction: int = 200,
+        m: int | None = None,
+        ef_construction: int | None = None,
         k: int = 10,
-        recall: float = 0.99,
+        recall: float | None = None,
         seed: int = 0,
         progress: bool = False,
     ) -> LabelIndex:
-        """Build the graph, then raise ``ef`` until `queries` find `recall` of the exact top k.
+        """Index label vectors; with a graph, raise `ef` until it finds what was asked for.
 
         The graph is built by one thread: insertion in several is not reproducible.
 
         Args:
-            vectors: Label vectors, shape (L, D), float32.
-            queries: Points to measure the recall with, shape (n, D); at most 1,000 are used.
+            vectors: Label vectors, shape (L, D), float32, any norm, L >= 0; not copied.
+            queries: Points to measure the recall with, shape (n, D); at most 1,000 are used, and
+                kept. Default: the label vectors themselves.
+            texts: Texts of the labels, none with a line break.
+            search: ``exact``, ``hnsw``, or ``auto``: as `choose_search` says.
             encoder: Fingerprint of the encoder that made the vectors.
-            m: Links of a node.
-            ef_construction: Candidates while building.
-            k: Recall is measured for the k best labels.
-            recall: Wanted recall@k.
+            m: Links of a node; default 16 for k <= 10, else 32.
+            ef_construction: Candidates while building; default 200 for k <= 10, else 400.
+            k: Labels a query for which recall is measured, beside 10 and 100.
+            recall: Recall@k to reach; default 0.99 for k <= 10, else 0.98.
             seed: Seed of the graph's levels.
             progress: Show a bar.
-        """
-        import hnswlib
 
-        if len(vectors) == 0:
-            raise ValueError("no label vectors to index")
-        graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
-        graph.init_index(len(vectors), M=m, ef_construction=ef_construction, random_seed=seed)
-        with tqdm(total=len(vectors), desc="index", unit="label", disable=not progress) as bar:
-            for start in range(0, len(vectors), 1000):
-                block = vectors[start : start + 1000]
-                graph.add_items(block, np.arange(start, start + len(block)), num_threads=1)
-                bar.update(len(block))
+        Raises:
+            ValueError: Shapes or dtypes are wrong, a vector is not finite, a text has a line break.
+        """
+        vectors = _checked(vectors, None, texts)
+        norm = longest(vectors)
+        if k < 1:
+            raise ValueError(f"k = {k}; expected at least 1")
+        if search not in ("auto", "exact", "hnsw"):
+            raise ValueError(f"search = {search!r}; expected auto, exact or hnsw")
+        if queries is None or len(queries) == 0:
+            rows = np.random.default_rng(seed).permutation(len(vectors))[:RECALL_QUERIES]
+            queries = vectors[np.sort(rows)]
+        queries = np.array(queries[:RECALL_QUERIES])
+        check_queries(queries, vectors.shape[1], 1)
+        kind = choose_search(len(vectors), None, k) if search == "auto" else search
+        default_m, default_ef = graph_parameters(k)
         manifest = Manifest(
-            format_version=FORMAT_VERSION,
+            format_version=sealed.FORMAT_VERSION,
+            kind=kind,
             n_labels=len(vectors),
+            n_alive=len(vectors),
             dim=vectors.shape[1],
-            m=m,
-            ef_construction=ef_construction,
-            ef=max(64, 2 * k),
-            seed=seed,
-            recall=0.0,
-            recall_k=min(k, len(vectors)),
-            recall_queries=0,
             encoder=encoder,
-            files={},
+            edits=0,
+            m=m or default_m,
+            ef_construction=ef_construction or default_ef,
+            seed=seed,
         )
-        index = cls(vectors, graph, manifest)
-        index._raise_ef(queries[:RECALL_QUERIES], recall)
+        snapshot = Snapshot(
+            vectors=vectors,
+            alive=np.ones(len(vectors), np.bool_),
+            nodes=np.full(len(vectors), -1, np.int32),
+            texts=None if texts is None else list(texts),
+            longest=norm,
+            graph=None,
+        )
+        index = cls(snapshot, manifest, queries)
+        index._wanted[k] = recall or wanted_recall(k)
+        if kind == "hnsw":
+            index.rebuild(progress=progress)
         return index
 
-    def _raise_ef(self, queries: NDArray[np.float32], wanted: float) -> None:
-        k = self.manifest.recall_k
-        _, truth = exact_search(queries, self.vectors, k)
-        ef = self.manifest.ef
-        while True:
-            self.manifest = replace(self.manifest, ef=ef)
-            _, found = self.search(queries, k)
-            # By score, not by id: of labels with one text any is as good as the other.
-            measured = float((found >= truth[:, -1:] - 1e-6).mean()) if truth.size else 1.0
-            self.manifest = replace(self.manifest, recall=measured, recall_queries=len(queries))
-            if measured >= wanted or ef >= min(MAX_EF, self.manifest.n_labels):
-                return
-            ef *= 2
+    @property
+    def manifest(self) -> Manifest:
+        """What is known of the index; `files` and `digest` are those of the last save."""
+        now = self._now
+        return replace(self._manifest, n_labels=len(now), n_alive=now.n_alive)
 
-    def search(self, queries: NDArray[np.float32], k: int, *, exclude: Csr | None = None) -> Found:
-        """Find about the k best labels of each query; shapes and padding as `exact_search`."""
-        n_labels = self.manifest.n_labels
-        if queries.ndim != 2 or queries.shape[1] != self.manifest.dim:
-            raise ValueError(
-                f"queries {queries.shape}; the index has {self.manifest.dim} dimensions"
-            )
-        pairs = pair_parts(exclude, (len(queries), n_labels), "exclude")
-        ids = np.full((len(queries), k), -1, np.int32)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        for start in range(0, len(queries), 256):
-            rows = slice(start, min(start + 256, len(queries)))
-            window = None
-            extra = 0
-            if pairs is not None:
-                window = (pairs[0][start : rows.stop + 1], pairs[1])
-                extra = int(np.diff(window[0]).max())
-            ids[rows], scores[rows] = self._search_block(queries[rows], k, extra, window)
-        return ids, scores
+    @property
+    def n_labels(self) -> int:
+        """The next id: labels, removed ones included."""
+        return len(self._now)
 
-    def _search_block(
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """Label vectors (n_labels, D), those of removed labels included; not to be written to."""
+        return self._now.vectors
+
+    @property
+    def alive(self) -> NDArray[np.bool_]:
+        """False for removed labels, shape (n_labels,); not to be written to."""
+        return self._now.alive
+
+    @property
+    def texts(self) -> list[str] | None:
+        """Texts of the labels by id, those of removed labels included; not to be written to."""
+        return self._now.texts
+
+    def recall_for(self, k: int) -> Recall | None:
+        """The measurement that speaks for k labels a query: that of the next larger k."""
+        rows = [row for row in self._manifest.recalls if row.k >= min(k, self._now.n_alive)]
+        return min(rows, key=lambda row: row.k) if rows else None
+
+    def search_for(self, k: int) -> Literal["exact", "hnsw"]:
+        """Which search ``auto`` is: the graph where its measured recall is what was asked for."""
+        known = self.recall_for(k)
+        return "hnsw" if known is not None and known.reached else "exact"
+
+    def search(
         self,
         queries: NDArray[np.float32],
         k: int,
-        extra: int,
-        pairs: tuple[NDArray[np.int64], NDArray[np.int32]] | None,
+        *,
+        exclude: Csr | None = None,
+        only: Only | None = None,
+        search: Search = "auto",
+        device: str = "cpu",
+        num_threads: int | None = None,
+        progress: bool = False,
     ) -> Found:
-        """Fetch `extra` more than k, so that k remain without the excluded `pairs`.
+        """Find the k best labels of each query.
 
-        (A filter inside hnswlib would run Python code for every node.)
+        Args:
+            queries: Shape (n, D), float32.
+            k: Labels a query; rows are padded when fewer are left.
+            exclude: Pairs (query, label) to leave out, shape (n, n_labels); k labels remain.
+            only: Search these labels alone: a mask of shape (n_labels,), or ids. Always exact.
+            search: ``auto``: see `search_for`; ``hnsw`` asks the graph whatever its recall.
+            device: Of exact search: ``cpu`` or ``cuda``.
+            num_threads: Threads of the graph and of the ranking; default all cores.
+            progress: Show a bar (exact search).
+
+        Returns:
+            ``ids`` int32 and ``scores`` float32, (n, k), best first, padded with -1 and -inf;
+            equal scores: the smaller id first. A pair has one score, whichever search finds it.
+
+        Raises:
+            ValueError: Shapes disagree, `k` is below 1, a query is not finite, there is no graph.
         """
-        n_labels = self.manifest.n_labels
-        wanted = min(k + extra, n_labels)
-        ef = self.manifest.ef if k <= self.manifest.recall_k else 3 * k
-        self._graph.set_ef(min(n_labels, max(self.manifest.ef, ef, wanted)))
-        try:
-            labels, _ = self._graph.knn_query(queries, k=wanted)
-        except RuntimeError:  # the graph reaches fewer than `wanted` nodes from here
-            return _rust.topk_dense(queries @ self.vectors.T, k, pairs)
-        # Scores are computed afresh, so that both searches give the same numbers.
-        labels = labels.astype(np.int32)
-        found = np.einsum("qd,qkd->qk", queries, self.vectors[labels])
-        indptr = np.arange(len(queries) + 1, dtype=np.int64) * wanted
-        return _rust.topk_csr(indptr, labels.ravel(), found.ravel(), n_labels, k, pairs)
+        now = self._now
+        check_queries(queries, self._manifest.dim, k)
+        if exclude is not None and exclude.shape != (len(queries), len(now)):
+            shape = (len(queries), len(now))
+            raise ValueError(f"exclude: shape {exclude.shape}, but queries and labels have {shape}")
+        if search == "hnsw" and self._manifest.kind != "hnsw":
+            raise ValueError("search = 'hnsw': this index has no graph; build it with hnsw")
+        if search == "auto":
+            search = self.search_for(k) if device == "cpu" else "exact"
+        if search == "exact" or only is not None:
+            return now.exact(
+                queries, k, exclude=exclude, only=only, device=device, progress=progress
+            )
+        known = self.recall_for(k) or max(self._manifest.recalls, key=lambda row: row.k)
+        ef = known.ef if k <= known.k else max(known.ef, 3 * k)
+        return now.near(queries, k, ef, exclude=exclude, num_threads=num_threads)
 
-    def save(self, folder: Path) -> None:
-        """Write the index as a folder, beside `folder` and renamed over an older one."""
-        with replacing(folder) as beside:
-            beside.mkdir()
-            np.save(beside / "vectors.npy", self.vectors)
-            self._graph.save_index(str(beside / "graph.hnsw"))
-            files = {name: _seal(beside / name) for name in ("vectors.npy", "graph.hnsw")}
-            self.manifest = replace(self.manifest, files=files)
-            text = json.dumps(self.manifest.__dict__, indent=2) + "\n"
-            (beside / "manifest.json").write_text(text, encoding="utf-8")
+    def add_labels(
+        self, texts: Sequence[str] | None, vectors: NDArray[np.float32]
+    ) -> NDArray[np.int32]:
+        """Add labels; searches find them at once.
+
+        Args:
+            texts: Their texts; None if the index holds none.
+            vectors: Their vectors, shape (n, D), float32.
+
+        Returns:
+            Their ids, int32: the next n.
+        """
+        with self._editing:
+            now = self._now
+            vectors = _checked(vectors, self._manifest.dim, texts)
+            self._same_texts(texts)
+            ids = np.arange(len(now), len(now) + len(vectors), dtype=np.int32)
+            if len(now) + len(ids) > np.iinfo(np.int32).max:
+                raise ValueError(f"{len(now) + len(ids)} labels; ids are int32")
+            self._publish(
+                replace(
+                    now,
+                    vectors=self._appended(now.vectors, vectors),
+                    alive=np.concatenate([now.alive, np.ones(len(ids), np.bool_)]),
+                    nodes=np.concatenate([now.nodes, np.full(len(ids), -1, np.int32)]),
+                    texts=None if texts is None else [*(now.texts or []), *texts],
+                    longest=max(now.longest, longest(vectors)),
+                ),
+                *("vectors", "alive", "labels"),
+                edits=len(ids),
+            )
+            return ids
+
+    def remove_labels(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> None:
+        """Remove labels. Their ids are not given again.
+
+        Raises:
+            ValueError: An id that is no label, was removed before, or stands twice.
+        """
+        with self._editing:
+            now, rows = self._now, self._rows(ids)
+            alive, nodes = now.alive.copy(), now.nodes.copy()
+            alive[rows], nodes[rows] = False, -1
+            self._publish(replace(now, alive=alive, nodes=nodes), "alive", edits=len(rows))
+
+    def update_labels(
+        self,
+        ids: Sequence[int] | NDArray[np.integer[Any]],
+        texts: Sequence[str] | None,
+        vectors: NDArray[np.float32],
+    ) -> None:
+        """Give labels new texts and vectors; their ids stay. Copies all vectors once.
+
+        Raises:
+            ValueError: As `add_labels` and `remove_labels`.
+        """
+        with self._editing:
+            now, rows = self._now, self._rows(ids)
+            vectors = _checked(vectors, self._manifest.dim, texts)
+            self._same_texts(texts)
+            if len(vectors) != len(rows):
+                raise ValueError(f"vectors: {len(vectors)} rows for {len(rows)} ids")
+            all_vectors, nodes = np.array(now.vectors), now.nodes.copy()
+            all_vectors[rows], nodes[rows] = vectors, -1
+            all_texts = None if now.texts is None else list(now.texts)
+            if all_texts is not None:
+                for row, text in zip(rows.tolist(), texts or [], strict=True):
+                    all_texts[row] = text
+            length = max(now.longest, longest(vectors))
+            self._publish(
+                replace(now, vectors=all_vectors, nodes=nodes, texts=all_texts, longest=length),
+                *("vectors", "labels"),
+                edits=len(rows),
+            )
+
+    def rebuild(self, *, progress: bool = False) -> None:
+        """Build the graph anew from the labels that are left, and measure its recall.
+
+        Searches go on meanwhile with the old graph. Without effect on an exact index.
+        """
+        if self._manifest.kind != "hnsw":
+            return
+        with self._editing:
+            now = self._now
+            labels = np.flatnonzero(now.alive).astype(np.int32)
+            nodes = np.full(len(now), -1, np.int32)
+            graph = None
+            if len(labels):
+                made = self._manifest
+                graph = Graph.empty(
+                    made.dim, len(labels), m=made.m, ef_construction=made.ef_construction,
+                    seed=made.seed,
+                )  # fmt: skip
+                nodes[labels] = graph.insert(labels, now.vectors, progress=progress)
+            self._publish(replace(now, graph=graph, nodes=nodes), "graph", "nodes")
+            self.measure(RECALL_QUERIES)
+
+    def measure(self, n_queries: int = RECALL_QUERIES) -> tuple[Recall, ...]:
+        """Measure the recall again, and raise `ef` where it is too low.
+
+        Args:
+            n_queries: Queries, of those that the index keeps.
+
+        Returns:
+            The measurements, also in the manifest; none for an exact index.
+        """
+        if self._manifest.kind != "hnsw":
+            return ()
+        with self._editing:
+            now = self._now
+            n = min(n_queries, len(self._queries))
+            queries = self._queries[
+                np.linspace(0, len(self._queries), n, endpoint=False, dtype=int)
+            ]
+            targets = sorted(self._wanted.items())
+            _, truth = now.exact(queries, max(1, min(targets[-1][0], now.n_alive)))
+            recalls = measure(
+                lambda k, ef: now.near(queries, k, ef), truth, targets, max(1, now.n_alive)
+            )
+            self._manifest = replace(self._manifest, recalls=recalls)
+            self._unmeasured = False
+            return recalls
+
+    def save(self, folder: Path, *, progress: bool = False) -> None:
+        """Write what changed since the index was loaded from or saved to `folder`, or all of it.
+
+        After edits that can lower the recall it is measured again (250 queries), and a graph of
+        which more than a fifth of the nodes are out of use is built anew first. A kill at any
+        moment leaves the old index whole.
+
+        Raises:
+            FileExistsError: The folder holds something that is not an index.
+            RuntimeError: Another process has saved to it since it was loaded.
+        """
+        with self._editing:
+            now = self._now
+            if now.graph is not None:
+                in_use = int((now.nodes >= 0).sum())
+                if len(now.graph) - in_use > DEGRADED * len(now.graph):
+                    self.rebuild(progress=progress)
+            if self._unmeasured:
+                self.measure(EDIT_QUERIES)
+            now, home = self._now, folder.resolve()
+            manifest = self.manifest
+            if home != self._home:
+                manifest = replace(manifest, files={}, digest="")
+            writers = folders.writers(now, self._queries)
+            for role in writers.keys() & manifest.files.keys() - self._unwritten:
+                writers[role] = None
+            self._manifest = sealed.write(folder, manifest, writers)
+            self._home, self._unwritten = home, set()
 
     @classmethod
     def load(cls, folder: Path, *, encoder: str | None = None) -> LabelIndex:
-        """Open an index folder; sizes and SHA-256 are checked before hnswlib reads a byte.
+        """Open an index folder; every byte is checked before anything else reads it.
+
+        The vectors are memory-mapped.
 
         Args:
             folder: Written by `save`.
             encoder: Fingerprint the index must carry, if given.
 
         Raises:
-            ValueError: Damaged, of a newer version, or of another encoder.
+            FileNotFoundError: No index there.
+            ValueError: Damaged, of another version, or of another encoder.
         """
-        import hnswlib
-
-        manifest = _read_manifest(folder)
-        for name in ("vectors.npy", "graph.hnsw"):
-            if manifest.files.get(name) != _seal(folder / name):
-                raise ValueError(
-                    f"{folder / name}: not the file that was saved; build the index again"
-                )
+        manifest = sealed.read(folder)
         if encoder is not None and manifest.encoder != encoder:
             raise ValueError(f"{folder}: made by another encoder; run python -m dexml.index again")
-        vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-        if vectors.shape != (manifest.n_labels, manifest.dim) or vectors.dtype != np.float32:
-            raise ValueError(f"{folder}: damaged ({vectors.shape} is not what the manifest says)")
-        graph = hnswlib.Index(space="ip", dim=manifest.dim)
-        graph.load_index(str(folder / "graph.hnsw"), max_elements=manifest.n_labels)
-        return cls(vectors, graph, manifest)
+        snapshot, queries = folders.read_snapshot(folder, manifest)
+        index = cls(snapshot, manifest, queries)
+        index._home, index._unwritten = folder.resolve(), set()
+        return index
+
+    def _publish(self, after: Snapshot, *changed: str, edits: int = 0) -> None:
+        """Let searches see `after`; put new labels into the graph once they are many."""
+        before, self._now = self._now, after
+        self._unwritten |= set(changed)
+        if edits:
+            self._unwritten.add("nodes")
+            self._manifest = replace(self._manifest, edits=self._manifest.edits + edits)
+        # New labels are compared exactly until then, so they cannot lower the recall.
+        self._unmeasured |= bool((after.nodes[: len(before)] != before.nodes).any())
+        if self._manifest.kind == "hnsw" and len(after.pending) > PENDING:
+            if after.graph is None:
+                self.rebuild()
+                return
+            labels = after.pending.astype(np.int32)
+            nodes = after.nodes.copy()
+            nodes[labels] = after.graph.insert(labels, after.vectors)
+            self._now = replace(after, nodes=nodes)
+            self._unwritten |= {"graph", "nodes"}
+            self._unmeasured = True
+
+    def _appended(
+        self, vectors: NDArray[np.float32], more: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Append rows in the room behind `vectors`, which no search sees yet, or in a new one."""
+        n = len(vectors) + len(more)
+        if vectors.base is not self._buffer or n > len(self._buffer):
+            self._buffer = np.empty((n + n // 8, self._manifest.dim), np.float32)
+            self._buffer[: len(vectors)] = vectors
+        self._buffer[len(vectors) : n] = more
+        return self._buffer[:n]
+
+    def _rows(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        rows = np.asarray(ids)
+        if rows.size == 0:
+            return np.zeros(0, np.int64)
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise ValueError(f"ids: {rows.dtype} of shape {rows.shape}; give label ids")
+        now = self._now
+        for bad in rows[(rows < 0) | (rows >= len(now))]:
+            raise ValueError(f"ids: label {bad} lies outside 0..{len(now) - 1}")
+        for bad in rows[~now.alive[rows]]:
+            raise ValueError(f"ids: label {bad} was removed before")
+        if len(np.unique(rows)) != len(rows):
+            raise ValueError("ids: a label stands twice")
+        return rows.astype(np.int64)
+
+    def _same_texts(self, texts: Sequence[str] | None) -> None:
+        if len(self._now) and (texts is None) != (self._now.texts is None):
+            has = "no texts" if self._now.texts is None else "texts"
+            raise ValueError(f"texts: this index has {has}; give {has} here too")
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / "manifest.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["format_version"]
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"{path}: format {version} is newer than {FORMAT_VERSION}; update dexml"
-            )
-        manifest = Manifest(**content)
-        for field in fields(Manifest):
-            kind: Any = {"int": int, "float": int | float, "str": str}.get(str(field.type), dict)
-            if not isinstance(getattr(manifest, field.name), kind):
-                raise TypeError(f"{field.name} is not {field.type}")
-        return manifest
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); build the index again") from None
-
-
-def _seal(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+def _checked(
+    vectors: NDArray[np.float32], dim: int | None, texts: Sequence[str] | None
+) -> NDArray[np.float32]:
+    """Refuse vectors of another shape or dtype, and texts that are not one line for each."""
+    if vectors.ndim != 2 or vectors.shape[1] < 1 or vectors.dtype != np.float32:
+        raise ValueError(f"vectors: {vectors.dtype} of shape {vectors.shape}; give (n, D) float32")
+    if dim is not None and vectors.shape[1] != dim:
+        raise ValueError(f"vectors: {vectors.shape[1]} dimensions; the index has {dim}")
+    if texts is not None and isinstance(texts, str):
+        raise ValueError("texts: one string; give a list of them")
+    if texts is not None and len(texts) != len(vectors):
+        raise ValueError(f"texts: {len(texts)} for {len(vectors)} vectors")
+    for i, text in enumerate(texts or ()):
+        if "\n" in text:
+            raise ValueError(f"texts: number {i} holds a line break")
+    return np.ascontiguousarray(vectors)
