@@ -92,5 +92,5 @@ def run_dir(tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPa
 
     out = tmp_path_factory.mktemp("runs") / "run"
     train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=20))
-    assert run(index_main, [str(out), "--quiet"]) == 0
+    assert run(index_main, [str(out), "--search", "hnsw", "--quiet"]) == 0
     return out

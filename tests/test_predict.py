@@ -11,18 +11,19 @@ import pytest
 
 from dexml import data
 from dexml.console import run
+from dexml.index import LabelIndex, exact_search
 from dexml.index import __main__ as index_command
-from dexml.index import exact_search
 from dexml.model import with_bias_dimension
 from dexml.predict import Predictor
 from dexml.predict import __main__ as predict_command
 
 
 def test_index_command_prints_its_recall(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(index_command.main, [str(run_dir), "--quiet"]) == 0
+    assert run(index_command.main, [str(run_dir), "--search", "hnsw", "--quiet"]) == 0
     out = capsys.readouterr().out
-    assert "64 labels, 17 dimensions; recall@10 against exact search 1.0000" in out
-    assert json.loads((run_dir / "index" / "manifest.json").read_text())["recall"] == 1.0
+    assert "64 labels, 17 dimensions; HNSW" in out
+    assert "recall@10 against exact search 1.0000" in out
+    assert LabelIndex.load(run_dir / "index").manifest.recall == 1.0
 
 
 def test_test_points_become_csr_that_scores_as_training_said(

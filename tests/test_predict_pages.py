@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -112,11 +111,7 @@ def test_the_serving_page_runs(
     """With a small run in the place of the demo's."""
     import shutil
 
-    from dexml.predict.labels import RunLabels
-
     copy = shutil.copytree(run_dir, tmp_path / "run")
-    saved: list[Any] = []
-    monkeypatch.setattr(RunLabels, "save", lambda self, folder: saved.append(folder))
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", page, flags=re.S)
     assert examples
@@ -124,5 +119,7 @@ def test_the_serving_page_runs(
         assert len(example.splitlines()) <= 36
         assert "runs/demo/run" in example
         exec(example.replace("runs/demo/run", str(copy)), {})
-    assert saved == [copy / "index"]
+    again = Predictor.open(copy)  # as saved
+    assert (again.n_labels, again.label_texts[64]) == (66, "mitochondrial myopathy")
+    assert 65 not in again.predict(["adult-onset hearing loss"], 66).ids
     assert "mitochondrial" in capsys.readouterr().out

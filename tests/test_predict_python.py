@@ -11,9 +11,8 @@ import torch
 from scipy.sparse import csr_array
 
 from dexml import data
-from dexml.index import exact_search
+from dexml.index import LabelIndex, exact_search
 from dexml.predict import Predictor
-from dexml.predict.labels import RunLabels
 from dexml.rundir import Run
 
 
@@ -25,7 +24,7 @@ def predictor(run_dir: Path) -> Predictor:
 @pytest.fixture
 def fresh(predictor: Predictor) -> Predictor:
     """To be edited."""
-    index = RunLabels(predictor.vectors, predictor.label_texts)
+    index = LabelIndex.build(predictor.vectors, texts=predictor.label_texts, search="exact")
     return Predictor(predictor.run, predictor.encoder, index)
 
 
@@ -150,7 +149,7 @@ def test_removed_labels_leave_every_answer(fresh: Predictor, texts: list[str]) -
     assert not np.isin(ids, gone).any()
     assert ((ids >= 0).sum(axis=1) == 44).all()
     assert not np.isin(fresh.predict(texts, 64, only=gone).ids, gone).any()
-    with pytest.raises(ValueError, match=f"label {gone[0]} is not there"):
+    with pytest.raises(ValueError, match=f"label {gone[0]} was removed before"):
         fresh.remove_labels(gone[:1])
 
 

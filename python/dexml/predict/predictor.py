@@ -13,9 +13,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from dexml.data import Csr
-from dexml.index import EXACT_UP_TO, Found
+from dexml.index import EXACT_UP_TO, Found, LabelIndex
 from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
-from dexml.predict.labels import Labels, open_labels
+from dexml.predict.labels import note, open_labels
 from dexml.rundir import Run
 
 Search = Literal["auto", "exact", "hnsw"]
@@ -61,8 +61,9 @@ class Predictor:
         self,
         run: Run,
         encoder: DualEncoder,
-        index: Labels,
+        index: LabelIndex,
         *,
+        search: Search = "auto",
         memory: Memory | None = None,
         precision: Precision = "auto",
     ) -> None:
@@ -70,6 +71,7 @@ class Predictor:
         self.run = run
         self.encoder = encoder.eval()
         self.index = index
+        self.search = search
         self.memory = memory
         on_gpu = encoder.device.type == "cuda"
         self.precision = precision
@@ -115,12 +117,14 @@ class Predictor:
             if value not in known:
                 raise ValueError(f"{name} = {value!r}; expected one of {', '.join(known)}")
         run = Run.open(Path(folder))
-        index = open_labels(run, search, exact_up_to)
+        index = open_labels(run, search)
+        if search == "auto" and index.manifest.n_alive <= exact_up_to:
+            search = "exact"
         target = torch_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
         encoder = DualEncoder.load(str(run.folder / "encoder")).to(target)
-        predictor = cls(run, encoder, index, precision=precision)
+        predictor = cls(run, encoder, index, search=search, precision=precision)
         predictor.predict(["a text to warm up with"], 1)
         return predictor
 
@@ -132,7 +136,7 @@ class Predictor:
     @property
     def label_texts(self) -> list[str]:
         """Texts of the labels, by label id."""
-        return self.index.texts
+        return self.index.texts or []
 
     @property
     def n_labels(self) -> int:
@@ -141,7 +145,7 @@ class Predictor:
 
     def search_note(self) -> str:
         """Say how labels are searched, and how well."""
-        return self.index.note()
+        return note(self.index, self.search)
 
     def predict(
         self,
@@ -176,15 +180,17 @@ class Predictor:
             raise ValueError(f"k = {k}; expected at least 1")
         mask = None if only is None else label_mask(only, self.n_labels)
         queries = self._encode(checked(texts), self.run.info["point_tokens"], None, told)
-        found = self.index.search(queries, k, exclude=exclude, only=mask)
+        found = self.index.search(queries, k, exclude=exclude, only=mask, search=self.search)
         if self.memory is not None:
-            vectors = self.index.vectors
+            vectors, alive = self.index.vectors, self.index.alive
+            if not alive.all():  # votes for removed labels are not counted
+                mask = alive if mask is None else mask & alive
             found = self.memory.mix(queries, found, vectors, k, exclude=exclude, only=mask)
         return Prediction(*found)
 
     def labels(self, ids: NDArray[np.int32]) -> list[list[str]]:
         """Texts of the label ids (n, k) of a prediction, a list for each text, no padding."""
-        texts = self.index.texts
+        texts = self.label_texts
         return [[texts[i] for i in row if i >= 0] for row in ids.tolist()]
 
     def add_labels(self, texts: Iterable[str]) -> NDArray[np.int32]:
