@@ -22,7 +22,7 @@ def edited(run_dir: Path, tmp_path: Path) -> Path:
     """A run of its own, whose run.json names the bias of new labels."""
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("checkpoint", "cache"))
-    info = json.loads((copy / "run.json").read_text()) | {"new_label_bias": 0.25}
+    info = json.loads((copy / "run.json").read_text()) | {"unseen_bias": 0.25}
     (copy / "run.json").write_text(json.dumps(info))
     return copy
 
@@ -94,7 +94,7 @@ def test_without_a_bias_of_new_labels_the_median_is_taken(
     edited: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     info = json.loads((edited / "run.json").read_text())
-    del info["new_label_bias"]
+    del info["unseen_bias"]
     (edited / "run.json").write_text(json.dumps(info))
     assert call(edited, "--add", file(edited, "kernel game\n")) == 0
     assert "the run names no bias for new labels" in capsys.readouterr().err

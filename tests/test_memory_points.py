@@ -1,5 +1,6 @@
 """Training points that vote: against a dense twin, and how much they are let say."""
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from dexml import _rust
-from dexml.index import exact_search
-from dexml.index.memory import GRAPH, LABELS, POINTS, PointMemory, centroid_labels, shares
+from dexml.index import exact_search, sealed
+from dexml.index.memory import PointMemory, centroid_labels, shares
+from dexml.index.memory_files import GRAPH, LABELS, MANIFEST, POINTS, load_memory, save_memory
 from dexml.train import memory as memory_module
 from dexml.train.memory import Validation, choose_memory, summary
 
@@ -327,10 +329,11 @@ def test_saved_and_loaded(graph: bool, tmp_path: Path) -> None:
     if graph:
         memory.build_graph(seed=0, recall=1.0)
     memory.add_points(unit(8, 11), sparse(9, 11))
-    kept = memory.save(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(memory.files())
-    assert memory.files() == [POINTS, LABELS, *([GRAPH] if graph else [])]
-    again = PointMemory.load(tmp_path, kept)
+    folder = tmp_path / "memory"
+    save_memory(memory, folder, encoder="E")
+    names = {POINTS, LABELS, MANIFEST, *([GRAPH] if graph else [])}
+    assert {path.name for path in folder.iterdir()} == names
+    again = load_memory(folder, encoder="E")
     assert again.settings == memory.settings
     found = exact_search(queries, vectors, 8)
     for a, b in zip(
@@ -357,26 +360,42 @@ def test_a_graph_at_full_recall_finds_what_exact_search_finds() -> None:
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    memory = PointMemory(unit(1, N), sparse(3, N), weight=0.4)
-    kept = memory.save(tmp_path)
-    again = "damaged memory of training points .*; build the index again"
-    for wrong in (
+    memory, folder = PointMemory(unit(1, N), sparse(3, N), weight=0.4), tmp_path / "memory"
+    save_memory(memory, folder, encoder="E")
+    with pytest.raises(ValueError, match="made by another encoder"):
+        load_memory(folder, encoder="F")
+    content = json.loads((folder / MANIFEST).read_text())
+    wrong: list[dict[str, Any]] = [
         {"n_points": N + 1},
         {"dim": D + 1},
         {"weight": -1},
         {"weight": "x"},
-        {"graph": True},
-    ):
-        with pytest.raises((ValueError, OSError)):
-            PointMemory.load(tmp_path, kept | wrong)
-    with pytest.raises(ValueError, match=again):
-        PointMemory.load(tmp_path, {})
-    np.save(tmp_path / POINTS, np.zeros((N, D)))
-    with pytest.raises(ValueError, match=again):
-        PointMemory.load(tmp_path, kept)
-    (tmp_path / POINTS).write_bytes(b"")
-    with pytest.raises(ValueError, match=again):
-        PointMemory.load(tmp_path, kept)
+        {"files": {}},
+    ]
+    for changes in wrong:
+        changed = content | changes
+        changed["digest"] = sealed.digest_of(changed)
+        (folder / MANIFEST).write_bytes(sealed.spelled(changed).encode())
+        with pytest.raises(ValueError, match="damaged memory of training points"):
+            load_memory(folder)
+    (folder / MANIFEST).write_bytes(sealed.spelled(content | {"format_version": 9}).encode())
+    with pytest.raises(ValueError, match="newer than 1; update dexml"):
+        load_memory(folder)
+
+
+@pytest.mark.parametrize("name", [POINTS, LABELS, MANIFEST])
+def test_a_damaged_memory_is_refused(name: str, tmp_path: Path) -> None:
+    """Cut short, and with one bit flipped at many places."""
+    folder = tmp_path / "memory"
+    save_memory(PointMemory(unit(1, N), sparse(3, N), weight=0.4), folder)
+    whole = (folder / name).read_bytes()
+    damaged = [whole[:-1], b""]
+    for place in range(0, len(whole), max(1, len(whole) // 40)):
+        damaged.append(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    for content in damaged:
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"damaged memory of training points|update dexml"):
+            load_memory(folder)
 
 
 def test_searches_while_points_are_added_see_whole_changes() -> None:

@@ -10,6 +10,8 @@ import dexml.extras  # noqa: F401
 # isort: split
 from dexml.index.exact import Found, exact_search, exact_shard
 from dexml.index.labels import LabelIndex
+from dexml.index.memory import PointMemory
+from dexml.index.memory_files import load_memory, save_memory
 from dexml.index.recall import EXACT_TEST_UP_TO, EXACT_UP_TO, choose_search
 from dexml.index.sealed import Manifest, Recall
 
@@ -19,8 +21,11 @@ __all__ = [
     "Found",
     "LabelIndex",
     "Manifest",
+    "PointMemory",
     "Recall",
     "choose_search",
     "exact_search",
     "exact_shard",
+    "load_memory",
+    "save_memory",
 ]

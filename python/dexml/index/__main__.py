@@ -162,7 +162,7 @@ def _vectors(run: rundir.Run, texts: Sequence[str], settings: IndexSettings) -> 
     """Vectors of labels that training never saw: text alone, and the bias of a rare label."""
     from dexml.model import DualEncoder, torch_device
 
-    bias = run.info.get("new_label_bias")
+    bias = run.info.get("unseen_bias")
     if bias is None:
         bias = float(np.median(run.load_array("label_emb")[:, -1]))
         console.say(f"note: the run names no bias for new labels; the median, {bias:.4f}, is taken")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,12 @@ from dexml.index.labels import LabelIndex
 
 NEIGHBOURS, TEMPERATURE = 50, 0.2
 """Voters of a query, and the temperature of their shares (``docs/memory.md``)."""
-POINTS, LABELS, GRAPH = "points.npy", "point_labels.npz", "points"
-"""Files of a memory inside the folder of an index; the last is a folder and optional."""
 _BLOCK = 1024
 """Queries mixed between two looks at the clock."""
 
 
 @dataclass(frozen=True)
-class _Points:
+class Points:
     """Unit vectors and labels; those of `base` come first. Replaced as a whole, never changed."""
 
     base: NDArray[np.float32]
@@ -71,23 +68,30 @@ class PointMemory:
             ValueError: Shapes disagree, a vector is not finite, or a number is out of range.
         """
         self.settings = MemorySettings(weight, neighbours, temperature)
-        vectors, y = _unit(vectors, "vectors"), _positives(y, len(vectors))
-        self._points = _Points(vectors, vectors[:0], y, None)
+        vectors, y = _unit(vectors, "vectors"), positives_of(y, len(vectors))
+        self.state = Points(vectors, vectors[:0], y, None)
+
+    @classmethod
+    def restored(cls, state: Points, settings: MemorySettings) -> PointMemory:
+        """A memory of points that have been checked before (`dexml.index.memory_files`)."""
+        memory = cls.__new__(cls)
+        memory.settings, memory.state = settings, state
+        return memory
 
     @property
     def n_points(self) -> int:
         """Points that may vote."""
-        return int(self._points.y.shape[0])
+        return int(self.state.y.shape[0])
 
     @property
     def n_labels(self) -> int:
         """Labels that can have votes; the label vectors of a search may be more."""
-        return int(self._points.y.shape[1])
+        return int(self.state.y.shape[1])
 
     @property
     def dim(self) -> int:
         """Dimensions of a point, without the bias."""
-        return int(self._points.base.shape[1])
+        return int(self.state.base.shape[1])
 
     def add_points(self, vectors: NDArray[np.float32], y: Csr) -> NDArray[np.int64]:
         """Append points; rows as in the constructor. `y` may have more labels than before.
@@ -95,11 +99,11 @@ class PointMemory:
         Returns:
             Row ids of the new points, for `own`.
         """
-        added, new_y = _unit(vectors, "vectors", self.dim), _positives(y, len(vectors))
-        old = self._points
+        added, new_y = _unit(vectors, "vectors", self.dim), positives_of(y, len(vectors))
+        old = self.state
         n_labels = max(old.y.shape[1], new_y.shape[1])
         joined = vstack([_widened(old.y, n_labels), _widened(new_y, n_labels)], format="csr")
-        self._points = replace(old, added=np.concatenate([old.added, added]), y=csr_array(joined))
+        self.state = replace(old, added=np.concatenate([old.added, added]), y=csr_array(joined))
         return np.arange(old.y.shape[0], old.y.shape[0] + len(added))
 
     def remove_labels(self, ids: NDArray[np.integer[Any]] | list[int]) -> None:
@@ -111,11 +115,11 @@ class PointMemory:
         gone = np.asarray(ids, np.int64)
         if gone.size and gone.min() < 0:
             raise ValueError(f"label {gone.min()} cannot be removed: ids start at 0")
-        y = self._points.y
+        y = self.state.y
         stays = ~np.isin(y.indices, gone)
         indptr = np.concatenate([[0], np.cumsum(stays)])[y.indptr]
         kept = csr_array((y.data[stays], y.indices[stays], indptr), shape=y.shape)
-        self._points = replace(self._points, y=kept)
+        self.state = replace(self.state, y=kept)
 
     def build_graph(self, *, seed: int, progress: bool = False, **options: Any) -> None:
         """Search the points by an HNSW graph from now on: approximate, for many points.
@@ -127,7 +131,7 @@ class PointMemory:
             progress: Show a bar.
             options: Further arguments of `LabelIndex.build`, such as ``m`` or ``recall``.
         """
-        points = self._points
+        points = self.state
         vectors = np.concatenate([points.base, points.added])
         if not len(vectors):
             raise ValueError("no points to build a graph over")
@@ -135,7 +139,7 @@ class PointMemory:
         graph = LabelIndex.build(
             vectors, queries=vectors[:1000], k=k, seed=seed, progress=progress, **options
         )
-        self._points = replace(points, base=graph.vectors, added=vectors[:0], graph=graph)
+        self.state = replace(points, base=graph.vectors, added=vectors[:0], graph=graph)
 
     def nearest(
         self,
@@ -154,11 +158,11 @@ class PointMemory:
         Returns:
             ``ids`` int32 and ``cosines`` float32, (n, k), padded with -1 and -inf.
         """
-        return self._nearest(self._points, queries, k, own)
+        return self._nearest(self.state, queries, k, own)
 
     def _nearest(
         self,
-        points: _Points,
+        points: Points,
         queries: NDArray[np.float32],
         k: int,
         own: NDArray[np.integer[Any]] | None,
@@ -234,7 +238,7 @@ class PointMemory:
         Raises:
             ValueError: Shapes disagree, or `found` is too narrow.
         """
-        points = self._points
+        points = self.state
         ids, scores = np.ascontiguousarray(found[0]), np.ascontiguousarray(found[1])
         n, n_labels = len(queries), len(label_vectors)
         if ids.shape != scores.shape or ids.ndim != 2 or len(ids) != n:
@@ -276,66 +280,6 @@ class PointMemory:
                 )
                 bar.update(rows.stop - start)
         return out
-
-    def files(self) -> list[str]:
-        """Names of what `save` writes, for the manifest that seals them."""
-        return [POINTS, LABELS, *([GRAPH] if self._points.graph is not None else [])]
-
-    def save(self, folder: Path) -> dict[str, Any]:
-        """Write into a folder that is being made; it is the caller who renames and seals it.
-
-        ``points.npy`` holds the vectors that the graph, if there is one, does not hold.
-
-        Returns:
-            What the manifest keeps, plain data: `load` wants it back.
-        """
-        points = self._points
-        if points.graph is not None:
-            points.graph.save(folder / GRAPH)
-            np.save(folder / POINTS, points.added)
-        else:
-            np.save(folder / POINTS, np.concatenate([points.base, points.added]))
-        data.save_labels(folder / LABELS, points.y)
-        return {
-            "kind": "votes",
-            "weight": self.settings.weight,
-            "neighbours": self.settings.neighbours,
-            "temperature": self.settings.temperature,
-            "n_points": points.y.shape[0],
-            "dim": self.dim,
-            "graph": points.graph is not None,
-        }
-
-    @classmethod
-    def load(cls, folder: Path, settings: dict[str, Any]) -> PointMemory:
-        """Open what `save` wrote, after the caller has checked the seals; vectors stay on disk.
-
-        Args:
-            folder: The folder of the index.
-            settings: What `save` returned.
-
-        Raises:
-            ValueError: The files are not what the settings say.
-        """
-        memory = cls.__new__(cls)
-        try:
-            memory.settings = MemorySettings(
-                settings["weight"], settings["neighbours"], settings["temperature"]
-            )
-            n_points, dim = settings["n_points"], settings["dim"]
-            graph = LabelIndex.load(folder / GRAPH) if settings["graph"] else None
-            stored = np.load(folder / POINTS, mmap_mode="r", allow_pickle=False)
-            y = data.load_labels(folder / LABELS)
-            base, added = (stored, stored[:0]) if graph is None else (graph.vectors, stored)
-            shapes = (*base.shape[1:], *added.shape[1:], len(base) + len(added), y.shape[0])
-            if stored.dtype != np.float32 or shapes != (dim, dim, n_points, n_points):
-                raise ValueError("points, labels and settings do not fit together")
-        except (KeyError, TypeError, AttributeError, EOFError, ValueError) as error:
-            raise ValueError(
-                f"{folder}: damaged memory of training points ({error}); build the index again"
-            ) from None
-        memory._points = _Points(base, added, _positives(y, n_points), graph)
-        return memory
 
 
 @dataclass(frozen=True)
@@ -392,7 +336,7 @@ def centroid_labels(
         )
     if not 0 <= share <= 1:
         raise ValueError(f"share = {share}; it must be in 0..1")
-    positives = _positives(y, len(vectors))
+    positives = positives_of(y, len(vectors))
     counts = np.bincount(positives.indices, minlength=y.shape[1])
     seen = counts > 0
     means = (positives.T @ vectors)[seen] / counts[seen, None]
@@ -415,7 +359,7 @@ def _unit(vectors: NDArray[np.float32], name: str, dim: int | None = None) -> ND
     return np.asarray(vectors / np.where(length > 0, length, 1), np.float32)
 
 
-def _positives(y: Csr, n_points: int) -> Csr:
+def positives_of(y: Csr, n_points: int) -> Csr:
     """Keep the entries above 0, as ones."""
     indptr, indices, values = data.truth_parts(y, "y")
     if y.shape[0] != n_points:

@@ -121,10 +121,10 @@ def write(
         for role, writer in writers.items():
             files[role] = manifest.files[role] if writer is None else _put(folder, role, writer)
         manifest = replace(manifest, files=files, digest="")
-        manifest = replace(manifest, digest=_digest(asdict(manifest)))
+        manifest = replace(manifest, digest=digest_of(asdict(manifest)))
         with replacing(path) as beside:
-            beside.write_bytes(_spelled(asdict(manifest)).encode())
-        _sync(folder)
+            beside.write_bytes(spelled(asdict(manifest)).encode())
+        synced(folder)
         named = {seal["name"] for seal in files.values()}
         for entry in folder.iterdir():
             if entry.name not in named and _OURS.fullmatch(entry.name):
@@ -172,7 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
             )
         if version < FORMAT_VERSION:
             raise ValueError(f"{path}: format {version} of an older dexml; {_AGAIN}")
-        if content["digest"] != _digest(content) or text != _spelled(content):
+        if content["digest"] != digest_of(content) or text != spelled(content):
             raise TypeError("its digest is another")
         return _manifest(content)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -221,8 +221,8 @@ def _put(folder: Path, role: str, writer: Callable[[Path], None]) -> dict[str, A
     beside = folder / f".{os.getpid()}.{role}.{ROLES[role]}"
     try:
         writer(beside)
-        _sync(beside)
-        digest = _sha256(beside)
+        synced(beside)
+        digest = sha256_of(beside)
         name = f"{role}-{digest[:16]}.{ROLES[role]}"
         size = beside.stat().st_size
         os.replace(beside, folder / name)
@@ -235,7 +235,7 @@ def _check(folder: Path, role: str, seal: Mapping[str, Any]) -> None:
     path = folder / seal["name"]
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the {role} of the index are not there; {_AGAIN}")
-    if path.stat().st_size != seal["bytes"] or _sha256(path) != seal["sha256"]:
+    if path.stat().st_size != seal["bytes"] or sha256_of(path) != seal["sha256"]:
         raise ValueError(f"{path}: not the file that was saved; {_AGAIN}")
 
 
@@ -250,13 +250,13 @@ def _foreign(folder: Path) -> list[str]:
     )
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def digest_of(content: Mapping[str, Any]) -> str:
     """SHA-256 of a manifest without its digest, in one spelling."""
     rest = {name: value for name, value in content.items() if name != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _spelled(content: Mapping[str, Any]) -> str:
+def spelled(content: Mapping[str, Any]) -> str:
     """The one spelling of a manifest: no byte of the file may differ."""
     return json.dumps(content, indent=2) + "\n"
 
@@ -268,12 +268,13 @@ def _digest_there(path: Path) -> str | None:
         return None
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def synced(path: Path) -> None:
     """Let the disk have a file, or the names in a folder, before going on."""
     if os.name == "nt" and path.is_dir():
         return
