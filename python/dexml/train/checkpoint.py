@@ -142,13 +142,14 @@ def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = 
         steps = file.get_tensor("steps") if "steps" in names else torch.zeros(1)
         for name, parameter, rows in _trained(stage):
             if f"{_MOMENTS[0]}.{name}" in names:
-                moments = {m: file.get_tensor(f"{m}.{name}") for m in _MOMENTS}
+                both = {m: file.get_tensor(f"{m}.{name}") for m in _MOMENTS}
                 if rows is not None:
-                    moments = {m: t[rows].clone() for m, t in moments.items()}
+                    both = {m: t[rows].clone() for m, t in both.items()}
                 step = steps.clone().reshape(()).to(torch.float32)
-                stage.optimizer.state[parameter] = {m: t.to(device) for m, t in moments.items()} | {
-                    "step": step.to(device) if device.type == "cuda" else step
-                }
+                if device.type == "cuda":
+                    step = step.to(device)
+                both = {m: t.to(device) for m, t in both.items()}
+                stage.optimizer.state[parameter] = both | {"step": step}
 
 
 def changing(model: Model) -> dict[str, nn.Parameter]:
