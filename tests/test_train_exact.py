@@ -78,7 +78,8 @@ def one_shot(stage: Stage, step_number: int = 4) -> tuple[float, torch.Tensor]:
     n = (len(BATCH), len(found.ids))
     same = np.arange(n[0]), np.arange(n[1])
     loss = losses.decoupled_softmax(
-        *sides,
+        sides[0],
+        sides[1],
         step.csr(found.positives, *same, n),
         ignore=None if found.ignore is None else step.csr(found.ignore, *same, n),
         temperature=settings.temperature,

@@ -255,7 +255,6 @@ def _refresh_shortlist(
     settings = stage.settings
     if not shortlist_due(epoch, settings.shortlist_start, settings.shortlist_every):
         return state
-    started = shortlist.now()
     stage.model.eval()
     with processes.watched():
         found = shortlist.mine(problem, stage.model, stage.encode(rows), rows, settings)
@@ -268,7 +267,7 @@ def _refresh_shortlist(
         for path in folder.glob("shortlist-*.npy"):
             if path.name not in used:
                 path.unlink()
-    log(epoch=epoch, event="shortlist", **shortlist.statistics(found, shortlist.now() - started))
+    log(epoch=epoch, event="shortlist", **shortlist.statistics(found))
     return state | {"shortlist": name}
 
 

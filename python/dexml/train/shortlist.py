@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +75,9 @@ def save(path: Path, shortlist: NDArray[np.int32]) -> None:
         rundir.write_array(path, shortlist)
 
 
-def statistics(shortlist: NDArray[np.int32], seconds: float) -> dict[str, float]:
+def statistics(shortlist: NDArray[np.int32]) -> dict[str, float]:
     """What a line of the log says of a shortlist."""
     return {
         "shortlist_labels_per_point": float((shortlist >= 0).sum(axis=1).mean()),
         "shortlist_distinct_labels": len(np.unique(shortlist[shortlist >= 0])),
-        "seconds": round(seconds, 3),
     }
-
-
-def now() -> float:
-    """Seconds, for the log alone."""
-    return time.perf_counter()
