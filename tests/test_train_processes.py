@@ -41,8 +41,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 WHOLE: dict[str, Any] = {
-    **{"stages": "encoder,heads", "negatives": "hard 0.5, uniform 0.5", "deterministic": True},
-    **{"encoder_epochs": 2, "head_epochs": 2, "refit": False, "residual_lr": 0.01},
+    "stages": "encoder,heads", "negatives": "hard 0.5, uniform 0.5", "deterministic": True,
+    "encoder_epochs": 2, "head_epochs": 2, "refit": False, "residual_lr": 0.01,
 }
 
 
