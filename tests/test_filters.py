@@ -216,7 +216,10 @@ def test_nothing_of_the_validation_points_reaches_the_weights(
 ) -> None:
     """Other texts, labels and filter pairs of these points: the same head, layers, residuals."""
     changes: dict[str, Any] = {
-        "stages": phase, "head_epochs": 1, "encoder_epochs": 1, "negatives_per_point": 8,
+        "stages": phase,
+        "head_epochs": 1,
+        "encoder_epochs": 1,
+        "negatives_per_point": 8,
         "negatives": "hard 0.25, graph 0.25, frequency 0.25, uniform 0.25",
     }
     folder = write_tiny_data(tmp_path / "data", train_filter=True, groups=True)
@@ -248,5 +251,4 @@ def test_nothing_of_the_validation_points_reaches_the_weights(
     y[np.flatnonzero(~held_out)[0]] = 1
     save_npz(folder / "Y.trn.npz", csr_array(y))
     fitted = trained("fitted")
-    name = "labels.safetensors/residual"
-    assert not torch.equal(before[name], fitted[name])
+    assert any(not torch.equal(tensor, fitted[name]) for name, tensor in before.items())

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_array, save_npz
 
 from dexml import data, losses, rundir, train
@@ -46,14 +46,14 @@ def test_head_phase_learns_and_leaves_a_complete_run(
     assert run_dir.data_dir() == tiny_data.resolve()
     saved = json.loads((out / "metrics.json").read_text())
     assert saved["metrics"] == result.metrics
-    assert set(saved["standard_errors"]) == set(fit.REPORTED)
+    assert set(saved["standard_errors"]) == set(selection.REPORTED)
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["head_epochs"] == 30
     assert config["temperature"] == 0.06
     assert "torch" in json.loads((out / "versions.json").read_text())
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    selection = [entry for entry in log if entry["stage"] == "selection"]
-    assert [entry["epoch"] for entry in selection] == list(range(1, 31))
+    chosen = [entry for entry in log if entry["stage"] == "selection"]
+    assert [entry["epoch"] for entry in chosen] == list(range(1, 31))
     assert log[-1]["loss"] < log[0]["loss"]
     assert log[-1]["stage"] == "all points"
     assert 0 <= log[0]["validation"]["nDCG@5"] <= 1
@@ -123,9 +123,15 @@ class Killed(BaseException):
 
 BOTH = {"stages": "heads,encoder", "head_epochs": 1, "encoder_epochs": 2, "encoder_layers": 1}
 TURNED: dict[str, Any] = {
-    "stages": "encoder,heads", "head_epochs": 2, "encoder_epochs": 2, "clip": 1.0,
-    "negatives": "hard 0.5, uniform 0.5", "shortlist_every": 1, "negatives_per_point": 4,
-    "head_negatives": "hard", "residual_lr": 0.01,
+    "stages": "encoder,heads",
+    "head_epochs": 2,
+    "encoder_epochs": 2,
+    "clip": 1.0,
+    "negatives": "hard 0.5, uniform 0.5",
+    "shortlist_every": 1,
+    "negatives_per_point": 4,
+    "head_negatives": "hard",
+    "residual_lr": 0.01,
 }
 """A shortlist in both stages, a table trained by rows, features of a tuned encoder."""
 
@@ -193,7 +199,7 @@ def test_a_kill_while_saving_costs_nothing(
 ) -> None:
     """Half a file lies beside the last checkpoint; after the resume it is gone."""
     train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole"))
-    plain = checkpoint.save_file
+    plain = save_file
     calls = 0
 
     def save(tensors: Any, path: Path, metadata: Any) -> None:
@@ -236,7 +242,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     path = checkpoint.listed(folder)[0]
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
-    path.write_bytes({"cut": content[:-100], "changed": bytes(content), "empty": b""}[fault])
+    path.write_bytes({"cut": bytes(content[:-100]), "changed": bytes(content), "empty": b""}[fault])
     train.train(broken.model_copy(update={"resume": True}))
     assert f"note: {path}: damaged" in capsys.readouterr().err
     assert_same(tmp_path / "whole", tmp_path / "broken")
@@ -256,7 +262,7 @@ def test_a_signal_ends_the_run_after_a_saved_step(
     number: int,
 ) -> None:
     train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole"))
-    plain = fit.take_step
+    plain = step.take_step
     calls = 0
 
     def stopped(*arguments: Any) -> Any:
@@ -469,7 +475,7 @@ def test_memory_and_disk_end_with_advice(
 def test_a_full_disk_while_saving_leaves_a_run_that_goes_on(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, calls = checkpoint.save_file, 0
+    plain, calls = save_file, 0
 
     def save(*arguments: Any) -> None:
         nonlocal calls

@@ -41,8 +41,13 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 WHOLE: dict[str, Any] = {
-    "stages": "encoder,heads", "negatives": "hard 0.5, uniform 0.5", "deterministic": True,
-    "encoder_epochs": 2, "head_epochs": 2, "refit": False, "residual_lr": 0.01,
+    "stages": "encoder,heads",
+    "negatives": "hard 0.5, uniform 0.5",
+    "deterministic": True,
+    "encoder_epochs": 2,
+    "head_epochs": 2,
+    "refit": False,
+    "residual_lr": 0.01,
 }
 
 
@@ -65,7 +70,8 @@ def some_steps(
     name = settings.stages
     stage = stages.make(name, problem, model, rows, settings)
     model.train()
-    found, sizes = [], []
+    found: list[float] = []
+    sizes: list[list[int]] = []
     plain = dist.all_reduce
     for number, batch in enumerate(step.batches(rows, BATCH, 1)[:n_steps]):
         sizes.append([])
@@ -194,7 +200,7 @@ def lost(rank: int, size: int, folder: str, data: str, encoder: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return plain(*arguments)
 
-        step.gradients = die
+        setattr(step, "gradients", die)  # noqa: B010
     try:
         train.train(train_settings(Path(data), Path(encoder), Path(folder) / "run", head_epochs=4))
     except RuntimeError as error:

@@ -119,7 +119,7 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
         "fingerprint": rundir.fingerprint(folder),
     }
     if "bce" in settings.loss:
-        info |= {"log_scale": float(model.log_scale), "offset": float(model.offset)}
+        info |= {"log_scale": model.log_scale.item(), "offset": model.offset.item()}
     rundir.write_json(folder / "run.json", info)
     seconds = time.perf_counter() - started
     return _final_scores(settings, model, vectors, weights, seconds)

@@ -92,8 +92,6 @@ def take_step(
     """
     loss, tables = gradients(stage, batch, epoch, step, steps)
     flags = _reduce(stage, tables, flags)
-    if stage.settings.clip and stage.parameters:
-        nn.utils.clip_grad_norm_(stage.parameters, stage.settings.clip)
     if np.isfinite(loss):
         if stage.optimizer is not None:
             stage.optimizer.step()
@@ -332,7 +330,7 @@ def _reduce(
     tables: tuple[NDArray[np.int64], Tensor, Tensor] | None,
     flags: tuple[float, float],
 ) -> tuple[float, float]:
-    """Add up all gradients over the processes, in one flat all-reduce."""
+    """Add up all gradients over the processes, in one flat all-reduce, and clip them."""
     flat, size = stage.flat, processes.size()
     if size > 1:
         like = stage.model.table.bias
@@ -359,7 +357,13 @@ def _reduce(
         if flat is not None:
             flat = received[-1].view(-1, flat.shape[1])
     if flat is not None:
-        _views(stage, flat[0] if len(flat) == 1 else fold_sum(flat))
+        total = flat[0] if len(flat) == 1 else fold_sum(flat)
+        if stage.settings.clip:
+            # In float64: a norm in float32 depends in its last bit on where the numbers lie.
+            norm = float(torch.linalg.vector_norm(total, dtype=torch.float64))
+            if norm > stage.settings.clip:
+                total *= stage.settings.clip / norm
+        _views(stage, total)
     return flags
 
 
