@@ -23,7 +23,7 @@ from dexml.console import run
 from dexml.index import __main__ as index_command
 from dexml.metrics import evaluate
 from dexml.predict import __main__ as predict_command
-from dexml.train import checkpoint, fit, selection
+from dexml.train import checkpoint, fit, selection, step
 from dexml.train.__main__ import main as train_main
 from dexml.train.schedule import rate
 from small import assert_same, train_settings, weights
@@ -143,7 +143,7 @@ TURNED: dict[str, Any] = {
         (8, {"refit": False}),
         (19, {}),  # while refitting
         (13, BOTH),
-        (27, BOTH),
+        (21, BOTH),
         (8, TURNED),
         (15, TURNED),
         (33, TURNED),
