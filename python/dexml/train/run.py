@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from dexml import console, data, rundir
@@ -161,7 +162,7 @@ def _explained(settings: TrainSettings) -> Iterator[None]:
             f"{where}: the disk is full; make room or lower --keep-checkpoints, and go on with "
             "--resume"
         ) from None
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, SafetensorError) as error:
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
             where = "the device"

@@ -5,6 +5,7 @@ Shapes: N points, L labels, B texts of a micro-batch, H features, D dimensions.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ from dexml.model import (
 )
 from dexml.train import features, processes
 from dexml.train.candidates import Sampler
+from dexml.train.frozen import cached_layers
 from dexml.train.problem import Model, Problem
 from dexml.train.rows import RowAdamW
 from dexml.train.schedule import parse_loss
@@ -237,18 +239,35 @@ def _reader(
     """Features (B, H) with gradient of texts of one length."""
     device = encoder.device
     on = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    run: Any = encoder.features
+    run: Any
+    n = settings.encoder_layers
+    if settings.cache_layers:
+        folder = features.cache_folder(settings)
+        get = cached_layers(encoder, tokens, n, folder, desc=side, progress=not settings.quiet)
+        run = functools.partial(_upper, encoder, n)
+    else:
+        resident: Any = tokens.to(device) if hasattr(tokens, "to") else tokens
+        run = encoder.features
+
+        def get(ids: NDArray[np.int64]) -> Tensor:
+            found: Tensor = resident.tensor(ids, device)
+            return found
+
     if settings.compile:
-        run = torch.compile(encoder.features, dynamic=True)
-    resident = tokens.to(device) if hasattr(tokens, "to") else tokens
+        run = torch.compile(run, dynamic=True)
 
     def read(ids: NDArray[np.int64]) -> Tensor:
-        batch = resident.tensor(ids, device)
+        batch = get(ids)
         with torch.autocast(device.type, torch.bfloat16, enabled=on):
             found: Tensor = run(batch)
         return found
 
     return read
+
+
+def _upper(encoder: Any, n: int, hidden: Tensor) -> Tensor:
+    found: Tensor = encoder.upper(hidden, n)
+    return found
 
 
 def _adamw(
