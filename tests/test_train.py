@@ -158,7 +158,10 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(
     killed_at: int,
     changes: dict[str, Any],
 ) -> None:
-    """Killed inside an epoch, with a checkpoint after every step or none but at its end."""
+    """Killed inside an epoch, with a checkpoint after every step or none but at its end.
+
+    Defect 21: all that moves is in a checkpoint.
+    """
     whole = train_settings(tiny_data, tiny_encoder, tmp_path / "whole", **changes)
     train.train(whole)
     monkeypatch.setattr(fit, "rate", killing(killed_at))
@@ -378,6 +381,7 @@ def test_the_run_says_what_it_was_made_with(
 def test_no_test_file_is_opened_before_the_final_scores(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
+    """Defect 13: without test files, the training is the same."""
     copy = Path(shutil.copytree(tiny_data, tmp_path / "data"))
     for path in [*copy.glob("*tst*"), *copy.glob("raw/tst*"), copy / "filter_labels_test.txt"]:
         path.unlink()
@@ -539,6 +543,29 @@ def test_stored_zeros_are_not_positives_and_negatives_are_refused(
     assert_same(tmp_path / "a", tmp_path / "b")
     with pytest.raises(ValueError, match=r"Y\.trn\.npz: row 20: negative value"):
         train.train(train_settings(tmp_path / "negative", tiny_encoder, tmp_path / "c"))
+
+
+def test_a_point_without_labels_and_few_ranks(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """Defects 9 (point 7 has no label), 11 (top 10 only), 16 (float32 at every border)."""
+    assert data.load_part(tiny_data, "trn", 64).y[[7]].nnz == 0
+    out = tmp_path / "run"
+    changes = {"stages": "encoder,heads", "encoder_epochs": 1, "head_epochs": 1}
+    settings = train_settings(
+        *(tiny_data, tiny_encoder, out),
+        **changes,
+        positives_per_point=1,
+        encoder_batch_size=1,
+        negatives="in-batch",
+        loss="soft-top-3",
+        select="P@10",
+    )
+    train.train(settings)
+    for path in [out / "label_emb.npy", out / "query_emb.npy", *(out / "cache").glob("*.npy")]:
+        assert np.load(path).dtype == np.float32
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert all("P@10" in entry["validation"] for entry in log if "validation" in entry)
 
 
 def test_end_to_end_on_real_data(debtags_mini: Path, real_encoder: Path, tmp_path: Path) -> None:

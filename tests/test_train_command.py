@@ -142,6 +142,7 @@ def test_missing_out_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_run_directories_are_not_overwritten(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Defect 8: two runs never share a directory."""
     out = tmp_path / "run"
     first = command(tiny_data, tiny_encoder, out)
     assert run(train_main, first) == 0

@@ -25,7 +25,7 @@ def recipes() -> dict[str, str]:
     """Paths of the packaged configurations, by name."""
     folder = files("dexml.train") / "recipes"
     found = [path for path in folder.iterdir() if path.name.endswith(".toml")]
-    return {path.name.removesuffix(".toml"): str(path) for path in sorted(found, key=str)}
+    return dict(sorted((path.name.removesuffix(".toml"), str(path)) for path in found))
 
 
 def with_recipe(argv: list[str]) -> list[str]:
