@@ -551,7 +551,7 @@ def test_a_point_without_labels_and_few_ranks(
     """Defects 9 (point 7 has no label), 11 (top 10 only), 16 (float32 at every border)."""
     assert data.load_part(tiny_data, "trn", 64).y[[7]].nnz == 0
     out = tmp_path / "run"
-    changes = {"stages": "encoder,heads", "encoder_epochs": 1, "head_epochs": 1}
+    changes: dict[str, Any] = {"stages": "encoder,heads", "encoder_epochs": 1, "head_epochs": 1}
     settings = train_settings(
         *(tiny_data, tiny_encoder, out),
         **changes,

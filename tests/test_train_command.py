@@ -193,7 +193,7 @@ def test_recipes_are_found_by_name_and_can_be_changed(
     assert settings["encoder_epochs"] == 2
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines if line.get("event") == "shortlist"] == [2]
-    assert 90 < lines[-1]["step"] * settings["encoder_batch_size"]
+    assert lines[-1]["step"] * settings["encoder_batch_size"] > 90
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))

@@ -142,7 +142,7 @@ class TrainSettings(Settings):
     keep_tokens: int = Field(
         0,
         ge=0,
-        description="tokens of a step whose activations are kept; all others are encoded twice; "
+        description="tokens of a step, on each side, whose activations are kept; others are encoded twice; "
         "0: 16,384 on a CPU, 131,072 on CUDA",
     )
     precision: Literal["auto", "float32", "bf16"] = Field(

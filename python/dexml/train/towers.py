@@ -117,7 +117,8 @@ class Tower:
             dim: D.
         """
         self._kept: dict[int, Tensor] = {}
-        parts = []
+        lo, hi = self.plan.lo, self.plan.hi
+        out: Tensor | None = None
         for first, last in self.plan.runs:
             kept = 0
             for m in range(first, last):
@@ -126,14 +127,12 @@ class Tower:
                     emb = self._encode(m)
                 if kept <= self.keep_tokens:
                     self._kept[m] = emb
-                parts.append(emb.detach())
-        if len(parts) == 1:
-            return parts[0]
-        out = like.new_empty(self.plan.hi - self.plan.lo, dim)
-        for part, m in zip(parts, self._numbers(), strict=True):
-            a = int(self.plan.cuts[m]) - self.plan.lo
-            out[a : a + len(part)] = part
-        return out
+                a, b = int(self.plan.cuts[m]) - lo, int(self.plan.cuts[m + 1]) - lo
+                if (a, b) == (0, hi - lo):
+                    return emb.detach()
+                out = like.new_empty(hi - lo, dim) if out is None else out
+                out[a:b] = emb.detach()
+        return like.new_empty(hi - lo, dim) if out is None else out
 
     def backward(self, run: int, grad: Tensor, replayed: Tensor | None = None) -> None:
         """Drive the gradient (hi - lo, D) of the embeddings back, of one run of micro-batches.
@@ -162,9 +161,6 @@ class Tower:
                     )
             if emb.requires_grad:
                 torch.autograd.backward(emb, grad[a:b])
-
-    def _numbers(self) -> list[int]:
-        return [m for first, last in self.plan.runs for m in range(first, last)]
 
     def _encode(self, m: int) -> Tensor:
         a, b = int(self.plan.cuts[m]), int(self.plan.cuts[m + 1])
