@@ -142,8 +142,8 @@ class TrainSettings(Settings):
     keep_tokens: int = Field(
         0,
         ge=0,
-        description="tokens of a step, on each side, whose activations are kept; others are encoded twice; "
-        "0: 16,384 on a CPU, 131,072 on CUDA",
+        description="tokens of a step, on each side, whose activations are kept; others are "
+        "encoded twice; 0: 16,384 on a CPU, 131,072 on CUDA",
     )
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="of the transformer in training; auto: bf16 on CUDA, float32 on a CPU"
