@@ -321,6 +321,18 @@ def test_seeds_repeat_and_differ(tiny_data: Path, tiny_encoder: Path, tmp_path: 
         assert_same(tmp_path / "a", tmp_path / "c")
 
 
+def test_no_epochs_leave_the_encoder_as_it_is(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=0))
+    assert result is not None
+    assert (load_file(out / "labels.safetensors")["residual"] == 0).all()
+    before = load_file(tiny_encoder / "model.safetensors")
+    after = load_file(out / "encoder" / "model.safetensors")
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
 def test_patience_ends_a_stage(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

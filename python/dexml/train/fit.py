@@ -164,7 +164,8 @@ def _run_stage(
             model.train()
             factor = rate(state["step"], steps, settings.warmup)
             for group, peak in zip(groups, peaks, strict=True):
-                group["lr"] = lr = peak * factor
+                group["lr"] = peak * factor
+            lr = groups[0]["lr"] if groups else 0.0
             due = time.perf_counter() - saved > 60 * settings.checkpoint_minutes
             flags = (float(stop()), float(due and processes.is_first()))
             with processes.watched():
