@@ -25,7 +25,7 @@ def train_settings(data: Path, encoder: Path, out: Path, **changes: Any) -> "Tra
         "out": out,
         "quiet": True,
         "head_epochs": 3,
-        "batch_size": 64,
+        "head_batch_size": 64,
         "seed": 1,
     }
     return TrainSettings(**(values | changes))

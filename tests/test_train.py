@@ -1,15 +1,21 @@
 """Training: both phases, resuming, honest selection, the run directory."""
 
+import errno
 import json
+import math
+import os
 import shutil
+import signal
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_array, save_npz
 
 from dexml import data, losses, rundir, train
@@ -17,8 +23,9 @@ from dexml.console import run
 from dexml.index import __main__ as index_command
 from dexml.metrics import evaluate
 from dexml.predict import __main__ as predict_command
-from dexml.train import fit
+from dexml.train import checkpoint, fit, selection, step
 from dexml.train.__main__ import main as train_main
+from dexml.train.schedule import rate
 from small import assert_same, train_settings, weights
 
 
@@ -39,14 +46,14 @@ def test_head_phase_learns_and_leaves_a_complete_run(
     assert run_dir.data_dir() == tiny_data.resolve()
     saved = json.loads((out / "metrics.json").read_text())
     assert saved["metrics"] == result.metrics
-    assert set(saved["standard_errors"]) == set(fit.REPORTED)
+    assert set(saved["standard_errors"]) == set(selection.REPORTED)
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["head_epochs"] == 30
     assert config["temperature"] == 0.06
     assert "torch" in json.loads((out / "versions.json").read_text())
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    selection = [entry for entry in log if entry["stage"] == "selection"]
-    assert [entry["epoch"] for entry in selection] == list(range(1, 31))
+    chosen = [entry for entry in log if entry["stage"] == "selection"]
+    assert [entry["epoch"] for entry in chosen] == list(range(1, 31))
     assert log[-1]["loss"] < log[0]["loss"]
     assert log[-1]["stage"] == "all points"
     assert 0 <= log[0]["validation"]["nDCG@5"] <= 1
@@ -63,10 +70,10 @@ def test_best_validation_epoch_is_kept(
         kept.append({n: p.detach().clone() for n, p in model.named_parameters()})
         return {"nDCG@5": [0.1, 0.9, 0.5, 0.2, *[0.0] * 20][len(kept) - 1]}
 
-    monkeypatch.setattr(fit, "validate", falling)
+    monkeypatch.setattr(selection, "validate", falling)
     out = tmp_path / "run"
     train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=4, refit=False))
-    assert len(kept) == 4 + len(fit.PRIORS)
+    assert len(kept) == 4 + len(selection.PRIORS)
     saved = load_file(tmp_path / "run" / "labels.safetensors")
     assert torch.equal(saved["residual"], kept[1]["table.residual"])
     assert not torch.equal(saved["residual"], kept[3]["table.residual"])
@@ -84,10 +91,10 @@ def test_refit_uses_all_points_the_selected_epochs_and_the_selected_prior(
         prior = arguments[5] if len(arguments) > 5 else 0.0
         return {"nDCG@5": {1: 0.1, 2: 0.3, 3: 0.2}.get(calls, 1.0 - abs(prior - 0.2))}
 
-    monkeypatch.setattr(fit, "validate", scores)
+    monkeypatch.setattr(selection, "validate", scores)
     train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
     chosen = json.loads((tmp_path / "run" / "checkpoint" / "selection.json").read_text())
-    assert chosen["epochs"] == {"head": 2}
+    assert chosen["epochs"] == {"heads": 2}
     assert chosen["prior"] == 0.2
     assert rundir.Run.open(tmp_path / "run").info["prior"] == 0.2
     train.train(
@@ -114,15 +121,33 @@ class Killed(BaseException):
     """Stands for a kill: no handler of ours may catch it."""
 
 
+BOTH = {"stages": "heads,encoder", "head_epochs": 1, "encoder_epochs": 2, "encoder_layers": 1}
+TURNED: dict[str, Any] = {
+    "stages": "encoder,heads",
+    "head_epochs": 2,
+    "encoder_epochs": 2,
+    "clip": 1.0,
+    "negatives": "hard 0.5, uniform 0.5",
+    "shortlist_every": 1,
+    "negatives_per_point": 4,
+    "head_negatives": "hard",
+    "residual_lr": 0.01,
+}
+"""A shortlist in both stages, a table trained by rows, features of a tuned encoder."""
+
+
 @pytest.mark.parametrize(
     ("killed_at", "changes"),
     [
         (8, {}),
         (8, {"refit": False}),
         (19, {}),  # while refitting
-        (8, {"finetune_epochs": 2, "head_epochs": 1}),
-        (14, {"finetune_epochs": 3, "head_epochs": 0, "finetune_layers": 1}),
-        (27, {"finetune_epochs": 2, "head_epochs": 1}),
+        (13, BOTH),
+        (21, BOTH),
+        (8, TURNED),
+        (15, TURNED),
+        (33, TURNED),
+        (8, {"loss": "bce, soft-top-3 from 0.5", "patience": 1, "head_epochs": 6}),
     ],
 )
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(
@@ -133,23 +158,20 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(
     killed_at: int,
     changes: dict[str, Any],
 ) -> None:
+    """Killed inside an epoch, with a checkpoint after every step or none but at its end.
+
+    Defect 21: all that moves is in a checkpoint.
+    """
     whole = train_settings(tiny_data, tiny_encoder, tmp_path / "whole", **changes)
     train.train(whole)
-    calls = 0
-    schedule = fit.schedule
-
-    def kill(*arguments: Any) -> float:
-        nonlocal calls
-        calls += 1
-        if calls == killed_at:
-            raise Killed
-        return schedule(*arguments)
-
-    monkeypatch.setattr(fit, "schedule", kill)
-    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken", **changes)
+    monkeypatch.setattr(fit, "rate", killing(killed_at))
+    minutes = 1e-9 if killed_at % 2 else 60
+    broken = train_settings(
+        tiny_data, tiny_encoder, tmp_path / "broken", checkpoint_minutes=minutes, **changes
+    )
     with pytest.raises(Killed):
         train.train(broken)
-    monkeypatch.setattr(fit, "schedule", schedule)
+    monkeypatch.setattr(fit, "rate", rate)
     with pytest.raises(FileNotFoundError, match="--resume"):
         rundir.Run.open(tmp_path / "broken")
     train.train(broken.model_copy(update={"resume": True}))
@@ -158,6 +180,115 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(
         json.loads((tmp_path / "whole" / "metrics.json").read_text())["metrics"]
         == (json.loads((tmp_path / "broken" / "metrics.json").read_text())["metrics"])
     )
+    assert len(checkpoint.listed(tmp_path / "broken" / "checkpoint" / "selection")) == 2
+
+
+def killing(at: int) -> Callable[..., float]:
+    """As `rate`, which is called once a step; the call `at` kills."""
+    calls = 0
+
+    def kill(*arguments: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise Killed
+        return rate(*arguments)
+
+    return kill
+
+
+def test_a_kill_while_saving_costs_nothing(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a file lies beside the last checkpoint; after the resume it is gone."""
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole"))
+    plain = save_file
+    calls = 0
+
+    def save(tensors: Any, path: Path, metadata: Any) -> None:
+        nonlocal calls
+        calls += 1
+        plain(tensors, path, metadata)
+        if calls == 4:
+            path.write_bytes(path.read_bytes()[:200])
+            monkeypatch.setattr("dexml.files._remove", lambda path: None)  # as a kill would
+            raise Killed
+
+    monkeypatch.setattr(checkpoint, "save_file", save)
+    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken")
+    with pytest.raises(Killed):
+        train.train(broken)
+    monkeypatch.undo()
+    folder = tmp_path / "broken" / "checkpoint" / "selection"
+    assert list(folder.glob(".*"))
+    train.train(broken.model_copy(update={"resume": True}))
+    assert not list(folder.glob(".*"))
+    assert_same(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("fault", ["cut", "changed", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tiny_data: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+) -> None:
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole"))
+    monkeypatch.setattr(fit, "rate", killing(14))
+    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken")
+    with pytest.raises(Killed):
+        train.train(broken)
+    monkeypatch.undo()
+    folder = tmp_path / "broken" / "checkpoint" / "selection"
+    path = checkpoint.listed(folder)[0]
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes({"cut": bytes(content[:-100]), "changed": bytes(content), "empty": b""}[fault])
+    train.train(broken.model_copy(update={"resume": True}))
+    assert f"note: {path}: damaged" in capsys.readouterr().err
+    assert_same(tmp_path / "whole", tmp_path / "broken")
+    for path in checkpoint.listed(folder):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="every checkpoint is damaged; start again with --overw"):
+        checkpoint.newest(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_a_saved_step(
+    tiny_data: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole"))
+    plain = step.take_step
+    calls = 0
+
+    def stopped(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            os.kill(os.getpid(), number)
+        return plain(*arguments)
+
+    monkeypatch.setattr(fit, "take_step", stopped)
+    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken")
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(broken)
+    assert signal.getsignal(number) is before
+    assert calls == 8
+    assert "stopped at step 8 of heads; resume with --resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    found = checkpoint.newest(tmp_path / "broken" / "checkpoint" / "selection")
+    assert found is not None
+    assert found[1]["step"] == 8
+    train.train(broken.model_copy(update={"resume": True}))
+    assert_same(tmp_path / "whole", tmp_path / "broken")
 
 
 def test_finetuning_moves_only_the_upper_layers(
@@ -169,9 +300,9 @@ def test_finetuning_moves_only_the_upper_layers(
             tiny_data,
             tiny_encoder,
             out,
-            head_epochs=0,
-            finetune_epochs=1,
-            finetune_layers=1,
+            stages="encoder",
+            encoder_epochs=1,
+            encoder_layers=1,
             validation=0,
         )
     )
@@ -190,14 +321,85 @@ def test_seeds_repeat_and_differ(tiny_data: Path, tiny_encoder: Path, tmp_path: 
         assert_same(tmp_path / "a", tmp_path / "c")
 
 
+def test_no_epochs_leave_the_encoder_as_it_is(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=0))
+    assert result is not None
+    assert (load_file(out / "labels.safetensors")["residual"] == 0).all()
+    before = load_file(tiny_encoder / "model.safetensors")
+    after = load_file(out / "encoder" / "model.safetensors")
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_patience_ends_a_stage(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.1, 0.5, 0.4, 0.3, 0.6, 0.2, 0.1, *[0.0] * 9])
+    monkeypatch.setattr(selection, "validate", lambda *a: {"nDCG@5": next(scores)})
+    out = tmp_path / "run"
+    settings = train_settings(
+        *(tiny_data, tiny_encoder, out), head_epochs=9, patience=2, refit=False
+    )
+    train.train(settings)
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log] == [1, 2, 3, 4]
+    chosen = json.loads((out / "checkpoint" / "selection.json").read_text())
+    assert chosen["epochs"] == {"heads": 2}
+
+
+def test_few_validation_points_are_scored_and_always_the_same(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def watch(problem: Any, model: Any, encoded: Any, rows: Any, *rest: Any) -> dict[str, float]:
+        found.append(rows)
+        return {"nDCG@5": 0.0}
+
+    monkeypatch.setattr(selection, "validate", watch)
+    for i, n in enumerate((20_000, 12, 12)):
+        settings = train_settings(
+            *(tiny_data, tiny_encoder, tmp_path / str(i)),
+            validation_points=n,
+            head_epochs=1,
+            seed=i,
+            refit=False,
+        )
+        train.train(settings)
+    each = len(found) // 3
+    assert len(found[0]) > 20
+    assert 0 < len(found[each]) <= 12
+    assert set(found[each]) < set(found[0])
+    np.testing.assert_array_equal(found[each], found[2 * each])
+
+
+def test_the_run_says_what_it_was_made_with(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run", loss="bce"))
+    versions = json.loads((tmp_path / "run" / "versions.json").read_text())
+    assert len(versions["dexml_run"]) == 64
+    if (Path(__file__).parents[1] / ".git").exists():
+        assert len(versions["git_commit"].removesuffix("-dirty")) == 40
+    info = rundir.Run.open(tmp_path / "run").info
+    assert info["log_scale"] != 0
+    assert info["offset"] < 0
+    assert info["temperature"] == pytest.approx(0.06 / math.exp(info["log_scale"]))
+
+
 def test_no_test_file_is_opened_before_the_final_scores(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
+    """Defect 13: without test files, the training is the same."""
     copy = Path(shutil.copytree(tiny_data, tmp_path / "data"))
     for path in [*copy.glob("*tst*"), *copy.glob("raw/tst*"), copy / "filter_labels_test.txt"]:
         path.unlink()
-    train.train(train_settings(copy, tiny_encoder, tmp_path / "without"))
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "with"))
+    changes = {"stages": "heads,encoder", "encoder_epochs": 1, "negatives": "hard"}
+    train.train(train_settings(copy, tiny_encoder, tmp_path / "without", **changes))
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "with", **changes))
     assert_same(tmp_path / "without", tmp_path / "with")
     assert not (tmp_path / "without" / "metrics.json").exists()
 
@@ -227,9 +429,9 @@ def test_last_batch_is_never_empty(
         return plain(points, *arguments, **options)
 
     monkeypatch.setattr(losses, "decoupled_softmax", watch)
-    monkeypatch.setattr(fit, "validate", lambda *a: {"nDCG@5": 0.0})
+    monkeypatch.setattr(selection, "validate", lambda *a: {"nDCG@5": 0.0})
     wanted = train_settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=1, validation=0)
-    original = fit.fit
+    original = fit.fit  # defect 3
 
     def cut(problem: Any, model: Any, rows: Any, *rest: Any) -> Any:
         return original(problem, model, rows[:n_points], *rest)
@@ -241,7 +443,7 @@ def test_last_batch_is_never_empty(
 
 
 def test_schedule_rises_and_falls_to_zero() -> None:
-    factors = [fit.schedule(step, 100, 0.1) for step in range(100)]
+    factors = [rate(step, 100, 0.1) for step in range(100)]
     assert np.argmax(factors) == 9
     assert factors[9] == 1.0
     assert 0 < factors[99] < 0.02
@@ -252,29 +454,82 @@ def test_schedule_rises_and_falls_to_zero() -> None:
 def test_nan_loss_ends_with_advice(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "decoupled_softmax", lambda *a, **k: torch.tensor(float("nan")))
-    with pytest.raises(RuntimeError, match="the loss is nan at step 0 of phase head; lower"):
+    plain = losses.decoupled_softmax
+    monkeypatch.setattr(losses, "decoupled_softmax", lambda *a, **k: plain(*a, **k) * math.nan)
+    with pytest.raises(RuntimeError, match="the loss is nan at step 0 of stage heads; lower"):
         train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory on the device; lower"),
+        (MemoryError(), "out of memory on this machine; lower --keep-tokens"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you"), "on this machine; lower"),
+        (OSError(errno.ENOSPC, "No space left", "x/y"), "x/y: the disk is full; make room"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (OSError(errno.EACCES, "Permission denied", "x/y"), "Permission denied"),
+        (RuntimeError("another thing"), "another thing"),
+    ],
+)
+def test_memory_and_disk_end_with_advice(
+    tiny_data: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    message: str,
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(losses, "decoupled_softmax", fail)
+    with pytest.raises((RuntimeError, OSError), match=message):
+        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
+
+
+def test_a_full_disk_while_saving_leaves_a_run_that_goes_on(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = save_file, 0
+
+    def save(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        plain(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", save)
+    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken")
+    with pytest.raises(OSError, match="the disk is full; make room"):
+        train.train(broken)
+    monkeypatch.undo()
+    train.train(broken.model_copy(update={"resume": True}))
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole"))
+    assert_same(tmp_path / "whole", tmp_path / "broken")
 
 
 def test_finetuning_that_makes_it_worse_is_undone(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     """The best epoch is the head's: nothing of the fine-tuned layers may remain."""
-    for name, epochs in (("head", 0), ("both", 1)):
+    for name, stages in (("head", "heads"), ("both", "heads,encoder")):
         train.train(
             train_settings(
                 tiny_data,
                 tiny_encoder,
                 tmp_path / name,
-                finetune_epochs=epochs,
-                finetune_lr=10.0,
+                stages=stages,
+                encoder_epochs=1,
+                encoder_layers=1,
+                encoder_lr=10.0,
                 refit=False,
                 head_epochs=10,
             )
         )
     chosen = json.loads((tmp_path / "both" / "checkpoint" / "selection.json").read_text())
-    assert "finetune" not in chosen["epochs"]
+    assert "encoder" not in chosen["epochs"]
     assert_same(tmp_path / "head", tmp_path / "both")
     scores = [
         json.loads((tmp_path / name / "metrics.json").read_text())["metrics"]["nDCG@5"]
@@ -300,6 +555,29 @@ def test_stored_zeros_are_not_positives_and_negatives_are_refused(
     assert_same(tmp_path / "a", tmp_path / "b")
     with pytest.raises(ValueError, match=r"Y\.trn\.npz: row 20: negative value"):
         train.train(train_settings(tmp_path / "negative", tiny_encoder, tmp_path / "c"))
+
+
+def test_a_point_without_labels_and_few_ranks(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """Defects 9 (point 7 has no label), 11 (top 10 only), 16 (float32 at every border)."""
+    assert data.load_part(tiny_data, "trn", 64).y[[7]].nnz == 0
+    out = tmp_path / "run"
+    changes: dict[str, Any] = {"stages": "encoder,heads", "encoder_epochs": 1, "head_epochs": 1}
+    settings = train_settings(
+        *(tiny_data, tiny_encoder, out),
+        **changes,
+        positives_per_point=1,
+        encoder_batch_size=1,
+        negatives="in-batch",
+        loss="soft-top-3",
+        select="P@10",
+    )
+    train.train(settings)
+    for path in [out / "label_emb.npy", out / "query_emb.npy", *(out / "cache").glob("*.npy")]:
+        assert np.load(path).dtype == np.float32
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert all("P@10" in entry["validation"] for entry in log if "validation" in entry)
 
 
 def test_end_to_end_on_real_data(debtags_mini: Path, real_encoder: Path, tmp_path: Path) -> None:

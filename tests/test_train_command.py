@@ -9,9 +9,11 @@ import pytest
 import torch
 from scipy.sparse import csr_array, save_npz
 
-from dexml import data, rundir
+from dexml import config, data, rundir
 from dexml.console import run
+from dexml.train import TrainSettings
 from dexml.train.__main__ import main as train_main
+from dexml.train.__main__ import recipes, with_recipe
 from small import assert_same
 
 
@@ -140,6 +142,7 @@ def test_missing_out_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_run_directories_are_not_overwritten(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Defect 8: two runs never share a directory."""
     out = tmp_path / "run"
     first = command(tiny_data, tiny_encoder, out)
     assert run(train_main, first) == 0
@@ -175,3 +178,38 @@ def test_config_of_a_run_repeats_it(tiny_data: Path, tiny_encoder: Path, tmp_pat
     again = [str(tiny_data), "--out", str(tmp_path / "b"), "--config", config, "--quiet"]
     assert run(train_main, again) == 0
     assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_recipes_are_found_by_name_and_can_be_changed(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    arguments = [str(tiny_data), "--out", str(out), "--config", "recipe:eurlex-4k-hard"]
+    arguments += ["--encoder", str(tiny_encoder), "--quiet", "--encoder-epochs", "2"]
+    arguments += ["--shortlist-start", "1", "--pooling", "auto", "--normalize", "auto"]
+    assert run(train_main, [*arguments, "--head", "auto"]) == 0
+    settings = rundir.read_config(out)
+    assert settings["negatives"] == "hard"
+    assert settings["encoder_epochs"] == 2
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line.get("event") == "shortlist"] == [2]
+    assert lines[-1]["step"] * settings["encoder_batch_size"] > 90
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_recipe_is_a_configuration(name: str) -> None:
+    words = with_recipe(["data", "--out", "run", f"--config=recipe:{name}"])
+    settings = config.parse(TrainSettings, words, "train")
+    assert settings.stages == "encoder"
+    assert settings.encoder == "distilbert-base-uncased"
+    assert (settings.negatives == "hard") == name.endswith("-hard")
+    assert settings.propensity.lower() == name.removesuffix("-hard")
+    assert (settings.temperature, settings.normalize) in ((0.05, "yes"), (1.0, "no"))
+
+
+def test_an_unknown_recipe_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(recipes()) == 8
+    assert run(train_main, ["data", "--out", "run", "--config", "recipe:eurlex"]) == 2
+    err = capsys.readouterr().err
+    assert "no recipe 'eurlex' (there are eurlex-4k, " in err
+    assert "did you mean 'eurlex-4k'?" in err

@@ -27,7 +27,9 @@ def decoupled(batch: Batch, negative_log_weight: Tensor | None) -> tuple[Tensor,
         sweep = Sweep(batch, chunk, masked, negative_log_weight)
         n_R = log_sum_exp(sweep)
         gap_P = n_R[sweep.rows_P] - sweep.z_P  # N - z_p
-        r_P = sweep.share * torch.sigmoid(gap_P)
+        # Not torch.sigmoid: on a CPU its last bit depends on the place, and so on how many
+        # positives this process has.
+        r_P = sweep.share / (1 + torch.exp(-gap_P))
         row_loss[start:stop], r_R = sweep.sum_positives(-sweep.share * logsigmoid(-gap_P), r_P)
         if not gradients.any:
             continue

@@ -29,7 +29,7 @@ def independent(batch: Batch) -> tuple[Tensor, Gradients]:
                 continue
             own = positives.block(chunk, tile)
             row = positives.rows[own]
-            pull = torch.sigmoid(-sweep.last_z_P)
+            pull = 1 / (1 + torch.exp(sweep.last_z_P))  # not torch.sigmoid: see `competing`
             if positives.weight is not None:
                 pull = pull * positives.weight[own]
             g_RT = z_RT.sigmoid_().mul_(weight_R1)

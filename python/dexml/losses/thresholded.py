@@ -45,7 +45,7 @@ def thresholded(batch: Batch, k: Tensor, alpha: float) -> tuple[Tensor, Gradient
         passes = max(passes, found.passes)
         u_P = alpha * (sweep.z_P - top_R[sweep.rows_P]) + found.t[sweep.rows_P]
         share_P = sweep.share.masked_fill(skip[sweep.rows_P], 0.0)
-        miss_P = share_P * torch.sigmoid(-u_P)  # v (1 - s) / n_b
+        miss_P = share_P / (1 + torch.exp(u_P))  # v (1 - s) / n_b; see `competing`
         row_loss[start:stop], miss_R = sweep.sum_positives(-share_P * logsigmoid(u_P), miss_P)
         if not gradients.any:
             continue

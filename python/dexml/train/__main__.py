@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+import os
+from importlib.resources import files
+
 from dexml import config, console
 from dexml.train import TrainSettings, train
+
+RECIPE = "recipe:"
 
 
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.train``."""
-    settings = config.parse(TrainSettings, argv, "python -m dexml.train")
+    settings = config.parse(TrainSettings, with_recipe(argv), "python -m dexml.train")
     if settings.resume and settings.overwrite:
         console.usage_error("--resume and --overwrite exclude each other")
     train(settings)
-    print(f"{settings.out}: next, python -m dexml.index {settings.out}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{settings.out}: next, python -m dexml.index {settings.out}")
+
+
+def recipes() -> dict[str, str]:
+    """Paths of the packaged configurations, by name."""
+    folder = files("dexml.train") / "recipes"
+    found = [path for path in folder.iterdir() if path.name.endswith(".toml")]
+    return dict(sorted((path.name.removesuffix(".toml"), str(path)) for path in found))
+
+
+def with_recipe(argv: list[str]) -> list[str]:
+    """Put the file of a packaged configuration in the place of ``recipe:NAME``."""
+    out = []
+    for word in argv:
+        prefix = "--config=" if word.startswith("--config=") else ""
+        name = word.removeprefix(prefix)
+        if name.startswith(RECIPE):
+            known = recipes()
+            asked = name.removeprefix(RECIPE)
+            if asked not in known:
+                console.usage_error(
+                    f"no recipe '{asked}' (there are {', '.join(known)})"
+                    + console.did_you_mean(asked, list(known))
+                )
+            word = prefix + known[asked]
+        out.append(word)
+    return out
 
 
 if __name__ == "__main__":

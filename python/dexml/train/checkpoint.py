@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,52 +13,115 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dexml import console
 from dexml.files import replacing
+from dexml.train import processes
+from dexml.train.problem import Model
+from dexml.train.step import Stage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_NAME = re.compile(r"\d-\d{9}\.safetensors")
+BEST = "best.safetensors"
 
 
-def save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]
-) -> None:
+def save(path: Path, model: Model, stage: Stage | None, state: dict[str, Any]) -> None:
     """Write weights, AdamW moments and `state` as one file, beside and renamed.
+
+    Called by all processes; the first one writes.
 
     Args:
         path: The checkpoint file.
-        model: All is saved but the frozen layers of the transformer, which never change.
-        optimizer: AdamW over these parameters; None saves the weights alone.
-        state: JSON values: phase, epoch, step, best score.
+        model: Its label table is whole on every process (see `complete`). Layers of the transformer
+            that no stage trains are not saved.
+        stage: The stage whose optimiser is saved; None saves the weights alone.
+        state: JSON values: stage, epoch, step, best score.
     """
     tensors = {f"model.{name}": p.detach() for name, p in changing(model).items()}
-    if optimizer is not None:
-        for name, parameter in changing(model).items():
-            for moment in _MOMENTS:
-                if moment in optimizer.state.get(parameter, {}):
-                    tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    metadata = {"format_version": str(FORMAT_VERSION), "state": json.dumps(state)}
-    with replacing(path) as beside:
-        save_file({n: t.cpu().contiguous() for n, t in tensors.items()}, beside, metadata)
+    if stage is not None:
+        tensors |= _moments(stage)
+
+    def write() -> bool:
+        flat = {n: t.cpu().contiguous() for n, t in sorted(tensors.items())}
+        metadata = {
+            "format_version": str(FORMAT_VERSION),
+            "state": json.dumps(state),
+            "sha256": _digest(flat),
+        }
+        with replacing(path) as beside:
+            save_file(flat, beside, metadata)
+        return True
+
+    processes.first(write, next(model.parameters()).device)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Read the `state` of a checkpoint."""
+def save_last(folder: Path, model: Model, stage: Stage, state: dict[str, Any], keep: int) -> None:
+    """Write the checkpoint of this moment, and remove all but the last `keep`."""
+    save(folder / f"{stage.number}-{state['written']:09d}.safetensors", model, stage, state)
+    if processes.is_first():
+        for path in listed(folder)[keep:]:
+            path.unlink(missing_ok=True)
+
+
+def listed(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the newest first."""
+    found = [path for path in folder.glob("*.safetensors") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name[2:], reverse=True)
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, and its state; None if there is none yet.
+
+    Raises:
+        ValueError: There are some, all damaged.
+    """
+    error: ValueError | None = None
+    for path in listed(folder):
+        try:
+            return path, read_state(path, whole=True)
+        except ValueError as problem:
+            error = problem
+            if processes.is_first():
+                console.say(f"note: {problem}; going on from the checkpoint before")
+    if error is not None:
+        raise ValueError(f"{folder}: every checkpoint is damaged; start again with --overwrite")
+    return None
+
+
+def read_state(path: Path, *, whole: bool = False) -> dict[str, Any]:
+    """Read the `state` of a checkpoint; with `whole`, check all of its content.
+
+    Raises:
+        ValueError: Damaged, or of another version.
+    """
     with _open(path) as file:
         metadata = file.metadata() or {}
-    if int(metadata.get("format_version", "0")) != FORMAT_VERSION:
-        raise ValueError(f"{path}: not a checkpoint of this version; start again with --overwrite")
+        if int(metadata.get("format_version", "0")) != FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: not a checkpoint of this version; start again with --overwrite"
+            )
+        if whole:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if _digest(tensors) != metadata["sha256"]:
+                raise ValueError(f"{path}: damaged (its content has changed)")
     state: dict[str, Any] = json.loads(metadata["state"])
     return state
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Put weights and moments back; parameters the file does not know keep their values."""
-    step = float(read_state(path)["step"])
+def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = "") -> None:
+    """Put weights and moments back; parameters the file does not know keep their values.
+
+    Args:
+        path: The checkpoint.
+        model: Changed in place, where names begin with `prefix`.
+        stage: Its optimiser gets its moments; None: weights alone.
+        prefix: Of the names to load.
+    """
     device = next(model.parameters()).device
     with _open(path) as file, torch.no_grad():
         names = set(file.keys())
         for name, parameter in model.named_parameters():
-            if f"model.{name}" not in names:
+            if f"model.{name}" not in names or not name.startswith(prefix):
                 continue
             saved: Tensor = file.get_tensor(f"model.{name}")
             if saved.shape != parameter.shape:
@@ -65,23 +130,103 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None =
                     f"{tuple(parameter.shape)}; the run belongs to other data or another encoder"
                 )
             parameter.copy_(saved)
-            if optimizer is not None and f"{_MOMENTS[0]}.{name}" in names:
-                optimizer.state[parameter] = {
-                    moment: file.get_tensor(f"{moment}.{name}").to(device) for moment in _MOMENTS
-                } | {"step": torch.tensor(step, device=device if device.type == "cuda" else None)}
+        if stage is None:
+            return
+        if stage.rows is not None:
+            stage.rows.counts.copy_(file.get_tensor("rows.counts"))
+            for name, moments in stage.rows.state.items():
+                for moment, into in zip(_MOMENTS, moments, strict=True):
+                    into.copy_(file.get_tensor(f"{moment}.table.{name}"))
+        if stage.optimizer is None:
+            return
+        steps = file.get_tensor("steps") if "steps" in names else torch.zeros(1)
+        for name, parameter, rows in _trained(stage):
+            if f"{_MOMENTS[0]}.{name}" in names:
+                both = {m: file.get_tensor(f"{m}.{name}") for m in _MOMENTS}
+                if rows is not None:
+                    both = {m: t[rows].clone() for m, t in both.items()}
+                step = steps.clone().reshape(()).to(torch.float32)
+                if device.type == "cuda":
+                    step = step.to(device)
+                both = {m: t.to(device) for m, t in both.items()}
+                stage.optimizer.state[parameter] = both | {"step": step}
 
 
-def changing(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that some phase trains, by name: all but frozen layers of the transformer."""
+def changing(model: Model) -> dict[str, nn.Parameter]:
+    """Parameters to save, by name: all but layers of the transformer that no stage trains."""
     return {
         name: p
         for name, p in model.named_parameters()
-        if p.requires_grad or not name.startswith("encoder.transformer.")
+        if not name.startswith("encoder.transformer.") or name in model.trained_layers
     }
+
+
+def complete(stage: Stage) -> None:
+    """Put the parts of the label table together, on every process."""
+    if stage.own_table is None or processes.size() == 1:
+        return
+    table = stage.model.table
+    rows = processes.own(len(table.bias))
+    with torch.no_grad():
+        for whole in (table.residual, table.bias):
+            whole[: rows.start] = 0
+            whole[rows.stop :] = 0
+            processes.add_up(whole.data)
+
+
+def _moments(stage: Stage) -> dict[str, Tensor]:
+    """Optimiser state by name, put together over the processes."""
+    tensors: dict[str, Tensor] = {}
+    if stage.rows is not None:
+        tensors["rows.counts"] = stage.rows.counts
+        for name, moments in stage.rows.state.items():
+            for moment, tensor in zip(_MOMENTS, moments, strict=True):
+                tensors[f"{moment}.table.{name}"] = tensor
+    if stage.optimizer is None:
+        return tensors
+    for name, parameter, rows in _trained(stage):
+        state = stage.optimizer.state.get(parameter, {})
+        if not state:
+            continue
+        tensors["steps"] = state["step"].reshape(1)
+        for moment in _MOMENTS:
+            tensor = state[moment]
+            if rows is not None and processes.size() > 1:
+                n_labels = len(stage.model.table.bias)
+                whole = tensor.new_zeros(n_labels, *tensor.shape[1:])
+                whole[rows] = tensor
+                processes.add_up(whole)
+                tensor = whole
+            tensors[f"{moment}.{name}"] = tensor
+    return tensors
+
+
+def _trained(stage: Stage) -> list[tuple[str, nn.Parameter, slice | None]]:
+    """Parameters of the optimiser with their names; of the label table the rows of this process."""
+    assert stage.optimizer is not None
+    inside = {id(p) for group in stage.optimizer.param_groups for p in group["params"]}
+    found: list[tuple[str, nn.Parameter, slice | None]] = [
+        (name, p, None) for name, p in stage.model.named_parameters() if id(p) in inside
+    ]
+    if stage.own_table is not None:
+        rows = processes.own(len(stage.model.table.bias))
+        for name in ("residual", "bias"):
+            parameter = getattr(stage.own_table, name)
+            if id(parameter) in inside:
+                found.append((f"table.{name}", parameter, rows))
+    return found
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + b"\0")
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
-        raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
+        raise ValueError(f"{path}: damaged ({error})") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
@@ -10,8 +11,12 @@ from pydantic_settings import CliPositionalArg
 from dexml import _rust
 from dexml.config import Settings
 from dexml.metrics import DEFAULT_CONSTANTS, propensity_constants
+from dexml.train.schedule import parse_loss, parse_negatives, parse_stages
 
-SWITCHES = ("resume", "overwrite", "quiet", "debug", "out", "data_dir", "threads", "device")
+SWITCHES = (
+    *("resume", "overwrite", "quiet", "debug", "out", "data_dir", "threads", "device"),
+    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "cache"),
+)
 """Settings that do not belong to the result: a resumed run may have others."""
 
 
@@ -26,15 +31,42 @@ class TrainSettings(Settings):
     encoder: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="encoder: a folder or a hub name"
     )
+    pooling: Literal["auto", "mean", "cls"] = Field(
+        "auto", description="how token states become one vector; auto: as the encoder's folder says"
+    )
+    normalize: Literal["auto", "yes", "no"] = Field(
+        "auto", description="whether embeddings have unit norm; auto: as the encoder's folder says"
+    )
+    head: Literal["auto", "none", "shared", "two"] = Field(
+        "auto", description="linear map behind the pooling, two: one for points, one for labels"
+    )
     seed: int = Field(0, ge=0, description="seed of every random choice")
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of torch; 0: its own choice")
     point_tokens: int = Field(64, ge=3, description="tokens of a point's text at most")
     label_tokens: int = Field(64, ge=3, description="tokens of a label's text at most")
+
+    stages: str = Field(
+        "heads",
+        description="what is trained, in turn: heads (head, label residuals and biases on frozen "
+        "features), encoder, or both, as in heads,encoder",
+    )
+    loss: str = Field(
+        "decoupled",
+        description="decoupled, softmax, soft-top-5, bce, topk-hinge-5; several in turn with the "
+        "share of a stage's steps: decoupled, soft-top-5 from 0.7",
+    )
     temperature: float = Field(0.06, gt=0, description="divides the dot products in the loss")
+    alpha: float = Field(2.0, gt=0, description="slope of soft-top-k")
+    scale_lr: float = Field(
+        1e-2, ge=0, description="peak rate of the scale and the offset that bce learns; 0: neither"
+    )
 
     validation: float = Field(
         0.1, ge=0, lt=1, description="share of the training points (by hash) held out to select on"
+    )
+    validation_points: int = Field(
+        20_000, ge=1, description="held-out points that are scored, at most (the first by hash)"
     )
     propensity: str = Field("", description="benchmark whose constants weigh PSP@k, by its name")
     propensity_a: float = Field(0.55, description="constant A of the propensities")
@@ -42,26 +74,110 @@ class TrainSettings(Settings):
     select: str = Field("nDCG@5", description="metric that chooses epoch and prior")
     refit: bool = Field(True, description="after the selection, train on all points the same way")
     evaluate_every: int = Field(1, ge=1, description="epochs between validations")
+    patience: int = Field(
+        0, ge=0, description="validations without a better score that end a stage; 0: never"
+    )
 
-    head_epochs: int = Field(10, ge=0, description="epochs on frozen features, against all labels")
-    batch_size: int = Field(256, ge=1, description="points a step on frozen features")
+    head_epochs: int = Field(10, ge=0, description="epochs of the stage heads")
+    head_batch_size: int = Field(256, ge=1, description="points a step of the stage heads")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the head")
+    head_negatives: str = Field("all", description="negatives of the stage heads: as --negatives")
     residual_lr: float = Field(5e-4, ge=0, description="peak rate of the label residuals; 0: none")
     residual_shrink: float = Field(
         10.0, gt=0, description="residuals start at n/(n + this) of the label's centroid"
     )
     bias_lr: float = Field(3e-2, ge=0, description="peak rate of the label biases; 0: none")
+
+    encoder_epochs: int = Field(5, ge=0, description="epochs of the stage encoder")
+    encoder_batch_size: int = Field(
+        64, ge=1, description="points a step of the stage encoder, of all processes together"
+    )
+    encoder_lr: float = Field(
+        5e-5, gt=0, description="peak learning rate of the transformer and the head"
+    )
+    encoder_layers: int = Field(
+        0, ge=0, description="transformer layers to train, from the top; 0: all and the embeddings"
+    )
+    freeze_embeddings: bool = Field(False, description="leave the token embeddings as they are")
+    cache_layers: bool = Field(
+        False, description="keep the outputs of the frozen lower layers on disk (no dropout there)"
+    )
+    negatives: str = Field(
+        "uniform",
+        description="negatives of the stage encoder: all, in-batch, or a mixture by share of hard, "
+        "graph, frequency, uniform, as in hard 0.5, uniform 0.5",
+    )
+    negatives_per_point: int = Field(
+        2, ge=1, description="negatives drawn for each point; all points of a step share them"
+    )
+    positives_per_point: int = Field(
+        0, ge=0, description="positives drawn for each point of a step; 0: all of them"
+    )
+    weigh_negatives: bool = Field(
+        True,
+        description="weigh drawn negatives by 1/probability, so that they stand for all labels "
+        "(decoupled only; not in mixtures with hard or graph, where it is unknown)",
+    )
+    graph: Literal["co-occurrence", "random-walk"] = Field(
+        "co-occurrence", description="label graph that graph negatives come from"
+    )
+    shortlist_size: int = Field(
+        100, ge=1, description="labels a point that hard negatives are drawn from"
+    )
+    shortlist_start: int = Field(0, ge=0, description="epochs before the first shortlist")
+    shortlist_every: int = Field(5, ge=1, description="epochs that a shortlist serves")
+
     weight_decay: float = Field(0.01, ge=0, description="of the head and the transformer")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the mean gradient")
+    beta2: float = Field(0.98, ge=0, lt=1, description="AdamW: decay of the mean squared gradient")
+    eps: float = Field(1e-8, gt=0, description="AdamW: added to the root of the latter")
+    clip: float = Field(
+        0.0, ge=0, description="greatest gradient norm of head and transformer; 0: any"
+    )
     warmup: float = Field(0.08, ge=0, le=1, description="share of the steps with a rising rate")
 
-    finetune_epochs: int = Field(0, ge=0, description="epochs that train the upper layers too")
-    finetune_layers: int = Field(3, ge=1, description="transformer layers to train, from the top")
-    finetune_batch_size: int = Field(64, ge=1, description="points a step of fine-tuning")
-    finetune_lr: float = Field(
-        5e-5, gt=0, description="peak learning rate of the layers and the head"
+    micro_tokens: int = Field(
+        0, ge=0, description="tokens encoded at a time; 0: 2,048 on a CPU, 65,536 on CUDA"
     )
-    pool_positives: int = Field(4, ge=1, description="positives of each point in the label pool")
-    pool_random: int = Field(128, ge=0, description="random labels in the label pool of a step")
+    keep_tokens: int = Field(
+        0,
+        ge=0,
+        description="tokens of a step, on each side, whose activations are kept; others are "
+        "encoded twice; 0: 16,384 on a CPU, 131,072 on CUDA",
+    )
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="of the transformer in training; auto: bf16 on CUDA, float32 on a CPU"
+    )
+    compile: bool = Field(False, description="torch.compile the transformer")
+    deterministic: bool = Field(
+        False, description="the same bits for 1, 2, 4 and 8 processes; needs more memory"
+    )
+
+    keep_checkpoints: int = Field(2, ge=1, description="last checkpoints to keep beside the best")
+    checkpoint_minutes: float = Field(
+        15.0, gt=0, description="minutes between checkpoints inside an epoch"
+    )
+    cache: str = Field(
+        "", description="folder for tokens and features, may be shared by runs; default RUN/cache"
+    )
+
+    @field_validator("stages")
+    @classmethod
+    def _known_stages(cls, text: str) -> str:
+        parse_stages(text)
+        return text
+
+    @field_validator("loss")
+    @classmethod
+    def _known_losses(cls, text: str) -> str:
+        parse_loss(text)
+        return text
+
+    @field_validator("negatives", "head_negatives")
+    @classmethod
+    def _known_sources(cls, text: str) -> str:
+        parse_negatives(text)
+        return text
 
     @field_validator("propensity")
     @classmethod
@@ -70,14 +186,29 @@ class TrainSettings(Settings):
             propensity_constants(name)
         return name
 
+    @field_validator("select")
+    @classmethod
+    def _known_metric(cls, name: str) -> str:
+        _rust.parse_metrics([name])
+        return name
+
     @model_validator(mode="after")
     def _one_source_of_constants(self) -> TrainSettings:
         if self.propensity and (self.propensity_a, self.propensity_b) != DEFAULT_CONSTANTS:
             raise ValueError("give --propensity or --propensity-a and --propensity-b, not both")
         return self
 
-    @field_validator("select")
-    @classmethod
-    def _known_metric(cls, name: str) -> str:
-        _rust.parse_metrics([name])
-        return name
+    @model_validator(mode="after")
+    def _bce_takes_all_positives(self) -> TrainSettings:
+        if self.positives_per_point and any(p.name == "bce" for p in parse_loss(self.loss)):
+            raise ValueError(
+                "bce with --positives-per-point would train the positives that are not drawn as "
+                "negatives; leave it 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_to_cache(self) -> TrainSettings:
+        if self.cache_layers and not self.encoder_layers:
+            raise ValueError("--cache-layers needs frozen layers: give --encoder-layers")
+        return self

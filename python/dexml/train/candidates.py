@@ -1,0 +1,179 @@
+"""Which labels a step scores, and which of their pairs are positives, or neither.
+
+Shapes: N points of the data set, B points of a step, L labels, K candidates, P pairs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dexml.data import Csr
+from dexml.sampling import LabelGraph, NegativeSampler, pool_positives
+from dexml.train.schedule import SOURCES, Negatives, parse_negatives
+from dexml.train.settings import TrainSettings
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Places in the batch and places among the candidates, both (P,)."""
+FREQUENCY_POWER = 0.75
+"""Of the source ``frequency``: label l is drawn by n_l to this power, as in word2vec."""
+
+
+class Candidates(NamedTuple):
+    """The labels of a step."""
+
+    ids: NDArray[np.int64]
+    """(K,), ascending."""
+    positives: Pairs
+    ignore: Pairs | None
+    log_weight: Tensor | None
+    """(K,): log of the weight that each has as a negative; None: 1."""
+
+
+class Sampler:
+    """Draws the candidates of the steps of one stage.
+
+    The pool of a step: the positives of its points, and what the sources give for each of them.
+    Every label of the pool is a candidate of every point. With ``all``, the pool is all labels.
+    """
+
+    def __init__(
+        self,
+        y: Csr,
+        exclude: Csr | None,
+        rows: NDArray[np.int64],
+        negatives: str,
+        batch_size: int,
+        settings: TrainSettings,
+    ) -> None:
+        """Prepare the sources.
+
+        Args:
+            y: Positives of all points, shape (N, L).
+            exclude: Filter pairs, shape (N, L).
+            rows: The points that are trained on, ascending; nothing else of `y` is read.
+            negatives: The setting.
+            batch_size: Points of a step.
+            settings: The settings of the run.
+        """
+        self.y, self.exclude, self.rows = y, exclude, rows
+        self.settings = settings
+        self.shares: Negatives = parse_negatives(negatives)
+        self.everything = np.arange(y.shape[1])
+        self.graph: LabelGraph | None = None
+        self.shortlist: NDArray[np.int32] | None = None
+        self._sampler: NegativeSampler | None = None
+        self._log_weight: Tensor | None = None
+        if self.shares == "all":
+            return
+        self._y = y[rows]
+        self._exclude = None if exclude is None else exclude[rows]
+        if "graph" in self.shares:
+            self.graph = (
+                LabelGraph.co_occurrence(self._y)
+                if settings.graph == "co-occurrence"
+                else LabelGraph.random_walk(self._y, seed=settings.seed)
+            )
+        self._prepare()
+        if settings.weigh_negatives and self.shares.keys() <= {"uniform", "frequency"}:
+            probability = self._probability(batch_size)
+            self._log_weight = torch.from_numpy(-np.log(probability)).float()
+
+    @property
+    def wants_shortlist(self) -> bool:
+        """Whether hard negatives are among the sources."""
+        return self.shares != "all" and "hard" in self.shares
+
+    def use_shortlist(self, shortlist: NDArray[np.int32]) -> None:
+        """Take a new shortlist, shape (len(rows), size), padded with -1."""
+        self.shortlist = shortlist
+        self._prepare()
+
+    def candidates(self, batch: NDArray[np.int64], epoch: int) -> Candidates:
+        """Candidates of the points `batch`; a function of seed, epoch and batch."""
+        n = self.settings.positives_per_point
+        indptr, indices = pool_positives(self.y, batch, self.everything)
+        rows = np.repeat(np.arange(len(batch)), np.diff(indptr))
+        drawn = np.ones(len(rows), np.bool_)
+        generator = np.random.default_rng((self.settings.seed, epoch, int(batch[0])))
+        if n:
+            # The n smallest of one random number a positive: n of each row, without replacement.
+            order = np.lexsort((generator.random(len(rows)), rows))
+            place = np.arange(len(rows)) - indptr[rows]
+            drawn[order] = place < n
+        if self.shares == "all":
+            ignored = [(rows[~drawn], indices[~drawn])]
+            if self.exclude is not None:
+                ignored.append(self._pairs(self.exclude, batch, self.everything))
+            some = any(len(part[0]) for part in ignored)
+            return Candidates(
+                self.everything,
+                (rows[drawn], indices[drawn]),
+                _union(ignored, len(self.everything)) if some else None,
+                None,
+            )
+        pool = [indices[drawn]]
+        if self._sampler is not None:
+            places = np.searchsorted(self.rows, batch)
+            negatives = self._sampler.draw(places, seed=self.settings.seed, epoch=epoch)
+            pool.append(negatives[negatives >= 0].astype(np.int64))
+        if not any(map(len, pool)):  # points without labels alone: a pool is never empty
+            pool.append(generator.integers(self.y.shape[1], size=1))
+        ids = np.unique(np.concatenate(pool))
+        return Candidates(
+            ids,
+            self._pairs(self.y, batch, ids),
+            None if self.exclude is None else self._pairs(self.exclude, batch, ids),
+            None if self._log_weight is None else self._log_weight[ids],
+        )
+
+    def _pairs(self, y: Csr, batch: NDArray[np.int64], ids: NDArray[np.int64]) -> Pairs:
+        indptr, places = pool_positives(y, batch, ids)
+        return np.repeat(np.arange(len(batch)), np.diff(indptr)), places
+
+    def _prepare(self) -> None:
+        """Make the sampler: before the first shortlist, of the other sources alone."""
+        assert self.shares != "all"
+        shares = {
+            SOURCES[name]: share
+            for name, share in self.shares.items()
+            if name != "hard" or self.shortlist is not None
+        }
+        self._sampler = None
+        if shares:
+            self._sampler = NegativeSampler(
+                self._y,
+                n_negatives=self.settings.negatives_per_point,
+                sources=shares,
+                exclude=self._exclude,
+                graph=self.graph,
+                shortlist=self.shortlist,
+                alpha=FREQUENCY_POWER,
+            )
+
+    def _probability(self, batch_size: int) -> NDArray[np.float64]:
+        """Probability of each label to be in the pool of a random batch, (L,).
+
+        1 - exp(-expected draws), the Poisson limit; 1 in place of 0 for labels never drawn.
+        """
+        n, n_labels = self.settings.positives_per_point, self.y.shape[1]
+        counts = np.diff(self._y.indptr)
+        each = np.minimum(1.0, n / np.maximum(counts, 1)) if n else np.ones(len(counts))
+        drawn = np.bincount(self._y.indices, np.repeat(each, counts), n_labels)
+        expected = drawn / max(1, len(self.rows))
+        mixture = {} if self._sampler is None else self._sampler.mixture
+        expected += mixture.get("uniform", 0) / n_labels
+        if mixture.get("frequency"):
+            frequency = np.bincount(self._y.indices, minlength=n_labels) ** FREQUENCY_POWER
+            expected += mixture["frequency"] * frequency / max(frequency.sum(), 1e-300)
+        probability = -np.expm1(-expected * min(batch_size, len(self.rows)))
+        return np.where(probability > 0, probability, 1.0)
+
+
+def _union(parts: list[Pairs], n_labels: int) -> Pairs:
+    keys = np.unique(np.concatenate([rows * n_labels + columns for rows, columns in parts]))
+    return keys // n_labels, keys % n_labels

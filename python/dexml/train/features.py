@@ -1,0 +1,155 @@
+"""Features of texts by the encoder: computed once, kept in a folder, shared out over processes."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dexml import console, rundir
+from dexml.model import DualEncoder, Tokens
+from dexml.train import processes
+from dexml.train.problem import Features, Model, Problem
+from dexml.train.settings import TrainSettings
+
+
+def cache_folder(settings: TrainSettings) -> Path:
+    """Where tokens and features are kept."""
+    return Path(settings.cache) if settings.cache else settings.out / "cache"
+
+
+def tokenize(
+    encoder: DualEncoder, texts: Sequence[str], max_tokens: int, settings: TrainSettings
+) -> Tokens:
+    """Tokenise texts, kept in the cache where the encoder knows how."""
+    if "cache" in inspect.signature(encoder.tokenize).parameters:
+        more = {"cache": cache_folder(settings), "progress": not settings.quiet}
+        return encoder.tokenize(texts, max_tokens, **more)
+    return encoder.tokenize(texts, max_tokens)
+
+
+def cached_features(
+    encoder: DualEncoder,
+    tokens: Tokens,
+    cache: Path,
+    *,
+    desc: str,
+    progress: bool,
+    alone: bool = False,
+    weights: Iterable[Tensor] | None = None,
+) -> NDArray[np.float32]:
+    """Features of texts by the encoder as it is, kept in `cache` under a hash of both.
+
+    Args:
+        encoder: The encoder.
+        tokens: The texts.
+        cache: The folder.
+        desc: What a progress bar says.
+        progress: Show one.
+        alone: Let each process encode all texts: the same bits for any number of processes.
+        weights: What the hash of the encoder is taken over; default all its weights.
+    """
+    digest = hashlib.sha256(tokens.ids.tobytes() + tokens.offsets.tobytes())
+    for tensor in encoder.state_dict().values() if weights is None else weights:
+        digest.update(tensor.cpu().numpy().tobytes())
+    kind = f"{encoder.pooling} {getattr(encoder, 'normalize', True)}"
+    if kind != "mean True":
+        digest.update(kind.encode())
+    path = cache / f"{digest.hexdigest()[:16]}.npy"
+    device = encoder.device
+    found: NDArray[np.float32] | None = None
+    if path.exists():
+        try:
+            found = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError):
+            console.say(f"note: {path} is damaged and is made again")
+    if processes.size() == 1 and found is not None:
+        return found
+    ready = torch.tensor([float(found is not None)], device=device)
+    processes.add_up(ready)
+    if found is not None and int(ready) == processes.size():
+        return found
+    features = encoded(encoder, tokens, desc=desc, progress=progress, alone=alone)
+
+    def write() -> bool:
+        cache.mkdir(parents=True, exist_ok=True)
+        rundir.write_array(path, features)
+        return True
+
+    processes.first(write, device)
+    return features
+
+
+def encoded(
+    encoder: DualEncoder,
+    tokens: Tokens,
+    *,
+    desc: str,
+    progress: bool,
+    alone: bool = False,
+) -> NDArray[np.float32]:
+    """Features of texts, each process encoding its share; with `alone`, each encoding all."""
+    if processes.size() == 1 or alone:
+        return encoder.encode_features(tokens, desc=desc, progress=progress)
+    mine = np.arange(processes.rank(), len(tokens), processes.size())
+    part = encoder.encode_features(tokens.select(mine), desc=desc, progress=progress)
+    out = np.zeros((len(tokens), part.shape[1]), np.float32)
+    out[mine] = part
+    processes.fill(out, encoder.device)
+    return out
+
+
+def of_loaded(
+    encoder: DualEncoder, tokens: tuple[Tokens, Tokens], settings: TrainSettings
+) -> Features:
+    """Features of all points and labels by the encoder as it was loaded, cached."""
+    return _both(encoder, tokens, settings, None)
+
+
+def of_tuned(problem: Problem, encoder: DualEncoder, settings: TrainSettings) -> Features:
+    """The same by a tuned encoder; the head, which comes after them, does not count."""
+    tokens = problem.point_tokens, problem.label_tokens
+    return _both(encoder, tokens, settings, encoder.transformer.state_dict().values())
+
+
+def _both(
+    encoder: DualEncoder,
+    tokens: tuple[Tokens, Tokens],
+    settings: TrainSettings,
+    weights: Iterable[Tensor] | None,
+) -> Features:
+    found = [
+        cached_features(
+            encoder,
+            texts,
+            cache_folder(settings),
+            desc=desc,
+            progress=not settings.quiet,
+            alone=settings.deterministic,
+            weights=None if weights is None else list(weights),
+        )
+        for desc, texts in zip(("points", "labels"), tokens, strict=True)
+    ]
+    return found[0], found[1]
+
+
+def current(
+    problem: Problem, model: Model, rows: NDArray[np.int64], settings: TrainSettings
+) -> Features:
+    """Features of the points `rows` and of all labels by the encoder as it is."""
+    if problem.features is not None and not model.trained_layers:  # it is as it was loaded
+        return problem.features[0][rows], problem.features[1]
+    encoder, show = model.encoder, not settings.quiet
+    alone = settings.deterministic
+    return (
+        encoded(
+            encoder, problem.point_tokens.select(rows), desc="points", progress=show, alone=alone
+        ),
+        encoded(encoder, problem.label_tokens, desc="labels", progress=show, alone=alone),
+    )

@@ -1,0 +1,89 @@
+"""Outputs of frozen lower layers, computed once and read from disk at every step.
+
+Shapes: B texts of one length T, H hidden dimensions, S tokens of all texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from dexml.files import replacing
+from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, Tokens
+from dexml.train import processes
+
+
+def cached_layers(
+    encoder: DualEncoder, tokens: Tokens, n: int, folder: Path, *, desc: str, progress: bool
+) -> Callable[[NDArray[np.int64]], Tensor]:
+    """Hidden states of texts below the last `n` blocks, without dropout.
+
+    They take 4 S H bytes on disk, in `folder`, under a hash of texts, weights and `n`. The first
+    process computes them, the others wait.
+
+    Returns:
+        From numbers of texts of one length to states (B, T, H) on the encoder's device.
+    """
+    known: Any = encoder
+    if not hasattr(known, "lower"):
+        raise ValueError("cache_layers: this encoder cannot be taken apart; leave it out")
+    path = folder / f"layers-{_key(encoder, tokens, n)}.npy"
+
+    def compute() -> bool:
+        if path.exists():
+            return True
+        folder.mkdir(parents=True, exist_ok=True)
+        was_training = encoder.training
+        encoder.eval()
+        device = encoder.device
+        budget = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+        shape = (int(tokens.offsets[-1]), int(encoder.transformer.config.hidden_size))
+        with (
+            replacing(path) as beside,
+            tqdm(
+                total=len(tokens), desc=f"{desc}, frozen layers", unit="text", disable=not progress
+            ) as bar,
+        ):
+            out = open_memmap(beside, "w+", np.float32, shape)
+            for rows in tokens.batches(budget):
+                with torch.inference_mode():
+                    states = known.lower(tokens.tensor(rows, device), n)
+                out[_places(tokens, rows)] = states.float().cpu().numpy()
+                bar.update(len(rows))
+            out.flush()
+            del out
+        encoder.train(was_training)
+        return True
+
+    processes.first(compute, encoder.device)
+    stored = np.load(path, mmap_mode="r", allow_pickle=False)
+
+    def read(ids: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(stored[_places(tokens, ids)]).to(encoder.device)
+
+    return read
+
+
+def _places(tokens: Tokens, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the tokens of texts of one length, (B, T)."""
+    starts = tokens.offsets[rows]
+    length = int(tokens.offsets[rows[0] + 1] - starts[0])
+    places: NDArray[np.int64] = starts[:, None] + np.arange(length)
+    return places
+
+
+def _key(encoder: DualEncoder, tokens: Tokens, n: int) -> str:
+    digest = hashlib.sha256(f"{n}".encode())
+    digest.update(tokens.ids.tobytes() + tokens.offsets.tobytes())
+    for tensor in encoder.transformer.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

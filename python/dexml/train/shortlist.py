@@ -1,0 +1,83 @@
+"""Hard negatives: the labels that the model, as it is, ranks highest and wrongly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dexml import rundir
+from dexml.data import Csr
+from dexml.train import processes, selection
+from dexml.train.problem import Features, Model, Problem
+from dexml.train.settings import TrainSettings
+
+
+def mine(
+    problem: Problem,
+    model: Model,
+    encoded: Features,
+    rows: NDArray[np.int64],
+    settings: TrainSettings,
+) -> NDArray[np.int32]:
+    """Search all labels for the training points `rows`, exactly, on all processes.
+
+    Args:
+        problem: The training part.
+        model: As it is now.
+        encoded: Features of the points `rows` and of all labels.
+        rows: Training points, shape (n,).
+        settings: The settings of the run.
+
+    Returns:
+        Label ids, shape (n, shortlist_size), int32: neither positives nor filter pairs, padded with
+        -1 where fewer are left.
+    """
+    temperature = model.served_temperature(settings.temperature)
+    vectors = model.table.vectors(model.encoder, encoded[1], temperature)
+    k = min(settings.shortlist_size, problem.y.shape[1])
+    parts = [np.zeros((0, k), np.int32)]
+    for start in range(0, len(rows), selection.SCORE_BLOCK):
+        block = rows[start : start + selection.SCORE_BLOCK]
+        pairs: Csr = problem.y[block]
+        if problem.exclude is not None:
+            pairs = Csr(pairs + abs(problem.exclude[block]))
+        features = encoded[0][start : start + selection.SCORE_BLOCK]
+        parts.append(
+            selection.search(
+                model.encoder, features, vectors, k, pairs, shared=not settings.deterministic
+            )
+        )
+    return np.concatenate(parts)
+
+
+def load(path: Path, n_rows: int) -> NDArray[np.int32]:
+    """Read a shortlist that a checkpoint names.
+
+    Raises:
+        ValueError: Missing, damaged, or of another number of points.
+    """
+    try:
+        found: NDArray[np.int32] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path}: damaged or missing ({error}); go back with --overwrite"
+        ) from None
+    if found.dtype != np.int32 or found.ndim != 2 or len(found) != n_rows:
+        raise ValueError(f"{path}: {found.dtype} of shape {found.shape} for {n_rows} points")
+    return found
+
+
+def save(path: Path, shortlist: NDArray[np.int32]) -> None:
+    """Write a shortlist, beside and renamed."""
+    if processes.is_first():
+        rundir.write_array(path, shortlist)
+
+
+def statistics(shortlist: NDArray[np.int32]) -> dict[str, float]:
+    """What a line of the log says of a shortlist."""
+    return {
+        "shortlist_labels_per_point": float((shortlist >= 0).sum(axis=1).mean()),
+        "shortlist_distinct_labels": len(np.unique(shortlist[shortlist >= 0])),
+    }

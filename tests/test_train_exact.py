@@ -1,0 +1,277 @@
+"""The step is exact: gradient cache, dropout, precision, drawn labels, rows of the table."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dexml import losses
+from dexml.model import DualEncoder, LabelTable
+from dexml.train import stages, step, towers
+from dexml.train.rows import RowAdamW
+from dexml.train.step import Stage
+from dexml.train.towers import plan
+from small import train_settings
+from train_parts import features64, start_of
+
+BATCH = np.array([3, 7, 10, 33, 150, 151, 200, 299])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def stage_of(
+    filtered: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Stage]:
+    """A stage in float64, with dropout, at the start of a training."""
+    monkeypatch.setattr(DualEncoder, "features", features64)
+
+    def make(name: str, **changes: Any) -> Stage:
+        settings = train_settings(
+            filtered, tiny_encoder, tmp_path / "run", stages=name, overwrite=True, **changes
+        )
+        problem, model, rows, _ = start_of(settings)
+        model.double()
+        with torch.no_grad():
+            model.table.bias.copy_(torch.linspace(-1, 1, len(model.table.bias)))
+        if problem.features is not None:
+            wide = tuple(part.astype(np.float64) for part in problem.features)
+            object.__setattr__(problem, "features", wide)
+        stage = stages.make(name, problem, model, rows, settings)
+        model.train()
+        return stage
+
+    return make
+
+
+def flat_gradient(stage: Stage) -> torch.Tensor:
+    parts = [p.grad.reshape(-1) for p in stage.parameters if p.grad is not None]
+    return torch.cat(parts).clone()
+
+
+def one_shot(stage: Stage, step_number: int = 4) -> tuple[float, torch.Tensor]:
+    """The slow twin: everything in one graph, the same dropout, one call of the loss."""
+    settings, model = stage.settings, stage.model
+    found = stage.sampler.candidates(BATCH, 1)
+    sides = []
+    for side, (ids, lengths, encode) in enumerate(
+        (
+            (BATCH, stage.point_lengths, stage.encode_points),
+            (found.ids, stage.label_lengths, lambda i, p: stage.encode_labels(i, p, None)),
+        )
+    ):
+        cut = plan(ids, lengths, stage.max_tokens)
+        rows = []
+        for m in range(len(cut.tokens)):
+            a, b = cut.cuts[m], cut.cuts[m + 1]
+            torch.manual_seed(towers.seed_of(settings.seed, stage.number, step_number, side, m))
+            rows.append(encode(cut.ids[a:b], a))
+        back = torch.empty(len(ids), dtype=torch.int64)
+        back[torch.from_numpy(cut.order)] = torch.arange(len(ids))
+        sides.append(torch.cat(rows)[back])
+    n = (len(BATCH), len(found.ids))
+    same = np.arange(n[0]), np.arange(n[1])
+    loss = losses.decoupled_softmax(
+        sides[0],
+        sides[1],
+        step.csr(found.positives, *same, n),
+        ignore=None if found.ignore is None else step.csr(found.ignore, *same, n),
+        temperature=settings.temperature,
+        label_bias=model.table.bias.detach()[torch.from_numpy(found.ids)],
+        negative_log_weight=found.log_weight,
+    )
+    for parameter in stage.parameters:
+        parameter.grad = None
+    loss.backward()
+    return float(loss.detach()), flat_gradient(stage)
+
+
+MODES = [
+    {"negatives": "all"},
+    {"negatives": "all", "positives_per_point": 1},
+    {"negatives": "in-batch", "positives_per_point": 1},
+    {"negatives": "uniform", "negatives_per_point": 3},
+    {"negatives": "graph 0.5, frequency 0.5", "negatives_per_point": 4, "encoder_layers": 1},
+]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: " ".join(map(str, m.values())))
+@pytest.mark.parametrize("keep", [1, 40, 10_000])
+def test_cached_gradient_equals_the_one_shot_gradient(
+    stage_of: Callable[..., Stage], mode: dict[str, Any], keep: int
+) -> None:
+    stage = stage_of("encoder", micro_tokens=20, keep_tokens=keep, **mode)
+    loss, expected = one_shot(stage)
+    found, _ = step.gradients(stage, BATCH, 1, 4, 10)
+    assert found == pytest.approx(loss, abs=1e-13)
+    assert float(expected.abs().max()) > 1e-3
+    torch.testing.assert_close(flat_gradient(stage), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_without_replayed_dropout_the_gradient_is_another(
+    stage_of: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_of("encoder", micro_tokens=20, keep_tokens=1, negatives="all")
+    _, expected = one_shot(stage)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
+    with pytest.raises(RuntimeError, match="gives other embeddings when it encodes a text again"):
+        step.gradients(stage, BATCH, 1, 4, 10)
+    stage.checked = True
+    step.gradients(stage, BATCH, 1, 4, 10)
+    assert float((flat_gradient(stage) - expected).abs().max()) > 1e-4
+
+
+def test_steps_have_their_own_dropout_and_repeat_it(stage_of: Callable[..., Stage]) -> None:
+    stage = stage_of("encoder", negatives="all")
+    values = [step.gradients(stage, BATCH, 1, number, 10)[0] for number in (0, 1, 0)]
+    assert values[0] == values[2] != values[1]
+
+
+@pytest.mark.parametrize("negatives", ["all", "uniform 0.5, graph 0.5"])
+def test_heads_gradient_equals_autograd(stage_of: Callable[..., Stage], negatives: str) -> None:
+    stage = stage_of("heads", head_negatives=negatives)
+    stage.max_tokens = 10
+    problem_features = stage.encode(np.arange(300))
+    table, encoder = stage.model.table, stage.model.encoder
+    found = stage.sampler.candidates(BATCH, 1)
+    n = (len(BATCH), len(found.ids))
+    same = np.arange(n[0]), np.arange(n[1])
+    assert found.ignore is not None
+    loss = losses.decoupled_softmax(
+        encoder(torch.from_numpy(problem_features[0][BATCH])),
+        table(encoder, torch.from_numpy(problem_features[1]))[found.ids],
+        step.csr(found.positives, *same, n),
+        ignore=step.csr(found.ignore, *same, n),
+        temperature=stage.settings.temperature,
+        label_bias=table.bias[found.ids],
+    )
+    stage.model.zero_grad()
+    loss.backward()
+    assert encoder.head.weight.grad is not None
+    assert table.residual.grad is not None
+    assert table.bias.grad is not None
+    expected = [g.clone() for g in (encoder.head.weight.grad, table.residual.grad, table.bias.grad)]
+    assert float(expected[1].abs().max()) > 0
+    value, tables = step.gradients(stage, BATCH, 1, 0, 10)
+    assert value == pytest.approx(float(loss.detach()), abs=1e-13)
+    torch.testing.assert_close(flat_gradient(stage).view_as(expected[0]), expected[0])
+    if negatives == "all":
+        assert stage.own_table is not None
+        torch.testing.assert_close(stage.own_table.residual.grad, expected[1])
+        torch.testing.assert_close(stage.own_table.bias.grad, expected[2])
+    else:
+        assert tables is not None
+        ids = torch.from_numpy(tables[0])
+        assert len(ids) < 64
+        torch.testing.assert_close(tables[1], expected[1][ids])
+        torch.testing.assert_close(tables[2], expected[2][ids])
+
+
+def test_precision_changes_no_scale(filtered: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    """Defect 5: the bf16 gradient is the float32 one, up to bf16."""
+    found = {}
+    for precision in ("float32", "bf16"):
+        settings = train_settings(
+            *(filtered, tiny_encoder, tmp_path / precision),
+            stages="encoder",
+            negatives="all",
+            precision=precision,
+        )
+        problem, model, rows, _ = start_of(settings)
+        stage = stages.make("encoder", problem, model, rows, settings)
+        step.gradients(stage, BATCH, 1, 0, 10)
+        found[precision] = flat_gradient(stage)
+    cosine = torch.cosine_similarity(found["float32"], found["bf16"], dim=0)
+    ratio = found["bf16"].norm() / found["float32"].norm()
+    assert cosine > 0.99
+    assert ratio == pytest.approx(1, abs=0.1)
+    assert not torch.equal(found["float32"], found["bf16"])
+
+
+def test_touched_rows_move_as_under_adamw() -> None:
+    torch.manual_seed(0)
+    table = LabelTable(torch.ones(6, dtype=torch.int64), 3)
+    plain = LabelTable(torch.ones(6, dtype=torch.int64), 3)
+    ours = RowAdamW(table, (0.9, 0.98), 1e-8)
+    ours.add("residual", 0.1)
+    ours.add("bias", 0.2)
+    theirs = torch.optim.AdamW(
+        [{"params": [plain.residual], "lr": 0.1}, {"params": [plain.bias], "lr": 0.2}],
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+    )
+    ids = np.array([4, 1, 2])
+    for _ in range(5):
+        residual, bias = torch.randn(3, 3), torch.randn(3)
+        plain.residual.grad, plain.bias.grad = torch.zeros(6, 3), torch.zeros(6)
+        plain.residual.grad[ids], plain.bias.grad[ids] = residual, bias
+        theirs.step()
+        ours.step(ids, residual, bias)
+    torch.testing.assert_close(table.residual, plain.residual)
+    torch.testing.assert_close(table.bias, plain.bias)
+    assert (table.residual[[0, 3, 5]] == 0).all()
+    assert ours.counts.tolist() == [0, 5, 5, 0, 5, 0]
+
+
+def test_micro_batches_have_one_length_and_no_padding() -> None:
+    """Defect 17: as many tokens are encoded as there are."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(3, 40, size=1000)
+    ids = generator.permutation(1000)[:700]
+    for deterministic in (False, True):
+        found = plan(ids, lengths, 100, deterministic=deterministic)
+        assert sorted(found.ids) == sorted(ids)
+        np.testing.assert_array_equal(found.ids, ids[found.order])
+        assert found.runs[0][0] == 0
+        assert found.runs[-1][1] == len(found.tokens)
+        assert found.tokens.sum() == lengths[ids].sum()
+        for m, tokens in enumerate(found.tokens):
+            some = lengths[found.ids[found.cuts[m] : found.cuts[m + 1]]]
+            assert len(set(some)) == 1
+            assert tokens == some.sum() <= 100
+    assert len(found.runs) == 8
+    borders = [found.cuts[a] for a, _ in found.runs]
+    assert borders == [v * 700 // 8 for v in range(8)]
+
+
+def test_positives_at_both_ends_count(stage_of: Callable[..., Stage]) -> None:
+    """Defect 1: the last label can be a positive, and is no negative then."""
+    stage = stage_of("heads")
+    y = stage.sampler.y.tolil()
+    y[int(BATCH[0]), [0, 63]] = 1
+    stage.sampler.y = y.tocsr()
+    for negatives in (stage.sampler,):
+        rows, places = negatives.candidates(BATCH, 1).positives
+        assert {0, 63} <= set(places[rows == 0])
+    _, _ = step.gradients(stage, BATCH[:1], 1, 0, 10)
+    assert stage.own_table is not None
+    assert stage.own_table.bias.grad is not None
+    grad = stage.own_table.bias.grad
+    assert float(grad[0]) < 0
+    assert float(grad[63]) < 0
+
+
+def test_a_step_holds_no_points_x_labels_matrix(
+    stage_of: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 19: targets travel as CSR; no tensor has B x K numbers."""
+    stage = stage_of("heads", head_batch_size=300)
+    shapes = []
+    plain = losses.decoupled_softmax
+
+    def watch(x: Any, y: Any, positives: Any, **options: Any) -> Any:
+        shapes.append((positives[0].shape, positives[1].shape, options["ignore"][1].shape))
+        return plain(x, y, positives, **options)
+
+    monkeypatch.setattr(losses, "decoupled_softmax", watch)
+    rows = np.arange(300)
+    step.gradients(stage, rows, 1, 0, 10)
+    assert shapes[0][0] == (301,)
+    assert shapes[0][1][0] == stage.sampler.y.nnz
+    assert shapes[0][2][0] < 300 * 64 / 4
