@@ -20,8 +20,8 @@ from dexml.index import Found, exact_search
 from dexml.index.memory import PointMemory, centroid_labels, shares
 from dexml.metrics import Evaluator, inv_propensity, propensity_constants, seen_groups
 from dexml.model import DualEncoder, with_bias_dimension
+from dexml.train import cached_features
 from dexml.train.memory import PRIORS, VOTERS, WEIGHTS, Validation, choose_memory, summary
-from dexml.train.run import cached_features
 
 METRICS = ["P@1", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100"]
 
@@ -37,7 +37,7 @@ def validation_of(folder: Path) -> tuple[Validation, dict[str, NDArray[np.float3
     start = DualEncoder.load(config["encoder"])
     tokens = start.tokenize(part.texts, config["point_tokens"])
     raw = cached_features(start, tokens, folder / "cache", desc="points", progress=True)
-    if config["finetune_epochs"]:
+    if "encoder" in config["stages"]:
         features = encoder.encode_features(tokens, desc="points", progress=True)
     else:
         features = raw

@@ -38,7 +38,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from scipy.sparse import csr_array
-from torch import Tensor
+from torch import Tensor, multiprocessing
 
 from dexml.model import DualEncoder, LabelTable, Tokens
 from dexml.train import TrainSettings, stages
@@ -326,7 +326,7 @@ def several(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for size in (1, arguments.processes):
         with tempfile.TemporaryDirectory() as folder:
-            torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
+            multiprocessing.spawn(  # type: ignore[no-untyped-call]
                 work_of_one, (size, folder, arguments), nprocs=size
             )
             found: dict[str, Any] = json.loads(Path(folder, "result.json").read_text())

@@ -48,6 +48,7 @@ class Sampler:
         rows: NDArray[np.int64],
         negatives: str,
         batch_size: int,
+        per_point: int,
         settings: TrainSettings,
     ) -> None:
         """Prepare the sources.
@@ -58,10 +59,11 @@ class Sampler:
             rows: The points that are trained on, ascending; nothing else of `y` is read.
             negatives: The setting.
             batch_size: Points of a step.
+            per_point: Negatives drawn for each of them.
             settings: The settings of the run.
         """
         self.y, self.exclude, self.rows = y, exclude, rows
-        self.settings = settings
+        self.settings, self.per_point = settings, per_point
         self.shares: Negatives = parse_negatives(negatives)
         self.everything = np.arange(y.shape[1])
         self.graph: LabelGraph | None = None
@@ -147,7 +149,7 @@ class Sampler:
         if shares:
             self._sampler = NegativeSampler(
                 self._y,
-                n_negatives=self.settings.negatives_per_point,
+                n_negatives=self.per_point,
                 sources=shares,
                 exclude=self._exclude,
                 graph=self.graph,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dexml import console, rundir
 from dexml.model import DualEncoder, Tokens
@@ -27,11 +25,10 @@ def cache_folder(settings: TrainSettings) -> Path:
 def tokenize(
     encoder: DualEncoder, texts: Sequence[str], max_tokens: int, settings: TrainSettings
 ) -> Tokens:
-    """Tokenise texts, kept in the cache where the encoder knows how."""
-    if "cache" in inspect.signature(encoder.tokenize).parameters:
-        more = {"cache": cache_folder(settings), "progress": not settings.quiet}
-        return encoder.tokenize(texts, max_tokens, **more)
-    return encoder.tokenize(texts, max_tokens)
+    """Tokenise texts, kept in the cache."""
+    return encoder.tokenize(
+        texts, max_tokens, cache=cache_folder(settings), progress=not settings.quiet
+    )
 
 
 def cached_features(
@@ -42,9 +39,10 @@ def cached_features(
     desc: str,
     progress: bool,
     alone: bool = False,
-    weights: Iterable[Tensor] | None = None,
 ) -> NDArray[np.float32]:
     """Features of texts by the encoder as it is, kept in `cache` under a hash of both.
+
+    The head comes after the features, and does not count.
 
     Args:
         encoder: The encoder.
@@ -53,14 +51,12 @@ def cached_features(
         desc: What a progress bar says.
         progress: Show one.
         alone: Let each process encode all texts: the same bits for any number of processes.
-        weights: What the hash of the encoder is taken over; default all its weights.
     """
-    digest = hashlib.sha256(tokens.ids.tobytes() + tokens.offsets.tobytes())
-    for tensor in encoder.state_dict().values() if weights is None else weights:
+    digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
+    for array in (tokens.ids.astype(np.int32), tokens.offsets):
+        digest.update(array.tobytes())
+    for tensor in encoder.transformer.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
-    kind = f"{encoder.pooling} {getattr(encoder, 'normalize', True)}"
-    if kind != "mean True":
-        digest.update(kind.encode())
     path = cache / f"{digest.hexdigest()[:16]}.npy"
     device = encoder.device
     found: NDArray[np.float32] | None = None
@@ -105,25 +101,10 @@ def encoded(
     return out
 
 
-def of_loaded(
+def of_all(
     encoder: DualEncoder, tokens: tuple[Tokens, Tokens], settings: TrainSettings
 ) -> Features:
-    """Features of all points and labels by the encoder as it was loaded, cached."""
-    return _both(encoder, tokens, settings, None)
-
-
-def of_tuned(problem: Problem, encoder: DualEncoder, settings: TrainSettings) -> Features:
-    """The same by a tuned encoder; the head, which comes after them, does not count."""
-    tokens = problem.point_tokens, problem.label_tokens
-    return _both(encoder, tokens, settings, encoder.transformer.state_dict().values())
-
-
-def _both(
-    encoder: DualEncoder,
-    tokens: tuple[Tokens, Tokens],
-    settings: TrainSettings,
-    weights: Iterable[Tensor] | None,
-) -> Features:
+    """Features of all points and labels by the encoder as it is, cached."""
     found = [
         cached_features(
             encoder,
@@ -132,7 +113,6 @@ def _both(
             desc=desc,
             progress=not settings.quiet,
             alone=settings.deterministic,
-            weights=None if weights is None else list(weights),
         )
         for desc, texts in zip(("points", "labels"), tokens, strict=True)
     ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +32,6 @@ def cached_layers(
     Returns:
         From numbers of texts of one length to states (B, T, H) on the encoder's device.
     """
-    known: Any = encoder
-    if not hasattr(known, "lower"):
-        raise ValueError("cache_layers: this encoder cannot be taken apart; leave it out")
     path = folder / f"layers-{_key(encoder, tokens, n)}.npy"
 
     def compute() -> bool:
@@ -56,7 +52,7 @@ def cached_layers(
             out = open_memmap(beside, "w+", np.float32, shape)
             for rows in tokens.batches(budget):
                 with torch.inference_mode():
-                    states = known.lower(tokens.tensor(rows, device), n)
+                    states = encoder.lower(tokens.tensor(rows, device), n)
                 out[_places(tokens, rows)] = states.float().cpu().numpy()
                 bar.update(len(rows))
             out.flush()

@@ -84,7 +84,7 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
     label_tokens = features.tokenize(encoder, label_texts, settings.label_tokens, settings)
     tokens, at_start = (point_tokens, label_tokens), None
     if parse_stages(settings.stages)[0] == "heads":
-        at_start = features.of_loaded(encoder, tokens, settings)
+        at_start = features.of_all(encoder, tokens, settings)
     problem = Problem(y, part.exclude, *tokens, weights, at_start)
     held_out = data.validation_mask(part.groups or part.texts, settings.validation)
     if held_out.all() or y[np.flatnonzero(held_out)].nnz == 0:

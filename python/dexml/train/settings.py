@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
 from dexml import _rust
@@ -15,6 +15,7 @@ from dexml.train.schedule import parse_loss, parse_negatives, parse_stages
 
 SWITCHES = (
     *("resume", "overwrite", "quiet", "debug", "out", "data_dir", "threads", "device"),
+    *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
     *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "cache"),
 )
 """Settings that do not belong to the result: a resumed run may have others."""
@@ -27,6 +28,11 @@ class TrainSettings(Settings):
     out: Path = Field(description="run directory, made by this command")
     resume: bool = Field(False, description="go on with the run in --out where it stopped")
     overwrite: bool = Field(False, description="replace the run in --out")
+    plan: bool = Field(False, description="only say what the training will cost")
+    plan_json: bool = Field(False, description="the same as one JSON object")
+    tensorboard: bool = Field(False, description="write RUN/tensorboard as well")
+    wandb: str = Field("", description="project of Weights & Biases that gets the log")
+    wandb_mode: Literal["online", "offline"] = Field("online", description="offline: RUN/wandb")
 
     encoder: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="encoder: a folder or a hub name"
@@ -71,7 +77,10 @@ class TrainSettings(Settings):
     propensity: str = Field("", description="benchmark whose constants weigh PSP@k, by its name")
     propensity_a: float = Field(0.55, description="constant A of the propensities")
     propensity_b: float = Field(1.5, ge=0, description="constant B of the propensities")
-    select: str = Field("nDCG@5", description="metric that chooses epoch and prior")
+    select: str = Field("nDCG@5", description="metric that chooses epoch, prior and memory")
+    memory: Literal["auto", "none"] = Field(
+        "auto", description="training points vote at search, if that helps on the validation part"
+    )
     refit: bool = Field(True, description="after the selection, train on all points the same way")
     evaluate_every: int = Field(1, ge=1, description="epochs between validations")
     patience: int = Field(
@@ -81,7 +90,17 @@ class TrainSettings(Settings):
     head_epochs: int = Field(10, ge=0, description="epochs of the stage heads")
     head_batch_size: int = Field(256, ge=1, description="points a step of the stage heads")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the head")
-    head_negatives: str = Field("all", description="negatives of the stage heads: as --negatives")
+    head_negatives: str = Field(
+        "auto",
+        description="negatives of the stage heads: as --negatives; auto: all of up to 32,768 "
+        "labels, else uniform",
+    )
+    head_pool: int = Field(
+        8192, ge=1, description="negatives drawn for a step of the stage heads, unless all compete"
+    )
+    head_penalty: float = Field(
+        0.1, ge=0, description="holds two heads together: times their squared distance"
+    )
     residual_lr: float = Field(5e-4, ge=0, description="peak rate of the label residuals; 0: none")
     residual_shrink: float = Field(
         10.0, gt=0, description="residuals start at n/(n + this) of the label's centroid"
@@ -175,8 +194,9 @@ class TrainSettings(Settings):
 
     @field_validator("negatives", "head_negatives")
     @classmethod
-    def _known_sources(cls, text: str) -> str:
-        parse_negatives(text)
+    def _known_sources(cls, text: str, info: ValidationInfo) -> str:
+        if text != "auto" or info.field_name != "head_negatives":
+            parse_negatives(text)
         return text
 
     @field_validator("propensity")

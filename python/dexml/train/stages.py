@@ -6,7 +6,6 @@ Shapes: N points, L labels, B texts of a micro-batch, H features, D dimensions.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +31,8 @@ from dexml.train.schedule import parse_loss
 from dexml.train.settings import TrainSettings
 from dexml.train.step import Stage, part
 
+ALL_UP_TO = 32_768
+"""Labels that all compete in the stage heads, as `head_negatives` auto; of more, some are drawn."""
 FEATURE_ROWS = 65_536
 """Features that go through the heads at a time."""
 KEPT_VALUES = 2**27
@@ -63,23 +64,24 @@ def heads(
     encoder, table = model.encoder, model.table
     first = settings.stages.split(",")[0].strip() == "heads"
     found = problem.features if first else None
-    point_features, label_features = found or features.of_tuned(problem, encoder, settings)
+    point_features, label_features = found or features.of_all(
+        encoder, (problem.point_tokens, problem.label_tokens), settings
+    )
     encoder.transformer.requires_grad_(False)
-    parameters = head_parameters(encoder)
+    parameters = encoder.head_parameters()
     for parameter in parameters:
         parameter.requires_grad_(True)
     table.residual.requires_grad_(settings.residual_lr > 0)
     table.bias.requires_grad_(settings.bias_lr > 0)
     if settings.residual_lr > 0:
-        start = point_features[rows]
-        if not first:  # the head is no longer the identity
-            start = encoder.embed(start)
-        table.start_at_centroids(start, problem.y[rows], settings.residual_shrink)
+        start = encoder.embed(point_features[rows])
+        shrink = settings.residual_shrink
+        table.start_at_centroids(start, problem.y[rows], shrink, unit=encoder.normalize)
     device = encoder.device
     labels_LH = torch.from_numpy(label_features).to(device)
 
     def encode_points(ids: NDArray[np.int64], place: int) -> Tensor:
-        return embed(encoder, torch.from_numpy(point_features[ids]).to(device), "point")
+        return encoder(torch.from_numpy(point_features[ids]).to(device), side="point")
 
     def encode_labels(ids: NDArray[np.int64], place: int, own: LabelTable | None) -> Tensor:
         assert own is not None
@@ -93,10 +95,11 @@ def heads(
         )
         return vectors
 
-    sampler = Sampler(
-        *(problem.y, problem.exclude, rows, settings.head_negatives),
-        *(settings.head_batch_size, settings),
-    )
+    negatives, batch_size = settings.head_negatives, settings.head_batch_size
+    if negatives == "auto":
+        negatives = "all" if len(table.bias) <= ALL_UP_TO else "uniform"
+    per_point = max(1, round(settings.head_pool / batch_size))
+    sampler = Sampler(problem.y, problem.exclude, rows, negatives, batch_size, per_point, settings)
     decay = settings.weight_decay
     groups = [{"params": parameters, "lr": settings.head_lr, "weight_decay": decay}]
     own_table, row_wise = None, None
@@ -148,7 +151,7 @@ def tuning(
     labels = _reader(encoder, problem.label_tokens, "label", settings)
 
     def encode_points(ids: NDArray[np.int64], place: int) -> Tensor:
-        return embed(encoder, points(ids), "point")
+        return encoder(points(ids), side="point")
 
     def encode_labels(ids: NDArray[np.int64], place: int, own: LabelTable | None) -> Tensor:
         vectors: Tensor = table(encoder, labels(ids), torch.from_numpy(ids).to(device))
@@ -171,7 +174,7 @@ def tuning(
         keep_tokens=keep,
         sampler=Sampler(
             *(problem.y, problem.exclude, rows, settings.negatives),
-            *(settings.encoder_batch_size, settings),
+            *(settings.encoder_batch_size, settings.negatives_per_point, settings),
         ),
         point_lengths=np.diff(problem.point_tokens.offsets),
         label_lengths=np.diff(problem.label_tokens.offsets),
@@ -183,24 +186,6 @@ def tuning(
         own_table=None,
         rows=None,
     )
-
-
-def head_parameters(encoder: DualEncoder) -> list[nn.Parameter]:
-    """Weights of the head or the heads; empty without one."""
-    known: Any = encoder
-    found: list[nn.Parameter] = (
-        list(known.head_parameters()) if hasattr(known, "head_parameters") else [known.head.weight]
-    )
-    return found
-
-
-_HAS_SIDES = "side" in inspect.signature(DualEncoder.forward).parameters
-
-
-def embed(encoder: DualEncoder, found: Tensor, side: str) -> Tensor:
-    """Embeddings (B, D) of features (B, H) of one side."""
-    embedded: Tensor = encoder(found, side=side) if _HAS_SIDES else encoder(found)
-    return embedded
 
 
 def tuned_layers(encoder: DualEncoder, settings: TrainSettings) -> set[str]:
@@ -227,7 +212,7 @@ def _unfreeze(encoder: DualEncoder, settings: TrainSettings) -> list[nn.Paramete
         transformer.get_input_embeddings().requires_grad_(False)
         if isinstance(getattr(transformer, "embeddings", None), nn.Module):
             transformer.embeddings.requires_grad_(False)
-    heads = head_parameters(encoder)
+    heads = encoder.head_parameters()
     for parameter in heads:
         parameter.requires_grad_(True)
     return [p for p in transformer.parameters() if p.requires_grad] + heads
@@ -246,12 +231,11 @@ def _reader(
         get = cached_layers(encoder, tokens, n, folder, desc=side, progress=not settings.quiet)
         run = functools.partial(_upper, encoder, n)
     else:
-        resident: Any = tokens.to(device) if hasattr(tokens, "to") else tokens
+        resident = tokens.to(device)
         run = encoder.features
 
         def get(ids: NDArray[np.int64]) -> Tensor:
-            found: Tensor = resident.tensor(ids, device)
-            return found
+            return resident.tensor(ids, device)
 
     if settings.compile:
         run = torch.compile(run, dynamic=True)

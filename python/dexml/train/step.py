@@ -92,6 +92,7 @@ def take_step(
     """
     loss, tables = gradients(stage, batch, epoch, step, steps)
     flags = _reduce(stage, tables, flags)
+    _hold_together(stage)
     if np.isfinite(loss):
         if stage.optimizer is not None:
             stage.optimizer.step()
@@ -365,6 +366,17 @@ def _reduce(
                 total *= stage.settings.clip / norm
         _views(stage, total)
     return flags
+
+
+def _hold_together(stage: Stage) -> None:
+    """Add the gradient of ``head_penalty x |A - B|^2`` of two heads A and B, once for all."""
+    heads = stage.model.encoder.head_parameters()
+    if len(heads) < 2 or not stage.settings.head_penalty:
+        return
+    pull = 2 * stage.settings.head_penalty * (heads[0] - heads[1]).detach()
+    for head, sign in zip(heads, (1, -1), strict=True):
+        if head.grad is not None:
+            head.grad += sign * pull
 
 
 def batches(rows: NDArray[np.int64], batch_size: int, *seed: int) -> list[NDArray[np.int64]]:
