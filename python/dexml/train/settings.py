@@ -84,7 +84,7 @@ class TrainSettings(Settings):
     refit: bool = Field(True, description="after the selection, train on all points the same way")
     evaluate_every: int = Field(1, ge=1, description="epochs between validations")
     patience: int = Field(
-        0, ge=0, description="validations without a better score that end a stage; 0: never"
+        3, ge=0, description="validations without a better score that end a stage; 0: never"
     )
 
     head_epochs: int = Field(10, ge=0, description="epochs of the stage heads")
