@@ -155,7 +155,7 @@ def _load_encoder(settings: TrainSettings) -> DualEncoder:
     if settings.head != "auto":
         more["head"] = settings.head
     elif "heads" in parse_stages(settings.stages):
-        more["head"] = "two"
+        more["head"] = "shared"
     return DualEncoder.load(settings.encoder, **more)
 
 

@@ -84,7 +84,7 @@ class TrainSettings(Settings):
     refit: bool = Field(True, description="after the selection, train on all points the same way")
     evaluate_every: int = Field(1, ge=1, description="epochs between validations")
     patience: int = Field(
-        3, ge=0, description="validations without a better score that end a stage; 0: never"
+        0, ge=0, description="validations without a better score that end a stage; 0: never"
     )
 
     head_epochs: int = Field(10, ge=0, description="epochs of the stage heads")
@@ -92,7 +92,7 @@ class TrainSettings(Settings):
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the head")
     head_negatives: str = Field(
         "auto",
-        description="negatives of the stage heads: as --negatives; auto: all of up to 32,768 "
+        description="negatives of the stage heads: as --negatives; auto: all of up to 16,384 "
         "labels, else uniform",
     )
     head_pool: int = Field(
