@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dexml import losses
-from dexml.index import exact_search
 from dexml.device import Precision, autocast
+from dexml.index import exact_search
 from dexml.model import DualEncoder, LabelTable, Tokens
 from dexml.train.plan import Speed
 from dexml.train.rows import RowAdamW
@@ -73,7 +73,9 @@ def measure(
     n_labels = len(label_tokens)
     sizes = sorted({min(n_labels, size) for size in SAMPLES})
     with torch.random.fork_rng():  # dropout draws; whoever trains next must not notice
-        batch, token, token_pair = _forward(encoder, short, long, micro_tokens, generator, precision)
+        batch, token, token_pair = _forward(
+            encoder, short, long, micro_tokens, generator, precision
+        )
         backward, token_bytes = 3.0, 0.0
         if encodes:
             length = (short + long) // 2
@@ -203,7 +205,7 @@ class _Sample:
         counts = torch.ones(n_labels, dtype=torch.int64)
         table = LabelTable(counts, self.dim).to(self.device)
         table.residual.requires_grad_(self.residual)
-        own: list[nn.Parameter] = [head.weight]
+        own: list[Tensor] = [head.weight]
         if not self.drawn:
             own += [table.bias, *([table.residual] if self.residual else [])]
         optimizer = torch.optim.AdamW(own, lr=1e-3, fused=True)
