@@ -268,6 +268,10 @@ def test_votes_of_points_are_searched_and_encoded() -> None:
     assert math.isclose(prior(phases=[ENCODER]) - prior(), (20 * 8 + 50 * 4) * 1e-3)
     votes = prior(phases=[ENCODER], memory=True) - prior(phases=[ENCODER])
     assert math.isclose(votes, 20 * 80 * 1e-7 + 80 * 8 * 1e-3)
+    # One process chooses, on the host.
+    assert math.isclose(prior(world=2), prior())
+    slow = plan(given(), replace(SPEED, host_search=1e-3), LARGE).parts
+    assert math.isclose(slow[2].seconds, 9 * 20 * 50 * 1e-3)
 
 
 def test_the_last_batch_has_fewer_points_but_all_labels_where_all_compete() -> None:
@@ -366,6 +370,16 @@ def test_bytes_of_a_token_are_those_that_autograd_keeps(
     assert 4 * layers * (width + middle) < speed.token_bytes < 4 * layers * 40 * (width + middle)
     _, without = measured(encodes=False)
     assert (without.backward, without.token_bytes) == (3.0, 0.0)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_step_on_drawn_rows_is_measured(
+    measured: Callable[..., tuple[Any, Speed]], residual: bool
+) -> None:
+    _, speed = measured(drawn=True, residual=residual, precision="bf16")
+    assert speed.heads_step + speed.heads_label > 0
+    assert speed.label_bytes > 0
+    assert speed.update > 0
 
 
 def test_a_measured_plan(measured: Callable[..., tuple[Any, Speed]]) -> None:

@@ -235,7 +235,7 @@ class _Loss:
 
 def _n_trained(encoder: DualEncoder, settings: TrainSettings) -> int:
     tuned = stages.tuned_layers(encoder, settings)
-    found = sum(
+    found: int = sum(
         parameter.numel()
         for name, parameter in encoder.transformer.named_parameters()
         if f"encoder.transformer.{name}" in tuned

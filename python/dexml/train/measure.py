@@ -94,7 +94,8 @@ def measure(
         heads_step=max(0.0, found[-1][0] - label * sizes[-1]),
         heads_label=label,
         score=score,
-        search=_search(encoder.dim, sizes[0], generator),
+        search=_search(encoder.dim, sizes[0], generator, encoder.device),
+        host_search=_search(encoder.dim, sizes[0], generator, torch.device("cpu")),
         token_bytes=token_bytes,
         label_bytes=found[-1][1] / sizes[-1],
         update=_update(encoder.device) if encodes else 0.0,
@@ -275,11 +276,11 @@ def _update(device: torch.device) -> float:
     return _seconds(run, device) / _UPDATED
 
 
-def _search(dim: int, n_labels: int, generator: np.random.Generator) -> float:
+def _search(dim: int, n_labels: int, generator: np.random.Generator, device: torch.device) -> float:
     queries = generator.standard_normal((_SEARCHED, dim + 1)).astype(np.float32)
     vectors = generator.standard_normal((n_labels, dim + 1)).astype(np.float32)
-    cpu = torch.device("cpu")
-    seconds = _seconds(lambda: exact_search(queries, vectors, min(100, n_labels)), cpu)
+    k = min(100, n_labels)
+    seconds = _seconds(lambda: exact_search(queries, vectors, k, device=device.type), device)
     return seconds / (_SEARCHED * n_labels)
 
 

@@ -109,9 +109,11 @@ class Speed:
         heads_step: Seconds of a step of the phase heads beside its labels.
         heads_label: Seconds of one label in such a step, update of its row included.
         score: Seconds of one score of a loss, forward and backward.
-        search: Seconds of one comparison of a point with a label.
+        search: Seconds of one comparison of a point with a label, on the device.
         token_bytes: Bytes kept for the backward pass of a token.
         label_bytes: Bytes kept for the backward pass of a label in the phase heads.
+        host_search: Seconds of such a comparison on the host, where prior and votes are chosen; 0:
+            as on the device.
         update: Seconds of the update of one trained number in the phase encoder.
     """
 
@@ -126,6 +128,7 @@ class Speed:
     token_bytes: float
     label_bytes: float
     update: float = 0.0
+    host_search: float = 0.0
 
 
 class Machine(NamedTuple):

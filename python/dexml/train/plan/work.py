@@ -68,7 +68,7 @@ def plan(given: PlanInput, speed: Speed, machine: Machine) -> Plan:
         if n_validation:
             parts.append(_choice(given, speed, stage, n_fitted, tuned))
     if tuned:
-        n = n_points if given.memory else min(QUERIES, n_points)
+        n = n_points if given.memory else min(QUERIES, given.n_validation or n_points)
         seconds = _look(given, speed, n, search=False)
         parts.append(Part("vectors to search", seconds=seconds))
     needed = memory(given, speed)
@@ -106,14 +106,17 @@ def _look(
 
 
 def _choice(given: PlanInput, speed: Speed, stage: str, n_fitted: int, tuned: bool) -> Part:
-    """The choice of the prior, and of the votes of the points: each prior takes a search."""
+    """The choice of the prior, and of the votes of the points, by one process on the host.
+
+    Each prior takes a search, and the votes a search of the points. What the settings of the votes
+    take beside that is not counted.
+    """
     n = min(PRIOR_POINTS, given.n_validation, given.scored_points)
-    seconds = PRIOR_SEARCHES * _look(given, speed, n, encode=False)
+    compared = PRIOR_SEARCHES * len(given.label_lengths) + (n_fitted if given.memory else 0)
+    seconds = n * compared * (speed.host_search or speed.search)
     if tuned:
         seconds += _look(given, speed, n, search=False)
-    if given.memory:
-        seconds += n * n_fitted * speed.search / given.world
-        if tuned:
+        if given.memory:
             seconds += _encode(speed, given.point_lengths, n_fitted, given.micro_tokens)
     return Part(f"{stage}: prior", seconds=seconds)
 
