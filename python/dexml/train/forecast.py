@@ -26,7 +26,7 @@ from dexml.train.candidates import Sampler
 from dexml.train.measure import measure
 from dexml.train.plan import Phase, Plan, PlanInput
 from dexml.train.problem import Model
-from dexml.train.run import _load_encoder
+from dexml.train.run import load_encoder
 from dexml.train.schedule import LossPart, parse_loss, parse_negatives, parse_stages, shortlist_due
 from dexml.train.settings import TrainSettings
 
@@ -52,7 +52,7 @@ def forecast(settings: TrainSettings) -> Plan:
         torch.set_num_threads(settings.threads)
     label_texts = data.load_label_texts(settings.data_dir)
     part = data.load_part(settings.data_dir, "trn", len(label_texts))
-    encoder = _load_encoder(settings).to(device)
+    encoder = load_encoder(settings).to(device)
     y = (part.y > 0).astype(np.float32)
     cache = Path(settings.cache) if settings.cache else None
     points, labels = (
