@@ -81,7 +81,8 @@ def heads(
     labels_LH = torch.from_numpy(label_features).to(device)
 
     def encode_points(ids: NDArray[np.int64], place: int) -> Tensor:
-        return encoder(torch.from_numpy(point_features[ids]).to(device), side="point")
+        embedded: Tensor = encoder(torch.from_numpy(point_features[ids]).to(device), side="point")
+        return embedded
 
     def encode_labels(ids: NDArray[np.int64], place: int, own: LabelTable | None) -> Tensor:
         assert own is not None
@@ -151,7 +152,8 @@ def tuning(
     labels = _reader(encoder, problem.label_tokens, "label", settings)
 
     def encode_points(ids: NDArray[np.int64], place: int) -> Tensor:
-        return encoder(points(ids), side="point")
+        embedded: Tensor = encoder(points(ids), side="point")
+        return embedded
 
     def encode_labels(ids: NDArray[np.int64], place: int, own: LabelTable | None) -> Tensor:
         vectors: Tensor = table(encoder, labels(ids), torch.from_numpy(ids).to(device))
