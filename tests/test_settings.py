@@ -1,6 +1,5 @@
 """Every setting does something: a changed value gives another run."""
 
-import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -18,18 +17,15 @@ from dexml import config, data, losses, train
 from dexml.console import run
 from dexml.metrics import __main__ as metrics_command
 from dexml.metrics import evaluate, inv_propensity
-from dexml.model import DualEncoder
 from dexml.train import TrainSettings, schedule, selection, settings, stages, step
 from small import train_settings, weights
 
 SWITCHES = {
     *("data_dir", "out", "resume", "overwrite", "quiet", "debug", "device", "threads"),
+    *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
     *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "cache"),
 }
 """Fields of `TrainSettings` that do not belong to the result."""
-
-MERGED = "side" in inspect.signature(DualEncoder.forward).parameters
-"""Whether the encoder takes pooling, norm and head from a setting."""
 
 BASES: dict[str, dict[str, Any]] = {
     # No validation part: the last epoch of both stages is what is saved.
@@ -44,6 +40,8 @@ BASES: dict[str, dict[str, Any]] = {
     # The validation scores are those of `SCORES`, one after the other.
     "selecting": {"head_epochs": 4},
     "kept": {"head_epochs": 4, "refit": False},
+    "two": {"validation": 0, "head": "two"},
+    "drawn": {"validation": 0, "head_negatives": "uniform"},
     "soft": {"validation": 0, "loss": "soft-top-3"},
     "bce": {"validation": 0, "loss": "bce"},
     "whole": {"validation": 0, "stages": "encoder", "encoder_epochs": 1},
@@ -66,7 +64,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("encoder", "OTHER", "plain"),
     ("pooling", "cls", "plain"),
     ("normalize", "no", "plain"),
-    ("head", "two", "plain"),
+    ("head", "shared", "two"),
     ("point_tokens", 4, "plain"),
     ("label_tokens", 3, "plain"),
     ("stages", "encoder,heads", "plain"),
@@ -83,6 +81,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("head_batch_size", 50, "plain"),
     ("head_lr", 0.002, "plain"),
     ("head_negatives", "uniform", "plain"),
+    ("head_pool", 64, "drawn"),
+    ("head_penalty", 5.0, "two"),
     ("residual_lr", 0.001, "plain"),
     ("residual_shrink", 5.0, "plain"),
     ("bias_lr", 0.02, "plain"),
@@ -110,8 +110,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("precision", "bf16", "plain"),
     ("deterministic", True, "plain"),
 ]
-NEED_MERGE = {"pooling", "normalize", "head", "cache_layers"}
-ELSEWHERE = {"compile", "validation_points"}
+ELSEWHERE = {"compile", "memory", "validation_points"}
 """Tried in tests of their own (here and in `test_train.py`)."""
 SCORE_CHANGES = [("propensity", "Amazon-3M"), ("propensity_a", 0.7), ("propensity_b", 2.5)]
 """What changes no weights, only the scores of PSP@k, in the selection and in the end."""
@@ -180,8 +179,6 @@ def test_every_setting_is_tried() -> None:
 def test_a_changed_setting_changes_the_weights(
     trained: Callable[..., Weights], other_encoder: Path, name: str, value: Any, base: str
 ) -> None:
-    if name in NEED_MERGE and not MERGED:
-        pytest.skip("needs the encoder's new options")
     value = str(other_encoder) if value == "OTHER" else value
     defaults = {field: info.default for field, info in TrainSettings.model_fields.items()}
     assert value != (defaults | BASES[base])[name]
@@ -218,6 +215,8 @@ def test_switches_change_nothing(
         keep_tokens=1,
         keep_checkpoints=1,
         checkpoint_minutes=1e-9,
+        tensorboard=True,
+        wandb_mode="offline",
         cache=str(tmp_path / "cache"),
     )
     assert list((tmp_path / "cache").iterdir())
