@@ -212,10 +212,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged ({error})") from None
 
 
-def log(folder: Path, **fields: Any) -> None:
-    """Append one line to ``log.jsonl``: the fields and the time (seconds since 1970)."""
+def log(folder: Path, **fields: Any) -> dict[str, Any]:
+    """Append one line to ``log.jsonl``, and return it: the fields and the time (since 1970, s)."""
+    line = {"time": round(time.time(), 3), **fields}
     with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
+        file.write(json.dumps(line) + "\n")
+    return line
 
 
 def versions() -> dict[str, str]:

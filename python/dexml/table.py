@@ -5,6 +5,7 @@ Shapes: L labels, B labels of a batch, N points, H dimensions of features, D of 
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,12 +37,17 @@ class LabelTable(nn.Module):
         self.residual = nn.Parameter(torch.zeros(len(counts), dim))
         self.bias = nn.Parameter(torch.zeros(len(counts)))
         self.register_buffer("counts", counts, persistent=False)
-        self.residual.register_post_accumulate_grad_hook(self._keep_unseen)
+        # A hook that held the table would be a cycle: tables that are made for a single step would
+        # pile up, gigabytes of them, until Python looks for cycles.
+        weak = weakref.ref(self)
 
-    def _keep_unseen(self, residual: Tensor) -> None:
-        """Residuals of unseen labels get no gradient; in place, as the table may be large."""
-        if residual.grad is not None and not residual.grad.is_sparse:
-            residual.grad[self.counts == 0] = 0
+        def keep_unseen(residual: Tensor) -> None:
+            """Residuals of unseen labels get no gradient; in place, as the table may be large."""
+            table = weak()
+            if table is not None and residual.grad is not None and not residual.grad.is_sparse:
+                residual.grad[table.counts == 0] = 0
+
+        self.residual.register_post_accumulate_grad_hook(keep_unseen)
 
     def start_at_centroids(
         self, features: NDArray[np.float32], y: Any, shrink: float, *, unit: bool = True

@@ -6,14 +6,14 @@ import operator
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from dexml.data import Csr
-from dexml.index import EXACT_UP_TO, Found, LabelIndex
+from dexml.index import EXACT_UP_TO, LabelIndex, PointMemory, load_memory, save_memory
 from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
 from dexml.predict.labels import note, open_labels
 from dexml.rundir import Run
@@ -32,23 +32,6 @@ class Prediction(NamedTuple):
     """Their scores, shape (n, k), padded with -inf."""
 
 
-class Memory(Protocol):
-    """Training points that vote for their labels (`dexml.index.memory.PointMemory`)."""
-
-    def mix(
-        self,
-        queries: NDArray[np.float32],
-        found: Found,
-        label_vectors: NDArray[np.float32],
-        k: int,
-        *,
-        exclude: Csr | None = None,
-        only: NDArray[Any] | None = None,
-    ) -> Found:
-        """Rank what the labels' own scores and the votes find together."""
-        ...
-
-
 class Predictor:
     """A run opened once, to be asked many times, from several threads at once.
 
@@ -64,7 +47,7 @@ class Predictor:
         index: LabelIndex,
         *,
         search: Search = "auto",
-        memory: Memory | None = None,
+        memory: PointMemory | None = None,
         precision: Precision = "auto",
     ) -> None:
         """Put together what `open` has read."""
@@ -124,7 +107,10 @@ class Predictor:
         if threads is not None:
             torch.set_num_threads(threads)
         encoder = DualEncoder.load(str(run.folder / "encoder")).to(target)
-        predictor = cls(run, encoder, index, search=search, precision=precision)
+        memory = None
+        if (run.folder / "memory").is_dir():
+            memory = load_memory(run.folder / "memory", encoder=run.fingerprint())
+        predictor = cls(run, encoder, index, search=search, memory=memory, precision=precision)
         predictor.predict(["a text to warm up with"], 1)
         return predictor
 
@@ -232,9 +218,32 @@ class Predictor:
         vectors[:, -1] = self.index.vectors[rows, -1]
         self.index.update_labels(rows, new, vectors)
 
+    def add_points(self, texts: Iterable[str], y: Csr) -> NDArray[np.int64]:
+        """Let more points vote: labelled texts that came after the training.
+
+        Args:
+            texts: The points.
+            y: Their labels, shape (n, n_labels); values above 0.
+
+        Returns:
+            Their rows among the points that vote.
+
+        Raises:
+            ValueError: The run has no memory, or texts and `y` do not fit.
+        """
+        if self.memory is None:
+            raise ValueError(f"{self.run.folder}: has no memory of training points to add to")
+        new = checked(texts)
+        if y.shape != (len(new), self.n_labels):
+            raise ValueError(f"{len(new)} texts and y {y.shape} for {self.n_labels} labels")
+        vectors = self._encode(new, self.run.info["point_tokens"], None)
+        return self.memory.add_points(np.ascontiguousarray(vectors[:, :-1]), y)
+
     def save(self) -> None:
-        """Write the labels as they are now to the run's ``index/``, which `open` reads."""
+        """Write labels and memory as they are now to the run, where `open` finds them."""
         self.index.save(self.run.folder / "index")
+        if self.memory is not None:
+            save_memory(self.memory, self.run.folder / "memory", encoder=self.run.fingerprint())
 
     @torch.inference_mode()
     def _encode(
@@ -254,7 +263,9 @@ class Predictor:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 features = encoder.features(tokens.tensor(rows, device))
             features = features.float()
-            made = encoder(features) if table is None else table(encoder, features, rows)
+            made = (
+                encoder(features, side="point") if table is None else table(encoder, features, rows)
+            )
             out[rows, :-1] = made.cpu().numpy()
             if told is not None:
                 told(len(rows))

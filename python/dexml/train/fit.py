@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ def fit(
     epochs: dict[str, int],
     settings: TrainSettings,
     folder: Path,
+    tell: Callable[[Mapping[str, Any]], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run all stages on `rows`, and leave in `model` the best epoch on `validation_rows`.
 
@@ -54,6 +55,7 @@ def fit(
         epochs: Number of epochs of each stage.
         settings: The settings of the run.
         folder: Where checkpoints are kept; its name is shown beside the progress.
+        tell: Gets every line of the log as well, on the first process.
 
     Returns:
         The state at the best epoch; ``chosen`` holds the epochs of each stage that led to it.
@@ -103,7 +105,7 @@ def fit(
                 state = state | {"stage": name, "epoch": 0, "done": 0, "step": 0, "total": 0.0}
                 state = state | {"waited": 0, "shortlist": ""}
             state = _run_stage(
-                problem, stage, rows, validation_rows, epochs[name], folder, state, stop
+                problem, stage, rows, validation_rows, epochs[name], folder, state, stop, tell
             )
     if len(validation_rows) and best.exists():
         checkpoint.load(best, model)
@@ -120,6 +122,7 @@ def _run_stage(
     folder: Path,
     state: dict[str, Any],
     stop: Callable[[], bool],
+    tell: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
     """Run one stage from `state` on; each epoch ends with a validation and a checkpoint."""
     settings, model, optimizer = stage.settings, stage.model, stage.optimizer
@@ -141,7 +144,7 @@ def _run_stage(
         if processes.is_first():
             where = {"stage": folder.name, "phase": stage.name}
             seconds = round(time.perf_counter() - started, 3)
-            rundir.log(settings.out, **where, **fields, seconds=seconds)
+            tell(rundir.log(settings.out, **where, **fields, seconds=seconds))
 
     def save() -> None:
         nonlocal state, saved

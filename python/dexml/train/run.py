@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import hashlib
-import os
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dexml import console, data, rundir
-from dexml.files import replacing
+from dexml.index import PointMemory
 from dexml.losses.shards import VIRTUAL_SHARDS
 from dexml.metrics import Result, inv_propensity, propensity_constants
 from dexml.model import DualEncoder, LabelTable, with_bias_dimension
-from dexml.train import features, fit, processes, selection
+from dexml.train import features, final, fit, memory, processes, track
+from dexml.train.folder import fingerprint, open_folder
 from dexml.train.problem import Model, Problem
 from dexml.train.schedule import parse_stages
-from dexml.train.selection import REPORTED
-from dexml.train.settings import SWITCHES, TrainSettings
+from dexml.train.settings import TrainSettings
 
 _QUERIES = 1000
 """Points kept for measuring the recall of an index."""
@@ -67,13 +66,14 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
     started = time.perf_counter()
     label_texts = data.load_label_texts(settings.data_dir)
     part = data.load_part(settings.data_dir, "trn", len(label_texts))
-    weights = inv_propensity(part.y, **_propensity(settings))
+    propensity = _propensity(settings)
+    weights = inv_propensity(part.y, **propensity)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     encoder = _load_encoder(settings).to(device)
     # Only now, when everything that was named is there, is the run directory touched.
     folder, say = settings.out, processes.is_first()
-    if processes.first(lambda: _open_folder(settings, _fingerprint(label_texts, part)), device):
+    if processes.first(lambda: open_folder(settings, fingerprint(label_texts, part)), device):
         if say:
             console.say(f"{folder}: this run has finished already; nothing to do")
         return None
@@ -99,31 +99,50 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
             + (f", {processes.size()} processes" if processes.size() > 1 else "")
         )
     scored = _scored(held_out, part.groups or part.texts, settings)
-    model, prior = _fit(problem, encoder, held_out, scored, settings)
+    with contextlib.ExitStack() as stack:
+        tell: Callable[[Mapping[str, Any]], None] = _no_tracker
+        if processes.is_first():
+            trackers = track.trackers(
+                folder,
+                tensorboard=settings.tensorboard,
+                wandb=settings.wandb,
+                wandb_mode=settings.wandb_mode,
+                config=settings.model_dump(mode="json"),
+            )
+            tell = stack.enter_context(trackers)
+        model, selected = _fit(problem, encoder, held_out, scored, part.groups, settings, tell)
 
     queries = np.flatnonzero(held_out if held_out.any() else ~held_out)[:_QUERIES]
-    query_features, label_features = features.current(problem, model, queries, settings)
+    fitted = np.arange(len(held_out)) if settings.refit else np.flatnonzero(~held_out)
+    votes = selected["memory"]["kind"] == "votes"
+    wanted = np.concatenate([queries, fitted]) if votes else queries
+    point_features, label_features = features.current(problem, model, wanted, settings)
     temperature = model.served_temperature(settings.temperature)
-    vectors = model.table.vectors(encoder, label_features, temperature, prior)
     if not processes.is_first():
         return None
-    _save(settings, model, prior, label_texts, vectors, encoder.embed(query_features))
-    info = {
-        "format_version": rundir.FORMAT_VERSION,
-        "data": os.path.relpath(settings.data_dir, folder),
-        "n_labels": len(label_texts),
-        "dim": encoder.dim,
-        "point_tokens": settings.point_tokens,
-        "label_tokens": settings.label_tokens,
-        "temperature": temperature,
-        "prior": prior,
-        "fingerprint": rundir.fingerprint(folder),
-    }
-    if "bce" in settings.loss:
-        info |= {"log_scale": model.log_scale.item(), "offset": model.offset.item()}
-    rundir.write_json(folder / "run.json", info)
+    embedded = encoder.embed(point_features)
+    memory = None
+    if votes:
+        memory = PointMemory(
+            embedded[len(queries) :],
+            problem.y[fitted],
+            **{name: selected["memory"][name] for name in ("weight", "neighbours", "temperature")},
+        )
+    saved = final.Saved(
+        model,
+        model.table.vectors(encoder, label_features, temperature, selected["prior"]),
+        memory,
+        with_bias_dimension(embedded[: len(queries)]),
+        label_texts,
+        problem.y,
+    )
+    final.save(settings, saved, selected, temperature)
     seconds = time.perf_counter() - started
-    return _final_scores(settings, model, vectors, weights, seconds)
+    return final.score_test(settings, saved, weights, propensity, seconds)
+
+
+def _no_tracker(_: Mapping[str, Any]) -> None:
+    """Nobody else wants the log."""
 
 
 def _load_encoder(settings: TrainSettings) -> DualEncoder:
@@ -135,6 +154,8 @@ def _load_encoder(settings: TrainSettings) -> DualEncoder:
         more["normalize"] = settings.normalize == "yes"
     if settings.head != "auto":
         more["head"] = settings.head
+    elif "heads" in parse_stages(settings.stages):
+        more["head"] = "shared"
     return DualEncoder.load(settings.encoder, **more)
 
 
@@ -181,79 +202,6 @@ def _explained(settings: TrainSettings) -> Iterator[None]:
         ) from None
 
 
-def _open_folder(settings: TrainSettings, data_fingerprint: str) -> bool:
-    """Make or reopen the run directory; True if its run has finished already."""
-    folder = settings.out
-    resolved = settings.model_dump(mode="json", exclude=set(SWITCHES))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        versions = folder / "versions.json"
-        known = versions.exists() and "dexml_run" in rundir.read_json(versions)
-        if not known:
-            raise FileExistsError(f"{folder}: holds something that is not a run; choose another")
-        if not settings.overwrite and not settings.resume:
-            raise FileExistsError(f"{folder}: not empty; add --resume or --overwrite")
-        if settings.resume:
-            saved = rundir.read_config(folder)
-            for name in resolved:
-                if saved.get(name) != resolved[name]:
-                    raise ValueError(
-                        f"{folder}: was started with {name} = {saved.get(name)!r}, not "
-                        f"{resolved[name]!r}; resume with the same settings, or --overwrite"
-                    )
-            if rundir.read_json(versions)["dexml_run"] != data_fingerprint:
-                raise ValueError(
-                    f"{folder}: was started on other data than {settings.data_dir} holds now"
-                )
-            return _is_finished(settings)
-        rundir.remove(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    shown = settings.model_dump(
-        mode="json", exclude={"resume", "overwrite", "quiet", "debug", "out"}
-    )
-    shown["data_dir"] = os.path.relpath(settings.data_dir, folder)
-    rundir.write_config(folder, shown)
-    rundir.write_json(
-        folder / "versions.json",
-        {"dexml_run": data_fingerprint, **_commit(), **rundir.versions()},
-    )
-    return False
-
-
-def _commit() -> dict[str, str]:
-    """The git commit of the working directory, if it lies in a repository."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return {"git_commit": done.stdout.strip()} if done.returncode == 0 else {}
-
-
-def _is_finished(settings: TrainSettings) -> bool:
-    """Complete, and scored if there is something to score: a kill may have come between."""
-    done, scored = settings.out / "run.json", settings.out / "metrics.json"
-    names = ("Y.tst.npz", "tst_X_Y.txt")
-    return done.exists() and (
-        scored.exists() or not any((settings.data_dir / name).exists() for name in names)
-    )
-
-
-def _fingerprint(label_texts: list[str], part: data.Part) -> str:
-    """SHA-256 over everything that is trained on."""
-    digest = hashlib.sha256()
-    for texts in (label_texts, part.texts, part.groups or []):
-        digest.update("\n".join(texts).encode() + b"\0")
-    for matrix in (part.y, part.exclude):
-        for array in () if matrix is None else (matrix.indptr, matrix.indices, matrix.data):
-            digest.update(array.tobytes() + b"\0")
-    return digest.hexdigest()
-
-
 def _propensity(settings: TrainSettings) -> dict[str, float]:
     a, b = settings.propensity_a, settings.propensity_b
     if settings.propensity:
@@ -266,42 +214,85 @@ def _fit(
     encoder: DualEncoder,
     held_out: NDArray[np.bool_],
     scored: NDArray[np.int64],
+    groups: list[str] | None,
     settings: TrainSettings,
-) -> tuple[Model, float]:
-    """Select epochs and prior on the held-out points; then train on all points the same way."""
+    tell: Callable[[Mapping[str, Any]], None],
+) -> tuple[Model, dict[str, Any]]:
+    """Select on the held-out points; then train on all points the same way.
+
+    Returns:
+        The model, and what was selected: ``epochs`` of each stage, ``prior`` and ``memory``.
+    """
     checkpoints = settings.out / "checkpoint"
     initial = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     asked = {"heads": settings.head_epochs, "encoder": settings.encoder_epochs}
     epochs = {name: asked[name] for name in parse_stages(settings.stages)}
+    selected: dict[str, Any] = {"epochs": epochs, "prior": 0.0, "memory": {"kind": "none"}}
     nobody = np.zeros(0, np.int64)
-    prior = 0.0
     if held_out.any():
         rows = np.flatnonzero(~held_out)
         chosen = checkpoints / "selection.json"
         if not (chosen.exists() and settings.refit):
             model = _model(problem, encoder, initial, rows)
             folder = checkpoints / "selection"
-            state = fit.fit(problem, model, rows, scored, epochs, settings, folder)
-            encoded = features.current(problem, model, scored[: selection.PRIOR_POINTS], settings)
-            prior = selection.choose_prior(problem, model, encoded, scored, settings)
-            prior = processes.agree([prior], encoder.device)[0]
-            found = {"epochs": state["chosen"], "prior": prior, settings.select: state["best"]}
-
-            def write() -> bool:
-                rundir.write_json(chosen, found)
-                return True
-
-            processes.first(write, encoder.device)
-            if not settings.quiet:
-                console.say(f"selected: {found}")
+            state = fit.fit(problem, model, rows, scored, epochs, settings, folder, tell)
+            _choose(problem, model, rows, scored, groups, settings, state, chosen)
+        selected = rundir.read_json(chosen)
         if not settings.refit:
-            return model.eval(), prior
-        found = rundir.read_json(chosen)
-        epochs, prior = found["epochs"], found["prior"]
+            return model.eval(), selected
     rows = np.arange(len(held_out))
     model = _model(problem, encoder, initial, rows)
-    fit.fit(problem, model, rows, nobody, epochs, settings, checkpoints / "all points")
-    return model.eval(), prior
+    folder = checkpoints / "all points"
+    fit.fit(problem, model, rows, nobody, selected["epochs"], settings, folder, tell)
+    return model.eval(), selected
+
+
+def _choose(
+    problem: Problem,
+    model: Model,
+    rows: NDArray[np.int64],
+    scored: NDArray[np.int64],
+    groups: list[str] | None,
+    settings: TrainSettings,
+    state: dict[str, Any],
+    path: Path,
+) -> None:
+    """Choose prior and memory on the validation points; the first process writes it to `path`."""
+    model.eval()
+    few = scored[: memory.MAX_POINTS]
+    voting = settings.memory == "auto"
+    fitted = rows if voting else rows[:0]
+    wanted = np.concatenate([few, fitted])
+    point_features, label_features = features.current(problem, model, wanted, settings)
+
+    def choose() -> bool:
+        encoder, table = model.encoder, model.table
+        temperature = model.served_temperature(settings.temperature)
+        embedded = encoder.embed(point_features)
+        choice = memory.choose_memory(
+            memory.Validation(
+                queries=with_bias_dimension(embedded[: len(few)]),
+                y_true=problem.y[few],
+                label_vectors=table.vectors(encoder, label_features, temperature),
+                prior_bias=temperature * np.log1p(table.counts.cpu().numpy()).astype(np.float32),
+                points=embedded[len(few) :],
+                y=problem.y[fitted],
+                inv_propensity=problem.inv_propensity,
+                exclude=None if problem.exclude is None else problem.exclude[few],
+                groups=None if groups is None else [groups[i] for i in few],
+            ),
+            settings.select,
+            seed=settings.seed,
+            weights=memory.WEIGHTS if voting else (),
+            progress=not settings.quiet,
+        )
+        found = {"epochs": state["chosen"], "prior": choice.prior, settings.select: state["best"]}
+        rundir.write_json(path, found | {"memory": choice.memory})
+        if not settings.quiet:
+            console.say(f"selected: epochs {state['chosen']}; {memory.summary(choice)}")
+        return True
+
+    processes.first(choose, model.encoder.device)
 
 
 def _model(
@@ -315,63 +306,3 @@ def _model(
     y = problem.y[rows]
     counts = torch.from_numpy(np.bincount(y.indices[y.data > 0], minlength=y.shape[1]))
     return Model(encoder, LabelTable(counts, encoder.dim).to(encoder.device))
-
-
-def _save(
-    settings: TrainSettings,
-    model: Model,
-    prior: float,
-    label_texts: list[str],
-    vectors: NDArray[np.float32],
-    queries: NDArray[np.float32],
-) -> None:
-    """Write what the later stages read; `run.json` follows and says that all is there."""
-    from safetensors.torch import save_file
-
-    folder = settings.out
-    with replacing(folder / "encoder") as beside:
-        model.encoder.save(beside, max_tokens=settings.point_tokens)
-    table = {"residual": model.table.residual.detach(), "bias": model.table.served_bias(prior)}
-    with replacing(folder / "labels.safetensors") as beside:
-        save_file({n: t.cpu().contiguous() for n, t in table.items()}, beside)
-    rundir.write_bytes(folder / "labels.txt", "".join(f"{t}\n" for t in label_texts).encode())
-    rundir.write_array(folder / "label_emb.npy", vectors)
-    rundir.write_array(folder / "query_emb.npy", with_bias_dimension(queries))
-
-
-def _final_scores(
-    settings: TrainSettings,
-    model: Model,
-    vectors: NDArray[np.float32],
-    weights: NDArray[np.float64],
-    seconds: float,
-) -> Result | None:
-    """Score the test part; this is the first time that its files are opened."""
-    try:
-        part = data.load_part(settings.data_dir, "tst", len(vectors))
-    except FileNotFoundError as error:
-        console.say(f"note: no test scores ({error})")
-        return None
-    if not (part.y.data > 0).any():
-        console.say(f"note: no test scores (the test part of {settings.data_dir} has no positive)")
-        return None
-    show = not settings.quiet
-    tokens = model.encoder.tokenize(part.texts, settings.point_tokens)
-    encoded = model.encoder.encode_features(tokens, desc="test points", progress=show)
-    result = selection.score(
-        model.encoder, encoded, vectors, part.y, part.exclude, weights, progress=show
-    )
-    errors = result.standard_errors(part.groups, seed=settings.seed)
-    result.conventions["propensity"] = "A = {a}, B = {b}".format(**_propensity(settings))
-    result.conventions["standard_errors"] = (
-        "bootstrap over " + ("groups" if part.groups else "points") + ", 1000 resamples"
-    )
-    rundir.write_json(
-        settings.out / "metrics.json",
-        result.as_json() | {"standard_errors": errors, "training_seconds": round(seconds, 1)},
-    )
-    if show:
-        console.say(
-            console.table({"test, percent": result.metrics}, REPORTED, {"test, percent": errors})
-        )
-    return result

@@ -1,4 +1,4 @@
-"""Scores of validation points, by exact search, and what is chosen by them."""
+"""Scores of validation and test points, by exact search."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dexml.data import Csr
-from dexml.index import exact_search
+from dexml.index import Found, PointMemory, exact_search
 from dexml.metrics import Evaluator, Result
 from dexml.model import DualEncoder, with_bias_dimension
 from dexml.train import processes
@@ -16,39 +16,8 @@ from dexml.train.settings import TrainSettings
 
 REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
 """Metrics of ``metrics.json`` and of the tables."""
-PRIORS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
-PRIOR_POINTS = 4000
-"""Validation points that the prior is chosen on, at most: each value takes a full search."""
 SCORE_BLOCK = 16_384
 """Points ranked and evaluated at a time."""
-
-
-def choose_prior(
-    problem: Problem,
-    model: Model,
-    encoded: Features,
-    validation_rows: NDArray[np.int64],
-    settings: TrainSettings,
-) -> float:
-    """Choose how much label frequency adds to the bias, by the validation points.
-
-    The loss weighs rare and frequent positives alike, which serves PSP@k; how much more a
-    frequent label should be believed depends on the data set. Ties go to the smaller prior.
-
-    Args:
-        problem: The training part.
-        model: The selected model.
-        encoded: Features of the validation points and of all labels.
-        validation_rows: The first `PRIOR_POINTS` of them are scored.
-        settings: The settings of the run.
-    """
-    model.eval()
-    rows = validation_rows[:PRIOR_POINTS]
-    few = encoded[0][: len(rows)], encoded[1]
-    scores = [
-        validate(problem, model, few, rows, settings, prior)[settings.select] for prior in PRIORS
-    ]
-    return PRIORS[int(np.argmax(scores))]
 
 
 def validate(
@@ -57,16 +26,15 @@ def validate(
     encoded: Features,
     rows: NDArray[np.int64],
     settings: TrainSettings,
-    prior: float = 0.0,
 ) -> dict[str, float]:
     """Scores of the points `rows` against all labels, by exact search on all processes."""
     points, labels = encoded
     metrics = list(dict.fromkeys([*REPORTED, settings.select]))
     temperature = model.served_temperature(settings.temperature)
-    result = score(
+    result, _, _ = score(
         model.encoder,
         points,
-        model.table.vectors(model.encoder, labels, temperature, prior),
+        model.table.vectors(model.encoder, labels, temperature),
         problem.y[rows],
         None if problem.exclude is None else problem.exclude[rows],
         problem.inv_propensity,
@@ -87,22 +55,30 @@ def score(
     inv_propensity: NDArray[np.float64],
     metrics: list[str] | tuple[str, ...] = REPORTED,
     *,
+    memory: PointMemory | None = None,
     progress: bool = False,
     shared: bool = False,
-) -> Result:
+) -> tuple[Result, NDArray[np.int32], NDArray[np.float32]]:
     """Rank all labels for every point by exact search and evaluate, with values per point.
 
-    With `shared`, the processes share the search; all of them must call this.
+    With a `memory`, training points vote. With `shared`, the processes share the search; all of
+    them must call this.
+
+    Returns:
+        The result, and ids and scores (n, k) of the rankings.
     """
     k = max(int(name.split("@")[1]) for name in metrics)
     evaluator = Evaluator(y_true.shape[1], metrics, inv_propensity=inv_propensity, keep_rows=True)
-    starts = range(0, len(point_features), SCORE_BLOCK)
-    for start in tqdm(starts, desc="scoring", unit="block", disable=not progress):
+    n = len(point_features)
+    ids, scores = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
+    for start in tqdm(range(0, n, SCORE_BLOCK), desc="scoring", unit="block", disable=not progress):
         rows = slice(start, start + SCORE_BLOCK)
         pairs = None if exclude is None else exclude[rows]
-        ids = search(encoder, point_features[rows], label_vectors, k, pairs, shared=shared)
-        evaluator.update(y_true[rows], ids, exclude=pairs)
-    return evaluator.result()
+        ids[rows], scores[rows] = search(
+            encoder, point_features[rows], label_vectors, k, pairs, memory, shared=shared
+        )
+        evaluator.update(y_true[rows], ids[rows], exclude=pairs)
+    return evaluator.result(), ids, scores
 
 
 def search(
@@ -111,16 +87,23 @@ def search(
     label_vectors: NDArray[np.float32],
     k: int,
     exclude: Csr | None,
+    memory: PointMemory | None = None,
     *,
     shared: bool,
-) -> NDArray[np.int32]:
-    """The best k labels of each point, shape (n, k), int32, padded with -1."""
+) -> Found:
+    """The best k labels of each point."""
     mine = processes.own(len(point_features)) if shared else slice(0, len(point_features))
     ids = np.zeros((len(point_features), k), np.int32)
+    scores = np.zeros((len(point_features), k), np.float32)
     queries = with_bias_dimension(encoder.embed(point_features[mine]))
     pairs = None if exclude is None else exclude[mine]
     if len(queries):
-        ids[mine], _ = exact_search(queries, label_vectors, k, exclude=pairs)
+        device = encoder.device.type
+        found = exact_search(queries, label_vectors, k, exclude=pairs, device=device)
+        if memory is not None:
+            found = memory.mix(queries, found, label_vectors, k, exclude=pairs)
+        ids[mine], scores[mine] = found
     if shared:
         processes.fill(ids, encoder.device)
-    return ids
+        processes.fill(scores, encoder.device)
+    return ids, scores

@@ -44,11 +44,10 @@ def mine(
         if problem.exclude is not None:
             pairs = Csr(pairs + abs(problem.exclude[block]))
         features = encoded[0][start : start + selection.SCORE_BLOCK]
-        parts.append(
-            selection.search(
-                model.encoder, features, vectors, k, pairs, shared=not settings.deterministic
-            )
+        ids, _ = selection.search(
+            model.encoder, features, vectors, k, pairs, shared=not settings.deterministic
         )
+        parts.append(ids)
     return np.concatenate(parts)
 
 

@@ -115,7 +115,8 @@ def gradients(
     stage.n_candidates = len(found.ids)
     points, labels = _towers(stage, batch, found, step)
     table = _table(stage, found, labels.plan)
-    labels.encode = lambda ids, place: stage.encode_labels(ids, place - labels.plan.lo, table)
+    first = labels.plan.lo  # not `labels` itself: a cycle would outlive the step, with its tensors
+    labels.encode = lambda ids, place: stage.encode_labels(ids, place - first, table)
 
     dim, like = model.encoder.dim, model.table.residual
     own_BD, own_KD = points.forward(like, dim), labels.forward(like, dim)

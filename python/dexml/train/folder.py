@@ -1,0 +1,83 @@
+"""The run directory at its start: made, reopened, or refused."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+
+from dexml import data, rundir
+from dexml.train.settings import SWITCHES, TrainSettings
+
+
+def open_folder(settings: TrainSettings, data_fingerprint: str) -> bool:
+    """Make or reopen the run directory; True if its run has finished already."""
+    folder = settings.out
+    resolved = settings.model_dump(mode="json", exclude=set(SWITCHES))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        versions = folder / "versions.json"
+        known = versions.exists() and "dexml_run" in rundir.read_json(versions)
+        if not known:
+            raise FileExistsError(f"{folder}: holds something that is not a run; choose another")
+        if not settings.overwrite and not settings.resume:
+            raise FileExistsError(f"{folder}: not empty; add --resume or --overwrite")
+        if settings.resume:
+            saved = rundir.read_config(folder)
+            for name in resolved:
+                if saved.get(name) != resolved[name]:
+                    raise ValueError(
+                        f"{folder}: was started with {name} = {saved.get(name)!r}, not "
+                        f"{resolved[name]!r}; resume with the same settings, or --overwrite"
+                    )
+            if rundir.read_json(versions)["dexml_run"] != data_fingerprint:
+                raise ValueError(
+                    f"{folder}: was started on other data than {settings.data_dir} holds now"
+                )
+            return _is_finished(settings)
+        rundir.remove(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = settings.model_dump(
+        mode="json", exclude={"resume", "overwrite", "quiet", "debug", "out"}
+    )
+    shown["data_dir"] = os.path.relpath(settings.data_dir, folder)
+    rundir.write_config(folder, shown)
+    rundir.write_json(
+        folder / "versions.json",
+        {"dexml_run": data_fingerprint, **_commit(), **rundir.versions()},
+    )
+    return False
+
+
+def _commit() -> dict[str, str]:
+    """The git commit of the working directory, if it lies in a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return {"git_commit": done.stdout.strip()} if done.returncode == 0 else {}
+
+
+def _is_finished(settings: TrainSettings) -> bool:
+    """Complete, and scored if there is something to score: a kill may have come between."""
+    done, scored = settings.out / "run.json", settings.out / "metrics.json"
+    names = ("Y.tst.npz", "tst_X_Y.txt")
+    return done.exists() and (
+        scored.exists() or not any((settings.data_dir / name).exists() for name in names)
+    )
+
+
+def fingerprint(label_texts: list[str], part: data.Part) -> str:
+    """SHA-256 over everything that is trained on."""
+    digest = hashlib.sha256()
+    for texts in (label_texts, part.texts, part.groups or []):
+        digest.update("\n".join(texts).encode() + b"\0")
+    for matrix in (part.y, part.exclude):
+        for array in () if matrix is None else (matrix.indptr, matrix.indices, matrix.data):
+            digest.update(array.tobytes() + b"\0")
+    return digest.hexdigest()
