@@ -224,6 +224,21 @@ def test_switches_change_nothing(
     assert same(trained("plain"), switched)
 
 
+def test_no_memory_is_chosen_or_written_where_none_is_wanted(
+    filtered: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for asked in ("auto", "none"):
+        out = tmp_path / asked
+        train.train(train_settings(filtered, tiny_encoder, out, head_epochs=2, memory=asked))
+        found[asked] = json.loads((out / "run.json").read_text())["memory"]
+        assert (out / "memory").exists() == (found[asked]["kind"] == "votes")
+    assert found["auto"]["gain"]
+    assert found["none"]["kind"] == "none"
+    assert not found["none"]["gain"]
+    assert same(weights(tmp_path / "auto"), weights(tmp_path / "none"))
+
+
 @pytest.mark.parametrize(("name", "value"), [c[:2] for c in [*CHANGES, *SCORE_CHANGES]])
 def test_command_line_and_file_reach_the_setting(tmp_path: Path, name: str, value: Any) -> None:
     option = "--" + name.replace("_", "-")
