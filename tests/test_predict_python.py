@@ -274,7 +274,8 @@ def test_a_memory_has_the_last_word(predictor: Predictor, texts: list[str]) -> N
             assert exclude is only is None
             return found[0][:, ::-1], found[1][:, ::-1]
 
-    mixed = Predictor(predictor.run, predictor.encoder, predictor.index, memory=Memory())
+    memory: Any = Memory()
+    mixed = Predictor(predictor.run, predictor.encoder, predictor.index, memory=memory)
     np.testing.assert_array_equal(
         mixed.predict(texts[:2], 5).ids, predictor.predict(texts[:2], 5).ids[:, ::-1]
     )

@@ -14,9 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def full_run(
-    tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def full_run(tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of everything that leaves files: both stages, trackers, an index."""
     out = tmp_path_factory.mktemp("runs") / "run"
     changes = {"stages": "heads,encoder", "encoder_epochs": 1, "encoder_layers": 1}

@@ -236,7 +236,9 @@ def test_no_memory_is_chosen_or_written_where_none_is_wanted(
     assert found["auto"]["gain"]
     assert found["none"]["kind"] == "none"
     assert not found["none"]["gain"]
-    assert same(weights(tmp_path / "auto"), weights(tmp_path / "none"))
+    for name, tensor in weights(tmp_path / "auto").items():
+        if name != "labels.safetensors/bias":  # the prior in it is chosen together with the votes
+            assert torch.equal(tensor, weights(tmp_path / "none")[name])
 
 
 @pytest.mark.parametrize(("name", "value"), [c[:2] for c in [*CHANGES, *SCORE_CHANGES]])

@@ -23,7 +23,7 @@ from dexml.console import run
 from dexml.index import __main__ as index_command
 from dexml.metrics import evaluate
 from dexml.predict import __main__ as predict_command
-from dexml.train import checkpoint, fit, selection, step
+from dexml.train import checkpoint, fit, memory, selection, step
 from dexml.train.__main__ import main as train_main
 from dexml.train.schedule import rate
 from small import assert_same, train_settings, weights
@@ -73,7 +73,7 @@ def test_best_validation_epoch_is_kept(
     monkeypatch.setattr(selection, "validate", falling)
     out = tmp_path / "run"
     train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=4, refit=False))
-    assert len(kept) == 4 + len(selection.PRIORS)
+    assert len(kept) == 4
     saved = load_file(tmp_path / "run" / "labels.safetensors")
     assert torch.equal(saved["residual"], kept[1]["table.residual"])
     assert not torch.equal(saved["residual"], kept[3]["table.residual"])
@@ -88,10 +88,13 @@ def test_refit_uses_all_points_the_selected_epochs_and_the_selected_prior(
     def scores(*arguments: Any) -> dict[str, float]:
         nonlocal calls
         calls += 1
-        prior = arguments[5] if len(arguments) > 5 else 0.0
-        return {"nDCG@5": {1: 0.1, 2: 0.3, 3: 0.2}.get(calls, 1.0 - abs(prior - 0.2))}
+        return {"nDCG@5": {1: 0.1, 2: 0.3, 3: 0.2}[calls]}
+
+    def choice(*arguments: Any, **options: Any) -> memory.Choice:
+        return memory.Choice(0.2, {"kind": "none", "gain": {}})
 
     monkeypatch.setattr(selection, "validate", scores)
+    monkeypatch.setattr(memory, "choose_memory", choice)
     train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
     chosen = json.loads((tmp_path / "run" / "checkpoint" / "selection.json").read_text())
     assert chosen["epochs"] == {"heads": 2}
