@@ -147,11 +147,11 @@ def tiny_demo(
         stats = {"hpo_release": "2001-02-03", "licence": "free as in tests"}
         (folder / "stats.json").write_text(json.dumps(stats))
 
-    def load(name: str, plain: Callable[[str], Any] = DualEncoder.load) -> Any:
-        return plain(str(tiny_encoder) if name == minilm else name)
+    def load(name: str, plain: Callable[..., Any] = DualEncoder.load, **options: Any) -> Any:
+        return plain(str(tiny_encoder) if name == minilm else name, **options)
 
     def watch_fit(*arguments: Any, plain: Callable[..., Any] = fit.fit) -> Any:
-        made.stages.append(arguments[-1].name)
+        made.stages.append(arguments[6].name)
         return plain(*arguments)
 
     monkeypatch.setattr(hpo, "prepare", prepare)

@@ -86,7 +86,7 @@ def test_heads_on_frozen_features() -> None:
     [
         ({}, 3.0),
         ({"keep_tokens": 0}, 4.0),  # all encoded twice: gradient cache
-        ({"keep_tokens": 140}, 3.5),  # half of 280 tokens
+        ({"keep_tokens": 70}, 3.5),  # of each side: half of 280 tokens
         ({"n_trained_blocks": 2}, 2.0),
         ({"n_trained_blocks": 1, "lower_cached": True}, 0.75),
         ({"n_trained_blocks": 2, "lower_cached": True, "keep_tokens": 0}, 2.0),
@@ -95,12 +95,13 @@ def test_heads_on_frozen_features() -> None:
 def test_forward_units_of_a_trained_token(changes: dict[str, Any], units: float) -> None:
     found = plan(given(phases=[ENCODER], n_validation=0, **changes), SPEED, LARGE)
     assert math.isclose(found.units["encoder"], units)
-    (part,) = found.parts
+    part, last = [part for part in found.parts if part.name != "frozen layers"]
     tokens = 10 * 8 + 50 * 4
     assert part.tokens_a_step == tokens
     assert part.tokens_an_epoch == 10 * tokens
     assert math.isclose(part.seconds_an_epoch, 10 * (tokens * 1e-3 * units + 500 * 1e-6))
     assert math.isclose(part.seconds, 2 * part.seconds_an_epoch)
+    assert (last.name, last.seconds) == ("vectors to search", (100 * 8 + 50 * 4) * 1e-3)
 
 
 def test_validations_and_refreshed_shortlists_encode_and_search() -> None:
@@ -154,11 +155,14 @@ def test_memory_by_part() -> None:
     bare = plan(given(device="cuda", residual=False), SPEED, LARGE).memory["cuda, heads"]
     assert bare["label table, moments"] == 8 * 50
     kept = given(device="cuda", phases=[ENCODER], keep_tokens=100, micro_tokens=120)
-    assert plan(kept, SPEED, LARGE).memory["cuda, encoder"]["activations"] == 120 * 1000
+    # All points, while 120 tokens of labels are encoded again; kept were 100.
+    assert plan(kept, SPEED, LARGE).memory["cuda, encoder"]["activations"] == (80 + 120) * 1000
     cpu = plan(given(world=2), SPEED, LARGE).memory
     assert list(cpu) == ["cpu, heads"]
     assert cpu["cpu, heads"]["encoder, weights"] == 2 * 40_000
-    assert cpu["cpu, heads"]["point features"] == 4 * 100 * 16
+    assert cpu["cpu, heads"]["point features"] == 2 * 4 * 100 * 16
+    spread = plan(given(world=2, local=1), SPEED, LARGE).memory  # on two machines
+    assert spread["cpu, heads"]["point features"] == 4 * 100 * 16
     loaded = plan(given(world=2, resident=GIB), SPEED, LARGE).memory["cpu, heads"]
     assert loaded["loaded already: libraries, texts, pairs"] == 2 * GIB
     assert not {"pairs", "encoder, weights"} & loaded.keys()
@@ -186,7 +190,7 @@ def test_memory_by_part() -> None:
         ({"resident": 2 * GIB, "world": 4}, "host needs 8.0 GiB .*most for loaded already.*fewer"),
         (
             {"point_lengths": np.full(10**8, 8)},
-            "host needs .*most for point features .*fewer points",
+            "host needs .*most for point features,? .*fewer points",
         ),
     ],
 )
@@ -238,15 +242,58 @@ def test_text_and_json() -> None:
     assert again["parts"][0]["name"] == "features"
 
 
-@pytest.mark.parametrize(
-    ("negatives", "n_labels", "expected"),
-    [("all", 1000, 1000), ("in-batch", 1000, 96), ("drawn", 1000, 224), ("drawn", 200, 200)],
-)
-def test_candidates(negatives: Any, n_labels: int, expected: int) -> None:
-    found = planning.candidates(
-        negatives, n_labels=n_labels, batch_size=64, positives=1.5, per_point=2
-    )
-    assert found == expected
+def test_what_is_cached_and_what_features_are_encoded_again() -> None:
+    def parts(**changes: Any) -> dict[str, float]:
+        found = plan(given(**({"phases": [HEADS, ENCODER]} | changes)), SPEED, LARGE).parts
+        return {part.name: part.seconds for part in found}
+
+    whole = (100 * 8 + 50 * 4) * 1e-3
+    assert math.isclose(parts()["features"], whole)
+    assert "features" not in parts(features_cached=True)
+    behind = parts(phases=[ENCODER, HEADS])
+    assert "features" not in behind
+    assert math.isclose(behind["selection: features"], whole)
+    assert math.isclose(behind["all points: features"], whole)
+    lower = parts(phases=[ENCODER], lower_cached=True, n_trained_blocks=1)
+    assert math.isclose(lower["frozen layers"], 0.75 * whole)
+    assert not any("heads" in name for name in parts(phases=[ENCODER, HEADS._replace(epochs=0)]))
+
+
+def test_votes_of_points_are_searched_and_encoded() -> None:
+    def prior(**changes: Any) -> float:
+        found = plan(given(**changes), SPEED, LARGE).parts
+        return next(part.seconds for part in found if part.name == "selection: prior")
+
+    assert math.isclose(prior(memory=True) - prior(), 20 * 80 * 1e-7)
+    assert math.isclose(prior(phases=[ENCODER]) - prior(), (20 * 8 + 50 * 4) * 1e-3)
+    votes = prior(phases=[ENCODER], memory=True) - prior(phases=[ENCODER])
+    assert math.isclose(votes, 20 * 80 * 1e-7 + 80 * 8 * 1e-3)
+    # One process chooses, on the host.
+    assert math.isclose(prior(world=2), prior())
+    slow = plan(given(), replace(SPEED, host_search=1e-3), LARGE).parts
+    assert math.isclose(slow[2].seconds, 9 * 20 * 50 * 1e-3)
+
+
+def test_the_last_batch_has_fewer_points_but_all_labels_where_all_compete() -> None:
+    odd = {"point_lengths": np.full(95, 8), "n_validation": 0}
+    for phase, labels in ((ENCODER, 50), (ENCODER._replace(drawn=True), 25)):
+        part = plan(given(phases=[phase], **odd), SPEED, LARGE).parts[0]
+        assert part.tokens_an_epoch == 9 * (10 * 8 + 50 * 4) + 5 * 8 + labels * 4
+
+
+def test_rows_of_drawn_labels_and_rows_of_all() -> None:
+    def sizes(drawn: bool, world: int) -> dict[str, float]:
+        phase = HEADS._replace(drawn=drawn)
+        found = given(device="cuda", phases=[phase], world=world)
+        return plan(found, SPEED, LARGE).memory["cuda, heads"]
+
+    whole, drawn = sizes(False, 2), sizes(True, 2)
+    assert whole["label table, moments"] == 8 * 25 * 17
+    assert drawn["label table, moments"] == 8 * 50 * 17  # each process moves all drawn rows
+    assert whole["label table, gradients"] == 4 * 25 * 17
+    assert drawn["label table, gradients"] == 4 * (25 + 2 * 50) * 17
+    assert drawn["label table, weights"] == 4 * 50 * 17 + 8 * 50 + 4 * 25 * 17
+    assert sizes(True, 1)["label table, gradients"] == 4 * (50 + 50) * 17
 
 
 def test_one_point_and_one_label() -> None:
@@ -323,6 +370,16 @@ def test_bytes_of_a_token_are_those_that_autograd_keeps(
     assert 4 * layers * (width + middle) < speed.token_bytes < 4 * layers * 40 * (width + middle)
     _, without = measured(encodes=False)
     assert (without.backward, without.token_bytes) == (3.0, 0.0)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_step_on_drawn_rows_is_measured(
+    measured: Callable[..., tuple[Any, Speed]], residual: bool
+) -> None:
+    _, speed = measured(drawn=True, residual=residual, precision="bf16")
+    assert speed.heads_step + speed.heads_label > 0
+    assert speed.label_bytes > 0
+    assert speed.update > 0
 
 
 def test_a_measured_plan(measured: Callable[..., tuple[Any, Speed]]) -> None:

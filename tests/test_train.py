@@ -90,11 +90,11 @@ def test_refit_uses_all_points_the_selected_epochs_and_the_selected_prior(
         calls += 1
         return {"nDCG@5": {1: 0.1, 2: 0.3, 3: 0.2}[calls]}
 
-    def choice(*arguments: Any, **options: Any) -> memory.Choice:
+    def chosen_prior(*arguments: Any, **options: Any) -> memory.Choice:
         return memory.Choice(0.2, {"kind": "none", "gain": {}})
 
     monkeypatch.setattr(selection, "validate", scores)
-    monkeypatch.setattr(memory, "choose_memory", choice)
+    monkeypatch.setattr(memory, "choose_memory", chosen_prior)
     train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
     chosen = json.loads((tmp_path / "run" / "checkpoint" / "selection.json").read_text())
     assert chosen["epochs"] == {"heads": 2}

@@ -52,12 +52,7 @@ def cached_features(
         progress: Show one.
         alone: Let each process encode all texts: the same bits for any number of processes.
     """
-    digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
-    for array in (tokens.ids.astype(np.int32), tokens.offsets):
-        digest.update(array.tobytes())
-    for tensor in encoder.transformer.state_dict().values():
-        digest.update(tensor.cpu().numpy().tobytes())
-    path = cache / f"{digest.hexdigest()[:16]}.npy"
+    path = cached_path(encoder, tokens, cache)
     device = encoder.device
     found: NDArray[np.float32] | None = None
     if path.exists():
@@ -80,6 +75,16 @@ def cached_features(
 
     processes.first(write, device)
     return features
+
+
+def cached_path(encoder: DualEncoder, tokens: Tokens, cache: Path) -> Path:
+    """The file in `cache` that features of these texts by the encoder as it is are kept in."""
+    digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
+    for array in (tokens.ids.astype(np.int32), tokens.offsets):
+        digest.update(array.tobytes())
+    for tensor in encoder.transformer.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return cache / f"{digest.hexdigest()[:16]}.npy"
 
 
 def encoded(

@@ -165,7 +165,7 @@ def _report(
     ids: NDArray[np.int32] | None = None,
     scores: NDArray[np.float32] | None = None,
 ) -> None:
-    predictions = None
+    predictions, log = None, settings.out / "log.jsonl"
     more: dict[str, Any] = {}
     if part is not None and result is not None and ids is not None:
         predictions = report.Predictions("test", part.y, ids, part.texts, scores, part.exclude)
@@ -179,7 +179,7 @@ def _report(
         settings.out,
         settings=settings.model_dump(mode="json"),
         defaults=json.loads(json.dumps(_defaults(), default=str)),
-        log=report.read_log(settings.out / "log.jsonl"),
+        log=report.read_log(log) if log.exists() else [],
         train_counts=np.bincount(saved.y.indices, minlength=saved.y.shape[1]),
         n_train=saved.y.shape[0],
         label_texts=saved.label_texts,

@@ -15,14 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from dexml import losses
+from dexml.device import Precision, autocast
 from dexml.index import exact_search
-from dexml.model import DualEncoder, Tokens
+from dexml.model import DualEncoder, LabelTable, Tokens
 from dexml.train.plan import Speed
+from dexml.train.rows import RowAdamW
+from dexml.train.step import part
 
 Loss = Callable[..., Tensor]
 SAMPLES = 4096, 32_768
 """Labels of the two samples that the time of a step on frozen features is measured with."""
 _SEARCHED = 256
+_UPDATED = 2**22
+"""Numbers whose update is timed."""
 _REPEATS, _PATIENCE = 3, 0.5
 """Runs that are timed, and seconds after which no more are."""
 
@@ -37,6 +42,8 @@ def measure(
     micro_tokens: int,
     encodes: bool = True,
     residual: bool = True,
+    drawn: bool = False,
+    precision: Precision = "auto",
     loss: Loss = losses.decoupled_softmax,
     temperature: float = 0.05,
     seed: int = 0,
@@ -54,6 +61,8 @@ def measure(
         micro_tokens: Tokens of a micro-batch.
         encodes: Measure the backward pass of the encoder too (a phase encoder is planned).
         residual: The label table has residuals.
+        drawn: The phase heads draws labels, and updates their rows of the table alone.
+        precision: Of the transformer.
         loss: A loss of `dexml.losses`.
         temperature: Of the loss.
         seed: Seed of the sample.
@@ -64,12 +73,14 @@ def measure(
     n_labels = len(label_tokens)
     sizes = sorted({min(n_labels, size) for size in SAMPLES})
     with torch.random.fork_rng():  # dropout draws; whoever trains next must not notice
-        batch, token, token_pair = _forward(encoder, short, long, micro_tokens, generator)
+        batch, token, token_pair = _forward(
+            encoder, short, long, micro_tokens, generator, precision
+        )
         backward, token_bytes = 3.0, 0.0
         if encodes:
             length = (short + long) // 2
-            backward, token_bytes = _backward(encoder, length, micro_tokens, generator)
-        make = _Sample(encoder, batch_size, positives, loss, temperature, residual, seed)
+            backward, token_bytes = _backward(encoder, length, micro_tokens, generator, precision)
+        make = _Sample(encoder, batch_size, positives, loss, temperature, residual, drawn, seed)
         found = [make.step(size) for size in sizes]
         score = make.score(sizes[0])
     label = found[-1][0] / sizes[-1]
@@ -83,20 +94,27 @@ def measure(
         heads_step=max(0.0, found[-1][0] - label * sizes[-1]),
         heads_label=label,
         score=score,
-        search=_search(encoder.dim, sizes[0], generator),
+        search=_search(encoder.dim, sizes[0], generator, encoder.device),
+        host_search=_search(encoder.dim, sizes[0], generator, torch.device("cpu")),
         token_bytes=token_bytes,
         label_bytes=found[-1][1] / sizes[-1],
+        update=_update(encoder.device) if encodes else 0.0,
     )
 
 
 def _forward(
-    encoder: DualEncoder, short: int, long: int, micro_tokens: int, generator: np.random.Generator
+    encoder: DualEncoder,
+    short: int,
+    long: int,
+    micro_tokens: int,
+    generator: np.random.Generator,
+    precision: Precision,
 ) -> tuple[float, float, float]:
     """Seconds a batch, a token, and a token and token of its text, from three batches."""
     was_training = encoder.training
     encoder.eval()
     try:
-        with torch.inference_mode(), _cast(encoder.device):
+        with torch.inference_mode(), autocast(encoder.device, precision):
             shapes = [(1, short), (max(1, micro_tokens // short), short)]
             shapes.append((max(1, micro_tokens // long), long))
             inputs = [_ids(encoder, shape, generator) for shape in shapes]
@@ -115,7 +133,11 @@ def _forward(
 
 
 def _backward(
-    encoder: DualEncoder, length: int, micro_tokens: int, generator: np.random.Generator
+    encoder: DualEncoder,
+    length: int,
+    micro_tokens: int,
+    generator: np.random.Generator,
+    precision: Precision,
 ) -> tuple[float, float]:
     """Forward and backward over forward alone, and bytes kept for the backward pass of a token."""
     ids = _ids(encoder, (max(1, micro_tokens // length), length), generator)
@@ -130,19 +152,20 @@ def _backward(
         return tensor
 
     def both() -> None:
-        with _cast(encoder.device):
+        with autocast(encoder.device, precision):
             found = encoder.features(ids)
         found.sum().backward()
 
     def forward() -> None:
-        with torch.no_grad(), _cast(encoder.device):
+        with torch.no_grad(), autocast(encoder.device, precision):
             encoder.features(ids)
 
     try:
         encoder.train()
         encoder.requires_grad_(True)
         weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(keep, _same):
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, _same)
+        with hooks, autocast(encoder.device, precision):
             kept = encoder.features(ids)  # alive, so that no storage is counted in place of another
         del kept
         ratio = _seconds(both, ids.device) / max(1e-9, _seconds(forward, ids.device))
@@ -165,10 +188,12 @@ class _Sample:
         loss: Loss,
         temperature: float,
         residual: bool,
+        drawn: bool,
         seed: int,
     ) -> None:
         self.device, self.dim = encoder.device, encoder.dim
         self.batch_size, self.positives, self.residual = batch_size, positives, residual
+        self.drawn = drawn
         self.loss, self.temperature = loss, temperature
         self.torch_generator = torch.Generator().manual_seed(seed)
         self.generator = np.random.default_rng(seed)
@@ -178,10 +203,16 @@ class _Sample:
         points_BH, labels_LH = self._rows(self.batch_size), self._rows(n_labels)
         pairs = self._pairs(n_labels)
         head = nn.Linear(self.dim, self.dim, bias=False, device=self.device)
-        table = nn.Parameter(torch.zeros(n_labels, self.dim, device=self.device))
-        bias = nn.Parameter(torch.zeros(n_labels, device=self.device))
-        own = [head.weight, bias, *([table] if self.residual else [])]
+        counts = torch.ones(n_labels, dtype=torch.int64)
+        table = LabelTable(counts, self.dim).to(self.device)
+        table.residual.requires_grad_(self.residual)
+        own: list[Tensor] = [head.weight]
+        if not self.drawn:
+            own += [table.bias, *([table.residual] if self.residual else [])]
         optimizer = torch.optim.AdamW(own, lr=1e-3, fused=True)
+        rows, ids = RowAdamW(table, (0.9, 0.98), 1e-8), np.arange(n_labels)
+        for name in ("residual", "bias")[not self.residual :]:
+            rows.add(name, 1e-3)
         normalize = nn.functional.normalize
         sizes: dict[int, int] = {}
 
@@ -190,14 +221,21 @@ class _Sample:
             return tensor
 
         def step() -> None:
-            vectors = head(labels_LH) + table if self.residual else head(labels_LH)
-            labels_LD = normalize(vectors, dim=1)
+            drawn = part(table, ids) if self.drawn else table
+            features = labels_LH[torch.from_numpy(ids).to(self.device)] if self.drawn else labels_LH
+            labels_LD = normalize(head(features) + drawn.residual, dim=1)
             points_BD = normalize(head(points_BH), dim=1)
-            options: dict[str, Any] = {"temperature": self.temperature, "label_bias": bias}
+            options: dict[str, Any] = {"temperature": self.temperature, "label_bias": drawn.bias}
             value = self.loss(points_BD, labels_LD, pairs, **options)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             optimizer.step()
+            if self.drawn:
+                residual, bias = drawn.residual.grad, drawn.bias.grad
+                assert bias is not None
+                rows.step(ids, torch.empty(0) if residual is None else residual, bias)
+            else:
+                table.zero_grad(set_to_none=True)
 
         with torch.autograd.graph.saved_tensors_hooks(keep, _same):
             step()
@@ -224,11 +262,25 @@ class _Sample:
         return torch.arange(0, n * self.batch_size + 1, n, device=self.device), indices
 
 
-def _search(dim: int, n_labels: int, generator: np.random.Generator) -> float:
+def _update(device: torch.device) -> float:
+    """Seconds of AdamW for one number, and of a gradient that starts at 0."""
+    numbers = torch.zeros(_UPDATED, device=device, requires_grad=True)
+    numbers.grad = torch.zeros_like(numbers)
+    optimizer = torch.optim.AdamW([numbers], lr=1e-3, fused=True)
+
+    def run() -> None:
+        assert numbers.grad is not None
+        numbers.grad.zero_()
+        optimizer.step()
+
+    return _seconds(run, device) / _UPDATED
+
+
+def _search(dim: int, n_labels: int, generator: np.random.Generator, device: torch.device) -> float:
     queries = generator.standard_normal((_SEARCHED, dim + 1)).astype(np.float32)
     vectors = generator.standard_normal((n_labels, dim + 1)).astype(np.float32)
-    cpu = torch.device("cpu")
-    seconds = _seconds(lambda: exact_search(queries, vectors, min(100, n_labels)), cpu)
+    k = min(100, n_labels)
+    seconds = _seconds(lambda: exact_search(queries, vectors, k, device=device.type), device)
     return seconds / (_SEARCHED * n_labels)
 
 
@@ -243,10 +295,6 @@ def _ids(encoder: DualEncoder, shape: tuple[int, int], generator: np.random.Gene
 
 def _same(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _cast(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:

@@ -70,7 +70,7 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
     weights = inv_propensity(part.y, **propensity)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    encoder = _load_encoder(settings).to(device)
+    encoder = load_encoder(settings).to(device)
     # Only now, when everything that was named is there, is the run directory touched.
     folder, say = settings.out, processes.is_first()
     if processes.first(lambda: open_folder(settings, fingerprint(label_texts, part)), device):
@@ -145,7 +145,7 @@ def _no_tracker(_: Mapping[str, Any]) -> None:
     """Nobody else wants the log."""
 
 
-def _load_encoder(settings: TrainSettings) -> DualEncoder:
+def load_encoder(settings: TrainSettings) -> DualEncoder:
     """The encoder, with pooling, norm and head as its folder says unless a setting says more."""
     more: dict[str, Any] = {}
     if settings.pooling != "auto":

@@ -92,7 +92,7 @@ class TrainSettings(Settings):
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the head")
     head_negatives: str = Field(
         "auto",
-        description="negatives of the stage heads: as --negatives; auto: all of up to 16,384 "
+        description="negatives of the stage heads: as --negatives; auto: all of up to 32,768 "
         "labels, else uniform",
     )
     head_pool: int = Field(

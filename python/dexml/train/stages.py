@@ -31,7 +31,7 @@ from dexml.train.schedule import parse_loss
 from dexml.train.settings import TrainSettings
 from dexml.train.step import Stage, part
 
-ALL_UP_TO = 16_384
+ALL_UP_TO = 32_768
 """Labels that all compete in the stage heads, as `head_negatives` auto; of more, some are drawn."""
 FEATURE_ROWS = 65_536
 """Features that go through the heads at a time."""
