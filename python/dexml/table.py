@@ -36,9 +36,9 @@ class LabelTable(nn.Module):
         self.residual = nn.Parameter(torch.zeros(len(counts), dim))
         self.bias = nn.Parameter(torch.zeros(len(counts)))
         self.register_buffer("counts", counts, persistent=False)
-        # The hook holds the mask alone. If it held the table, that would be a cycle, and tables made
-        # for a single step would pile up until Python looks for cycles; and it has to outlive a
-        # table that is gone when the gradient comes.
+        # The hook holds the mask alone: were it to hold the table, that would be a cycle, and tables
+        # made for a single step would pile up until Python looks for cycles. And it works on when
+        # the table is gone before its gradient comes.
         unseen = counts == 0
 
         def keep_unseen(residual: Tensor) -> None:
