@@ -36,7 +36,7 @@ class LabelTable(nn.Module):
         self.residual = nn.Parameter(torch.zeros(len(counts), dim))
         self.bias = nn.Parameter(torch.zeros(len(counts)))
         self.register_buffer("counts", counts, persistent=False)
-        # The hook holds the mask alone: were it to hold the table, that would be a cycle, and tables
+        # The hook holds the mask alone: if it held the table, that would be a cycle, and tables
         # made for a single step would pile up until Python looks for cycles. And it works on when
         # the table is gone before its gradient comes.
         unseen = counts == 0
