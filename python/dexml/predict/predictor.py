@@ -101,6 +101,11 @@ class Predictor:
             if value not in known:
                 raise ValueError(f"{name} = {value!r}; expected one of {', '.join(known)}")
         run = Run.open(Path(folder))
+        if run.info["fingerprint"] != run.fingerprint():
+            raise ValueError(
+                f"{run.folder / 'run.json'}: the encoder or labels.safetensors are not those it "
+                "was written with; copy the whole run again, or train again"
+            )
         index = open_labels(run, search)
         if search == "auto" and index.manifest.n_alive <= exact_up_to:
             search = "exact"
