@@ -60,8 +60,8 @@ SOURCES = [
     for path in sorted(PACKAGE.rglob("*.py"))
     if path != PACKAGE / "__init__.py"
 ]
-COMMANDS_THAT_ENCODE = {("index", "model")}
-"""``python -m dexml.index --add`` encodes texts; importing the package brings no torch."""
+COMMANDS_THAT_ENCODE = {("index", "predict")}
+"""``python -m dexml.index --add`` makes vectors as a service does; importing brings no torch."""
 
 
 def test_every_module_has_its_place() -> None:

@@ -137,7 +137,7 @@ def test_predictor_is_the_saved_encoder_and_vectors(run_dir: Path) -> None:
         (["RUN", "--search", "fast"], 2, "search = 'fast'"),
         (["RUN", "-k", "0"], 2, "k = '0'"),
         (["RUN", "--outt", "x"], 2, "did you mean '--out'?"),
-        (["OLD", "--search", "hnsw"], 1, "made by another encoder"),
+        (["OLD", "--search", "hnsw"], 1, "are not those it was written with"),
     ],
 )
 def test_wrong_use_is_one_line(

@@ -79,6 +79,9 @@ class Run:
         for key, kind in _INFO.items():
             if not isinstance(info.get(key), kind):
                 raise ValueError(f"{path}: damaged (no proper '{key}'); train again")
+        for key in ("n_labels", "dim", "point_tokens", "label_tokens"):
+            if info[key] < (key != "n_labels"):
+                raise ValueError(f"{path}: damaged ({key} = {info[key]}); train again")
         if info["format_version"] > FORMAT_VERSION:
             raise ValueError(f"{path}: format {info['format_version']} is newer than this dexml's")
         return cls(folder, info)

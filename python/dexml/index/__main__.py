@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
+from tqdm import tqdm
 
 from dexml import config, console, rundir
 from dexml.config import Settings
 from dexml.data import load_texts
-from dexml.index import LabelIndex, Manifest, choose_search
+from dexml.index import LabelIndex, Manifest, choose_search, load_memory, save_memory, sealed
 from dexml.index.sealed import read_manifest
+
+if TYPE_CHECKING:
+    from dexml.predict import Predictor
 
 
 class IndexSettings(Settings):
@@ -64,19 +67,31 @@ def main(argv: list[str]) -> None:
     if not chosen or settings.overwrite:
         _build(run, folder, settings)
         return
-    index = LabelIndex.load(folder, encoder=run.fingerprint())
-    if settings.add:
-        _add(run, index, settings.add, settings)
-    elif settings.remove:
-        _remove(index, settings.remove)
-    elif settings.update:
-        _update(run, index, settings.update, settings)
+    if settings.add or settings.update:
+        sealed.read_manifest(folder)  # without an index there is nothing to edit
+        predictor = _predictor(settings)
+        index = predictor.index
+        if settings.add:
+            _add(predictor, settings.add, settings)
+        elif settings.update:
+            _update(predictor, settings.update, settings)
     else:
-        index.rebuild(progress=not settings.quiet)
+        index = LabelIndex.load(folder, encoder=run.fingerprint())
+        if settings.remove:
+            _remove(index, settings.remove)
+        else:
+            index.rebuild(progress=not settings.quiet)
     index.save(folder, progress=not settings.quiet)
     if not settings.quiet:
         console.say(_summary(index.manifest, folder))
     _warn(index.manifest)
+
+
+def _predictor(settings: IndexSettings) -> Predictor:
+    """What makes vectors of texts: the same, to the bit, as `Predictor.add_labels` in a service."""
+    from dexml.predict import Predictor
+
+    return Predictor.open(settings.run, device=settings.device)
 
 
 def _build(run: rundir.Run, folder: Path, settings: IndexSettings) -> None:
@@ -108,30 +123,50 @@ def _build(run: rundir.Run, folder: Path, settings: IndexSettings) -> None:
         seed=settings.seed,
         progress=not settings.quiet,
     )
+    _forget_added(run, len(vectors))
     index.save(folder)
     print(_summary(index.manifest, folder))
     _warn(index.manifest)
 
 
-def _add(run: rundir.Run, index: LabelIndex, path: Path, settings: IndexSettings) -> None:
+def _forget_added(run: rundir.Run, n_labels: int) -> None:
+    """Take the votes of labels that were added to the old index: their ids are given anew."""
+    folder = run.folder / "memory"
+    if folder.is_dir():
+        memory = load_memory(folder, encoder=run.fingerprint())
+        if memory.n_labels > n_labels:
+            memory.keep_labels(n_labels)
+            save_memory(memory, folder, encoder=run.fingerprint())
+
+
+def _add(predictor: Predictor, path: Path, settings: IndexSettings) -> None:
     """Add the texts that are no labels yet; ids and texts go to stdout."""
+    index = predictor.index
     known = {t for t, alive in zip(_texts(index), index.alive.tolist(), strict=True) if alive}
     given = _lines(path)
     texts = [text for text in dict.fromkeys(given) if text not in known]
     if len(texts) < len(given) and not settings.quiet:
         console.say(f"note: {len(given) - len(texts)} of {len(given)} are labels already: skipped")
-    for id_, text in zip(
-        index.add_labels(texts, _vectors(run, texts, settings)), texts, strict=True
-    ):
+    with _bar(len(texts), settings) as bar:
+        ids = predictor.add_labels(texts, told=bar.update)
+    for id_, text in zip(ids, texts, strict=True):
         print(f"{id_}\t{text}")
 
 
 def _remove(index: LabelIndex, path: Path) -> None:
-    """Remove by ids, where all lines are numbers, or by texts."""
+    """Remove by ids, where all lines are numbers, or by texts; never by a guess between them."""
     lines = _lines(path)
     if all(line.isdecimal() for line in lines):
         ids = [int(line) for line in lines]
         _check_ids(index, ids, path)
+        texts = _texts(index)
+        by_text = {texts[i]: i for i in np.flatnonzero(index.alive).tolist()}
+        for number, line in enumerate(lines, start=1):
+            if by_text.get(line, int(line)) != int(line):
+                raise ValueError(
+                    f"{path}:{number}: {line} is an id and also the text of label {by_text[line]}; "
+                    f"write 0{line} for the id"
+                )
     else:
         places: dict[str, list[int]] = {}
         texts = _texts(index)
@@ -145,8 +180,8 @@ def _remove(index: LabelIndex, path: Path) -> None:
     index.remove_labels(ids)
 
 
-def _update(run: rundir.Run, index: LabelIndex, path: Path, settings: IndexSettings) -> None:
-    """Give labels other texts, and the vectors that these have."""
+def _update(predictor: Predictor, path: Path, settings: IndexSettings) -> None:
+    """Give labels other texts; what training learned beyond the text stays."""
     ids, texts = [], []
     for number, line in enumerate(_lines(path), start=1):
         id_, tab, text = line.partition("\t")
@@ -154,25 +189,13 @@ def _update(run: rundir.Run, index: LabelIndex, path: Path, settings: IndexSetti
             raise ValueError(f"{path}:{number}: expected ID TAB TEXT")
         ids.append(int(id_))
         texts.append(text.strip())
-    _check_ids(index, ids, path)
-    index.update_labels(ids, texts, _vectors(run, texts, settings))
+    _check_ids(predictor.index, ids, path)
+    with _bar(len(texts), settings) as bar:
+        predictor.update_labels(ids, texts, told=bar.update)
 
 
-def _vectors(run: rundir.Run, texts: Sequence[str], settings: IndexSettings) -> NDArray[np.float32]:
-    """Vectors of labels that training never saw: text alone, and the bias of a rare label."""
-    from dexml.model import DualEncoder, torch_device
-
-    bias = run.info.get("unseen_bias")
-    if bias is None:
-        bias = float(np.median(run.load_array("label_emb")[:, -1]))
-        console.say(f"note: the run names no bias for new labels; the median, {bias:.4f}, is taken")
-    if not texts:
-        return np.zeros((0, run.info["dim"] + 1), np.float32)
-    encoder = DualEncoder.load(str(run.folder / "encoder")).to(torch_device(settings.device))
-    encoded = encoder.encode(
-        texts, side="label", max_tokens=run.info["label_tokens"], progress=not settings.quiet
-    )
-    return np.concatenate([encoded, np.full((len(texts), 1), bias, np.float32)], axis=1)
+def _bar(n: int, settings: IndexSettings) -> Any:
+    return tqdm(total=n, desc="encoding", unit="text", delay=2, disable=settings.quiet)
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, replace
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class PointMemory:
     Points are found by the cosine of their embeddings, without the bias dimension of a search
     vector: it is the same for all points and says nothing of them. Searches may run in other
     threads while points are added or labels removed; each of them sees all of a change or none.
+    Those who change it wait for each other.
     """
 
     def __init__(
@@ -70,12 +72,13 @@ class PointMemory:
         self.settings = MemorySettings(weight, neighbours, temperature)
         vectors, y = _unit(vectors, "vectors"), positives_of(y, len(vectors))
         self.state = Points(vectors, vectors[:0], y, None)
+        self._editing = RLock()
 
     @classmethod
     def restored(cls, state: Points, settings: MemorySettings) -> PointMemory:
         """A memory of points that have been checked before (`dexml.index.memory_files`)."""
         memory = cls.__new__(cls)
-        memory.settings, memory.state = settings, state
+        memory.settings, memory.state, memory._editing = settings, state, RLock()
         return memory
 
     @property
@@ -100,10 +103,11 @@ class PointMemory:
             Row ids of the new points, for `own`.
         """
         added, new_y = _unit(vectors, "vectors", self.dim), positives_of(y, len(vectors))
-        old = self.state
-        n_labels = max(old.y.shape[1], new_y.shape[1])
-        joined = vstack([_widened(old.y, n_labels), _widened(new_y, n_labels)], format="csr")
-        self.state = replace(old, added=np.concatenate([old.added, added]), y=csr_array(joined))
+        with self._editing:
+            old = self.state
+            n_labels = max(old.y.shape[1], new_y.shape[1])
+            joined = vstack([_widened(old.y, n_labels), _widened(new_y, n_labels)], format="csr")
+            self.state = replace(old, added=np.concatenate([old.added, added]), y=csr_array(joined))
         return np.arange(old.y.shape[0], old.y.shape[0] + len(added))
 
     def remove_labels(self, ids: NDArray[np.integer[Any]] | list[int]) -> None:
@@ -115,11 +119,19 @@ class PointMemory:
         gone = np.asarray(ids, np.int64)
         if gone.size and gone.min() < 0:
             raise ValueError(f"label {gone.min()} cannot be removed: ids start at 0")
-        y = self.state.y
-        stays = ~np.isin(y.indices, gone)
-        indptr = np.concatenate([[0], np.cumsum(stays)])[y.indptr]
-        kept = csr_array((y.data[stays], y.indices[stays], indptr), shape=y.shape)
-        self.state = replace(self.state, y=kept)
+        with self._editing:
+            y = self.state.y
+            stays = ~np.isin(y.indices, gone)
+            indptr = np.concatenate([[0], np.cumsum(stays)])[y.indptr]
+            kept = csr_array((y.data[stays], y.indices[stays], indptr), shape=y.shape)
+            self.state = replace(self.state, y=kept)
+
+    def keep_labels(self, n_labels: int) -> None:
+        """Forget labels from id `n_labels` on; their ids may be given to others."""
+        with self._editing:
+            if n_labels < self.n_labels:
+                self.remove_labels(np.arange(n_labels, self.n_labels))
+                self.state = replace(self.state, y=_widened(self.state.y, n_labels))
 
     def build_graph(self, *, seed: int, progress: bool = False, **options: Any) -> None:
         """Search the points by an HNSW graph from now on: approximate, for many points.
@@ -131,15 +143,16 @@ class PointMemory:
             progress: Show a bar.
             options: Further arguments of `LabelIndex.build`, such as ``m`` or ``recall``.
         """
-        points = self.state
-        vectors = np.concatenate([points.base, points.added])
-        if not len(vectors):
-            raise ValueError("no points to build a graph over")
-        k = min(self.settings.neighbours, len(vectors))
-        graph = LabelIndex.build(
-            vectors, queries=vectors[:1000], k=k, seed=seed, progress=progress, **options
-        )
-        self.state = replace(points, base=graph.vectors, added=vectors[:0], graph=graph)
+        with self._editing:
+            points = self.state
+            vectors = np.concatenate([points.base, points.added])
+            if not len(vectors):
+                raise ValueError("no points to build a graph over")
+            k = min(self.settings.neighbours, len(vectors))
+            graph = LabelIndex.build(
+                vectors, queries=vectors[:1000], k=k, seed=seed, progress=progress, **options
+            )
+            self.state = replace(points, base=graph.vectors, added=vectors[:0], graph=graph)
 
     def nearest(
         self,

@@ -225,12 +225,14 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
 
 def _asked(settings: PredictSettings, predictor: Predictor, question: Question) -> dict[str, Any]:
     """All that the answers depend on, beside the texts."""
-    index = settings.run / "index" / "manifest.json"
+    sealed = {
+        name: settings.run / name / "manifest.json" for name in ("index", "memory")
+    }  # each holds the hashes of all files beside it
     pairs = None if question.exclude is None else csr_array(question.exclude)
     return {
         "run": predictor.run.fingerprint(),
         "search": predictor.search_note(),
-        "index": _digest(index.read_bytes()) if index.is_file() else None,
+        **{name: _digest(p.read_bytes()) if p.is_file() else None for name, p in sealed.items()},
         "k": settings.k,
         "labels": None if question.only is None else _digest(question.only.tobytes()),
         "filter pairs": None

@@ -13,6 +13,11 @@ def open_labels(run: Run, search: str) -> LabelIndex:
         index = LabelIndex.load(folder, encoder=run.fingerprint())
         if index.texts is None:
             raise ValueError(f"{folder}: holds no label texts; run python -m dexml.index again")
+        if index.manifest.dim != run.info["dim"] + 1 or index.n_labels < run.info["n_labels"]:
+            raise ValueError(
+                f"{folder}: {index.n_labels} labels of {index.manifest.dim} dimensions, but "
+                f"run.json says {run.info['n_labels']} of {run.info['dim'] + 1}; train again"
+            )
         if search == "hnsw" and index.manifest.kind != "hnsw":
             raise ValueError(
                 f"{folder}: an index without a graph; python -m dexml.index {run.folder} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from copy import copy
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, NamedTuple
@@ -100,6 +101,11 @@ class Predictor:
             if value not in known:
                 raise ValueError(f"{name} = {value!r}; expected one of {', '.join(known)}")
         run = Run.open(Path(folder))
+        if run.info["fingerprint"] != run.fingerprint():
+            raise ValueError(
+                f"{run.folder / 'run.json'}: the encoder or labels.safetensors are not those it "
+                "was written with; copy the whole run again, or train again"
+            )
         index = open_labels(run, search)
         if search == "auto" and index.manifest.n_alive <= exact_up_to:
             search = "exact"
@@ -110,6 +116,12 @@ class Predictor:
         memory = None
         if (run.folder / "memory").is_dir():
             memory = load_memory(run.folder / "memory", encoder=run.fingerprint())
+            if memory.n_labels > index.n_labels:
+                raise ValueError(
+                    f"{run.folder / 'memory'}: its points have {memory.n_labels} labels, but the "
+                    f"index has {index.n_labels}; python -m dexml.index {run.folder} --overwrite "
+                    "drops the labels that are gone"
+                )
         predictor = cls(run, encoder, index, search=search, memory=memory, precision=precision)
         predictor.predict(["a text to warm up with"], 1)
         return predictor
@@ -164,14 +176,17 @@ class Predictor:
         k = operator.index(k)
         if k < 1:
             raise ValueError(f"k = {k}; expected at least 1")
-        mask = None if only is None else label_mask(only, self.n_labels)
+        # Views of one moment, whatever other threads edit meanwhile. The memory first: labels only
+        # become more, so it never knows one that the index does not.
+        memory, index = copy(self.memory), copy(self.index)
+        mask = None if only is None else label_mask(only, index.n_labels)
         queries = self._encode(checked(texts), self.run.info["point_tokens"], None, told)
-        found = self.index.search(queries, k, exclude=exclude, only=mask, search=self.search)
-        if self.memory is not None:
-            vectors, alive = self.index.vectors, self.index.alive
+        found = index.search(queries, k, exclude=exclude, only=mask, search=self.search)
+        if memory is not None:
+            vectors, alive = index.vectors, index.alive
             if not alive.all():  # votes for removed labels are not counted
                 mask = alive if mask is None else mask & alive
-            found = self.memory.mix(queries, found, vectors, k, exclude=exclude, only=mask)
+            found = memory.mix(queries, found, vectors, k, exclude=exclude, only=mask)
         return Prediction(*found)
 
     def labels(self, ids: NDArray[np.int32]) -> list[list[str]]:
@@ -179,17 +194,18 @@ class Predictor:
         texts = self.label_texts
         return [[texts[i] for i in row if i >= 0] for row in ids.tolist()]
 
-    def add_labels(self, texts: Iterable[str]) -> NDArray[np.int32]:
+    def add_labels(self, texts: Iterable[str], *, told: Told | None = None) -> NDArray[np.int32]:
         """Add labels that training never saw; the model stays as it is.
 
         A new label's vector comes from its text alone, with the bias of a label without points.
+        `told`: as in `predict`.
 
         Returns:
             Their ids, int32, in order; ids are never given twice.
         """
         new = checked(texts)
         table = LabelTable(torch.zeros(len(new), dtype=torch.int64), self.encoder.dim)
-        vectors = self._encode(new, self.run.info["label_tokens"], table)
+        vectors = self._encode(new, self.run.info["label_tokens"], table, told)
         vectors[:, -1] = self.run.unseen_bias()
         return self.index.add_labels(new, vectors)
 
@@ -199,10 +215,12 @@ class Predictor:
         _in_range(rows, self.n_labels, "ids")
         self.index.remove_labels(rows)
 
-    def update_labels(self, ids: ArrayLike, texts: Iterable[str]) -> None:
+    def update_labels(
+        self, ids: ArrayLike, texts: Iterable[str], *, told: Told | None = None
+    ) -> None:
         """Give labels a new text: what training learned beyond the text (residual, bias) stays.
 
-        For a label whose meaning changes, remove it and add another.
+        For a label whose meaning changes, remove it and add another. `told`: as in `predict`.
         """
         new, rows = checked(texts), np.atleast_1d(np.asarray(ids))
         if len(new) != len(rows):
@@ -214,7 +232,7 @@ class Predictor:
             residual = self.run.residual()[rows[trained]]
             with torch.no_grad():
                 table.residual[torch.from_numpy(trained)] = torch.from_numpy(residual)
-        vectors = self._encode(new, self.run.info["label_tokens"], table)
+        vectors = self._encode(new, self.run.info["label_tokens"], table, told)
         vectors[:, -1] = self.index.vectors[rows, -1]
         self.index.update_labels(rows, new, vectors)
 
