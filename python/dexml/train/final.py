@@ -14,7 +14,7 @@ from dexml.data import Csr
 from dexml.files import replacing
 from dexml.index import PointMemory, save_memory
 from dexml.metrics import Result
-from dexml.train import report, selection
+from dexml.train import features, processes, report, selection
 from dexml.train.problem import Model
 from dexml.train.selection import REPORTED
 from dexml.train.settings import TrainSettings
@@ -113,7 +113,13 @@ def score_test(
         return None
     show, encoder = not settings.quiet, saved.model.encoder
     tokens = encoder.tokenize(part.texts, settings.point_tokens)
-    encoded = encoder.encode_features(tokens, desc="test points", progress=show)
+    if processes.size() == 1:
+        cache = features.cache_folder(settings)
+        encoded = features.cached_features(
+            encoder, tokens, cache, desc="test points", progress=show
+        )
+    else:  # the first process is alone here, and the cache is something of all of them
+        encoded = encoder.encode_features(tokens, desc="test points", progress=show)
     result, ids, scores = selection.score(
         encoder,
         encoded,
