@@ -184,7 +184,12 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(
         json.loads((tmp_path / "whole" / "metrics.json").read_text())["metrics"]
         == (json.loads((tmp_path / "broken" / "metrics.json").read_text())["metrics"])
     )
-    assert len(checkpoint.listed(tmp_path / "broken" / "checkpoint" / "selection")) == 2
+    folder = tmp_path / "broken" / "checkpoint" / "selection"
+    assert len(checkpoint.listed(folder)) == 2
+    for path in (tmp_path / "whole" / "checkpoint" / "selection").glob("best-*.safetensors"):
+        ours = load_file(folder / path.name)
+        for name, tensor in load_file(path).items():
+            assert torch.equal(tensor, ours[name]), (path.name, name)
 
 
 @pytest.mark.parametrize(("at", "changes"), [(1, {}), (2, BOTH), (3, TURNED)])

@@ -30,8 +30,8 @@ FORMAT_VERSION = 1
 _OWN = (
     "run.json",
     *("config.toml", "log.jsonl", "metrics.json", "labels.safetensors", "labels.txt"),
-    *("label_emb.npy", "query_emb.npy", "encoder", "index", "memory", "checkpoint", "cache"),
-    *("report.html", "tensorboard", "wandb", "versions.json"),
+    *("label_emb.npy", "query_emb.npy", "encoder", "index", "checkpoint", "cache"),
+    "versions.json",
 )
 _INFO: dict[str, Any] = {
     "format_version": int,
