@@ -49,6 +49,8 @@ bench: setup  ## Speed: the core by itself (criterion), then against other tools
 	$(BIN)/python benches/bench_sampling.py
 	$(BIN)/python benches/bench_statistics.py
 	$(BIN)/python benches/losses.py
+	$(BIN)/python benches/train_step.py --processes 2
+	$(BIN)/python benches/search.py
 
 docs: setup  ## API pages of the Rust core (target/doc); every example in the pages is run
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p xmc-core --locked

@@ -2,7 +2,7 @@
 
     python benches/quality.py DATA_DIR --runs RUNS --cache CACHE --rows default zero-shot mnrl
     python benches/quality.py DATA_DIR --runs RUNS --cache CACHE --rows losses negatives --fast
-    python benches/quality.py --tables                       # docs/results.md from all results
+    python benches/quality.py                                # docs/results.md from all results
 
 Every row trains on the training part and is scored once on the test part by the same code, with
 standard errors over groups of points (or points). ``--fast`` trains the rows of an ablation without
@@ -26,6 +26,7 @@ import numpy as np
 
 from dexml import console, data
 from dexml.data import Csr, Dataset
+from dexml.files import replacing
 from dexml.index import exact_search
 from dexml.metrics import Evaluator, inv_propensity
 from dexml.pretrained import MINILM
@@ -33,6 +34,9 @@ from dexml.pretrained import MINILM
 SHOWN = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
 RESULTS = Path(__file__).parent / "results" / "quality"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+
+BEGIN, END = "<!-- tables of benches/quality.py -->", "<!-- end of the tables -->"
+"""What `main` writes anew in the page stands between these."""
 
 LOSSES = {
     f"loss {name}": ["--loss", name]
@@ -256,12 +260,16 @@ def main() -> None:
     parser.add_argument("--mnrl-lr", type=float, default=5e-5)
     parser.add_argument("--fast", action="store_true", help="no refit in the ablations")
     parser.add_argument("--again", action="store_true", help="make rows anew that are there")
-    parser.add_argument("--tables", action="store_true", help="only print the tables")
     arguments = parser.parse_args()
     if arguments.data is not None:
         arguments.runs.joinpath(arguments.data.name).mkdir(parents=True, exist_ok=True)
         arguments.cache.mkdir(parents=True, exist_ok=True)
         measure(arguments.data, arguments)
+    page = PAGE.read_text(encoding="utf-8")
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    with replacing(PAGE) as beside:
+        beside.write_text(f"{head}{BEGIN}\n\n{tables()}\n{END}{tail}", encoding="utf-8")
     print(tables())
 
 

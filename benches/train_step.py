@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import tempfile
@@ -38,7 +39,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from scipy.sparse import csr_array
-from torch import Tensor, multiprocessing
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from dexml.model import DualEncoder, LabelTable, Tokens
 from dexml.train import TrainSettings, stages
@@ -60,7 +62,7 @@ class _NoTokenizer:
 
 
 def encoder_of(shape: str, device: str, *, dropout: float) -> DualEncoder:
-    """A BERT with random weights."""
+    """A BERT with random weights and a shared head."""
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
@@ -71,8 +73,9 @@ def encoder_of(shape: str, device: str, *, dropout: float) -> DualEncoder:
         attention_probs_dropout_prob=dropout,
         **SHAPES[shape],
     )
-    encoder = DualEncoder(BertModel(config, add_pooling_layer=False), _NoTokenizer())
-    return encoder.to(device)
+    head = torch.eye(SHAPES[shape]["hidden_size"])
+    transformer = BertModel(config, add_pooling_layer=False)
+    return DualEncoder(transformer, _NoTokenizer(), heads=[head]).to(device)
 
 
 def titles(n: int, seed: int) -> Tokens:
@@ -133,7 +136,7 @@ class Original:
         self.encoder, self.problem, self.chunk = encoder, problem, chunk
         self.points = _padded(problem.point_tokens)
         self.labels = _padded(problem.label_tokens)
-        parameters = [*encoder.transformer.parameters(), encoder.head.weight]
+        parameters = [*encoder.transformer.parameters(), *encoder.head_parameters()]
         self.parameters = [p for p in parameters if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=5e-5, fused=True)
 
@@ -254,9 +257,8 @@ def same(arguments: argparse.Namespace, n_points: int, n_labels: int) -> None:
 
 
 def _norm(parameters: list[Any]) -> float:
-    return (
-        float(sum(p.grad.double().square().sum() for p in parameters if p.grad is not None)) ** 0.5
-    )
+    squares = [float(p.grad.double().square().sum()) for p in parameters if p.grad is not None]
+    return math.sqrt(sum(squares))
 
 
 def measure(arguments: argparse.Namespace, n_points: int, n_labels: int) -> dict[str, Any]:
@@ -326,9 +328,7 @@ def several(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for size in (1, arguments.processes):
         with tempfile.TemporaryDirectory() as folder:
-            multiprocessing.spawn(  # type: ignore[no-untyped-call]
-                work_of_one, (size, folder, arguments), nprocs=size
-            )
+            spawn(work_of_one, (size, folder, arguments), nprocs=size)
             found: dict[str, Any] = json.loads(Path(folder, "result.json").read_text())
             rows.append(found)
     return rows

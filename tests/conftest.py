@@ -5,11 +5,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from small import PARTS, TOPICS, train_settings, write_tiny_data
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the fork test must not warn
+
+settings.register_profile("dexml", deadline=None)  # a busy machine is no defect
+settings.load_profile("dexml")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

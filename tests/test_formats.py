@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, load_npz, save_npz
@@ -57,7 +57,6 @@ def slow_text(y: csr_array) -> str:
 
 
 @given(y=matrices(), name=st.sampled_from(NAMES))
-@settings(deadline=None)
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, y: csr_array, name: str) -> None:
     path = tmp_path_factory.mktemp("round") / name
     data.save_labels(path, y)
@@ -77,7 +76,6 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, y: csr_array, name
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_bags_of_words(tmp_path_factory: pytest.TempPathFactory, draw: st.DataObject) -> None:
     n_rows = draw.draw(st.integers(0, 5))
     features, labels = draw.draw(matrices(n_rows)), draw.draw(matrices(n_rows))
@@ -91,7 +89,6 @@ def test_bags_of_words(tmp_path_factory: pytest.TempPathFactory, draw: st.DataOb
 
 
 @given(matrices())
-@settings(deadline=None)
 def test_pairs(tmp_path_factory: pytest.TempPathFactory, y: csr_array) -> None:
     for suffix in ("", ".gz", ".zst"):
         path = tmp_path_factory.mktemp("pairs") / f"filter.txt{suffix}"

@@ -59,7 +59,7 @@ def built() -> LabelIndex:
     return index
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(0, 6),

@@ -23,7 +23,7 @@ EDITS = st.lists(
 
 
 @pytest.mark.parametrize("search", ["exact", "hnsw"])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(edits=EDITS, first=st.integers(0, 30), threshold=st.sampled_from([0, 5, 1000]))
 def test_any_edits_equal_an_index_built_afresh(
     search: Literal["exact", "hnsw"],

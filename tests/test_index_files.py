@@ -301,7 +301,7 @@ def dying(function):
                 result = function(*args, **kwargs)
         return result
     return call
-sealed._sync, sealed._put, sealed.os.replace = map(dying, (sealed._sync, sealed._put, os.replace))
+sealed.synced, sealed._put, sealed.os.replace = map(dying, (sealed.synced, sealed._put, os.replace))
 Path.unlink = dying(Path.unlink)
 index.save(folder)
 print("saved", step)

@@ -113,7 +113,7 @@ def test_the_dense_definition(neighbours: int, restricted: bool, k: int) -> None
     assert_ranks(mixed, scores)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_generated_votes_equal_a_dense_ranking(given_data: st.DataObject) -> None:
     """Multiples of 1/8 are exact in float32, so that ties are true ties: ids and scores agree."""

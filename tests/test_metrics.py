@@ -83,7 +83,7 @@ def as_csr(dense: np.ndarray, stored: np.ndarray) -> csr_array:
     return csr_array((dense[stored], np.nonzero(stored)[1], indptr), shape=dense.shape)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     case=cases(),
     psndcg=st.sampled_from(["xclib", "matlab"]),
@@ -123,7 +123,7 @@ def test_equals_the_slow_twin(
         assert actual[name] == pytest.approx(twin, abs=1e-12), name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases(), seed=st.integers(0, 99), skip=st.booleans())
 def test_a_group_is_an_evaluation_of_the_truth_restricted_to_it(
     case: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], seed: int, skip: bool

@@ -1,5 +1,7 @@
 """The encoder: batches without padding, heads, the label table."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -216,3 +218,19 @@ def test_device_names() -> None:
     assert torch_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="device tpu9: not usable here"):
         torch_device("tpu9")
+
+
+def test_rows_of_a_table_learn_nothing_of_unseen_labels_even_when_it_is_gone() -> None:
+    """A step makes tables of some rows in passing; their gradients come when they are gone."""
+    table = LabelTable(torch.tensor([2, 0, 1]), 2)
+    residual, alive = table.residual, weakref.ref(table)
+    loss = (3 * table.residual).sum()
+    gc.disable()
+    try:
+        del table
+        assert alive() is None  # nothing that only a search for cycles would find
+    finally:
+        gc.enable()
+    loss.backward()
+    assert residual.grad is not None
+    assert residual.grad.tolist() == [[3, 3], [0, 0], [3, 3]]

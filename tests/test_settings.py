@@ -27,7 +27,6 @@ SWITCHES = {
 }
 """Fields of `TrainSettings` that do not belong to the result."""
 
-
 BASES: dict[str, dict[str, Any]] = {
     # No validation part: the last epoch of both stages is what is saved.
     "plain": {
@@ -65,7 +64,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("encoder", "OTHER", "plain"),
     ("pooling", "cls", "plain"),
     ("normalize", "no", "plain"),
-    ("head", "two", "plain"),
+    ("head", "shared", "two"),
     ("point_tokens", 4, "plain"),
     ("label_tokens", 3, "plain"),
     ("stages", "encoder,heads", "plain"),
@@ -216,11 +215,30 @@ def test_switches_change_nothing(
         keep_tokens=1,
         keep_checkpoints=1,
         checkpoint_minutes=1e-9,
+        tensorboard=True,
+        wandb_mode="offline",
         cache=str(tmp_path / "cache"),
     )
     assert list((tmp_path / "cache").iterdir())
     assert "300 training and" in capsys.readouterr().err
     assert same(trained("plain"), switched)
+
+
+def test_no_memory_is_chosen_or_written_where_none_is_wanted(
+    filtered: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for asked in ("auto", "none"):
+        out = tmp_path / asked
+        train.train(train_settings(filtered, tiny_encoder, out, head_epochs=2, memory=asked))
+        found[asked] = json.loads((out / "run.json").read_text())["memory"]
+        assert (out / "memory").exists() == (found[asked]["kind"] == "votes")
+    assert found["auto"]["gain"]
+    assert found["none"]["kind"] == "none"
+    assert not found["none"]["gain"]
+    for name, tensor in weights(tmp_path / "auto").items():
+        if name != "labels.safetensors/bias":  # the prior in it is chosen together with the votes
+            assert torch.equal(tensor, weights(tmp_path / "none")[name])
 
 
 @pytest.mark.parametrize(("name", "value"), [c[:2] for c in [*CHANGES, *SCORE_CHANGES]])

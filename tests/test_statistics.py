@@ -53,7 +53,7 @@ def cases(draw: st.DrawFn) -> tuple[Rows, Rows, list[str] | None]:
     return systems[0], systems[1], groups
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases(), seed=st.integers(0, 2**64 - 1))
 def test_equals_the_slow_twin_with_the_same_draws(
     case: tuple[Rows, Rows, list[str] | None], seed: int

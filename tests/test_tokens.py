@@ -144,7 +144,7 @@ LONG = st.lists(st.one_of(PIECES, st.text(max_size=4).filter(str.isprintable)), 
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     parts=st.lists(LONG, max_size=4), max_tokens=st.integers(3, 12), characters=st.integers(1, 3)
 )

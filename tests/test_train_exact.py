@@ -136,7 +136,7 @@ def test_steps_have_their_own_dropout_and_repeat_it(stage_of: Callable[..., Stag
 
 @pytest.mark.parametrize("negatives", ["all", "uniform 0.5, graph 0.5"])
 def test_heads_gradient_equals_autograd(stage_of: Callable[..., Stage], negatives: str) -> None:
-    stage = stage_of("heads", head_negatives=negatives)
+    stage = stage_of("heads", head_negatives=negatives, head_pool=128)  # 2 a point
     stage.max_tokens = 10
     problem_features = stage.encode(np.arange(300))
     table, encoder = stage.model.table, stage.model.encoder

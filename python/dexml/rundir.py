@@ -29,10 +29,12 @@ from dexml.files import replacing
 FORMAT_VERSION = 1
 _OWN = (
     "run.json",
-    *("config.toml", "log.jsonl", "metrics.json", "labels.safetensors", "labels.txt"),
-    *("label_emb.npy", "query_emb.npy", "encoder", "index", "checkpoint", "cache"),
+    *("config.toml", "log.jsonl", "metrics.json", "report.html", "labels.safetensors"),
+    *("labels.txt", "label_emb.npy", "query_emb.npy", "encoder", "index", "memory"),
+    *("checkpoint", "cache", "tensorboard", "wandb"),
     "versions.json",
 )
+"""All that a run may hold; the first says that it is finished, the last that it is a run."""
 _INFO: dict[str, Any] = {
     "format_version": int,
     "data": str,
@@ -150,9 +152,9 @@ class Run:
 
 def remove(folder: Path) -> None:
     """Remove the files of a run, and nothing else that may lie in its folder."""
-    for name in _OWN:  # run.json first: what is left is not mistaken for a finished run
+    for name in _OWN:  # in this order: what a kill leaves is no finished run, but still a run
         path = folder / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

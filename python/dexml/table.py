@@ -5,7 +5,6 @@ Shapes: L labels, B labels of a batch, N points, H dimensions of features, D of 
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,15 +36,17 @@ class LabelTable(nn.Module):
         self.residual = nn.Parameter(torch.zeros(len(counts), dim))
         self.bias = nn.Parameter(torch.zeros(len(counts)))
         self.register_buffer("counts", counts, persistent=False)
-        # A hook that held the table would be a cycle: tables that are made for a single step would
-        # pile up, gigabytes of them, until Python looks for cycles.
-        weak = weakref.ref(self)
+        # The hook holds the mask alone: if it held the table, that would be a cycle, and tables
+        # made for a single step would pile up until Python looks for cycles. And it works on when
+        # the table is gone before its gradient comes.
+        unseen = counts == 0
 
         def keep_unseen(residual: Tensor) -> None:
             """Residuals of unseen labels get no gradient; in place, as the table may be large."""
-            table = weak()
-            if table is not None and residual.grad is not None and not residual.grad.is_sparse:
-                residual.grad[table.counts == 0] = 0
+            nonlocal unseen
+            if residual.grad is not None and not residual.grad.is_sparse:
+                unseen = unseen.to(residual.grad.device)
+                residual.grad[unseen] = 0
 
         self.residual.register_post_accumulate_grad_hook(keep_unseen)
 

@@ -68,7 +68,8 @@ def save(
         "label_tokens": settings.label_tokens,
         "temperature": temperature,
         "prior": prior,
-        "unseen_bias": temperature * _unseen_bias(model),
+        # In float32, as in the label vectors: new labels meet unseen ones to the bit.
+        "unseen_bias": float(np.float32(temperature) * np.float32(_unseen_bias(model))),
         "memory": selected["memory"],
         "fingerprint": fingerprint,
     }
