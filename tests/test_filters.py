@@ -82,6 +82,22 @@ def test_the_loss_is_given_the_positives_and_the_pairs_of_its_points(
         np.testing.assert_array_equal(found, dense & scored, pairs)
 
 
+def test_a_positive_that_is_a_filter_pair_is_not_trained_on(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
+    folder = write_tiny_data(tmp_path / "data", train_filter=True)
+    part = data.load_part(folder, "trn", N_LABELS)
+    positives = np.stack(part.y.nonzero(), axis=1)[::5]
+    with (folder / "filter_labels_train.txt").open("a") as file:
+        file.writelines(f"{row} {label}\n" for row, label in positives)
+    settings = train_settings(folder, tiny_encoder, tmp_path / "run", validation=0)
+    problem, model, *_ = start_of(settings)
+    expected = part.y.toarray()
+    expected[positives[:, 0], positives[:, 1]] = 0
+    np.testing.assert_array_equal(problem.y.toarray(), expected)
+    np.testing.assert_array_equal(model.table.counts, expected.sum(axis=0))
+
+
 @BOTH_PHASES
 def test_an_ignored_label_has_no_gradient_at_all(
     filtered: Path,

@@ -151,6 +151,7 @@ TURNED: dict[str, Any] = {
         (15, TURNED),
         (33, TURNED),
         (8, {"loss": "bce, soft-top-3 from 0.5", "patience": 1, "head_epochs": 6}),
+        (11, {"loss": "decoupled, bce from 0.5"}),  # what bce learns has fewer steps behind it
     ],
 )
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(
@@ -183,7 +184,57 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(
         json.loads((tmp_path / "whole" / "metrics.json").read_text())["metrics"]
         == (json.loads((tmp_path / "broken" / "metrics.json").read_text())["metrics"])
     )
-    assert len(checkpoint.listed(tmp_path / "broken" / "checkpoint" / "selection")) == 2
+    folder = tmp_path / "broken" / "checkpoint" / "selection"
+    assert len(checkpoint.listed(folder)) == 2
+    for path in (tmp_path / "whole" / "checkpoint" / "selection").glob("best-*.safetensors"):
+        ours = load_file(folder / path.name)
+        for name, tensor in load_file(path).items():
+            assert torch.equal(tensor, ours[name]), (path.name, name)
+
+
+@pytest.mark.parametrize(("at", "changes"), [(1, {}), (2, BOTH), (3, TURNED)])
+def test_a_kill_between_the_best_epoch_and_the_checkpoint_costs_nothing(
+    tiny_data: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    changes: dict[str, Any],
+) -> None:
+    """The first epoch of a stage is its best and saved as such, but the stage has not begun."""
+    more = changes | {"refit": False, "residual_lr": 0.01, "head_lr": 0.01}
+    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole", **more))
+    plain, calls = checkpoint.save_last, 0
+
+    def save_last(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise Killed
+        plain(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_last", save_last)
+    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken", **more)
+    with pytest.raises(Killed):
+        train.train(broken)
+    assert list((tmp_path / "broken" / "checkpoint" / "selection").glob("best-*.safetensors"))
+    monkeypatch.undo()
+    train.train(broken.model_copy(update={"resume": True}))
+    assert_same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_damaged_best_epoch_is_refused(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", refit=False)
+    train.train(settings)
+    (tmp_path / "run" / "run.json").unlink()
+    (path,) = (tmp_path / "run" / "checkpoint" / "selection").glob("best-*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"best-heads.*damaged.*start again with --overwrite"):
+        train.train(settings.model_copy(update={"resume": True}))
 
 
 def killing(at: int) -> Callable[..., float]:

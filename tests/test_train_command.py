@@ -3,15 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array, save_npz
 
-from dexml import config, data, rundir
+from dexml import config, data, metrics, rundir
 from dexml.console import run
-from dexml.train import TrainSettings
+from dexml.predict.__main__ import main as predict_main
+from dexml.train import TrainSettings, memory
 from dexml.train.__main__ import main as train_main
 from dexml.train.__main__ import recipes, with_recipe
 from small import assert_same
@@ -38,6 +40,8 @@ def command(data: Path, encoder: Path, out: Path, *more: str) -> list[str]:
         (["--propensity", "EURLex", "--propensity-a", "0.6"], 2, "not both"),
         (["--propensity", "EURLEX"], 2, "propensity = 'EURLEX': no propensity constants"),
         (["--select", "nDCG"], 2, "select = 'nDCG'"),
+        (["--select", "Coverage@5"], 2, "'Coverage@5' is no mean over points"),
+        (["--select", "macroP@5"], 2, "'macroP@5' is no mean over points"),
         (["--config", "nowhere.toml"], 2, "--config nowhere.toml: No such file"),
         (["--config", "bad.toml"], 2, "bad.toml: unknown setting 'epochs'"),
         (["--encoder", "./nowhere"], 1, "./nowhere: no such folder"),
@@ -166,9 +170,42 @@ def test_a_run_killed_before_its_scores_gets_them_on_resume(
     assert run(train_main, first) == 0
     scores = (tmp_path / "run" / "metrics.json").read_text()
     (tmp_path / "run" / "metrics.json").unlink()
+    (tmp_path / "run" / "report.html").unlink()
     assert run(train_main, [*first, "--resume"]) == 0
+    assert (tmp_path / "run" / "report.html").exists()
     again = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert again["metrics"] == json.loads(scores)["metrics"]
+
+
+def always_vote(validation: Any, select: str, **options: Any) -> memory.Choice:
+    votes = {"kind": "votes", "weight": 0.4, "neighbours": 20, "temperature": 0.1, "gain": {}}
+    return memory.Choice(0.1, votes)
+
+
+def test_scores_with_memory_are_those_of_predict_and_an_overwrite_forgets_it(
+    filtered: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    first = command(filtered, tiny_encoder, out)
+    monkeypatch.setattr(memory, "choose_memory", always_vote)
+    assert run(train_main, first) == 0
+    monkeypatch.undo()
+    found = json.loads((out / "metrics.json").read_text())
+    assert found["metrics"] != found["without_memory"]
+    predictions = tmp_path / "p.npz"
+    assert run(predict_main, [str(out), "-k", "100", "--out", str(predictions), "--quiet"]) == 0
+    trained, test = (data.load_part(filtered, part, 64) for part in ("trn", "tst"))
+    scores = metrics.evaluate(
+        test.y,
+        data.load_scores(predictions),
+        list(found["metrics"]),
+        exclude=test.exclude,
+        inv_propensity=metrics.inv_propensity(trained.y),
+    )
+    assert scores == found["metrics"]
+    assert run(train_main, [*first, "--overwrite", "--memory", "none"]) == 0
+    assert not (out / "memory").exists()
+    assert run(predict_main, [str(out), "-k", "100", "--out", str(predictions), "--quiet"]) == 0
 
 
 def test_config_of_a_run_repeats_it(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:

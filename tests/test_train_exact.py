@@ -1,5 +1,6 @@
 """The step is exact: gradient cache, dropout, precision, drawn labels, rows of the table."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,3 +276,69 @@ def test_a_step_holds_no_points_x_labels_matrix(
     assert shapes[0][0] == (301,)
     assert shapes[0][1][0] == stage.sampler.y.nnz
     assert shapes[0][2][0] < 300 * 64 / 4
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("heads", {"head_negatives": "all"}),
+        ("heads", {"head_negatives": "uniform"}),
+        ("heads", {"loss": "bce"}),
+        ("encoder", {"negatives": "all"}),
+        ("encoder", {"negatives": "uniform 0.5, graph 0.5", "keep_tokens": 40}),
+        ("encoder", {"negatives": "in-batch", "encoder_layers": 1, "cache_layers": True}),
+    ],
+    ids=str,
+)
+def test_steps_leave_no_tensors_behind(
+    filtered: Path, tiny_encoder: Path, tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    """Not even until the garbage collector runs: on a large table it would come too late."""
+    settings = train_settings(filtered, tiny_encoder, tmp_path / "run", stages=name, **changes)
+    problem, model, rows, _ = start_of(settings)
+    stage = stages.make(name, problem, model, rows, settings)
+    model.train()
+
+    def alive() -> int:
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(23):
+            step.take_step(stage, BATCH, 1, number, 30)
+            if number == 2:
+                before = alive()
+        assert alive() <= before
+    finally:
+        gc.enable()
+
+
+def test_a_loss_after_bce_goes_on_with_its_scale(stage_of: Callable[..., Stage]) -> None:
+    """The scale is what scores are served with; it and the offset stand still then."""
+    stage = stage_of("heads", loss="bce, decoupled from 0.5")
+    model = stage.model
+    for number in range(5):
+        step.take_step(stage, BATCH, 1, number, 10)
+    scale, offset = float(model.log_scale.detach()), float(model.offset.detach())
+    assert scale != 0
+    stage.settings = stage.settings.model_copy(
+        update={
+            "temperature": stage.settings.temperature * float(np.exp(-scale)),
+            "loss": "softmax",
+        }
+    )
+    with torch.no_grad():
+        model.log_scale.zero_()
+    expected, _ = step.gradients(stage, BATCH, 1, 5, 10)
+    stage.settings = stage.settings.model_copy(
+        update={
+            "temperature": stage.settings.temperature * float(np.exp(scale)),
+            "loss": "bce, softmax from 0.5",
+        }
+    )
+    with torch.no_grad():
+        model.log_scale.fill_(scale)
+    found, _ = step.take_step(stage, BATCH, 1, 5, 10)
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert (float(model.log_scale.detach()), float(model.offset.detach())) == (scale, offset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ from dexml.train import processes
 from dexml.train.problem import Model
 from dexml.train.step import Stage
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _NAME = re.compile(r"\d-\d{9}\.safetensors")
-BEST = "best.safetensors"
 
 
 def save(path: Path, model: Model, stage: Stage | None, state: dict[str, Any]) -> None:
@@ -108,6 +108,35 @@ def read_state(path: Path, *, whole: bool = False) -> dict[str, Any]:
     return state
 
 
+def best_file(folder: Path, stage: str) -> Path:
+    """Where a stage keeps its best epoch, if there is one better than all stages before.
+
+    Each stage has a file of its own: where a kill comes between that file and the first checkpoint
+    of the stage, the stage starts again, from the best of the stages before.
+    """
+    return folder / f"best-{stage}.safetensors"
+
+
+def load_best(folder: Path, stages: Sequence[str], model: Model) -> dict[str, Any] | None:
+    """Put the weights of the best epoch of `stages` (in the order they ran) into `model`.
+
+    Returns:
+        Its state; None, and nothing is done, if none of them has been scored.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    found = [path for path in (best_file(folder, name) for name in stages) if path.exists()]
+    if not found:
+        return None
+    try:
+        state = read_state(found[-1], whole=True)
+    except ValueError as error:
+        raise ValueError(f"{error}; start again with --overwrite") from None
+    load(found[-1], model)
+    return state
+
+
 def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = "") -> None:
     """Put weights and moments back; parameters the file does not know keep their values.
 
@@ -139,13 +168,12 @@ def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = 
                     into.copy_(file.get_tensor(f"{moment}.table.{name}"))
         if stage.optimizer is None:
             return
-        steps = file.get_tensor("steps") if "steps" in names else torch.zeros(1)
         for name, parameter, rows in _trained(stage):
             if f"{_MOMENTS[0]}.{name}" in names:
                 both = {m: file.get_tensor(f"{m}.{name}") for m in _MOMENTS}
                 if rows is not None:
                     both = {m: t[rows].clone() for m, t in both.items()}
-                step = steps.clone().reshape(()).to(torch.float32)
+                step = file.get_tensor(f"step.{name}").reshape(())
                 if device.type == "cuda":
                     step = step.to(device)
                 both = {m: t.to(device) for m, t in both.items()}
@@ -188,7 +216,7 @@ def _moments(stage: Stage) -> dict[str, Tensor]:
         state = stage.optimizer.state.get(parameter, {})
         if not state:
             continue
-        tensors["steps"] = state["step"].reshape(1)
+        tensors[f"step.{name}"] = state["step"].reshape(1)  # what bce learns may start late
         for moment in _MOMENTS:
             tensor = state[moment]
             if rows is not None and processes.size() > 1:

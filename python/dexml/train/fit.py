@@ -68,7 +68,6 @@ def fit(
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".*"):  # half-written by a run that was killed
             left.unlink(missing_ok=True)
-    best = folder / checkpoint.BEST
     names = parse_stages(settings.stages)
     state: dict[str, Any] = {
         "stage": "",
@@ -94,9 +93,11 @@ def fit(
                 state["stage"] and names.index(name) < names.index(state["stage"])
             ):
                 continue
-            if best.exists():  # where the stage before has been best, this one starts
-                checkpoint.load(best, model)
-            elif last is not None:  # features are those of the encoder as it was at the start
+            # Where the stages before have been best, this one starts.
+            before = checkpoint.load_best(folder, names[: names.index(name)], model)
+            if (
+                before is None and last is not None
+            ):  # features are those of the encoder as it was at the start
                 checkpoint.load(last, model, prefix="encoder.transformer.")
             stage = stages.make(name, problem, model, rows, settings)
             if last is not None and state["stage"] == name:
@@ -107,10 +108,8 @@ def fit(
             state = _run_stage(
                 problem, stage, rows, validation_rows, epochs[name], folder, state, stop, tell
             )
-    if len(validation_rows) and best.exists():
-        checkpoint.load(best, model)
-        return checkpoint.read_state(best)
-    return state
+    best = checkpoint.load_best(folder, names, model) if len(validation_rows) else None
+    return state if best is None else best
 
 
 def _run_stage(
@@ -225,7 +224,6 @@ def _validate(
 ) -> dict[str, Any]:
     """Score the model after an epoch if it is time; save it if it is the best."""
     settings, epoch = stage.settings, state["epoch"]
-    best = folder / checkpoint.BEST
     if not len(validation_rows):
         return state | {"chosen": state["chosen"] | {stage.name: epoch}}
     if epoch % settings.evaluate_every and epoch != epochs:
@@ -242,7 +240,7 @@ def _validate(
         "waited": 0,
         "chosen": state["chosen"] | {stage.name: epoch},
     }
-    checkpoint.save(best, stage.model, None, state)
+    checkpoint.save(checkpoint.best_file(folder, stage.name), stage.model, None, state)
     return state
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 
 from dexml import data, rundir
+from dexml.train import report
 from dexml.train.settings import SWITCHES, TrainSettings
 
 
@@ -64,12 +65,9 @@ def _commit() -> dict[str, str]:
 
 
 def _is_finished(settings: TrainSettings) -> bool:
-    """Complete, and scored if there is something to score: a kill may have come between."""
-    done, scored = settings.out / "run.json", settings.out / "metrics.json"
-    names = ("Y.tst.npz", "tst_X_Y.txt")
-    return done.exists() and (
-        scored.exists() or not any((settings.data_dir / name).exists() for name in names)
-    )
+    """Complete, scored and reported: a kill may have come between. The report is written last."""
+    names = ("run.json", report.FILE)
+    return all((settings.out / name).exists() for name in names)
 
 
 def fingerprint(label_texts: list[str], part: data.Part) -> str:

@@ -79,7 +79,7 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
         return None
     torch.manual_seed(settings.seed)
 
-    y = (part.y > 0).astype(np.float32)  # stored zeros are no positives
+    y = _positives(part)
     point_tokens = features.tokenize(encoder, part.texts, settings.point_tokens, settings)
     label_tokens = features.tokenize(encoder, label_texts, settings.label_tokens, settings)
     tokens, at_start = (point_tokens, label_tokens), None
@@ -139,6 +139,16 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
     final.save(settings, saved, selected, temperature)
     seconds = time.perf_counter() - started
     return final.score_test(settings, saved, weights, propensity, seconds)
+
+
+def _positives(part: data.Part) -> data.Csr:
+    """What is trained on: without stored zeros and filter pairs, ids ascending, all values 1."""
+    y = (part.y > 0).astype(np.float32)
+    if part.exclude is not None:
+        y = data.Csr(y - y.multiply(part.exclude))
+        y.eliminate_zeros()
+        y.sort_indices()
+    return y
 
 
 def _no_tracker(_: Mapping[str, Any]) -> None:

@@ -210,6 +210,8 @@ class TrainSettings(Settings):
     @classmethod
     def _known_metric(cls, name: str) -> str:
         _rust.parse_metrics([name])
+        if name.startswith(("macro", "Coverage")):
+            raise ValueError(f"'{name}' is no mean over points, so that its error is not known")
         return name
 
     @model_validator(mode="after")

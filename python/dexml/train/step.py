@@ -250,9 +250,14 @@ def objective(
     options: Options,
 ) -> Tensor:
     """The loss `loss` of these embeddings."""
+    model.log_scale.grad = model.offset.grad = None
+    # A loss after bce goes on with the scale that bce has learned, as it is served.
+    temperature = settings.temperature
+    if loss.name != "bce":
+        temperature = model.served_temperature(temperature)
     common: dict[str, Any] = {
         "ignore": ignore,
-        "temperature": settings.temperature,
+        "temperature": temperature,
         "label_bias": bias,
         **options,
     }
@@ -267,7 +272,6 @@ def objective(
     if loss.name == "topk-hinge":
         return losses.topk_hinge(points_BD, labels_KD, positives, k=loss.k, **common)
     common |= {"log_scale": model.log_scale, "offset": model.offset}
-    model.log_scale.grad = model.offset.grad = None
     return losses.bce(points_BD, labels_KD, positives, **common)
 
 
