@@ -393,10 +393,19 @@ class LabelIndex:
             FileNotFoundError: No index there.
             ValueError: Damaged, of another version, or of another encoder.
         """
-        manifest = sealed.read(folder)
-        if encoder is not None and manifest.encoder != encoder:
-            raise ValueError(f"{folder}: made by another encoder; run python -m dexml.index again")
-        snapshot, queries = folders.read_snapshot(folder, manifest)
+        for attempt in range(sealed.ATTEMPTS):
+            manifest = sealed.read(folder)
+            if encoder is not None and manifest.encoder != encoder:
+                raise ValueError(
+                    f"{folder}: made by another encoder; run python -m dexml.index again"
+                )
+            try:
+                snapshot, queries = folders.read_snapshot(folder, manifest)
+                break
+            except (ValueError, FileNotFoundError):  # or a save came between, as in `sealed.read`?
+                last = attempt == sealed.ATTEMPTS - 1
+                if last or sealed.read_manifest(folder).digest == manifest.digest:
+                    raise
         index = cls(snapshot, manifest, queries)
         index._home, index._unwritten = folder.resolve(), set()
         return index

@@ -31,6 +31,8 @@ ROLES = {
 _OURS = re.compile(rf"(\.\d+\.)?({'|'.join(ROLES)})(-[0-9a-f]{{16}})?\.(npy|hnsw|txt)")
 _BESIDE = re.compile(r"\.\d+\.(old\.)?manifest\.json|\.lock")
 _AGAIN = "build the index again"
+ATTEMPTS = 100
+"""Of a reader to see one index whole while another process saves again and again."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +142,14 @@ def read(folder: Path) -> Manifest:
         ValueError: Damaged, of another version, or with files that do not belong to it.
     """
     path = folder / "manifest.json"
-    for attempt in range(3):
+    for attempt in range(ATTEMPTS):
         manifest = read_manifest(folder)
         try:
             for role, seal in manifest.files.items():
                 _check(folder, role, seal)
             break
         except (ValueError, FileNotFoundError):  # or a save came between?
-            if attempt == 2 or _digest_there(path) == manifest.digest:
+            if attempt == ATTEMPTS - 1 or _digest_there(path) == manifest.digest:
                 raise
     foreign = _foreign(folder)
     if foreign:
