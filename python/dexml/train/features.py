@@ -25,10 +25,16 @@ def cache_folder(settings: TrainSettings) -> Path:
 def tokenize(
     encoder: DualEncoder, texts: Sequence[str], max_tokens: int, settings: TrainSettings
 ) -> Tokens:
-    """Tokenise texts, kept in the cache."""
-    return encoder.tokenize(
-        texts, max_tokens, cache=cache_folder(settings), progress=not settings.quiet
-    )
+    """Tokenise texts, kept in the cache: the first process writes it, the others read it."""
+
+    def tokens() -> Tokens:
+        return encoder.tokenize(
+            texts, max_tokens, cache=cache_folder(settings), progress=not settings.quiet
+        )
+
+    if processes.size() > 1:
+        processes.first(lambda: len(tokens()) == len(texts), encoder.device)
+    return tokens()
 
 
 def cached_features(
