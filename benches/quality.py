@@ -171,7 +171,7 @@ def mnrl(dataset: Dataset, arguments: argparse.Namespace) -> dict[str, Any]:
 
 BASELINES: dict[str, Callable[[Dataset, argparse.Namespace], dict[str, Any]]] = {
     "zero-shot": zero_shot,
-    "sentence-transformers MNRL": mnrl,
+    "mnrl": mnrl,
 }
 
 
@@ -195,6 +195,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     path = RESULTS / f"{folder.name}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     names = [name for row in arguments.rows for name in SETS.get(row, [row])]
+    for name in names:
+        if name not in OWN and name not in BASELINES:
+            known = ", ".join([*SETS, *OWN, *BASELINES])
+            raise SystemExit(f"error: no row {name!r}; rows are {known}")
     dataset = data.load_dataset(folder)
     for name in names:
         if name in results and not arguments.again:
