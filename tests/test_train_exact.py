@@ -342,3 +342,35 @@ def test_a_loss_after_bce_goes_on_with_its_scale(stage_of: Callable[..., Stage])
     found, _ = step.take_step(stage, BATCH, 1, 5, 10)
     assert found == pytest.approx(expected, abs=1e-12)
     assert (float(model.log_scale.detach()), float(model.offset.detach())) == (scale, offset)
+
+
+@pytest.mark.parametrize("batch_size", [8, 64, "all"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"negatives": "uniform", "negatives_per_point": 3},
+        {"negatives": "frequency 0.5, uniform 0.5", "negatives_per_point": 2},
+        {"negatives": "in-batch", "positives_per_point": 1},
+    ],
+    ids=lambda mode: mode["negatives"],
+)
+def test_drawn_negatives_weigh_the_inverse_of_how_often_they_are_drawn(
+    stage_of: Callable[..., Stage], mode: dict[str, Any], batch_size: int | str
+) -> None:
+    sampler = stage_of("encoder", **mode).sampler
+    n_labels, rows = sampler.y.shape[1], sampler.rows
+    size = len(rows) if batch_size == "all" else int(batch_size)
+    drawn, rounds = np.zeros(n_labels), 600
+    weight = np.zeros(n_labels)
+    for epoch in range(rounds):
+        batch = step.batches(rows, size, 5, 1, epoch)[0]
+        assert len(batch) == size
+        found = sampler.candidates(batch, epoch)
+        assert found.log_weight is not None
+        drawn[found.ids] += 1
+        weight[found.ids] = np.exp(found.log_weight.numpy())
+    known = drawn > 0
+    error = drawn[known] / rounds * weight[known] - 1
+    noise = np.sqrt((weight[known] - 1).clip(0) / rounds)
+    assert (np.abs(error) < 5 * noise + 0.03).all()
+    assert abs(error.mean()) < 0.02

@@ -47,7 +47,6 @@ class Sampler:
         exclude: Csr | None,
         rows: NDArray[np.int64],
         negatives: str,
-        batch_size: int,
         per_point: int,
         settings: TrainSettings,
     ) -> None:
@@ -58,8 +57,7 @@ class Sampler:
             exclude: Filter pairs, shape (N, L).
             rows: The points that are trained on, ascending; nothing else of `y` is read.
             negatives: The setting.
-            batch_size: Points of a step.
-            per_point: Negatives drawn for each of them.
+            per_point: Negatives drawn for each point of a step.
             settings: The settings of the run.
         """
         self.y, self.exclude, self.rows = y, exclude, rows
@@ -69,7 +67,8 @@ class Sampler:
         self.graph: LabelGraph | None = None
         self.shortlist: NDArray[np.int32] | None = None
         self._sampler: NegativeSampler | None = None
-        self._log_weight: Tensor | None = None
+        self._log_weights: dict[int, Tensor] | None = None
+        """For each number of points of a step so far; None: negatives weigh 1."""
         if self.shares == "all":
             return
         self._y = y[rows]
@@ -82,8 +81,7 @@ class Sampler:
             )
         self._prepare()
         if settings.weigh_negatives and self.shares.keys() <= {"uniform", "frequency"}:
-            probability = self._probability(batch_size)
-            self._log_weight = torch.from_numpy(-np.log(probability)).float()
+            self._log_weights = {}
 
     @property
     def wants_shortlist(self) -> bool:
@@ -130,7 +128,7 @@ class Sampler:
             ids,
             self._pairs(self.y, batch, ids),
             None if self.exclude is None else self._pairs(self.exclude, batch, ids),
-            None if self._log_weight is None else self._log_weight[ids],
+            None if self._log_weights is None else self._log_weight(len(batch))[ids],
         )
 
     def _pairs(self, y: Csr, batch: NDArray[np.int64], ids: NDArray[np.int64]) -> Pairs:
@@ -157,23 +155,34 @@ class Sampler:
                 alpha=FREQUENCY_POWER,
             )
 
-    def _probability(self, batch_size: int) -> NDArray[np.float64]:
-        """Probability of each label to be in the pool of a random batch, (L,).
+    def _log_weight(self, batch_size: int) -> Tensor:
+        """-log of the probability of each label to be in the pool of a random batch, (L,).
 
-        1 - exp(-expected draws), the Poisson limit; 1 in place of 0 for labels never drawn.
+        A label stays out if it does as a positive and in every draw. A batch holds each point with
+        probability B/N, and a point draws its n distinct labels among those that are not its own.
+        Labels that nothing draws weigh 1.
         """
-        n, n_labels = self.settings.positives_per_point, self.y.shape[1]
+        assert self._log_weights is not None
+        if batch_size in self._log_weights:
+            return self._log_weights[batch_size]
+        n_points, n_labels = self._y.shape
         counts = np.diff(self._y.indptr)
+        n = self.settings.positives_per_point
         each = np.minimum(1.0, n / np.maximum(counts, 1)) if n else np.ones(len(counts))
-        drawn = np.bincount(self._y.indices, np.repeat(each, counts), n_labels)
-        expected = drawn / max(1, len(self.rows))
-        mixture = {} if self._sampler is None else self._sampler.mixture
-        expected += mixture.get("uniform", 0) / n_labels
-        if mixture.get("frequency"):
-            frequency = np.bincount(self._y.indices, minlength=n_labels) ** FREQUENCY_POWER
-            expected += mixture["frequency"] * frequency / max(frequency.sum(), 1e-300)
-        probability = -np.expm1(-expected * min(batch_size, len(self.rows)))
-        return np.where(probability > 0, probability, 1.0)
+        with np.errstate(divide="ignore"):  # certain to be drawn: log 0
+            missed = np.log1p(-each * min(1.0, batch_size / n_points))
+            out = np.bincount(self._y.indices, np.repeat(missed, counts), n_labels)
+            mixture = {} if self._sampler is None else self._sampler.mixture
+            others = max(1.0, n_labels - counts.mean())
+            out += batch_size * np.log1p(-min(1.0, mixture.get("uniform", 0) / others))
+            if mixture.get("frequency"):
+                power = np.bincount(self._y.indices, minlength=n_labels) ** FREQUENCY_POWER
+                share = power / max(power.sum(), 1e-300)
+                out += batch_size * mixture["frequency"] * np.log1p(-share)
+        probability = -np.expm1(out)
+        weight = -np.log(np.where(probability > 0, probability, 1.0))
+        self._log_weights[batch_size] = torch.from_numpy(weight).float()
+        return self._log_weights[batch_size]
 
 
 def _union(parts: list[Pairs], n_labels: int) -> Pairs:

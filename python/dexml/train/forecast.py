@@ -184,7 +184,6 @@ def _pool(
         exclude,
         rows,
         text or "in-batch",
-        batch_size,
         per_point,
         settings.model_copy(update={"weigh_negatives": False}),
     )

@@ -100,7 +100,7 @@ def heads(
     if negatives == "auto":
         negatives = "all" if len(table.bias) <= ALL_UP_TO else "uniform"
     per_point = max(1, round(settings.head_pool / batch_size))
-    sampler = Sampler(problem.y, problem.exclude, rows, negatives, batch_size, per_point, settings)
+    sampler = Sampler(problem.y, problem.exclude, rows, negatives, per_point, settings)
     decay = settings.weight_decay
     groups = [{"params": parameters, "lr": settings.head_lr, "weight_decay": decay}]
     own_table, row_wise = None, None
@@ -176,7 +176,7 @@ def tuning(
         keep_tokens=keep,
         sampler=Sampler(
             *(problem.y, problem.exclude, rows, settings.negatives),
-            *(settings.encoder_batch_size, settings.negatives_per_point, settings),
+            *(settings.negatives_per_point, settings),
         ),
         point_lengths=np.diff(problem.point_tokens.offsets),
         label_lengths=np.diff(problem.label_tokens.offsets),
