@@ -49,12 +49,16 @@ NEGATIVES = {
 OWN: dict[str, list[str]] = {
     "default": [],
     "default, no memory": ["--memory", "none"],
+    "heads, then layers": [
+        *("--stages", "heads,encoder", "--encoder-layers", "2", "--encoder-epochs", "1"),
+        "--cache-layers",
+    ],
     **LOSSES,
     **NEGATIVES,
 }
 """Rows that ``python -m dexml.train`` makes, and what is added to its command."""
 SETS = {"losses": list(LOSSES), "negatives": list(NEGATIVES)}
-ABLATION = {*LOSSES, *NEGATIVES}
+ABLATION = {*LOSSES, *NEGATIVES, "heads, then layers"}
 
 
 def train_row(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -193,7 +197,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     """Make the rows that are asked for, one after the other."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{folder.name}.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+
+    def known_rows() -> dict[str, Any]:
+        return json.loads(path.read_text()) if path.exists() else {}
+
     names = [name for row in arguments.rows for name in SETS.get(row, [row])]
     for name in names:
         if name not in OWN and name not in BASELINES:
@@ -201,14 +208,14 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
             raise SystemExit(f"error: no row {name!r}; rows are {known}")
     dataset = data.load_dataset(folder)
     for name in names:
-        if name in results and not arguments.again:
+        if name in known_rows() and not arguments.again:
             continue
         used, started = _cpu(), time.perf_counter()
         if name in OWN:
             row = train_row(folder, name, arguments)
         else:
             row = BASELINES[name](dataset, arguments)
-        results[name] = row | {
+        row |= {
             "cpu_seconds": round(_cpu() - used, 1),
             "seconds": round(time.perf_counter() - started, 1),
             "seed": arguments.seed,
@@ -216,7 +223,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
             "machine": machine(),
             "refit": not (arguments.fast and name in ABLATION),
         }
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        # Read anew: another process may have made other rows meanwhile.
+        path.write_text(json.dumps(known_rows() | {name: row}, indent=1) + "\n")
         console.say(console.table({name: row["metrics"]}, SHOWN, {name: row["errors"]}))
 
 
