@@ -181,6 +181,21 @@ def test_gradients_of_packed_texts_equal_those_of_texts_alone(packable: DualEnco
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_packed_attention_has_no_dropout(tmp_path: Path) -> None:
+    encoder = DualEncoder.load(
+        str(tiny("bert", tmp_path, attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0))
+    )
+    ids, lengths = packed(encoder, TEXTS)
+    with torch.no_grad():
+        trained, scored = (
+            encoder.train(mode).features_packed(ids, lengths) for mode in (True, False)
+        )
+        torch.testing.assert_close(trained, scored, atol=1e-6, rtol=0)
+        encoder.train()
+        rest = [encoder.features(part[None]) for part in ids.split(lengths.tolist())]
+    assert float((torch.cat(rest) - scored).abs().max()) > 1e-3  # others keep theirs
+
+
 def test_padding_ids_inside_a_packed_text_keep_their_positions(tmp_path: Path) -> None:
     encoder = DualEncoder.load(str(tiny("roberta", tmp_path))).eval()
     ids, lengths = torch.tensor([2, 4, 1, 5, 3, 2, 1, 3]), torch.tensor([5, 3])

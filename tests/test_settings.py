@@ -98,6 +98,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("encoder_lr", 1e-4, "plain"),
     ("freeze_embeddings", True, "whole"),
     ("cache_layers", True, "plain"),
+    ("packed", True, "plain"),
     ("negatives", "frequency", "plain"),
     ("negatives_per_point", 1, "plain"),
     ("positives_per_point", 1, "plain"),
@@ -410,6 +411,11 @@ def test_settings_that_do_not_go_together() -> None:
     for changes, message in (
         ({"loss": "softmax, bce from 0.5", "positives_per_point": 1}, "bce with --positives-per"),
         ({"cache_layers": True}, "needs frozen layers: give --encoder-layers"),
+        ({"packed": True, "compile": True}, "--packed and --compile exclude each other"),
+        (
+            {"packed": True, "cache_layers": True, "encoder_layers": 1},
+            "--packed and --cache-layers exclude each other",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             TrainSettings(data_dir=Path("data"), out=Path("run"), **changes)

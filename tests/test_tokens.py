@@ -335,6 +335,21 @@ def test_ids_travel_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes == [2 * len(batches[0]) * int(found.lengths[batches[0][0]])]
 
 
+def test_packed_texts_stand_one_after_the_other() -> None:
+    device = torch.device("cpu")
+    for found in (
+        tokenize(Fast(wordpiece()), CORPUS, 16),
+        Tokens(np.array([65535, 40000, 3, 1, 2], np.uint16), np.array([0, 2, 2, 3, 5])),
+    ):
+        rows = np.random.default_rng(0).permutation(len(found))
+        expected = [listed(found)[i] for i in rows]
+        for tokens_of in (found, found.to(device)):
+            ids, lengths = tokens_of.packed(rows, device)
+            assert (ids.dtype, lengths.dtype) == (torch.int64, torch.int64)
+            assert ids.tolist() == [token for text in expected for token in text]
+            assert lengths.tolist() == [len(text) for text in expected]
+
+
 def test_padding_ratio() -> None:
     """Defect 17: batches of one exact length have no padding at all."""
     lengths = np.random.default_rng(0).integers(1, 30, 500)

@@ -16,7 +16,7 @@ from dexml.train.rows import RowAdamW
 from dexml.train.step import Stage
 from dexml.train.towers import plan
 from small import train_settings
-from train_parts import features64, start_of
+from train_parts import features64, features_packed64, start_of
 
 BATCH = np.array([3, 7, 10, 33, 150, 151, 200, 299])
 
@@ -32,6 +32,7 @@ def stage_of(
 ) -> Callable[..., Stage]:
     """A stage in float64, with dropout, at the start of a training."""
     monkeypatch.setattr(DualEncoder, "features", features64)
+    monkeypatch.setattr(DualEncoder, "features_packed", features_packed64)
 
     def make(name: str, **changes: Any) -> Stage:
         settings = train_settings(
@@ -67,7 +68,7 @@ def one_shot(stage: Stage, step_number: int = 4) -> tuple[float, torch.Tensor]:
             (found.ids, stage.label_lengths, lambda i, p: stage.encode_labels(i, p, None)),
         )
     ):
-        cut = plan(ids, lengths, stage.max_tokens)
+        cut = plan(ids, lengths, stage.max_tokens, packed=settings.packed)
         rows = []
         for m in range(len(cut.tokens)):
             a, b = cut.cuts[m], cut.cuts[m + 1]
@@ -98,6 +99,7 @@ MODES = [
     {"negatives": "all", "positives_per_point": 1},
     {"negatives": "in-batch", "positives_per_point": 1},
     {"negatives": "uniform", "negatives_per_point": 3},
+    {"negatives": "uniform", "negatives_per_point": 2, "packed": True},
     {"negatives": "graph 0.5, frequency 0.5", "negatives_per_point": 4, "encoder_layers": 1},
 ]
 
@@ -113,6 +115,23 @@ def test_cached_gradient_equals_the_one_shot_gradient(
     assert found == pytest.approx(loss, abs=1e-13)
     assert float(expected.abs().max()) > 1e-3
     torch.testing.assert_close(flat_gradient(stage), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_packed_texts_give_the_gradient_of_texts_of_one_length(
+    stage_of: Callable[..., Stage],
+) -> None:
+    found = []
+    for packed in (False, True):
+        stage = stage_of("encoder", micro_tokens=99, keep_tokens=1, negatives="all", packed=packed)
+        stage.model.eval()  # no dropout, which other micro-batches draw in another way
+        loss, _ = step.gradients(stage, BATCH, 1, 4, 10)
+        batches = plan(BATCH, stage.point_lengths, stage.max_tokens, packed=packed)
+        found.append((loss, flat_gradient(stage), len(batches.tokens)))
+    (loss, expected, n_batches), (packed_loss, ours, n_packed) = found
+    assert n_packed < n_batches
+    assert packed_loss == pytest.approx(loss, abs=1e-12)
+    assert float(expected.abs().max()) > 1e-3
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
 
 
 def test_without_replayed_dropout_the_gradient_is_another(
@@ -236,6 +255,13 @@ def test_micro_batches_have_one_length_and_no_padding() -> None:
             some = lengths[found.ids[found.cuts[m] : found.cuts[m + 1]]]
             assert len(set(some)) == 1
             assert tokens == some.sum() <= 100
+    packed = plan(ids, lengths, 100, packed=True)
+    assert packed.tokens.sum() == lengths[ids].sum()
+    assert (packed.tokens <= 100).all()
+    assert len(packed.tokens) < len(plan(ids, lengths, 100).tokens)
+    next_text = lengths[packed.ids[packed.cuts[1:-1]]]
+    assert (packed.tokens[:-1] + next_text > 100).all()  # no more texts would have fitted
+    assert plan(ids, lengths, 2, packed=True).cuts.tolist() == list(range(701))
     assert len(found.runs) == 8
     borders = [found.cuts[a] for a, _ in found.runs]
     assert borders == [v * 700 // 8 for v in range(8)]

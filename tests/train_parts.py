@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from dexml import train
+from dexml.attention import packed_states, pooled
 from dexml.model import DualEncoder
 from dexml.train import TrainSettings, fit
 from dexml.train.problem import Model, Problem
@@ -40,6 +41,12 @@ def start_of(settings: TrainSettings) -> Start:
         with pytest.raises(Caught):
             train.train(settings)
     return found[0]
+
+
+def features_packed64(self: DualEncoder, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """`DualEncoder.features_packed`, the same way."""
+    states = packed_states(self.transformer, ids, lengths)
+    return normalize(pooled(states, lengths, "mean"), dim=1)
 
 
 def features64(self: DualEncoder, ids: torch.Tensor) -> torch.Tensor:

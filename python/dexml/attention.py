@@ -23,7 +23,9 @@ def packed_states(transformer: Any, ids_T: Tensor, lengths_B: Tensor) -> Tensor:
     """Last hidden states (T, H) of packed texts; each as if it were encoded alone.
 
     The first call sets the attention of `transformer` to a function that packs when it is told
-    lengths and is torch's own otherwise, so that other calls give what they gave.
+    lengths and is torch's own otherwise, so that other calls give what they gave. Packed attention
+    has no dropout on its weights, in training mode neither: the kernel of CUDA knows none, and one
+    model should not train differently from one device to another.
 
     Args:
         transformer: One of `PACKABLE`.
@@ -31,15 +33,9 @@ def packed_states(transformer: Any, ids_T: Tensor, lengths_B: Tensor) -> Tensor:
         lengths_B: Number of tokens of each text, at least 1; on a CPU or on the device of `ids_T`.
 
     Raises:
-        ValueError: The kind of model is not known here, the lengths do not add up to T, or the
-            model is in training mode with dropout on its attention, on CUDA.
+        ValueError: The kind of model is not known here, or the lengths do not add up to T.
     """
-    kind = transformer.config.model_type
-    if kind not in PACKABLE or getattr(transformer.config, "is_decoder", False):
-        raise ValueError(
-            f"{type(transformer).__name__}: packing is not known to hold for a {kind} model; known "
-            f"are {', '.join(PACKABLE)}; use batches of one exact length"
-        )
+    check_packable(transformer)
     lengths = [int(n) for n in lengths_B.tolist()]
     if sum(lengths) != len(ids_T) or min(lengths, default=1) < 1:
         raise ValueError(
@@ -56,6 +52,20 @@ def packed_states(transformer: Any, ids_T: Tensor, lengths_B: Tensor) -> Tensor:
     )
     states: Tensor = output.last_hidden_state[0]
     return states
+
+
+def check_packable(transformer: Any) -> None:
+    """Refuse a kind of model for which packing is not known to hold.
+
+    Raises:
+        ValueError: The model is none of `PACKABLE`.
+    """
+    kind = transformer.config.model_type
+    if kind not in PACKABLE or getattr(transformer.config, "is_decoder", False):
+        raise ValueError(
+            f"{type(transformer).__name__}: packing is not known to hold for a {kind} model; known "
+            f"are {', '.join(PACKABLE)}; use batches of one exact length"
+        )
 
 
 def pooled(states_TH: Tensor, lengths_B: Tensor, mode: str) -> Tensor:
@@ -112,14 +122,9 @@ def _attention(
         return output, None
     usual = scaling is None or scaling == query.shape[-1] ** -0.5
     if query.is_cuda and usual and query.dtype in (torch.bfloat16, torch.float16):
-        if dropout:
-            raise ValueError(
-                f"packed: attention dropout {dropout} has no packed kernel; set it to 0 in the "
-                "encoder's config, or use batches of one exact length"
-            )
         return _varlen(query, key, value, packed_lengths), None
     parts = [
-        scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        scaled_dot_product_attention(q, k, v, scale=scaling)
         for q, k, v in zip(
             *(tensor.split(packed_lengths, dim=2) for tensor in (query, key, value)), strict=True
         )

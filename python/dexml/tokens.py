@@ -118,6 +118,39 @@ class Tokens:
             ids = self.resident[_moved(starts, self.resident.device)[:, None] + places]
         else:
             ids = _moved(_signed(self.ids[starts[:, None] + np.arange(length)]), device)
+        return self._positive(ids)
+
+    def packed(
+        self, rows: NDArray[Any] | Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Texts of any lengths, one after the other, as `DualEncoder.features_packed` takes them.
+
+        Args:
+            rows: At least one text.
+            device: Where the ids are wanted.
+
+        Returns:
+            Token ids, int64 (T,), on `device`, and the lengths (B,) on the CPU.
+        """
+        rows = np.asarray(rows)
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        ends = np.cumsum(lengths)
+        shifts = starts - (ends - lengths)
+        if self.resident is not None and _is(self.resident.device, device):
+            there, n = self.resident.device, int(ends[-1])
+            parts = _moved(shifts, there), _moved(lengths, there)
+            # Told how many, so that a GPU need not be asked.
+            places = torch.repeat_interleave(*parts, output_size=n) + torch.arange(n, device=there)
+            ids = self.resident[places]
+        else:
+            ids = _moved(
+                _signed(self.ids[np.repeat(shifts, lengths) + np.arange(ends[-1])]), device
+            )
+        return self._positive(ids), torch.from_numpy(lengths)
+
+    def _positive(self, ids: Tensor) -> Tensor:
+        """Ids as int64; uint16 has come as the int16 of the same bits."""
         return ids.long() & 0xFFFF if self.ids.dtype == np.uint16 else ids.long()
 
 

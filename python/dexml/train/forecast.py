@@ -99,6 +99,7 @@ def forecast(settings: TrainSettings) -> Plan:
         scored_points=settings.validation_points,
         evaluate_every=settings.evaluate_every,
         micro_tokens=micro_tokens,
+        packed=settings.packed,
         keep_tokens=settings.keep_tokens or stages.KEEP_TOKENS["cuda" if on_gpu else "cpu"],
         keep_labels=max(stages.KEPT_VALUES // encoder.dim, stages.FEATURE_ROWS),
         gradient_rows=max(1, VIRTUAL_SHARDS // _world()) if settings.deterministic else 1,

@@ -168,6 +168,12 @@ class TrainSettings(Settings):
         "auto", description="of the transformer in training; auto: bf16 on CUDA, float32 on a CPU"
     )
     compile: bool = Field(False, description="torch.compile the transformer")
+    packed: bool = Field(
+        False,
+        description="micro-batches of the stage encoder hold texts of any lengths, packed, in "
+        "place of one exact length: fewer and fuller ones, for a GPU and small steps (no dropout "
+        "on attention; BERT, DistilBERT, RoBERTa)",
+    )
     deterministic: bool = Field(
         False, description="the same bits for 1, 2, 4 and 8 processes; needs more memory"
     )
@@ -227,6 +233,13 @@ class TrainSettings(Settings):
                 "bce with --positives-per-point would train the positives that are not drawn as "
                 "negatives; leave it 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _packed_alone(self) -> TrainSettings:
+        for name in ("compile", "cache_layers"):
+            if self.packed and getattr(self, name):
+                raise ValueError(f"--packed and --{name.replace('_', '-')} exclude each other")
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dexml.attention import check_packable
 from dexml.model import (
     CPU_BATCH_TOKENS,
     GPU_BATCH_TOKENS,
@@ -223,18 +224,19 @@ def _unfreeze(encoder: DualEncoder, settings: TrainSettings) -> list[nn.Paramete
 def _reader(
     encoder: DualEncoder, tokens: Tokens, side: str, settings: TrainSettings
 ) -> Callable[[NDArray[np.int64]], Tensor]:
-    """Features (B, H) with gradient of texts of one length."""
+    """Features (B, H) with gradient of texts of one length, or packed ones of any lengths."""
     device = encoder.device
     on = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    run: Any
+    run: Any = encoder.features
     n = settings.encoder_layers
+    if settings.packed:
+        check_packable(encoder.transformer)
     if settings.cache_layers:
         folder = features.cache_folder(settings)
         get = cached_layers(encoder, tokens, n, folder, desc=side, progress=not settings.quiet)
         run = functools.partial(_upper, encoder, n)
     else:
         resident = tokens.to(device)
-        run = encoder.features
 
         def get(ids: NDArray[np.int64]) -> Tensor:
             return resident.tensor(ids, device)
@@ -243,9 +245,10 @@ def _reader(
         run = torch.compile(run, dynamic=True)
 
     def read(ids: NDArray[np.int64]) -> Tensor:
-        batch = get(ids)
         with torch.autocast(device.type, torch.bfloat16, enabled=on):
-            found: Tensor = run(batch)
+            if settings.packed:
+                return encoder.features_packed(*resident.packed(ids, device))
+            found: Tensor = run(get(ids))
         return found
 
     return read

@@ -161,6 +161,7 @@ def _towers(
         stage.max_tokens,
         deterministic=deterministic,
         even=stage.point_lengths is None,
+        packed=settings.packed,
     )
     label_plan = stage.label_plan
     if label_plan is None:
@@ -170,6 +171,7 @@ def _towers(
             stage.max_tokens,
             deterministic=deterministic,
             even=table_trained or stage.label_lengths is None,
+            packed=settings.packed,
         )
         if stage.sampler.shares == "all":  # always the same: made once
             stage.label_plan = label_plan

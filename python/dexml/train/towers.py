@@ -1,9 +1,10 @@
 """Embeddings of many texts in little memory, with their exact gradient (a gradient cache).
 
-Texts are put in order of (token length, id) and cut into micro-batches of one exact length: no
-padding, no mask. Order and cuts are a function of the texts alone, whatever number of processes
-shares them, and each micro-batch has a seed of its own, set before it is encoded. So dropout is the
-same when it is encoded a second time, on any process, and nothing of a random state is kept.
+Texts are put in order of (token length, id) and cut into micro-batches of one exact length, or
+packed ones: no padding, no mask. Order and cuts are a function of the texts alone, whatever number
+of processes shares them, and each micro-batch has a seed of its own, set before it is encoded. So
+dropout is the same when it is encoded a second time, on any process, and nothing of a random state
+is kept.
 
 First pass: embeddings only, but for as many tokens as fit (`keep_tokens`) with their graph. The
 loss then gives the gradient of each embedding. Second pass: micro-batches without a graph are
@@ -65,6 +66,7 @@ def plan(
     *,
     deterministic: bool = False,
     even: bool = False,
+    packed: bool = False,
 ) -> Plan:
     """Order, cut and share out the texts `ids`.
 
@@ -75,6 +77,7 @@ def plan(
         deterministic: Cut at the borders of `VIRTUAL_SHARDS` equal parts too, and give each
             process whole parts: sums over them do not depend on the number of processes.
         even: Give each process the same number of texts instead of tokens.
+        packed: A micro-batch may hold texts of several lengths.
     """
     n, size, rank = len(ids), processes.size(), processes.rank()
     order = np.arange(n) if lengths is None else np.lexsort((ids, lengths[ids]))
@@ -82,12 +85,12 @@ def plan(
     each = np.ones(n, np.int64) if lengths is None else lengths[ids]
     parts = VIRTUAL_SHARDS if deterministic else size if even else 1
     borders = np.arange(parts + 1) * n // parts
-    edges = np.unique(np.concatenate([[0, n], np.flatnonzero(np.diff(each)) + 1, borders]))
-    starts = [
-        np.arange(a, b, max(1, max_tokens // int(each[a]))) for a, b in itertools.pairwise(edges)
-    ]
-    cuts = np.concatenate([*starts, [n]]).astype(np.int64)
-    total = np.concatenate([[0], np.cumsum(each)])[cuts]
+    longer = np.flatnonzero(np.diff(each)) + 1
+    edges = np.unique(np.concatenate([[0, n], borders, longer[: 0 if packed else None]]))
+    before = np.concatenate([[0], np.cumsum(each)])
+    starts = [_starts(before, int(a), int(b), max_tokens) for a, b in itertools.pairwise(edges)]
+    cuts = np.array([*itertools.chain(*starts), n], np.int64)
+    total = before[cuts]
     if parts > 1 or size == 1:
         local = parts // size
         marks = np.searchsorted(cuts, borders[rank * local : (rank + 1) * local + 1])
@@ -96,6 +99,23 @@ def plan(
         marks = np.searchsorted(total, shares)
     runs = [(int(a), int(b)) for a, b in itertools.pairwise(marks)]
     return Plan(ids, order, cuts, np.diff(total), runs)
+
+
+def _starts(before: NDArray[np.int64], first: int, last: int, max_tokens: int) -> list[int]:
+    """Where micro-batches begin among the texts from `first` to `last`, each as full as it can be.
+
+    Args:
+        before: Tokens before each text, (K + 1,).
+        first: A text.
+        last: The text behind the last one.
+        max_tokens: Tokens of a micro-batch, at least one text.
+    """
+    found = []
+    while first < last:
+        found.append(first)
+        full = int(np.searchsorted(before, before[first] + max_tokens, side="right")) - 1
+        first = max(first + 1, full)
+    return found
 
 
 @dataclass

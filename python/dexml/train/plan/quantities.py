@@ -57,6 +57,7 @@ class PlanInput:
         scored_points: Points scored at a validation, at most.
         evaluate_every: Epochs between validations.
         micro_tokens: Tokens encoded at a time.
+        packed: The phase encoder packs texts of several lengths into a micro-batch.
         keep_tokens: Tokens of a step, on each side and of each process, whose activations are
             kept; all others are encoded twice.
         keep_labels: The same for labels of the phase heads.
@@ -88,6 +89,7 @@ class PlanInput:
     scored_points: int = 20_000
     evaluate_every: int = 1
     micro_tokens: int = 2048
+    packed: bool = False
     keep_tokens: int = 16_384
     keep_labels: int = 2**62
     gradient_rows: int = 1

@@ -138,7 +138,8 @@ def _work(given: PlanInput, speed: Speed, phase: Phase, n_points: int) -> _Work:
     sides = ((given.point_lengths, n_points), (given.label_lengths, candidates))
     tokens = sum(n * float(lengths.mean()) for lengths, n in sides)
     encoded = sum(
-        _encode(speed, lengths, n / given.world, given.micro_tokens) for lengths, n in sides
+        _encode(speed, lengths, n / given.world, given.micro_tokens, packed=given.packed)
+        for lengths, n in sides
     )
     scores = n_points * candidates / given.world
     seconds = encoded * _units(given, speed, phase) + scores * speed.score
@@ -190,12 +191,17 @@ def _stage(
     )
 
 
-def _encode(speed: Speed, lengths: Lengths, n: float, max_tokens: int) -> float:
+def _encode(
+    speed: Speed, lengths: Lengths, n: float, max_tokens: int, *, packed: bool = False
+) -> float:
     """Seconds of a forward pass over `n` texts drawn from `lengths`."""
     values = lengths.astype(np.float64)
     mean, square = float(values.mean()), float((values**2).mean())
     per_text = mean * speed.token + square * speed.token_pair
-    return n * per_text + expected_batches(lengths, n, max_tokens) * speed.batch
+    batches = max(1.0, n * mean / max_tokens)
+    if not packed:
+        batches = expected_batches(lengths, n, max_tokens)
+    return n * per_text + batches * speed.batch
 
 
 def expected_batches(lengths: Lengths, n: float, max_tokens: int) -> float:
