@@ -1,5 +1,6 @@
 """A small generated data set, and settings that train on it in a second."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,12 @@ def weights(run: Path) -> dict[str, "Tensor"]:
         for name, tensor in load_file(path).items():
             found[f"{path.relative_to(run).as_posix()}/{name}"] = tensor
     return found
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, but for those that say that it was started."""
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line.get("event") != "started"]
 
 
 def assert_same(a: Path, b: Path) -> None:

@@ -96,6 +96,15 @@ def test_upper_trains_its_blocks_and_no_others(encoder: DualEncoder) -> None:
         torch.testing.assert_close(part, parameter.grad)
 
 
+def test_upper_layers_are_blocks_without_embeddings(encoder: DualEncoder) -> None:
+    transformer = encoder.transformer
+    depth = len(blocks(transformer))
+    assert upper_layers(transformer, depth) == list(blocks(transformer))
+    for n in (0, depth + 1):
+        with pytest.raises(ValueError, match=f"{n} upper layers; this encoder has {depth}: give"):
+            upper_layers(transformer, n)
+
+
 def test_the_model_is_left_as_it_was_by_a_split(encoder: DualEncoder) -> None:
     ids = torch.tensor([[2, 4, 5, 6, 3]])
     names = list(encoder.state_dict())

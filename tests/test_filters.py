@@ -13,7 +13,7 @@ from scipy.sparse import csr_array, save_npz
 
 from dexml import data, losses, train
 from dexml.train import stages, step
-from small import train_settings, weights, write_tiny_data
+from small import log_of, train_settings, weights, write_tiny_data
 from train_parts import start_of
 
 BOTH_PHASES = pytest.mark.parametrize("phase", ["heads", "encoder"])
@@ -149,7 +149,7 @@ def test_validation_leaves_the_pairs_out(
     out = tmp_path / "run"
     changes = {"stages": "heads,encoder", "head_epochs": 1, "encoder_epochs": 1}
     train.train(train_settings(folder, tiny_encoder, out, **changes))
-    entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    entries = log_of(out)
     scores = [entry["validation"] for entry in entries if "validation" in entry]
     assert len(scores) == 2
     for score in scores:

@@ -18,7 +18,7 @@ from dexml.console import run
 from dexml.metrics import __main__ as metrics_command
 from dexml.metrics import evaluate, inv_propensity
 from dexml.train import TrainSettings, schedule, selection, settings, stages, step
-from small import train_settings, weights
+from small import log_of, train_settings, weights
 
 SWITCHES = {
     *("data_dir", "out", "resume", "overwrite", "quiet", "debug", "device", "threads"),
@@ -193,7 +193,7 @@ def test_a_changed_propensity_changes_the_psp_alone(
     for i, changes in enumerate([{}, *({name: value} for name, value in SCORE_CHANGES)]):
         out = tmp_path / str(i)
         train.train(train_settings(filtered, tiny_encoder, out, head_epochs=1, **changes))
-        log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        log = log_of(out)
         tested = json.loads((out / "metrics.json").read_text())["metrics"]
         runs.append((weights(out), log[0]["validation"], tested))
     for i, (found, *scores) in enumerate(runs[1:], start=1):
@@ -262,7 +262,7 @@ def test_evaluate_every_counts_epochs_and_the_last_is_never_left_out(
 ) -> None:
     out = tmp_path / "run"
     train.train(train_settings(filtered, tiny_encoder, out, head_epochs=5, evaluate_every=2))
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    log = log_of(out)
     assert [entry["epoch"] for entry in log if "validation" in entry] == [2, 4, 5]
 
 

@@ -23,10 +23,11 @@ from dexml.console import run
 from dexml.index import __main__ as index_command
 from dexml.metrics import evaluate
 from dexml.predict import __main__ as predict_command
-from dexml.train import checkpoint, fit, memory, selection, step
+from dexml.train import checkpoint, final, fit, memory, selection, step
 from dexml.train.__main__ import main as train_main
 from dexml.train.schedule import rate
-from small import assert_same, train_settings, weights
+from small import assert_same, log_of, train_settings, weights
+from tiny_encoders import tiny
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,7 +52,7 @@ def test_head_phase_learns_and_leaves_a_complete_run(
     assert config["head_epochs"] == 30
     assert config["temperature"] == 0.06
     assert "torch" in json.loads((out / "versions.json").read_text())
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    log = log_of(out)
     chosen = [entry for entry in log if entry["stage"] == "selection"]
     assert [entry["epoch"] for entry in chosen] == list(range(1, 31))
     assert log[-1]["loss"] < log[0]["loss"]
@@ -122,6 +123,10 @@ def test_unseen_labels_keep_the_residual_zero(
 
 class Killed(BaseException):
     """Stands for a kill: no handler of ours may catch it."""
+
+
+def killed(*_: Any) -> None:
+    raise Killed
 
 
 BOTH = {"stages": "heads,encoder", "head_epochs": 1, "encoder_epochs": 2, "encoder_layers": 1}
@@ -309,6 +314,56 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         checkpoint.newest(folder)
 
 
+def test_the_time_of_a_resumed_run_is_that_of_all_its_sessions(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run")
+    monkeypatch.setattr(final, "save", killed)
+    with pytest.raises(Killed):
+        train.train(settings)
+    monkeypatch.undo()
+    path = settings.out / "log.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines[0]["event"] == "started"
+    lines[0]["time"] = lines[-1]["time"] - 5000
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    path.write_text(text + '{"time": 17, "st')  # killed while it wrote
+    train.train(settings.model_copy(update={"resume": True}))
+    assert path.read_text().startswith(text)
+    found = json.loads((settings.out / "metrics.json").read_text())["training_seconds"]
+    assert 5000 < found < 5300
+    assert (settings.out / "report.html").exists()
+
+
+def test_a_run_is_not_resumed_with_other_weights(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Path(shutil.copytree(tiny_encoder, tmp_path / "encoder"))
+    settings = train_settings(tiny_data, encoder, tmp_path / "run")
+    monkeypatch.setattr(final, "save", killed)
+    with pytest.raises(Killed):
+        train.train(settings)
+    monkeypatch.undo()
+    tensors = load_file(encoder / "model.safetensors")
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 1}, encoder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"from other weights than .*encoder has now"):
+        train.train(settings.model_copy(update={"resume": True}))
+
+
+def test_more_layers_than_there_are_and_packing_where_it_is_not_known(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    for changes, message in (
+        ({"encoder_layers": 99}, "99 upper layers; this encoder has 2: give 1..2"),
+        ({"encoder": str(tiny("mpnet", tmp_path / "m")), "packed": True}, "packing is not known"),
+    ):
+        settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", stages="encoder")
+        with pytest.raises(ValueError, match=message):
+            train.train(settings.model_copy(update=changes))
+        assert not settings.out.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_a_saved_step(
     tiny_data: Path,
@@ -397,7 +452,7 @@ def test_patience_ends_a_stage(
         *(tiny_data, tiny_encoder, out), head_epochs=9, patience=2, refit=False
     )
     train.train(settings)
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    log = log_of(out)
     assert [entry["epoch"] for entry in log] == [1, 2, 3, 4]
     chosen = json.loads((out / "checkpoint" / "selection.json").read_text())
     assert chosen["epochs"] == {"heads": 2}
@@ -630,7 +685,7 @@ def test_a_point_without_labels_and_few_ranks(
     train.train(settings)
     for path in [out / "label_emb.npy", out / "query_emb.npy", *(out / "cache").glob("*.npy")]:
         assert np.load(path).dtype == np.float32
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    log = log_of(out)
     assert all("P@10" in entry["validation"] for entry in log if "validation" in entry)
 
 

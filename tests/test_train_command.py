@@ -16,7 +16,7 @@ from dexml.predict.__main__ import main as predict_main
 from dexml.train import TrainSettings, memory
 from dexml.train.__main__ import main as train_main
 from dexml.train.__main__ import recipes, with_recipe
-from small import assert_same
+from small import assert_same, log_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -228,7 +228,7 @@ def test_recipes_are_found_by_name_and_can_be_changed(
     settings = rundir.read_config(out)
     assert settings["negatives"] == "hard"
     assert settings["encoder_epochs"] == 2
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    lines = log_of(out)
     assert [line["epoch"] for line in lines if line.get("event") == "shortlist"] == [2]
     assert lines[-1]["step"] * settings["encoder_batch_size"] > 90
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from datetime import timedelta
@@ -242,6 +243,43 @@ def assert_same_but_rounding(a: Path, b: Path) -> None:
 
     for name, tensor in weights(a).items():
         torch.testing.assert_close(tensor, weights(b)[name], rtol=1e-3, atol=1e-4)
+
+
+def patient(rank: int, size: int, folder: str, port: str) -> None:
+    """The first process works for longer than a collective may take."""
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), **local)
+    setattr(processes, "TIMEOUT", timedelta(seconds=2))  # noqa: B010
+
+    def slow() -> bool:
+        time.sleep(4)
+        return True
+
+    def fail() -> bool:
+        time.sleep(3)
+        raise ValueError("no such label")
+
+    device = processes.start("cpu")
+    answers: list[object] = [
+        processes.first(slow, device),
+        processes.first(lambda: False, device),
+    ]
+    try:
+        processes.first(fail, device)
+    except (ValueError, RuntimeError) as error:
+        answers.append(str(error))
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(answers))
+    processes.end()
+
+
+def test_others_wait_for_the_first_as_long_as_it_works(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    assert finished(spawn(patient, 2, tmp_path, port)) == [0, 0]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == [True, False, "no such label"]
+    assert second == [True, False, "process 0 failed; its message says why"]
 
 
 def test_a_process_count_that_does_not_divide(

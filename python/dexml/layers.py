@@ -36,9 +36,15 @@ def blocks(transformer: nn.Module) -> nn.ModuleList:
 
 
 def upper_layers(transformer: nn.Module, n: int) -> list[nn.Module]:
-    """Return the last `n` transformer blocks; all parameters where there are no more than `n`."""
-    depth = int(transformer.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
-    return [transformer] if n >= depth else list(blocks(transformer)[depth - n :])
+    """Return the last `n` transformer blocks, without the embeddings.
+
+    Raises:
+        ValueError: There are not so many.
+    """
+    found = list(blocks(transformer))
+    if not 1 <= n <= len(found):
+        raise ValueError(f"{n} upper layers; this encoder has {len(found)}: give 1..{len(found)}")
+    return found[len(found) - n :]
 
 
 def freeze_embeddings(transformer: Any) -> None:

@@ -7,11 +7,12 @@ import os
 import subprocess
 
 from dexml import data, rundir
+from dexml.model import DualEncoder
 from dexml.train import report
 from dexml.train.settings import SWITCHES, TrainSettings
 
 
-def open_folder(settings: TrainSettings, data_fingerprint: str) -> bool:
+def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerprint: str) -> bool:
     """Make or reopen the run directory; True if its run has finished already."""
     folder = settings.out
     resolved = settings.model_dump(mode="json", exclude=set(SWITCHES))
@@ -30,9 +31,15 @@ def open_folder(settings: TrainSettings, data_fingerprint: str) -> bool:
                         f"{folder}: was started with {name} = {saved.get(name)!r}, not "
                         f"{resolved[name]!r}; resume with the same settings, or --overwrite"
                     )
-            if rundir.read_json(versions)["dexml_run"] != data_fingerprint:
+            marks = rundir.read_json(versions)
+            if marks["dexml_run"] != data_fingerprint:
                 raise ValueError(
                     f"{folder}: was started on other data than {settings.data_dir} holds now"
+                )
+            if marks.get("encoder") != encoder_fingerprint:
+                raise ValueError(
+                    f"{folder}: was started from other weights than {settings.encoder} has now; "
+                    "give the encoder it was started from, or --overwrite"
                 )
             return _is_finished(settings)
         rundir.remove(folder)
@@ -44,7 +51,12 @@ def open_folder(settings: TrainSettings, data_fingerprint: str) -> bool:
     rundir.write_config(folder, shown)
     rundir.write_json(
         folder / "versions.json",
-        {"dexml_run": data_fingerprint, **_commit(), **rundir.versions()},
+        {
+            "dexml_run": data_fingerprint,
+            "encoder": encoder_fingerprint,
+            **_commit(),
+            **rundir.versions(),
+        },
     )
     return False
 
@@ -68,6 +80,36 @@ def _is_finished(settings: TrainSettings) -> bool:
     """Complete, scored and reported: a kill may have come between. The report is written last."""
     names = ("run.json", report.FILE)
     return all((settings.out / name).exists() for name in names)
+
+
+def begin_log(settings: TrainSettings) -> float:
+    """Note in ``log.jsonl`` that the training starts, or goes on; seconds it has taken before.
+
+    A last line that a killed job left unfinished is cut off. Of such a job counts the time up to
+    its last whole line.
+    """
+    path, before = settings.out / "log.jsonl", 0.0
+    if path.exists():
+        whole, end, rest = path.read_bytes().rpartition(b"\n")
+        if rest:
+            rundir.write_bytes(path, whole + end)
+        times: list[list[float]] = []
+        for line in report.read_log(path):
+            if not times or line.get("event") == "started":
+                times.append([])
+            times[-1].append(float(line["time"]))
+        before = sum(session[-1] - session[0] for session in times)
+    rundir.log(settings.out, event="started")
+    return before
+
+
+def encoder_fingerprint(encoder: DualEncoder) -> str:
+    """SHA-256 over the weights that a training starts from, its heads included."""
+    digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode() + b"\0")
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def fingerprint(label_texts: list[str], part: data.Part) -> str:

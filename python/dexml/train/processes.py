@@ -22,8 +22,11 @@ from torch import Tensor
 from dexml.model import torch_device
 
 TIMEOUT = timedelta(minutes=30)
-"""Longer than any work that others may have to wait for; a process that dies is noticed at once,
-one that hangs after this time."""
+"""Of what all processes compute together. One that dies is noticed at once, one that hangs after
+this time."""
+WAITING = timedelta(days=7)
+"""While the first process works alone, which takes as long as it takes: texts are tokenised,
+layers cached, an index is built."""
 _LOST = re.compile(
     r"Connection closed|Connection reset|Broken pipe|Timed out|timeout|NCCL|remote process|"
     r"gloo|Connection refused|Socket",
@@ -54,11 +57,15 @@ def start(device: str) -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         backend = "nccl" if found.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
+        global _waiting
+        _waiting = dist.new_group(backend="gloo", timeout=WAITING)
     return found
 
 
 def end() -> None:
     """Leave the group that `start` joined."""
+    global _waiting
+    _waiting = None
     if "RANK" in os.environ and dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -110,6 +117,10 @@ def agree(values: list[float], device: torch.device) -> list[float]:
     return found
 
 
+_waiting: Any = None
+"""The group in which others wait for the first; None: the usual one."""
+
+
 def first(work: Callable[[], bool], device: torch.device) -> bool:
     """Let the first process work while the others wait; its answer, or its failure, for all.
 
@@ -121,12 +132,16 @@ def first(work: Callable[[], bool], device: torch.device) -> bool:
             answer = work()
         except Exception as problem:
             error = problem
-    said = agree([float(answer), float(error is not None)], device)
+    if size() > 1:
+        place = device if _waiting is None else torch.device("cpu")
+        said = torch.tensor([float(answer), float(error is not None)], device=place)
+        dist.broadcast(said, 0, group=_waiting)
+        if said[1] and error is None:
+            raise RuntimeError("process 0 failed; its message says why")
+        answer = bool(said[0])
     if error is not None:
         raise error
-    if said[1]:
-        raise RuntimeError("process 0 failed; its message says why")
-    return bool(said[0])
+    return answer
 
 
 @contextmanager

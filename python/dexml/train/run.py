@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dexml import console, data, rundir
+from dexml.attention import check_packable
 from dexml.index import PointMemory
 from dexml.losses.shards import VIRTUAL_SHARDS
 from dexml.metrics import Result, inv_propensity, propensity_constants
-from dexml.model import DualEncoder, LabelTable, with_bias_dimension
+from dexml.model import DualEncoder, LabelTable, upper_layers, with_bias_dimension
 from dexml.train import features, final, fit, memory, processes, track
-from dexml.train.folder import fingerprint, open_folder
+from dexml.train.folder import begin_log, encoder_fingerprint, fingerprint, open_folder
 from dexml.train.problem import Model, Problem
 from dexml.train.schedule import parse_stages
 from dexml.train.settings import TrainSettings
@@ -73,10 +74,12 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
     encoder = load_encoder(settings).to(device)
     # Only now, when everything that was named is there, is the run directory touched.
     folder, say = settings.out, processes.is_first()
-    if processes.first(lambda: open_folder(settings, fingerprint(label_texts, part)), device):
+    marks = fingerprint(label_texts, part), encoder_fingerprint(encoder)
+    if processes.first(lambda: open_folder(settings, *marks), device):
         if say:
             console.say(f"{folder}: this run has finished already; nothing to do")
         return None
+    before = begin_log(settings) if say else 0.0
     torch.manual_seed(settings.seed)
 
     y = _positives(part)
@@ -137,7 +140,7 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
         problem.y,
     )
     final.save(settings, saved, selected, temperature)
-    seconds = time.perf_counter() - started
+    seconds = before + time.perf_counter() - started
     return final.score_test(settings, saved, weights, propensity, seconds)
 
 
@@ -156,7 +159,11 @@ def _no_tracker(_: Mapping[str, Any]) -> None:
 
 
 def load_encoder(settings: TrainSettings) -> DualEncoder:
-    """The encoder, with pooling, norm and head as its folder says unless a setting says more."""
+    """The encoder, with pooling, norm and head as its folder says unless a setting says more.
+
+    Raises:
+        ValueError: It has fewer layers than are to be trained, or cannot be packed.
+    """
     more: dict[str, Any] = {}
     if settings.pooling != "auto":
         more["pooling"] = settings.pooling
@@ -166,7 +173,12 @@ def load_encoder(settings: TrainSettings) -> DualEncoder:
         more["head"] = settings.head
     elif "heads" in parse_stages(settings.stages):
         more["head"] = "shared"
-    return DualEncoder.load(settings.encoder, **more)
+    encoder = DualEncoder.load(settings.encoder, **more)
+    if settings.encoder_layers:
+        upper_layers(encoder.transformer, settings.encoder_layers)
+    if settings.packed:
+        check_packable(encoder.transformer)
+    return encoder
 
 
 def _scored(

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dexml.attention import check_packable
 from dexml.model import (
     CPU_BATCH_TOKENS,
     GPU_BATCH_TOKENS,
@@ -229,8 +228,6 @@ def _reader(
     on = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
     run: Any = encoder.features
     n = settings.encoder_layers
-    if settings.packed:
-        check_packable(encoder.transformer)
     if settings.cache_layers:
         folder = features.cache_folder(settings)
         get = cached_layers(encoder, tokens, n, folder, desc=side, progress=not settings.quiet)
