@@ -5,13 +5,11 @@ Needs numpy and scipy only. What each source draws, and how fast: ``docs/samplin
 
 from dexml.sampling.graph import LabelGraph
 from dexml.sampling.negatives import NegativeSampler, sample_negatives
-from dexml.sampling.pools import label_pool, pool_positives, pool_probability
+from dexml.sampling.pools import pool_positives
 
 __all__ = [
     "LabelGraph",
     "NegativeSampler",
-    "label_pool",
     "pool_positives",
-    "pool_probability",
     "sample_negatives",
 ]
