@@ -351,6 +351,17 @@ def test_a_run_is_not_resumed_with_other_weights(
         train.train(settings.model_copy(update={"resume": True}))
 
 
+def test_too_few_points_name_the_data_set(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    lines = (copy / "raw" / "trn_X.txt").read_text().splitlines()
+    (copy / "raw" / "trn_X.txt").write_text("\n".join(lines[:2]) + "\n")
+    save_npz(copy / "Y.trn.npz", data.load_labels(copy / "Y.trn.npz")[:2])
+    with pytest.raises(ValueError, match=f"{copy}: 2 training points; expected 3 or more"):
+        train.train(train_settings(copy, tiny_encoder, tmp_path / "run"))
+
+
 def test_more_layers_than_there_are_and_packing_where_it_is_not_known(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:

@@ -28,6 +28,8 @@ from dexml.train.problem import Model, Problem
 from dexml.train.schedule import parse_stages
 from dexml.train.settings import TrainSettings
 
+_LEAST = 3
+"""Points that a training needs: propensities are not defined for fewer."""
 _QUERIES = 1000
 """Points kept for measuring the recall of an index."""
 
@@ -67,6 +69,10 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
     started = time.perf_counter()
     label_texts = data.load_label_texts(settings.data_dir)
     part = data.load_part(settings.data_dir, "trn", len(label_texts))
+    if part.y.shape[0] < _LEAST:
+        raise ValueError(
+            f"{settings.data_dir}: {part.y.shape[0]} training points; expected {_LEAST} or more"
+        )
     propensity = _propensity(settings)
     weights = inv_propensity(part.y, **propensity)
     if settings.threads:
