@@ -1,12 +1,13 @@
 """Exact and HNSW search over label vectors, against what one would write or install instead.
 
-    python benches/search.py                                                 # small, seconds
-    python benches/search.py --labels 131072 1305265 --dims 384 768 --rounds 3   # the full run
-    python benches/search.py --run RUN                                       # a run's own vectors
+    python benches/search.py                                                # small, seconds
+    python benches/search.py --labels 131072 1305265 --dims 384 768 --rounds 3  # in full, hours
+    python benches/search.py --labels 1305265 --dims 384 --exact            # no graphs, minutes
+    python benches/search.py --run RUN                                      # a run's own vectors
 
 Vectors are clustered (seeded): unit vectors around centres, queries near labels. Competitors: plain
-numpy (product and argpartition), hnswlib used directly, faiss and usearch where they are installed.
-All HNSW graphs have the same M and ef_construction and are compared at the ef that dexml measured;
+numpy (product and argpartition), hnswlib used directly, faiss (flat, HNSW) and usearch where they
+are installed. All HNSW graphs have the same M and ef_construction and are compared at the ef that dexml measured;
 usearch stores float32. Each competitor searches with 1 and with 2 threads, in processes of their
 own so that BLAS obeys; they take turns, the minimum counts. With ``--run``, also the latency of one
 text, from the text to its labels. Writes ``benches/results/search.md`` and ``search.json``.
@@ -119,6 +120,15 @@ def bare_hnswlib(vectors: Array, made: dict[str, Any], folder: Path, threads: in
     return search
 
 
+def faiss_flat(vectors: Array, made: dict[str, Any], folder: Path, threads: int) -> Search:
+    import faiss
+
+    flat = faiss.IndexFlatIP(vectors.shape[1])
+    flat.add(vectors)
+    faiss.omp_set_num_threads(threads)
+    return lambda queries, k: flat.search(queries, k)[1]
+
+
 def faiss_hnsw(vectors: Array, made: dict[str, Any], folder: Path, threads: int) -> Search:
     import faiss
 
@@ -169,12 +179,14 @@ def usearch_hnsw(vectors: Array, made: dict[str, Any], folder: Path, threads: in
 COMPETITORS = {
     "bare BLAS (products only)": (bare_blas, ()),
     "numpy, argpartition": (plain_numpy, ()),
-    "dexml exact": (dexml_exact, ("hnswlib",)),
+    "faiss flat": (faiss_flat, ("faiss",)),
+    "dexml exact": (dexml_exact, ()),
     "hnswlib directly": (bare_hnswlib, ("hnswlib",)),
     "dexml hnsw": (dexml_hnsw, ("hnswlib",)),
     "faiss HNSW": (faiss_hnsw, ("faiss",)),
     "usearch HNSW": (usearch_hnsw, ("usearch",)),
 }
+GRAPHS = ("hnswlib directly", "dexml hnsw", "faiss HNSW", "usearch HNSW")
 OVERHEAD = {"dexml exact": "bare BLAS (products only)", "dexml hnsw": "hnswlib directly"}
 
 
@@ -213,7 +225,9 @@ def job(name: str, folder: Path, threads: int, ks: list[int]) -> dict[str, Any]:
     return found | {"memory": memory()}
 
 
-def build(vectors: Array, queries: Array, folder: Path, ks: list[int]) -> dict[str, Any]:
+def build(
+    vectors: Array, queries: Array, folder: Path, ks: list[int], *, exact: bool = False
+) -> dict[str, Any]:
     """Build the dexml index, time edits, and leave what the jobs read."""
     from dexml.index import LabelIndex, exact_search
 
@@ -221,14 +235,16 @@ def build(vectors: Array, queries: Array, folder: Path, ks: list[int]) -> dict[s
     np.save(folder / "queries.npy", queries)
     np.save(folder / "truth.npy", exact_search(queries, vectors, max(ks))[0])
     started = time.process_time()
-    index = LabelIndex.build(vectors, queries, search="hnsw", seed=0, progress=True)
+    index = LabelIndex.build(
+        vectors, queries, search="exact" if exact else "hnsw", seed=0, progress=True
+    )
     made = {"build": time.process_time() - started}
     index.save(folder / "dexml")
     recalls = [row for k in ks if (row := index.recall_for(k))]
     info: dict[str, Any] = made | {
         "m": index.manifest.m,
         "ef_construction": index.manifest.ef_construction,
-        "ef": {str(k): row.ef for k, row in zip(ks, recalls, strict=True)},
+        "ef": {} if exact else {str(k): row.ef for k, row in zip(ks, recalls, strict=True)},
         "disk": sum(seal["bytes"] for seal in index.manifest.files.values()),
     }
     (folder / "made.json").write_text(json.dumps(info))
@@ -238,7 +254,9 @@ def build(vectors: Array, queries: Array, folder: Path, ks: list[int]) -> dict[s
     info["edits"] = {
         "add 1,000 labels": timed(lambda: index.add_labels(None, more)),
         "save them, recall measured": timed(lambda: index.save(folder / "edited")),
-        "add 1,000 more: all 2,000 go into the graph": timed(lambda: index.add_labels(None, more)),
+        "add 1,000 more (with a graph: all 2,000 go into it)": timed(
+            lambda: index.add_labels(None, more)
+        ),
     }
     shutil.rmtree(folder / "edited")
     return info
@@ -282,11 +300,15 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def compare(folder: Path, threads: int, ks: list[int], rounds: int) -> dict[str, Any]:
+def compare(
+    folder: Path, threads: int, ks: list[int], rounds: int, *, exact: bool = False
+) -> dict[str, Any]:
     """Let the competitors take turns; the least time of each counts."""
     best: dict[str, Any] = {}
     for _ in range(rounds):
         for name, (_, needs) in COMPETITORS.items():
+            if exact and name in GRAPHS:
+                continue
             if any(importlib.util.find_spec(module) is None for module in needs):
                 best[name] = f"skipped: {', '.join(needs)} is not installed"
                 continue
@@ -318,9 +340,13 @@ def as_markdown(results: list[dict[str, Any]], command: str, machine: str) -> st
         lines += ["", f"## {result['name']}", ""]
         made = result["made"]
         lines += [
-            f"HNSW M {made['m']}, ef_construction {made['ef_construction']}, ef by k {made['ef']}: "
-            f"built in {made['build']:.1f} s CPU, {made['disk'] / 1e6:.1f} MB on disk "
-            "(vectors and graph).",
+            (
+                f"HNSW M {made['m']}, ef_construction {made['ef_construction']}, ef by k "
+                f"{made['ef']}: built in {made['build']:.1f} s CPU, {made['disk'] / 1e6:.1f} MB on "
+                "disk (vectors and graph)."
+                if made["ef"]
+                else f"No graph: {made['disk'] / 1e6:.1f} MB on disk."
+            ),
             "",
         ]
         head = ["", "threads", "memory, MB"]
@@ -362,6 +388,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[10_000])
     parser.add_argument("--dims", type=int, nargs="+", default=[64])
     parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--exact", action="store_true", help="no graphs: exact search alone")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--run", type=Path, help="a run directory: its own vectors, and latency")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "search.md")
@@ -381,11 +408,13 @@ def main(argv: list[str]) -> None:
     for name, make in tasks:
         with tempfile.TemporaryDirectory() as folder:
             vectors_, queries = make()
-            made = build(vectors_, queries, Path(folder), ks)
+            made = build(vectors_, queries, Path(folder), ks, exact=chosen.exact)
             del vectors_
             result: dict[str, Any] = {"name": name, "ks": ks, "made": made, "threads": {}}
             for threads in THREADS:
-                result["threads"][threads] = compare(Path(folder), threads, ks, chosen.rounds)
+                result["threads"][threads] = compare(
+                    *(Path(folder), threads, ks, chosen.rounds), exact=chosen.exact
+                )
         if chosen.run:
             result["latency"] = latency(chosen.run, 500)
         results.append(result)

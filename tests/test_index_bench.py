@@ -20,3 +20,13 @@ def test_the_bench_runs_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert table["hnswlib directly"]["10"]["recall"] > 0.95
     assert not [row for row in table.values() if isinstance(row, str) and "failed" in row]
     assert "| dexml hnsw | 1 |" in out.read_text()
+
+
+def test_without_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "search.md"
+    monkeypatch.setattr(search, "THREADS", (1,))
+    sizes = ["--labels", "500", "--dims", "8", "--queries", "70"]
+    search.main([*sizes, "--exact", "--out", str(out)])
+    (result,) = json.loads(out.with_suffix(".json").read_text())
+    assert set(result["threads"]["1"]) == set(search.COMPETITORS) - set(search.GRAPHS)
+    assert "No graph: " in out.read_text()
