@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import train_step
+from original_step import Original
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,8 @@ def test_the_bench_runs_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_another_step_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is timed where both do not compute one loss."""
-    gradients = train_step.Original.gradients
-    monkeypatch.setattr(train_step.Original, "gradients", lambda self: 1.01 * gradients(self))
+    gradients = Original.gradients
+    monkeypatch.setattr(Original, "gradients", lambda self: 1.01 * gradients(self))
     with pytest.raises(SystemExit, match=r"losses .* gradient norms .*: not the same step"):
         train_step.main(["--shape", "tiny", "--out", str(tmp_path / "step")])
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import search
+from searchers import COMPETITORS, GRAPHS
 
 
 def test_the_bench_runs_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,7 +15,7 @@ def test_the_bench_runs_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     search.main(["--labels", "500", "--dims", "8", "--queries", "70", "--out", str(out)])
     (result,) = json.loads(out.with_suffix(".json").read_text())
     table = result["threads"]["1"]
-    assert list(table) == list(search.COMPETITORS)
+    assert list(table) == list(COMPETITORS)
     assert table["dexml exact"]["10"]["recall"] == 1.0
     assert table["numpy, argpartition"]["100"]["recall"] > 0.99
     assert table["hnswlib directly"]["10"]["recall"] > 0.95
@@ -28,5 +29,5 @@ def test_without_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     sizes = ["--labels", "500", "--dims", "8", "--queries", "70"]
     search.main([*sizes, "--exact", "--out", str(out)])
     (result,) = json.loads(out.with_suffix(".json").read_text())
-    assert set(result["threads"]["1"]) == set(search.COMPETITORS) - set(search.GRAPHS)
+    assert set(result["threads"]["1"]) == set(COMPETITORS) - set(GRAPHS)
     assert "No graph: " in out.read_text()
