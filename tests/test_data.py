@@ -181,6 +181,45 @@ def test_missing_files_are_named(copy: Path) -> None:
         data.load_labels(copy / "none.npz")
 
 
+def test_a_data_set_from_python(tmp_path: Path) -> None:
+    labels = ["kernel", "printer\n driver", "music"]
+    train = (["plays  songs", "prints\ton paper", "nothing"], [[2], [1, 0], []])
+    test = (["songs"], csr_array(np.array([[0.0, 0, 1]])))
+    data.save_dataset(tmp_path / "new" / "set", labels, train, test)
+    found = data.load_dataset(tmp_path / "new" / "set")
+    assert found.label_texts == ["kernel", "printer driver", "music"]
+    assert found.train_texts == ["plays songs", "prints on paper", "nothing"]
+    assert found.y_train.toarray().tolist() == [[0, 0, 1], [1, 1, 0], [0, 0, 0]]
+    assert found.y_test.toarray().tolist() == [[0, 0, 1]]
+    data.save_dataset(tmp_path / "alone", labels, train)
+    assert not list((tmp_path / "alone").rglob("*tst*"))
+    with pytest.raises(FileExistsError, match="alone: is there already"):
+        data.save_dataset(tmp_path / "alone", labels, train)
+
+
+@pytest.mark.parametrize(
+    ("train", "error", "message"),
+    [
+        ((["a"], [[0], [1]]), ValueError, r"trn: labels of shape \(2, 3\) for 1 texts and 3 label"),
+        (
+            (["a", "b"], [[0], [3]]),
+            ValueError,
+            r"trn: point 1: label 3 out of range \(n_labels = 3",
+        ),
+        ((["a"], [[-1]]), ValueError, "trn: point 0: label -1 out of range"),
+        ((["a"], [[1, 2, 1]]), ValueError, "trn: point 0: label 1 stands twice"),
+        ((["a", 7], [[0], [1]]), TypeError, "trn_X.txt: text 1 is of type int, not str"),
+        ((["\ud800"], [[0]]), ValueError, "trn_X.txt: text 0 is not Unicode"),
+    ],
+)
+def test_what_makes_no_data_set(
+    tmp_path: Path, train: tuple[list[str], list[list[int]]], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        data.save_dataset(tmp_path / "set", ["x", "y", "z"], train)
+    assert not list(tmp_path.iterdir())
+
+
 def test_training_part_alone_opens_no_test_file(copy: Path) -> None:
     for path in [*copy.glob("*tst*"), *copy.glob("raw/tst*"), copy / "filter_labels_test.txt"]:
         path.unlink()

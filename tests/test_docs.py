@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dexml import data
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -16,15 +18,18 @@ def blocks(language: str) -> list[str]:
 
 def test_examples_of_the_readme_run(
     run_dir: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With a small run in the place of the demo's."""
     monkeypatch.chdir(ROOT)
     examples = blocks("python")
-    assert len(examples) == 2
+    assert len(examples) == 3
+    made = tmp_path / "data"
     for example in examples:
-        exec(example.replace("runs/demo/run", str(run_dir)), {})
+        exec(example.replace("runs/demo/run", str(run_dir)).replace("DATA_DIR", str(made)), {})
+    assert data.load_part(made, "trn", 3).y.nnz == 4
     assert "'P@1': 0.5" in capsys.readouterr().out
 
 

@@ -10,6 +10,7 @@ from dexml.data.layout import (
     load_dataset,
     load_label_texts,
     load_part,
+    save_dataset,
 )
 from dexml.data.matrices import (
     Repairs,
@@ -25,7 +26,7 @@ from dexml.data.matrices import (
     save_scores,
 )
 from dexml.data.parts import Csr, CsrParts, csr_parts, pair_parts, truth_parts
-from dexml.data.texts import lines, load_texts, unit_interval, validation_mask
+from dexml.data.texts import lines, load_texts, save_texts, unit_interval, validation_mask
 
 __all__ = [
     "Csr",
@@ -47,9 +48,11 @@ __all__ = [
     "repair_bow",
     "repair_labels",
     "save_bow",
+    "save_dataset",
     "save_labels",
     "save_pairs",
     "save_scores",
+    "save_texts",
     "truth_parts",
     "unit_interval",
     "validation_mask",

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array, issparse
 
-from dexml.data.matrices import load_labels, load_pairs
+from dexml.data.matrices import load_labels, load_pairs, save_labels
 from dexml.data.parts import Csr
-from dexml.data.texts import load_texts
+from dexml.data.texts import load_texts, save_texts
+from dexml.files import replacing
+
+Labels = Any
+"""A sparse matrix (N, L), or for each point a sequence of label ids."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,66 @@ def load_dataset(folder: str | os.PathLike[str]) -> Dataset:
         train_groups=train.groups,
         test_groups=test.groups,
     )
+
+
+def save_dataset(
+    folder: str | os.PathLike[str],
+    label_texts: Sequence[str],
+    train: tuple[Sequence[str], Labels],
+    test: tuple[Sequence[str], Labels] | None = None,
+) -> None:
+    """Write a new folder in the LF layout, which `dexml.train` reads; it appears when it is whole.
+
+    Args:
+        folder: Must not exist yet.
+        label_texts: The text of each label, L of them; their places are the label ids.
+        train: Texts of the training points, N of them, and their labels: a sparse matrix (N, L)
+            (above 0 is a positive), or for each point the ids of its labels.
+        test: The same for the points that are scored at the end; may be left out.
+
+    White space inside a text becomes one blank.
+
+    Raises:
+        FileExistsError: `folder` is there.
+        ValueError: Texts and labels differ in number, or a label id is not in 0..L - 1 or stands
+            twice at a point.
+        TypeError: A text is not a `str`.
+    """
+    folder, n_labels = Path(folder), len(label_texts)
+    if folder.exists():
+        raise FileExistsError(f"{folder}: is there already; give another name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sides = {"trn": train} if test is None else {"trn": train, "tst": test}
+    with replacing(folder) as beside:
+        (beside / "raw").mkdir(parents=True)
+        save_texts(beside / "raw" / "Y.txt", label_texts)
+        for part, (texts, labels) in sides.items():
+            y = labels if issparse(labels) else _matrix(labels, n_labels, part)
+            if y.shape != (len(texts), n_labels):
+                raise ValueError(
+                    f"{part}: labels of shape {tuple(y.shape)} for {len(texts)} texts and "
+                    f"{n_labels} label texts"
+                )
+            save_texts(beside / "raw" / f"{part}_X.txt", texts)
+            save_labels(beside / f"Y.{part}.npz", y)
+
+
+def _matrix(labels: Sequence[Sequence[int]], n_labels: int, part: str) -> Csr:
+    """Label ids of each point as CSR, ids ascending."""
+    rows = [np.sort(np.asarray(row, np.int64).reshape(-1)) for row in labels]
+    for number, row in enumerate(rows):
+        wrong = row[(row < 0) | (row >= n_labels)]
+        if len(wrong):
+            raise ValueError(
+                f"{part}: point {number}: label {wrong[0]} out of range (n_labels = {n_labels})"
+            )
+        twice = row[1:][row[1:] == row[:-1]]
+        if len(twice):
+            raise ValueError(f"{part}: point {number}: label {twice[0]} stands twice")
+    indptr = np.cumsum([0, *map(len, rows)])
+    indices = np.concatenate([np.zeros(0, np.int64), *rows])
+    values = np.ones(len(indices), np.float32)
+    return csr_array((values, indices, indptr), shape=(len(rows), n_labels))
 
 
 def _same_rows(path: Path, n_lines: int, matrix: Path, n_rows: int) -> None:

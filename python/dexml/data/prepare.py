@@ -24,6 +24,7 @@ from scipy.sparse import csr_array
 from dexml.data.layout import find
 from dexml.data.matrices import load_pairs, save_labels
 from dexml.data.parts import Csr
+from dexml.data.texts import save_texts
 from dexml.files import replacing
 
 PARTS = {"trn": "filter_labels_train.txt", "tst": "filter_labels_test.txt"}
@@ -85,9 +86,7 @@ def _write(
 ) -> None:
     (folder / "raw").mkdir(exist_ok=True)
     for name, lines in texts.items():
-        path = folder / "raw" / f"{name}.txt"
-        with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
+        save_texts(folder / "raw" / f"{name}.txt", lines)
     for part, name in PARTS.items():
         save_labels(folder / f"Y.{part}.npz", matrices[part])
         pairs = find(source, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust
+from dexml.files import replacing
 
 PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 """First bytes of gzip and zstd files."""
@@ -31,6 +32,26 @@ def load_texts(path: str | os.PathLike[str]) -> list[str]:
             return list(lines(io.BytesIO(_rust.load_bytes(str(path))), str(path)))
         file.seek(0)
         return list(lines(file, str(path)))
+
+
+def save_texts(path: str | os.PathLike[str], texts: Iterable[str]) -> None:
+    """Save texts, one a line; white space inside a text becomes one blank.
+
+    Raises:
+        TypeError: An item is no text; its place stands in the message.
+        ValueError: A text that UTF-8 cannot hold (half of a surrogate pair).
+    """
+    with (
+        replacing(Path(path)) as beside,
+        beside.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"{path}: text {number} is of type {type(text).__name__}, not str")
+            try:
+                file.write(" ".join(text.split()) + "\n")
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{path}: text {number} is not Unicode ({error.reason})") from None
 
 
 def lines(stream: BinaryIO, name: str) -> Iterator[str]:
