@@ -8,8 +8,9 @@ numpy, scipy and the Rust core (and hnswlib where a graph is asked for), and not
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, replace
-from threading import RLock
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,20 @@ class Points:
     y: Csr
     graph: LabelIndex | None
     """Over `base`."""
+
+
+@dataclass
+class Home:
+    """The folder that a memory was loaded from or saved to; one for all copies of the memory."""
+
+    lock: Lock = field(default_factory=Lock)
+    """Of who saves."""
+    folder: Path | None = None
+    digest: str = ""
+
+    def digest_in(self, folder: Path) -> str:
+        """The digest that the manifest must have there; ``""``: any."""
+        return self.digest if folder.resolve() == self.folder else ""
 
 
 class PointMemory:
@@ -72,13 +87,15 @@ class PointMemory:
         self.settings = MemorySettings(weight, neighbours, temperature)
         vectors, y = _unit(vectors, "vectors"), positives_of(y, len(vectors))
         self.state = Points(vectors, vectors[:0], y, None)
+        self.home = Home()
         self._editing = RLock()
 
     @classmethod
     def restored(cls, state: Points, settings: MemorySettings) -> PointMemory:
         """A memory of points that have been checked before (`dexml.index.memory_files`)."""
         memory = cls.__new__(cls)
-        memory.settings, memory.state, memory._editing = settings, state, RLock()
+        memory.settings, memory.state = settings, state
+        memory.home, memory._editing = Home(), RLock()
         return memory
 
     @property
