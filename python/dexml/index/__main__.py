@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dexml.predict import Predictor
 
 
+_FOREIGN = "ANOTHER RUN'S: it is refused here; --overwrite builds one for this run"
+
+
 class IndexSettings(Settings):
     """Build the index over the label vectors of a run, or edit the labels of the one it has."""
 
@@ -48,6 +51,9 @@ class IndexSettings(Settings):
     )
     rebuild: bool = Field(False, description="build the graph anew, edits kept")
     info: bool = Field(False, description="show what the index is")
+    seal: bool = Field(
+        False, description="add check sums to a run of an older dexml, as its files are now"
+    )
     overwrite: bool = Field(False, description="build from the run again: edits are lost")
     device: str = Field("auto", description="of the encoder: cpu, cuda, cuda:1")
 
@@ -55,14 +61,18 @@ class IndexSettings(Settings):
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.index``."""
     settings = config.parse(IndexSettings, argv, "python -m dexml.index")
-    tasks = ("add", "remove", "update", "rebuild", "info", "overwrite")
+    tasks = ("add", "remove", "update", "rebuild", "info", "seal", "overwrite")
     chosen = [f"--{name}" for name in tasks if getattr(settings, name)]
     if len(chosen) > 1:
         console.usage_error(f"{' and '.join(chosen)}: one at a time")
+    if settings.seal:
+        added = rundir.seal(settings.run)
+        console.say(f"{settings.run}: check sums {'added' if added else 'were there already'}")
+        return
     run = rundir.Run.open(settings.run)
     folder = settings.run / "index"
     if settings.info:
-        print(_table(read_manifest(folder)))
+        print(_table(read_manifest(folder), run))
         return
     if not chosen or settings.overwrite:
         _build(run, folder, settings)
@@ -250,8 +260,9 @@ def _warn(made: Manifest) -> None:
             )
 
 
-def _table(made: Manifest) -> str:
-    """The manifest for a reader."""
+def _table(made: Manifest, run: rundir.Run) -> str:
+    """The manifest for a reader, and whether it is that of an index of this run."""
+    own = made.encoder == run.info["fingerprint"]
     rows = [
         ("search", made.kind),
         ("labels", str(made.n_alive)),
@@ -259,7 +270,7 @@ def _table(made: Manifest) -> str:
         ("next id", str(made.n_labels)),
         ("edits since built", str(made.edits)),
         ("dimensions", str(made.dim)),
-        ("encoder", made.encoder[:16]),
+        ("encoder", f"{made.encoder[:16]} ({'that of the run' if own else _FOREIGN})"),
         ("format", str(made.format_version)),
     ]
     if made.kind == "hnsw":

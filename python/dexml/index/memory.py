@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dexml import _rust, data, topk
 from dexml.data import Csr, csr_parts, pair_parts
+from dexml.index import sealed
 from dexml.index.exact import Found, exact_search
 from dexml.index.labels import LabelIndex
 
@@ -48,10 +49,26 @@ class Home:
     """Of who saves."""
     folder: Path | None = None
     digest: str = ""
+    """Of the manifest there."""
+    state: Points | None = None
+    settings: MemorySettings | None = None
+    """What is there."""
 
     def digest_in(self, folder: Path) -> str:
         """The digest that the manifest must have there; ``""``: any."""
         return self.digest if folder.resolve() == self.folder else ""
+
+    def has(self, folder: Path, points: Points, settings: MemorySettings) -> bool:
+        """Whether these points with these settings are what was loaded from there or saved."""
+        return self.digest_in(folder) != "" and points is self.state and settings == self.settings
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether what was loaded or saved is there still."""
+        return sealed.digest_there(folder / sealed.MANIFEST) == self.digest_in(folder) != ""
+
+    def check(self, folder: Path) -> None:
+        """Refuse a folder that another process has saved to since."""
+        sealed.check_unchanged(folder, self.digest_in(folder))
 
 
 class PointMemory:
@@ -112,6 +129,14 @@ class PointMemory:
     def dim(self) -> int:
         """Dimensions of a point, without the bias."""
         return int(self.state.base.shape[1])
+
+    def note(self) -> str:
+        """Say who votes, in a few words."""
+        made, by = self.settings, "" if self.state.graph is None else " found by HNSW"
+        return (
+            f"votes of {self.n_points} training points, weight {made.weight:g} "
+            f"({made.neighbours} a text{by}, temperature {made.temperature:g})"
+        )
 
     def add_points(self, vectors: NDArray[np.float32], y: Csr) -> NDArray[np.int64]:
         """Append points; rows as in the constructor. `y` may have more labels than before.

@@ -82,6 +82,7 @@ def save_memory(
             folder, home.digest_in(folder), content, ours=_OURS, what="a memory of points"
         )
         home.folder, home.digest = folder.resolve(), made["digest"]
+        home.state, home.settings = state, settings
 
 
 def load_memory(folder: Path, *, encoder: str | None = None) -> PointMemory:
@@ -146,7 +147,9 @@ def _load(folder: Path, encoder: str | None) -> PointMemory:
     if encoder is not None and content["encoder"] != encoder:
         raise ValueError(f"{folder}: made by another encoder; {_AGAIN}")
     memory = PointMemory.restored(Points(base, added, positives_of(y, n_points), graph), settings)
-    memory.home.folder, memory.home.digest = folder.resolve(), content["digest"]
+    home = memory.home
+    home.folder, home.digest = folder.resolve(), content["digest"]
+    home.state, home.settings = memory.state, settings
     return memory
 
 

@@ -1,13 +1,34 @@
-"""The labels of an opened run: its index, or one made of its label vectors."""
+"""The labels of an opened run: its index or one made of its label vectors, and points that vote."""
 
 from __future__ import annotations
 
-from dexml.index import LabelIndex
+from dexml.index import LabelIndex, PointMemory, load_memory, sealed
 from dexml.rundir import Run
 
 
-def open_labels(run: Run, search: str) -> LabelIndex:
-    """Open the index of a run; a run that was not indexed gets one for exact search, in memory."""
+def open_labels(run: Run, search: str) -> tuple[LabelIndex, PointMemory | None]:
+    """Open the index of a run, and its memory of training points if it has one.
+
+    A run that was not indexed gets an index for exact search, in memory.
+    """
+    folder = run.folder / "memory"
+    for _ in range(sealed.ATTEMPTS):
+        # The points first: who saves writes them last, so they know no label that the index lacks.
+        memory = load_memory(folder, encoder=run.fingerprint()) if folder.is_dir() else None
+        index = _open_index(run, search)
+        # Unless they have changed since: an index may have been built anew, its ids given again.
+        if memory is None or memory.home.is_in(folder):
+            break
+    if memory is not None and memory.n_labels > index.n_labels:
+        raise ValueError(
+            f"{folder}: its points have {memory.n_labels} labels, but the index has "
+            f"{index.n_labels}; python -m dexml.index {run.folder} --overwrite drops the labels "
+            "that are gone"
+        )
+    return index, memory
+
+
+def _open_index(run: Run, search: str) -> LabelIndex:
     folder = run.folder / "index"
     if folder.is_dir():
         index = LabelIndex.load(folder, encoder=run.fingerprint())

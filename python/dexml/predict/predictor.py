@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from dexml.data import Csr
-from dexml.index import EXACT_UP_TO, LabelIndex, PointMemory, load_memory, save_memory
+from dexml.index import EXACT_UP_TO, LabelIndex, PointMemory, save_memory
 from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
 from dexml.predict.labels import note, open_labels
 from dexml.rundir import Run
@@ -65,6 +65,7 @@ class Predictor:
         # Length and padding are state of the tokenizer, and changing them while another thread
         # tokenises raises "Already borrowed"; a text takes 0.05 ms of some 10 ms here.
         self._tokenizing = Lock()
+        self._saving = Lock()
 
     @classmethod
     def open(
@@ -101,27 +102,13 @@ class Predictor:
             if value not in known:
                 raise ValueError(f"{name} = {value!r}; expected one of {', '.join(known)}")
         run = Run.open(Path(folder))
-        if run.info["fingerprint"] != run.fingerprint():
-            raise ValueError(
-                f"{run.folder / 'run.json'}: the encoder or labels.safetensors are not those it "
-                "was written with; copy the whole run again, or train again"
-            )
-        index = open_labels(run, search)
+        index, memory = open_labels(run, search)
         if search == "auto" and index.manifest.n_alive <= exact_up_to:
             search = "exact"
         target = torch_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
         encoder = DualEncoder.load(str(run.folder / "encoder")).to(target)
-        memory = None
-        if (run.folder / "memory").is_dir():
-            memory = load_memory(run.folder / "memory", encoder=run.fingerprint())
-            if memory.n_labels > index.n_labels:
-                raise ValueError(
-                    f"{run.folder / 'memory'}: its points have {memory.n_labels} labels, but the "
-                    f"index has {index.n_labels}; python -m dexml.index {run.folder} --overwrite "
-                    "drops the labels that are gone"
-                )
         predictor = cls(run, encoder, index, search=search, memory=memory, precision=precision)
         predictor.predict(["a text to warm up with"], 1)
         return predictor
@@ -142,8 +129,13 @@ class Predictor:
         return self.index.n_labels
 
     def search_note(self) -> str:
-        """Say how labels are searched, and how well."""
-        return note(self.index, self.search)
+        """Say how labels are searched and how well, and which training points vote."""
+        said = note(self.index, self.search)
+        if self.memory is not None:
+            return f"{said}; {self.memory.note()}"
+        if self.run.info.get("memory", {}).get("kind") == "votes":
+            return f"{said}; no votes of training points: {self.run.folder / 'memory'} is not there"
+        return said
 
     def predict(
         self,
@@ -258,10 +250,26 @@ class Predictor:
         return self.memory.add_points(np.ascontiguousarray(vectors[:, :-1]), y)
 
     def save(self) -> None:
-        """Write labels and memory as they are now to the run, where `open` finds them."""
-        self.index.save(self.run.folder / "index")
-        if self.memory is not None:
-            save_memory(self.memory, self.run.folder / "memory", encoder=self.run.fingerprint())
+        """Write labels and memory as they are now to the run, where `open` finds them.
+
+        The labels first: when this ends in between, what is there is whole and fits together, the
+        labels of now with the points of before.
+
+        Raises:
+            RuntimeError: Another process has saved one of the two since this one opened them, or
+                saved them; nothing is written over.
+        """
+        index, folder = self.run.folder / "index", self.run.folder / "memory"
+        with self._saving:
+            memory = self.memory
+            if memory is None or memory.home.has(folder, memory.state, memory.settings):
+                self.index.save(index)
+                return
+            # Labels only become more: points of before know no label that is not among them.
+            points = memory.state
+            memory.home.check(folder)
+            self.index.save(index)
+            save_memory(memory, folder, encoder=self.run.fingerprint(), points=points)
 
     @torch.inference_mode()
     def _encode(
