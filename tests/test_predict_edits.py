@@ -71,6 +71,58 @@ def test_a_call_sees_one_moment(voting: Path, search: Any, monkeypatch: pytest.M
         np.testing.assert_array_equal(found.ids, group.ids)
 
 
+def test_labels_of_points_are_lists_of_ids_or_a_matrix(voting: Path) -> None:
+    by_lists, by_matrix = (Predictor.open(voting, threads=1) for _ in range(2))
+    texts = ["kernel driver", "mail", "a point without a label"]
+    rows = by_lists.add_points(iter(texts), [[9, 3], (63,), []])
+    assert rows.tolist() == [5, 6, 7]
+    by_matrix.add_points(texts, positives([(0, 3), (0, 9), (1, 63)], (3, 64)).tocoo())
+    asked = [p.predict(["kernel driver", "mail b"], 64) for p in (by_lists, by_matrix)]
+    np.testing.assert_array_equal(asked[0].ids, asked[1].ids)
+    np.testing.assert_array_equal(asked[0].scores, asked[1].scores)
+    assert by_lists.memory is not None
+    assert by_lists.memory.state.y[[5, 6, 7]].indices.tolist() == [3, 9, 63]
+    by_lists.add_labels(["one more"])
+    by_lists.add_points(["kernel"], positives([(0, 3)], (1, 64)))  # of before that label
+    by_lists.add_points(["kernel"], [np.array([64], np.int16)])
+    by_lists.save()
+    opened = Predictor.open(voting, threads=1)
+    assert opened.memory is not None
+    assert opened.memory.state.y[[8, 9]].indices.tolist() == [3, 64]
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        ([[3]], ValueError, "2 texts and labels for 1 of them"),
+        ([[3], [64]], ValueError, r"y\[1\]: label 64 out of range \(n_labels = 64\)"),
+        ([[3], [-1]], ValueError, r"y\[1\]: label -1 out of range"),
+        ([[3], [1.5]], ValueError, r"y\[1\]: float64 of shape \(1,\); expected label ids"),
+        ([[3], ["kernel"]], ValueError, r"y\[1\]: <U6 of shape \(1,\); expected label ids"),
+        ([[3], [[1, 2]]], ValueError, r"y\[1\]: int64 of shape \(1, 2\); expected label ids"),
+        ([[3], [True]], ValueError, r"y\[1\]: bool of shape"),
+        ([[3], [0, 0, 1, 0]], ValueError, r"y\[1\]: a label stands twice; expected label ids"),
+        ([[3], "kernel"], TypeError, r"y\[1\] is str; expected a list of label ids"),
+        ([3, 4], TypeError, r"y\[0\] is int; expected a list of label ids"),
+        (None, TypeError, "y is NoneType; give a sparse matrix"),
+        (np.ones((2, 64)), TypeError, r"y is ndarray; give a sparse matrix .*, csr_array\(y\)"),
+        (csr_array((2, 65)), ValueError, r"2 texts and y \(2, 65\) for 64 labels"),
+        (csr_array((3, 64)), ValueError, r"2 texts and y \(3, 64\) for 64 labels"),
+    ],
+)
+def test_what_are_no_labels_of_points_is_named(
+    voting: Path, y: Any, error: type[Exception], message: str
+) -> None:
+    predictor = Predictor.open(voting, threads=1)
+    with pytest.raises(error, match=message):
+        predictor.add_points(["kernel", "mail"], y)
+    assert predictor.memory is not None
+    assert predictor.memory.n_points == 5
+    predictor.memory = None
+    with pytest.raises(ValueError, match="has no memory of training points to add to"):
+        predictor.add_points(["kernel", "mail"], y)
+
+
 def test_points_added_by_threads_are_all_there(
     voting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +130,7 @@ def test_points_added_by_threads_are_all_there(
         time.sleep(0.01)
         return vstack(*args, **kwargs)
 
-    monkeypatch.setattr("dexml.index.memory.vstack", slowly)
+    monkeypatch.setattr("dexml.index.points.vstack", slowly)
     predictor = Predictor.open(voting, threads=1)
     y = positives([(0, 3)], (1, 64))
     with ThreadPoolExecutor(8) as pool:

@@ -220,6 +220,39 @@ def test_what_is_no_text_is_named(
             call(given)
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (["a", ""], ValueError, r"texts\[1\]: empty; a label has a text"),
+        ([" \t\u2003"], ValueError, r"texts\[0\]: empty"),
+        (["a", "b\nc"], ValueError, r"texts\[1\]: holds a line break; a label is one line"),
+        (["a", None], TypeError, r"texts\[1\] is NoneType; expected a string"),
+        ("a", (TypeError, ValueError), "single string|one string"),
+        (["a\ud800"], ValueError, r"texts\[0\]: not valid Unicode at character 1"),
+    ],
+)
+def test_what_is_no_label_is_refused_as_the_command_does(
+    fresh: Predictor, given: Any, error: Any, message: str
+) -> None:
+    vectors = np.ones((len(given), 17), np.float32)
+    ids = list(range(len(given)))
+    for call in (
+        lambda: fresh.add_labels(given),
+        lambda: fresh.update_labels(ids, given),
+        lambda: fresh.index.add_labels(given, vectors),
+        lambda: fresh.index.update_labels(ids, given, vectors),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    assert fresh.index.manifest.edits == 0
+
+
+def test_texts_of_labels_are_stripped_as_the_command_does(fresh: Predictor) -> None:
+    fresh.add_labels(["  mail theme\n"])
+    fresh.update_labels([3], ["game theme \t"])
+    assert (fresh.label_texts[64], fresh.label_texts[3]) == ("mail theme", "game theme")
+
+
 def test_odd_texts_are_answered(predictor: Predictor) -> None:
     odd = ["", " ", "\0", "日本語 😀", "kernel " * 200_000, "x" * 300_000, "a\nb"]
     ids, scores = predictor.predict(odd, 4)

@@ -35,13 +35,13 @@ class IndexSettings(Settings):
         None, ge=2, le=256, description="links of a node of the HNSW graph; 16, or 32 for k over 10"
     )
     ef_construction: int | None = Field(
-        None, ge=8, description="candidates while building; 200, or 400 for k over 10"
+        None, ge=8, le=65_536, description="candidates while building; 200, or 400 for k over 10"
     )
     k: int = Field(10, ge=1, description="labels a text; recall is measured at 10 and 100 as well")
     recall: float | None = Field(
         None, gt=0, le=1, description="recall@k to reach by raising ef; 0.99, or 0.98 for k over 10"
     )
-    seed: int = Field(0, ge=0, description="seed of the graph")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the graph")
     add: Path | None = Field(None, description="add the labels of this file, a text a line")
     remove: Path | None = Field(
         None, description="remove the labels of this file: an id a line, or a text a line"

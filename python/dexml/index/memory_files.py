@@ -19,8 +19,10 @@ from dexml import data
 from dexml.files import digest_of, remove, seal_of, spelled
 from dexml.index import sealed
 from dexml.index.labels import LabelIndex
-from dexml.index.memory import MemorySettings, PointMemory, Points, positives_of
+from dexml.index.memory import PointMemory
+from dexml.index.points import Points, positives_of
 from dexml.index.sealed import MANIFEST
+from dexml.index.votes import MemorySettings
 
 FORMAT_VERSION = 2
 POINTS, LABELS, GRAPH = "points", "labels", "graph"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from dexml.data import Csr
 from dexml.index import EXACT_UP_TO, LabelIndex, PointMemory, save_memory
 from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
+from dexml.predict.arguments import checked, checked_labels, in_range, label_mask, label_matrix
 from dexml.predict.labels import note, open_labels
 from dexml.rundir import Run
 
@@ -194,8 +195,12 @@ class Predictor:
 
         Returns:
             Their ids, int32, in order; ids are never given twice.
+
+        Raises:
+            TypeError: As `predict`.
+            ValueError: As `predict`; a text that is empty or holds a line break.
         """
-        new = checked(texts)
+        new = checked_labels(texts)
         table = LabelTable(torch.zeros(len(new), dtype=torch.int64), self.encoder.dim)
         vectors = self._encode(new, self.run.info["label_tokens"], table, told)
         vectors[:, -1] = self.run.unseen_bias()
@@ -204,7 +209,7 @@ class Predictor:
     def remove_labels(self, ids: ArrayLike) -> None:
         """Remove labels from every later answer; their ids stay unused."""
         rows = np.atleast_1d(np.asarray(ids))
-        _in_range(rows, self.n_labels, "ids")
+        in_range(rows, self.n_labels, "ids")
         self.index.remove_labels(rows)
 
     def update_labels(
@@ -212,12 +217,13 @@ class Predictor:
     ) -> None:
         """Give labels a new text: what training learned beyond the text (residual, bias) stays.
 
-        For a label whose meaning changes, remove it and add another. `told`: as in `predict`.
+        For a label whose meaning changes, remove it and add another. `told`: as in `predict`;
+        errors as in `add_labels`, and for ids that are none.
         """
-        new, rows = checked(texts), np.atleast_1d(np.asarray(ids))
+        new, rows = checked_labels(texts), np.atleast_1d(np.asarray(ids))
         if len(new) != len(rows):
             raise ValueError(f"{len(rows)} ids and {len(new)} texts; expected a text for each id")
-        _in_range(rows, self.n_labels, "ids")
+        in_range(rows, self.n_labels, "ids")
         table = LabelTable(torch.zeros(len(new), dtype=torch.int64), self.encoder.dim)
         trained = np.flatnonzero(rows < self.run.info["n_labels"])
         if len(trained):
@@ -228,26 +234,29 @@ class Predictor:
         vectors[:, -1] = self.index.vectors[rows, -1]
         self.index.update_labels(rows, new, vectors)
 
-    def add_points(self, texts: Iterable[str], y: Csr) -> NDArray[np.int64]:
+    def add_points(
+        self, texts: Iterable[str], y: Csr | Sequence[Iterable[int]]
+    ) -> NDArray[np.int64]:
         """Let more points vote: labelled texts that came after the training.
 
         Args:
             texts: The points.
-            y: Their labels, shape (n, n_labels); values above 0.
+            y: Their labels: a list of label ids for each, or a sparse matrix (n, n_labels) with
+                values above 0.
 
         Returns:
             Their rows among the points that vote.
 
         Raises:
-            ValueError: The run has no memory, or texts and `y` do not fit.
+            TypeError: `y` is neither.
+            ValueError: The run has no memory, texts and `y` do not fit, or an id is no label.
         """
         if self.memory is None:
             raise ValueError(f"{self.run.folder}: has no memory of training points to add to")
         new = checked(texts)
-        if y.shape != (len(new), self.n_labels):
-            raise ValueError(f"{len(new)} texts and y {y.shape} for {self.n_labels} labels")
+        matrix = label_matrix(y, len(new), self.n_labels)
         vectors = self._encode(new, self.run.info["point_tokens"], None)
-        return self.memory.add_points(np.ascontiguousarray(vectors[:, :-1]), y)
+        return self.memory.add_points(np.ascontiguousarray(vectors[:, :-1]), matrix)
 
     def save(self) -> None:
         """Write labels and memory as they are now to the run, where `open` finds them.
@@ -296,48 +305,3 @@ class Predictor:
             if told is not None:
                 told(len(rows))
         return out
-
-
-def checked(texts: Iterable[str]) -> list[str]:
-    """Return texts as a list, if all are strings that can be written as UTF-8."""
-    if isinstance(texts, str | bytes):
-        raise TypeError("texts is a single string; give a list, [text] for one text")
-    if texts is None:
-        raise TypeError("texts is None; give a list of strings")
-    listed = list(texts)
-    for number, text in enumerate(listed):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{number}] is {type(text).__name__}; expected a string")
-        if not text.isascii():
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"texts[{number}]: not valid Unicode at character {error.start} "
-                    f"({text[error.start]!r}, {error.reason})"
-                ) from None
-    return listed
-
-
-def label_mask(only: ArrayLike, n_labels: int) -> NDArray[np.bool_]:
-    """Return a bool mask (n_labels,) of label ids, or the mask itself."""
-    given = np.asarray(only)
-    if given.dtype == np.bool_:
-        if given.shape != (n_labels,):
-            raise ValueError(f"only: a mask of shape {given.shape} for {n_labels} labels")
-        return given
-    mask = np.zeros(n_labels, np.bool_)
-    if given.size:
-        _in_range(given, n_labels, "only")
-        mask[given] = True
-    return mask
-
-
-def _in_range(ids: NDArray[Any], n_labels: int, name: str) -> None:
-    if not ids.size:
-        return
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise ValueError(f"{name}: {ids.dtype} of shape {ids.shape}; expected label ids")
-    wrong = ids[(ids < 0) | (ids >= n_labels)]
-    if wrong.size:
-        raise ValueError(f"{name}: label {wrong[0]} out of range (n_labels = {n_labels})")
