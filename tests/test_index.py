@@ -223,6 +223,15 @@ def test_a_graph_that_finds_too_little_gives_way_to_exact_search(
     assert index.search_for(500) == "exact"  # no recall is known there
 
 
+def test_ef_ends_where_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dexml.index.recall.MAX_EF", 100)  # 64, 96, 144
+    vectors = unit(0, 4000, 48)
+    index = LabelIndex.build(
+        vectors, unit(1, 50, 48), search="hnsw", m=2, ef_construction=8, recall=1.0, seed=0
+    )
+    assert index.manifest.recalls[0].ef == 100
+
+
 def test_labels_with_one_text_do_not_lower_the_recall() -> None:
     vectors = np.repeat(unit(0, 400), 5, axis=0)
     made = LabelIndex.build(vectors, unit(1, 30), search="hnsw", seed=0).manifest

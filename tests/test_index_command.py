@@ -56,7 +56,9 @@ def test_a_graph_that_finds_too_little_is_named(
 ) -> None:
     monkeypatch.setattr("dexml.index.recall._recall", lambda found, truth: 0.5)
     assert call(edited, "--quiet", "--search", "hnsw") == 0
-    assert "warning: recall@10 stays below 0.99" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "warning: recall@10 stays below 0.99; for k from 1 to 10 exact search is used" in shown
+    assert "warning: recall@64 stays below 0.98; for k from 11 to 64 exact search is used" in shown
     assert LabelIndex.load(edited / "index").search_for(10) == "exact"
 
 

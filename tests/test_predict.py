@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dexml import data
 from dexml.console import run
 from dexml.index import LabelIndex, exact_search
 from dexml.index import __main__ as index_command
+from dexml.index.snapshot import Snapshot
 from dexml.model import with_bias_dimension
 from dexml.predict import Predictor
 from dexml.predict import __main__ as predict_command
@@ -107,6 +109,47 @@ def test_auto_takes_the_index_for_many_labels_and_says_so(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"mail server\n")))
     assert run(predict_command.main, [str(run_dir), "-", "-k", "2"]) == 0
     assert "search: HNSW, 64 labels, recall@10 1.0000" in capsys.readouterr().err
+
+
+def test_what_is_said_of_the_search_is_what_is_done(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("checkpoint", "cache"))
+    monkeypatch.setattr("dexml.index.recall._recall", lambda found, truth: 1 - truth.shape[1] / 500)
+    arguments = [str(copy), "--search", "hnsw", "--quiet"]
+    assert run(index_command.main, arguments) == 0  # recall@10 0.98, recall@64 0.872
+    auto = Predictor.open(copy, exact_up_to=0)
+    told = Predictor.open(copy, search="hnsw")
+    done: list[int] = []
+    near = Snapshot.near
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        done.append(1)
+        return near(*args, **kwargs)
+
+    monkeypatch.setattr(Snapshot, "near", counted)
+    auto.predict(["kernel"], 5)
+    assert not done
+    assert auto.search_note(5) == "exact, 64 labels (the graph does not find enough for k = 5)"
+    assert "recall@10 0.9800" in told.search_note(5)
+    told.predict(["kernel"], 5)
+    assert len(done) == 1
+    assert "HNSW, 64 labels, recall@64 0.8720 against" in told.search_note(11)
+    assert auto.search_note(100).startswith("exact, 64 labels (")
+    monkeypatch.undo()
+    assert run(index_command.main, [*arguments, "-k", "3", "--recall", "0.5"]) == 0
+    index = LabelIndex.load(copy / "index")
+    few = replace(index.manifest, recalls=index.manifest.recalls[:2])  # k = 3 and 10
+    index._manifest = few
+    search: Any
+    for search, said in (("auto", "exact, 64 labels (the graph"), ("hnsw", "HNSW, 64 labels, rec")):
+        asked = Predictor(auto.run, auto.encoder, index, search=search)
+        assert asked.search_note(20).startswith(said)
+        assert "recall@3 1.0000" in asked.search_note(2)
+    assert "recall not known for k = 20" in asked.search_note(20)
 
 
 def test_exact_and_hnsw_agree(run_dir: Path, tiny_data: Path) -> None:

@@ -252,12 +252,14 @@ def _summary(made: Manifest, folder: Path) -> str:
 
 
 def _warn(made: Manifest) -> None:
+    first = 1
     for row in made.recalls:
         if not row.reached:
             console.say(
-                f"warning: recall@{row.k} stays below {row.wanted:g}; with k from there on "
-                "exact search is used"
+                f"warning: recall@{row.k} stays below {row.wanted:g}; for k from {first} to "
+                f"{row.k} exact search is used"
             )
+        first = row.k + 1
 
 
 def _table(made: Manifest, run: rundir.Run) -> str:

@@ -118,7 +118,7 @@ def measure(
             recall = _recall(search(k, ef)[1], truth[:, :k])
             if recall >= wanted or ef >= min(MAX_EF, n_labels):
                 break
-            ef = ef * 3 // 2
+            ef = min(ef * 3 // 2, MAX_EF)
         found.append(Recall(k, ef, recall, wanted, len(truth)))
     return tuple(found)
 

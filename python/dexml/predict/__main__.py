@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
         exact_up_to=exact_up_to,
     )
     if not settings.quiet:
-        console.say(f"search: {predictor.search_note()}")
+        console.say(f"search: {predictor.search_note(settings.k)}")
     with ExitStack() as stack:
         question = _question(settings, predictor, stack)
         if settings.out is None:
@@ -231,7 +231,7 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
     pairs = None if question.exclude is None else csr_array(question.exclude)
     return {
         "run": predictor.run.fingerprint(),
-        "search": predictor.search_note(),
+        "search": predictor.search_note(settings.k),
         **{name: _digest(p.read_bytes()) if p.is_file() else None for name, p in sealed.items()},
         "k": settings.k,
         "labels": None if question.only is None else _digest(question.only.tobytes()),

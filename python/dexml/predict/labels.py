@@ -55,12 +55,18 @@ def _open_index(run: Run, search: str) -> LabelIndex:
     )
 
 
-def note(index: LabelIndex, search: str) -> str:
-    """Say how labels are searched, and how well."""
-    made = index.manifest
+def note(index: LabelIndex, search: str, k: int) -> str:
+    """Say how k labels a text are searched, and how well."""
+    made, known = index.manifest, index.recall_for(k)
+    exact = f"exact, {made.n_alive} labels"
     if search == "exact" or made.kind == "exact":
-        return f"exact, {made.n_alive} labels"
+        return exact
+    if search == "auto" and index.search_for(k) == "exact":
+        return f"{exact} (the graph does not find enough for k = {k})"
+    said = f"HNSW, {made.n_alive} labels"
+    if known is None:
+        return f"{said}, recall not known for k = {k} (--search exact compares all)"
     return (
-        f"HNSW, {made.n_alive} labels, recall@{made.recall_k} {made.recall:.4f} against exact "
-        "search when it was measured (--search exact compares all)"
+        f"{said}, recall@{known.k} {known.recall:.4f} against exact search when it was measured "
+        "(--search exact compares all)"
     )

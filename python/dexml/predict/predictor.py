@@ -129,9 +129,9 @@ class Predictor:
         """One more than the largest label id there was: ids of removed labels stay unused."""
         return self.index.n_labels
 
-    def search_note(self) -> str:
-        """Say how labels are searched and how well, and which training points vote."""
-        said = note(self.index, self.search)
+    def search_note(self, k: int = 10) -> str:
+        """Say how k labels a text are searched and how well, and which training points vote."""
+        said = note(self.index, self.search, k)
         if self.memory is not None:
             return f"{said}; {self.memory.note()}"
         if self.run.info.get("memory", {}).get("kind") == "votes":
