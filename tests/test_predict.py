@@ -91,6 +91,31 @@ def test_jsonl_and_table(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert lines[0]["labels"][0]["text"] in shown
 
 
+def test_more_labels_than_there_are_cost_nothing(
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "texts.txt").write_text("music player\nkernel driver\n")
+    predict, asked = Predictor.predict, []
+
+    def counted(predictor: Predictor, texts: list[str], k: int, **rest: Any) -> Any:
+        asked.append(k)
+        return predict(predictor, texts, k, **rest)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    outputs = []
+    for k in ("64", "1000000"):
+        out = tmp_path / f"{k}.jsonl"
+        arguments = [str(run_dir), str(tmp_path / "texts.txt"), "-k", k, "--out", str(out)]
+        assert run(predict_command.main, arguments) == 0
+        outputs.append(out.read_bytes())
+    assert outputs[0] == outputs[1]
+    assert max(asked) == 64
+    assert capfd.readouterr().err.count("2 texts, 64 labels each") == 2
+
+
 def test_stdin(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, csr_matrix
 
 from dexml.data import Csr
 from dexml.index import edits, folders, sealed
@@ -205,8 +206,10 @@ class LabelIndex:
         """
         now = self._now
         check_queries(queries, self._manifest.dim, k)
-        if exclude is not None and exclude.shape != (len(queries), len(now)):
-            shape = (len(queries), len(now))
+        shape = (len(queries), len(now))
+        if exclude is not None and not isinstance(exclude, csr_array | csr_matrix):
+            raise TypeError(f"exclude is {type(exclude).__name__}; give csr_array, shape {shape}")
+        if exclude is not None and exclude.shape != shape:
             raise ValueError(f"exclude: shape {exclude.shape}, but queries and labels have {shape}")
         if search == "hnsw" and self._manifest.kind != "hnsw":
             raise ValueError("search = 'hnsw': this index has no graph; build it with hnsw")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ def checked(texts: Iterable[str]) -> list[str]:
     """Return texts as a list, if all are strings that can be written as UTF-8."""
     if isinstance(texts, str | bytes):
         raise TypeError("texts is a single string; give a list, [text] for one text")
-    if texts is None:
-        raise TypeError("texts is None; give a list of strings")
+    if isinstance(texts, set | frozenset) or not isinstance(texts, Iterable):
+        name = "None" if texts is None else type(texts).__name__
+        raise TypeError(f"texts is {name}; give a list of strings")
     listed = list(texts)
     for number, text in enumerate(listed):
         if not isinstance(text, str):
@@ -34,9 +36,20 @@ def checked(texts: Iterable[str]) -> list[str]:
     return listed
 
 
-def label_mask(only: ArrayLike, n_labels: int) -> NDArray[np.bool_]:
+def at_least_one(name: str, value: int) -> int:
+    """Return a number of things, if it is a whole one above 0."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {type(value).__name__}; expected a whole number") from None
+    if number < 1:
+        raise ValueError(f"{name} = {value}; expected at least 1")
+    return number
+
+
+def label_mask(only: ArrayLike | Set[int], n_labels: int) -> NDArray[np.bool_]:
     """Return a bool mask (n_labels,) of label ids, or the mask itself."""
-    given = np.asarray(only)
+    given = np.asarray(list(only) if isinstance(only, set | frozenset) else only)
     if given.dtype == np.bool_:
         if given.shape != (n_labels,):
             raise ValueError(f"only: a mask of shape {given.shape} for {n_labels} labels")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from copy import copy
 from pathlib import Path
 from threading import Lock
@@ -16,7 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from dexml.data import Csr
 from dexml.index import EXACT_UP_TO, LabelIndex, PointMemory, save_memory
 from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
-from dexml.predict.arguments import checked, checked_labels, in_range, label_mask, label_matrix
+from dexml.predict.arguments import (
+    at_least_one,
+    checked,
+    checked_labels,
+    in_range,
+    label_mask,
+    label_matrix,
+)
 from dexml.predict.labels import note, open_labels
 from dexml.rundir import Run
 
@@ -102,6 +108,7 @@ class Predictor:
         ):
             if value not in known:
                 raise ValueError(f"{name} = {value!r}; expected one of {', '.join(known)}")
+        threads = None if threads is None else at_least_one("threads", threads)
         run = Run.open(Path(folder))
         index, memory = open_labels(run, search)
         if search == "auto" and index.manifest.n_alive <= exact_up_to:
@@ -144,7 +151,7 @@ class Predictor:
         k: int = 10,
         *,
         exclude: Csr | None = None,
-        only: ArrayLike | None = None,
+        only: ArrayLike | Set[int] | None = None,
         told: Told | None = None,
     ) -> Prediction:
         """Find the k best labels of each text.
@@ -166,9 +173,7 @@ class Predictor:
             TypeError: A single string, or something that is no string among the texts.
             ValueError: A text that is not valid Unicode, `k` below 1, shapes that do not fit.
         """
-        k = operator.index(k)
-        if k < 1:
-            raise ValueError(f"k = {k}; expected at least 1")
+        k = at_least_one("k", k)
         # Views of one moment, whatever other threads edit meanwhile. The memory first: labels only
         # become more, so it never knows one that the index does not.
         memory, index = copy(self.memory), copy(self.index)
@@ -182,10 +187,13 @@ class Predictor:
             found = memory.mix(queries, found, vectors, k, exclude=exclude, only=mask)
         return Prediction(*found)
 
-    def labels(self, ids: NDArray[np.int32]) -> list[list[str]]:
+    def labels(self, ids: ArrayLike) -> list[list[str]]:
         """Texts of the label ids (n, k) of a prediction, a list for each text, no padding."""
-        texts = self.label_texts
-        return [[texts[i] for i in row if i >= 0] for row in ids.tolist()]
+        rows, texts = np.asarray(ids), self.label_texts
+        if rows.ndim != 2:
+            raise ValueError(f"ids: shape {rows.shape}; expected (n, k), the ids of a prediction")
+        in_range(rows[rows >= 0], len(texts), "ids")
+        return [[texts[i] for i in row if i >= 0] for row in rows.tolist()]
 
     def add_labels(self, texts: Iterable[str], *, told: Told | None = None) -> NDArray[np.int32]:
         """Add labels that training never saw; the model stays as it is.
