@@ -93,6 +93,27 @@ def test_labels_are_added_changed_and_removed(
     assert LabelIndex.load(edited / "index").manifest.n_labels == 64
 
 
+def test_ids_are_told_when_they_are_given(
+    edited: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = LabelIndex.save
+
+    def late(index: LabelIndex, folder: Path, **rest: bool) -> None:
+        other = LabelIndex.load(folder)  # another process is faster
+        other.remove_labels([3])
+        save(other, folder)
+        save(index, folder, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelIndex, "save", late)
+        assert call(edited, "--add", file(edited, "kernel game\n")) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "changed by another process since it was opened" in shown.err
+    assert call(edited, "--add", file(edited, "kernel game\n")) == 0
+    assert capsys.readouterr().out == "64\tkernel game\n"
+
+
 def test_without_a_bias_of_new_labels_that_of_unseen_ones_is_taken(edited: Path) -> None:
     rewrite_info(edited, "unseen_bias")
     assert call(edited, "--add", file(edited, "kernel game\n")) == 0

@@ -66,8 +66,9 @@ def main(argv: list[str]) -> None:
     if len(chosen) > 1:
         console.usage_error(f"{' and '.join(chosen)}: one at a time")
     if settings.seal:
-        added = rundir.seal(settings.run)
-        console.say(f"{settings.run}: check sums {'added' if added else 'were there already'}")
+        new = rundir.seal(settings.run)
+        if not settings.quiet:
+            console.say(f"{settings.run}: check sums {'added' if new else 'were there already'}")
         return
     run = rundir.Run.open(settings.run)
     folder = settings.run / "index"
@@ -77,12 +78,13 @@ def main(argv: list[str]) -> None:
     if not chosen or settings.overwrite:
         _build(run, folder, settings)
         return
+    added: list[tuple[int, str]] = []
     if settings.add or settings.update:
         sealed.read_manifest(folder)  # without an index there is nothing to edit
         predictor = _predictor(settings)
         index = predictor.index
         if settings.add:
-            _add(predictor, settings.add, settings)
+            added = _add(predictor, settings.add, settings)
         elif settings.update:
             _update(predictor, settings.update, settings)
     else:
@@ -92,6 +94,8 @@ def main(argv: list[str]) -> None:
         else:
             index.rebuild(progress=not settings.quiet)
     index.save(folder, progress=not settings.quiet)
+    for id_, text in added:  # only now are they given
+        print(f"{id_}\t{text}")
     if not settings.quiet:
         console.say(_summary(index.manifest, folder))
     _warn(index.manifest)
@@ -149,8 +153,8 @@ def _forget_added(run: rundir.Run, n_labels: int) -> None:
             save_memory(memory, folder, encoder=run.fingerprint())
 
 
-def _add(predictor: Predictor, path: Path, settings: IndexSettings) -> None:
-    """Add the texts that are no labels yet; ids and texts go to stdout."""
+def _add(predictor: Predictor, path: Path, settings: IndexSettings) -> list[tuple[int, str]]:
+    """Add the texts that are no labels yet; return their ids and texts."""
     index = predictor.index
     known = {t for t, alive in zip(_texts(index), index.alive.tolist(), strict=True) if alive}
     given = _lines(path)
@@ -159,8 +163,7 @@ def _add(predictor: Predictor, path: Path, settings: IndexSettings) -> None:
         console.say(f"note: {len(given) - len(texts)} of {len(given)} are labels already: skipped")
     with _bar(len(texts), settings) as bar:
         ids = predictor.add_labels(texts, told=bar.update)
-    for id_, text in zip(ids, texts, strict=True):
-        print(f"{id_}\t{text}")
+    return list(zip(ids.tolist(), texts, strict=True))
 
 
 def _remove(index: LabelIndex, path: Path) -> None:
