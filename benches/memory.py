@@ -17,7 +17,8 @@ from scipy.sparse import csr_array
 
 from dexml import _rust, data, rundir
 from dexml.index import Found, exact_search
-from dexml.index.memory import PointMemory, centroid_labels, shares
+from dexml.index.memory import PointMemory
+from dexml.index.votes import centroid_labels, shares
 from dexml.metrics import Evaluator, inv_propensity, propensity_constants, seen_groups
 from dexml.model import DualEncoder, with_bias_dimension
 from dexml.train import cached_features

@@ -223,6 +223,15 @@ def test_a_graph_that_finds_too_little_gives_way_to_exact_search(
     assert index.search_for(500) == "exact"  # no recall is known there
 
 
+def test_ef_ends_where_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dexml.index.recall.MAX_EF", 100)  # 64, 96, 144
+    vectors = unit(0, 4000, 48)
+    index = LabelIndex.build(
+        vectors, unit(1, 50, 48), search="hnsw", m=2, ef_construction=8, recall=1.0, seed=0
+    )
+    assert index.manifest.recalls[0].ef == 100
+
+
 def test_labels_with_one_text_do_not_lower_the_recall() -> None:
     vectors = np.repeat(unit(0, 400), 5, axis=0)
     made = LabelIndex.build(vectors, unit(1, 30), search="hnsw", seed=0).manifest
@@ -308,10 +317,17 @@ def test_exact_search_refuses(change: dict, message: str) -> None:  # type: igno
         ({"vectors": np.zeros((3, 0), np.float32)}, r"vectors: float32 of shape \(3, 0\)"),
         ({"queries": unit(0, 2, 5)}, "the index has 12 dimensions"),
         ({"texts": ["a"]}, "texts: 1 for 9 vectors"),
-        ({"texts": [*"abcdefgh", "i\nj"]}, "texts: number 8 holds a line break"),
+        ({"texts": [*"abcdefgh", "i\nj"]}, r"texts\[8\]: holds a line break"),
         ({"texts": "abcdefghi"}, "texts: one string"),
         ({"search": "ivf"}, "search = 'ivf'; expected auto, exact or hnsw"),
-        ({"k": 0}, "k = 0; expected at least 1"),
+        ({"k": 0}, "k = 0; expected 1 to 2147483647"),
+        ({"m": 1}, "m = 1; expected 2 to 256"),
+        ({"m": 100_000}, "m = 100000; expected 2 to 256"),
+        ({"ef_construction": 0}, "ef_construction = 0; expected 8 to 65536"),
+        ({"seed": -1}, "seed = -1; expected 0 to"),
+        ({"seed": 2**64}, "seed = 18446744073709551616; expected 0 to"),
+        ({"recall": 0}, "recall = 0; expected more than 0 and at most 1"),
+        ({"recall": 1.5}, "recall = 1.5; expected more than 0"),
     ],
 )
 def test_building_refuses(change: dict, message: str) -> None:  # type: ignore[type-arg]

@@ -11,6 +11,7 @@ from dexml.console import run
 from dexml.index import LabelIndex
 from dexml.index import __main__ as command
 from dexml.rundir import Run
+from small import rewrite_info
 
 
 def call(*argv: object) -> int:
@@ -22,8 +23,7 @@ def edited(run_dir: Path, tmp_path: Path) -> Path:
     """A run of its own, whose run.json names the bias of new labels."""
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("checkpoint", "cache"))
-    info = json.loads((copy / "run.json").read_text()) | {"unseen_bias": 0.25}
-    (copy / "run.json").write_text(json.dumps(info))
+    rewrite_info(copy, unseen_bias=0.25)
     return copy
 
 
@@ -47,6 +47,7 @@ def test_build_prints_its_recall(edited: Path, capsys: pytest.CaptureFixture[str
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert shown["search"] == "hnsw"
     assert shown["labels"] == "64"
+    assert shown["encoder"].endswith(" (that of the run)")
     assert shown["recall@20"].startswith("1.0000 (ef 64")
 
 
@@ -55,7 +56,9 @@ def test_a_graph_that_finds_too_little_is_named(
 ) -> None:
     monkeypatch.setattr("dexml.index.recall._recall", lambda found, truth: 0.5)
     assert call(edited, "--quiet", "--search", "hnsw") == 0
-    assert "warning: recall@10 stays below 0.99" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "warning: recall@10 stays below 0.99; for k from 1 to 10 exact search is used" in shown
+    assert "warning: recall@64 stays below 0.98; for k from 11 to 64 exact search is used" in shown
     assert LabelIndex.load(edited / "index").search_for(10) == "exact"
 
 
@@ -90,10 +93,29 @@ def test_labels_are_added_changed_and_removed(
     assert LabelIndex.load(edited / "index").manifest.n_labels == 64
 
 
+def test_ids_are_told_when_they_are_given(
+    edited: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = LabelIndex.save
+
+    def late(index: LabelIndex, folder: Path, **rest: bool) -> None:
+        other = LabelIndex.load(folder)  # another process is faster
+        other.remove_labels([3])
+        save(other, folder)
+        save(index, folder, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelIndex, "save", late)
+        assert call(edited, "--add", file(edited, "kernel game\n")) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "changed by another process since it was opened" in shown.err
+    assert call(edited, "--add", file(edited, "kernel game\n")) == 0
+    assert capsys.readouterr().out == "64\tkernel game\n"
+
+
 def test_without_a_bias_of_new_labels_that_of_unseen_ones_is_taken(edited: Path) -> None:
-    info = json.loads((edited / "run.json").read_text())
-    del info["unseen_bias"]
-    (edited / "run.json").write_text(json.dumps(info))
+    rewrite_info(edited, "unseen_bias")
     assert call(edited, "--add", file(edited, "kernel game\n")) == 0
     trained = np.load(edited / "label_emb.npy")
     index = LabelIndex.load(edited / "index")
@@ -133,3 +155,58 @@ def test_wrong_calls(edited: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--info", "--rebuild"):
         assert call(edited, option) == 1
         assert "no index there" in capsys.readouterr().err
+
+
+def test_info_tells_an_index_of_another_run(
+    edited: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = LabelIndex.load(edited / "index")
+    made = LabelIndex.build(index.vectors, texts=index.texts, search="exact", encoder="f" * 64)
+    made.save(edited / "index")
+    assert call(edited, "--info") == 0
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown["encoder"].startswith("ffffffffffffffff (ANOTHER RUN'S: it is refused here; --ov")
+    assert call(edited, "--rebuild") == 1
+    assert "made by another encoder" in capsys.readouterr().err
+    assert call(edited, "--overwrite", "--quiet") == 0
+    assert call(edited, "--info") == 0
+    assert "(that of the run)" in capsys.readouterr().out
+
+
+def test_a_run_from_before_check_sums_is_refused_until_it_is_sealed(
+    edited: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked for and not by itself: nobody knows any more what its files were."""
+    path = edited / "run.json"
+    old = json.loads(path.read_text()) | {"format_version": 1}
+    for name in ("files", "digest"):
+        del old[name]
+    path.write_text(json.dumps(old))
+    assert call(edited, "--info") == 1
+    shown = capsys.readouterr().err
+    assert "run.json: format 1 of an older dexml, without check sums of its files" in shown
+    assert f"python -m dexml.index {edited} --seal" in shown
+    (edited / "query_emb.npy").rename(edited / "aside.npy")
+    assert call(edited, "--seal") == 1
+    assert "query_emb.npy: No such file" in capsys.readouterr().err
+    (edited / "aside.npy").rename(edited / "query_emb.npy")
+    weights = (edited / "labels.safetensors").read_bytes()
+    (edited / "labels.safetensors").write_bytes(weights[:-1] + b"\0")
+    assert call(edited, "--seal") == 1
+    assert "labels.safetensors are not those it was written with" in capsys.readouterr().err
+    (edited / "labels.safetensors").write_bytes(weights)
+    path.write_text(json.dumps(old | {"dim": "16"}))
+    assert call(edited, "--seal") == 1
+    assert "no proper 'dim'" in capsys.readouterr().err
+    path.write_text(json.dumps(old))
+    assert call(edited, "--seal") == 0
+    assert capsys.readouterr().err == f"{edited}: check sums added\n"
+    assert call(edited, "--seal") == 0
+    assert "were there already" in capsys.readouterr().err
+    run = Run.open(edited)
+    assert {**run.info, "format_version": 1} == {**run.info, **old}
+    assert run.fingerprint() == old["fingerprint"]
+    assert call(edited, "--overwrite", "--quiet") == 0
+    shutil.rmtree(edited / "index")
+    assert call(edited.parent / "none", "--seal") == 1
+    assert "no such run directory" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dexml.files import digest_of, spelled
 from dexml.index import LabelIndex, exact_search, sealed
 from test_index import same, unit
 
@@ -45,8 +46,8 @@ def reseal(folder: Path, role: str, content: bytes, **changes: object) -> None:
     (folder / name).write_bytes(content)
     manifest["files"][role] = {"name": name, "bytes": len(content), "sha256": digest}
     manifest |= changes
-    manifest["digest"] = sealed.digest_of(manifest)
-    (folder / "manifest.json").write_text(sealed.spelled(manifest))
+    manifest["digest"] = digest_of(manifest)
+    (folder / "manifest.json").write_text(spelled(manifest))
 
 
 def test_save_and_load(index: LabelIndex, folder: Path) -> None:
@@ -171,8 +172,8 @@ def test_manifests_that_do_not_fit_are_refused(
     folder: Path, change: dict[str, object], message: str
 ) -> None:
     manifest = json.loads((folder / "manifest.json").read_text()) | change
-    manifest["digest"] = sealed.digest_of(manifest)
-    (folder / "manifest.json").write_text(sealed.spelled(manifest))
+    manifest["digest"] = digest_of(manifest)
+    (folder / "manifest.json").write_text(spelled(manifest))
     with pytest.raises(ValueError, match=message):
         LabelIndex.load(folder)
     for text in ("{", "[]", "[" * 10**6, "\xff"):
@@ -184,8 +185,8 @@ def test_manifests_that_do_not_fit_are_refused(
 def test_names_in_a_manifest_cannot_lead_out_of_the_folder(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["alive"]["name"] = "../../alive.npy"
-    manifest["digest"] = sealed.digest_of(manifest)
-    (folder / "manifest.json").write_text(sealed.spelled(manifest))
+    manifest["digest"] = digest_of(manifest)
+    (folder / "manifest.json").write_text(spelled(manifest))
     with pytest.raises(ValueError, match="file of the alive"):
         LabelIndex.load(folder)
 
@@ -301,7 +302,7 @@ def dying(function):
                 result = function(*args, **kwargs)
         return result
     return call
-sealed.synced, sealed._put, sealed.os.replace = map(dying, (sealed.synced, sealed._put, os.replace))
+sealed.synced, sealed.put, sealed.os.replace = map(dying, (sealed.synced, sealed.put, os.replace))
 Path.unlink = dying(Path.unlink)
 index.save(folder)
 print("saved", step)

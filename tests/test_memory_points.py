@@ -1,9 +1,7 @@
 """Training points that vote: against a dense twin, and how much they are let say."""
 
-import json
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from dexml import _rust
-from dexml.index import exact_search, sealed
-from dexml.index.memory import PointMemory, centroid_labels, shares
-from dexml.index.memory_files import GRAPH, LABELS, MANIFEST, POINTS, load_memory, save_memory
+from dexml.index import exact_search
+from dexml.index.memory import PointMemory
+from dexml.index.votes import centroid_labels, shares
 from dexml.train import memory as memory_module
 from dexml.train.memory import Validation, choose_memory, summary
 
@@ -322,29 +320,6 @@ def test_neighbours_known_already_are_taken() -> None:
     np.testing.assert_array_equal(a[1], b[1])
 
 
-@pytest.mark.parametrize("graph", [False, True])
-def test_saved_and_loaded(graph: bool, tmp_path: Path) -> None:
-    queries, vectors = with_one(unit(0, 25)), label_vectors()
-    memory = PointMemory(unit(1, N), sparse(3, N), weight=0.4, neighbours=9, temperature=0.3)
-    if graph:
-        memory.build_graph(seed=0, recall=1.0)
-    memory.add_points(unit(8, 11), sparse(9, 11))
-    folder = tmp_path / "memory"
-    save_memory(memory, folder, encoder="E")
-    names = {POINTS, LABELS, MANIFEST, *([GRAPH] if graph else [])}
-    assert {path.name for path in folder.iterdir()} == names
-    again = load_memory(folder, encoder="E")
-    assert again.settings == memory.settings
-    found = exact_search(queries, vectors, 8)
-    for a, b in zip(
-        memory.mix(queries, found, vectors, 8), again.mix(queries, found, vectors, 8), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
-    again.add_points(unit(7, 2), sparse(6, 2))
-    again.remove_labels([1])
-    assert again.n_points == N + 13
-
-
 def test_a_graph_at_full_recall_finds_what_exact_search_finds() -> None:
     queries = with_one(unit(0, 25))
     exact = PointMemory(unit(1, 400), sparse(3, 400), weight=0.4)
@@ -357,45 +332,6 @@ def test_a_graph_at_full_recall_finds_what_exact_search_finds() -> None:
         exact.nearest(queries, 30, own=own), graph.nearest(queries, 30, own=own), strict=True
     ):
         np.testing.assert_allclose(a, b, atol=1e-6)
-
-
-def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    memory, folder = PointMemory(unit(1, N), sparse(3, N), weight=0.4), tmp_path / "memory"
-    save_memory(memory, folder, encoder="E")
-    with pytest.raises(ValueError, match="made by another encoder"):
-        load_memory(folder, encoder="F")
-    content = json.loads((folder / MANIFEST).read_text())
-    wrong: list[dict[str, Any]] = [
-        {"n_points": N + 1},
-        {"dim": D + 1},
-        {"weight": -1},
-        {"weight": "x"},
-        {"files": {}},
-    ]
-    for changes in wrong:
-        changed = content | changes
-        changed["digest"] = sealed.digest_of(changed)
-        (folder / MANIFEST).write_bytes(sealed.spelled(changed).encode())
-        with pytest.raises(ValueError, match="damaged memory of training points"):
-            load_memory(folder)
-    (folder / MANIFEST).write_bytes(sealed.spelled(content | {"format_version": 9}).encode())
-    with pytest.raises(ValueError, match="newer than 1; update dexml"):
-        load_memory(folder)
-
-
-@pytest.mark.parametrize("name", [POINTS, LABELS, MANIFEST])
-def test_a_damaged_memory_is_refused(name: str, tmp_path: Path) -> None:
-    """Cut short, and with one bit flipped at many places."""
-    folder = tmp_path / "memory"
-    save_memory(PointMemory(unit(1, N), sparse(3, N), weight=0.4), folder)
-    whole = (folder / name).read_bytes()
-    damaged = [whole[:-1], b""]
-    for place in range(0, len(whole), max(1, len(whole) // 40)):
-        damaged.append(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-    for content in damaged:
-        (folder / name).write_bytes(content)
-        with pytest.raises(ValueError, match=r"damaged memory of training points|update dexml"):
-            load_memory(folder)
 
 
 def test_searches_while_points_are_added_see_whole_changes() -> None:

@@ -4,7 +4,9 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from dexml import data
 from dexml.console import run
 from dexml.index import LabelIndex, exact_search
 from dexml.index import __main__ as index_command
+from dexml.index.snapshot import Snapshot
 from dexml.model import with_bias_dimension
 from dexml.predict import Predictor
 from dexml.predict import __main__ as predict_command
+from small import forge_info, rewrite_info
 
 
 def test_index_command_prints_its_recall(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +91,31 @@ def test_jsonl_and_table(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert lines[0]["labels"][0]["text"] in shown
 
 
+def test_more_labels_than_there_are_cost_nothing(
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "texts.txt").write_text("music player\nkernel driver\n")
+    predict, asked = Predictor.predict, []
+
+    def counted(predictor: Predictor, texts: list[str], k: int, **rest: Any) -> Any:
+        asked.append(k)
+        return predict(predictor, texts, k, **rest)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    outputs = []
+    for k in ("64", "1000000"):
+        out = tmp_path / f"{k}.jsonl"
+        arguments = [str(run_dir), str(tmp_path / "texts.txt"), "-k", k, "--out", str(out)]
+        assert run(predict_command.main, arguments) == 0
+        outputs.append(out.read_bytes())
+    assert outputs[0] == outputs[1]
+    assert max(asked) == 64
+    assert capfd.readouterr().err.count("2 texts, 64 labels each") == 2
+
+
 def test_stdin(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +134,47 @@ def test_auto_takes_the_index_for_many_labels_and_says_so(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"mail server\n")))
     assert run(predict_command.main, [str(run_dir), "-", "-k", "2"]) == 0
     assert "search: HNSW, 64 labels, recall@10 1.0000" in capsys.readouterr().err
+
+
+def test_what_is_said_of_the_search_is_what_is_done(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("checkpoint", "cache"))
+    monkeypatch.setattr("dexml.index.recall._recall", lambda found, truth: 1 - truth.shape[1] / 500)
+    arguments = [str(copy), "--search", "hnsw", "--quiet"]
+    assert run(index_command.main, arguments) == 0  # recall@10 0.98, recall@64 0.872
+    auto = Predictor.open(copy, exact_up_to=0)
+    told = Predictor.open(copy, search="hnsw")
+    done: list[int] = []
+    near = Snapshot.near
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        done.append(1)
+        return near(*args, **kwargs)
+
+    monkeypatch.setattr(Snapshot, "near", counted)
+    auto.predict(["kernel"], 5)
+    assert not done
+    assert auto.search_note(5) == "exact, 64 labels (the graph does not find enough for k = 5)"
+    assert "recall@10 0.9800" in told.search_note(5)
+    told.predict(["kernel"], 5)
+    assert len(done) == 1
+    assert "HNSW, 64 labels, recall@64 0.8720 against" in told.search_note(11)
+    assert auto.search_note(100).startswith("exact, 64 labels (")
+    monkeypatch.undo()
+    assert run(index_command.main, [*arguments, "-k", "3", "--recall", "0.5"]) == 0
+    index = LabelIndex.load(copy / "index")
+    few = replace(index.manifest, recalls=index.manifest.recalls[:2])  # k = 3 and 10
+    index._manifest = few
+    search: Any
+    for search, said in (("auto", "exact, 64 labels (the graph"), ("hnsw", "HNSW, 64 labels, rec")):
+        asked = Predictor(auto.run, auto.encoder, index, search=search)
+        assert asked.search_note(20).startswith(said)
+        assert "recall@3 1.0000" in asked.search_note(2)
+    assert "recall not known for k = 20" in asked.search_note(20)
 
 
 def test_exact_and_hnsw_agree(run_dir: Path, tiny_data: Path) -> None:
@@ -137,7 +207,11 @@ def test_predictor_is_the_saved_encoder_and_vectors(run_dir: Path) -> None:
         (["RUN", "--search", "fast"], 2, "search = 'fast'"),
         (["RUN", "-k", "0"], 2, "k = '0'"),
         (["RUN", "--outt", "x"], 2, "did you mean '--out'?"),
-        (["OLD", "--search", "hnsw"], 1, "are not those it was written with"),
+        (
+            ["OLD", "--search", "hnsw"],
+            1,
+            "labels.safetensors: damaged (not the file that",
+        ),
     ],
 )
 def test_wrong_use_is_one_line(
@@ -174,21 +248,111 @@ def test_damaged_run_files_are_named(
 
     copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
     shutil.rmtree(copy / "index")  # with one, its own vectors are read
-    whole = (copy / "label_emb.npy").read_bytes()
-    (copy / "label_emb.npy").write_bytes(whole[: len(whole) // 2])
-    assert run(predict_command.main, [str(copy), "--quiet"]) == 1
-    assert "label_emb.npy: damaged" in capsys.readouterr().err
     np.save(copy / "label_emb.npy", np.zeros((30, 17), np.float32))
+    rewrite_info(copy)
     assert run(predict_command.main, [str(copy), "--quiet"]) == 1
     assert "label_emb.npy: float32 of shape (30, 17), expected" in capsys.readouterr().err
-    info = json.loads((copy / "run.json").read_text())
-    for change in ({"n_labels": "64"}, {"format_version": "9"}, {"dim": None}):
-        (copy / "run.json").write_text(json.dumps(info | change))
-        assert run(predict_command.main, [str(copy)]) == 1
-        assert f"run.json: damaged (no proper '{next(iter(change))}')" in capsys.readouterr().err
+    (copy / "label_emb.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    rewrite_info(copy)
+    assert run(predict_command.main, [str(copy), "--quiet"]) == 1
+    assert "label_emb.npy: damaged" in capsys.readouterr().err
+    changes: list[dict[str, Any]] = [{"n_labels": "64"}, {"format_version": "9"}, {"dim": None}]
+    changes += [{"unseen_bias": "0.5"}, {"unseen_bias": float("nan")}, {"dim": True}]
+    changes += [{"memory": "votes"}, {"data": 3}, {"offset": []}, {"files": []}, {"prior": None}]
+    changes += [{"files": {"labels.txt": "x"}}, {"digest": None}]
+    for change in changes:
+        (name,) = change
+        forged = Path(shutil.copytree(copy, tmp_path / "forged"))
+        forge_info(forged, **change)
+        if "digest" in change:
+            text = (forged / "run.json").read_text()
+            (forged / "run.json").write_text(text.replace('"digest"', '"other"'))
+        for command in (predict_command.main, index_command.main):
+            assert run(command, [str(forged)]) == 1
+            assert f"run.json: damaged (no proper '{name}')" in capsys.readouterr().err
+        shutil.rmtree(forged)
+    text = (copy / "run.json").read_text()
+    (copy / "run.json").write_text(text.replace('"point_tokens": 6', '"point_tokens": 7'))
+    assert run(predict_command.main, [str(copy)]) == 1
+    assert "run.json: damaged (its digest is another)" in capsys.readouterr().err
     (copy / "run.json").write_text("{")
     assert run(index_command.main, [str(copy)]) == 1
     assert "run.json: damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
+def test_every_file_of_a_run_is_checked_before_it_is_read(
+    run_dir: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("checkpoint", "cache", "index"))
+    names = json.loads((copy / "run.json").read_text())["files"]
+    read = {"labels.txt", "label_emb.npy", "query_emb.npy", "labels.safetensors"}
+    encoder = {p for p in (copy / "encoder").rglob("*") if p.is_file() and p.name != "README.md"}
+    assert names.keys() == read | {p.relative_to(copy).as_posix() for p in encoder}
+    for name in names:
+        path = copy / name
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        if how == "gone":
+            path.unlink()
+        elif how == "cut":
+            path.write_bytes(whole[:middle])
+        else:
+            path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        for command in (index_command, predict_command):
+            if name == "query_emb.npy" and command is predict_command:
+                continue
+            assert run(command.main, [str(copy), "--quiet"]) == 1
+            shown = capsys.readouterr().err
+            assert shown.startswith(f"error: {path}: {'not there' if how == 'gone' else 'damaged'}")
+            assert shown.count("\n") == 1
+            assert not (copy / "index").exists()
+        if name == "query_emb.npy":
+            path.write_bytes(whole)
+            continue
+        with pytest.raises((ValueError, FileNotFoundError), match=path.name):
+            Predictor.open(copy)
+        path.write_bytes(whole)
+    Predictor.open(copy)
+    (copy / "encoder" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"adapter_config.json: no part of the run; remove it"):
+        Predictor.open(copy)
+
+
+def test_the_residuals_of_a_run_that_was_replaced_are_not_taken(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    """A service may be open while its run is trained again: a file is checked when read."""
+    import shutil
+
+    copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
+    predictor = Predictor.open(copy)
+    predictor.update_labels([3], ["kernel game"])
+    table = bytearray((copy / "labels.safetensors").read_bytes())
+    table[-1] ^= 1
+    (copy / "labels.safetensors").write_bytes(table)
+    with pytest.raises(ValueError, match=r"labels.safetensors: damaged \(not the file"):
+        predictor.update_labels([3], ["kernel"])
+
+
+def test_the_weights_are_hashed_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    hashed: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(file: Any, *rest: Any) -> Any:
+        hashed.append(Path(file.name).name)
+        return digest(file, *rest)
+
+    monkeypatch.setattr("hashlib.file_digest", counted)
+    Predictor.open(run_dir)
+    assert hashed.count("labels.safetensors") == 1
+    weights = [path.name for path in run_dir.glob("encoder/**/model.safetensors")]
+    assert hashed.count("model.safetensors") == len(weights)
 
 
 def test_a_reader_that_stops_early_is_no_error(run_dir: Path) -> None:

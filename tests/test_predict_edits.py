@@ -12,11 +12,12 @@ import pytest
 from scipy.sparse import csr_array, vstack
 
 from dexml.console import run as run_command
-from dexml.index import LabelIndex, PointMemory, save_memory
+from dexml.index import LabelIndex, PointMemory, save_memory, sealed
 from dexml.index.__main__ import main as index_main
 from dexml.predict import Predictor
 from dexml.predict.__main__ import main as predict_main
 from dexml.rundir import Run
+from small import forge_info, rewrite_info
 
 
 def positives(pairs: list[tuple[int, int]], shape: tuple[int, int]) -> csr_array:
@@ -70,6 +71,58 @@ def test_a_call_sees_one_moment(voting: Path, search: Any, monkeypatch: pytest.M
         np.testing.assert_array_equal(found.ids, group.ids)
 
 
+def test_labels_of_points_are_lists_of_ids_or_a_matrix(voting: Path) -> None:
+    by_lists, by_matrix = (Predictor.open(voting, threads=1) for _ in range(2))
+    texts = ["kernel driver", "mail", "a point without a label"]
+    rows = by_lists.add_points(iter(texts), [[9, 3], (63,), []])
+    assert rows.tolist() == [5, 6, 7]
+    by_matrix.add_points(texts, positives([(0, 3), (0, 9), (1, 63)], (3, 64)).tocoo())
+    asked = [p.predict(["kernel driver", "mail b"], 64) for p in (by_lists, by_matrix)]
+    np.testing.assert_array_equal(asked[0].ids, asked[1].ids)
+    np.testing.assert_array_equal(asked[0].scores, asked[1].scores)
+    assert by_lists.memory is not None
+    assert by_lists.memory.state.y[[5, 6, 7]].indices.tolist() == [3, 9, 63]
+    by_lists.add_labels(["one more"])
+    by_lists.add_points(["kernel"], positives([(0, 3)], (1, 64)))  # of before that label
+    by_lists.add_points(["kernel"], [np.array([64], np.int16)])
+    by_lists.save()
+    opened = Predictor.open(voting, threads=1)
+    assert opened.memory is not None
+    assert opened.memory.state.y[[8, 9]].indices.tolist() == [3, 64]
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        ([[3]], ValueError, "2 texts and labels for 1 of them"),
+        ([[3], [64]], ValueError, r"y\[1\]: label 64 out of range \(n_labels = 64\)"),
+        ([[3], [-1]], ValueError, r"y\[1\]: label -1 out of range"),
+        ([[3], [1.5]], ValueError, r"y\[1\]: float64 of shape \(1,\); expected label ids"),
+        ([[3], ["kernel"]], ValueError, r"y\[1\]: <U6 of shape \(1,\); expected label ids"),
+        ([[3], [[1, 2]]], ValueError, r"y\[1\]: int64 of shape \(1, 2\); expected label ids"),
+        ([[3], [True]], ValueError, r"y\[1\]: bool of shape"),
+        ([[3], [0, 0, 1, 0]], ValueError, r"y\[1\]: a label stands twice; expected label ids"),
+        ([[3], "kernel"], TypeError, r"y\[1\] is str; expected a list of label ids"),
+        ([3, 4], TypeError, r"y\[0\] is int; expected a list of label ids"),
+        (None, TypeError, "y is NoneType; give a sparse matrix"),
+        (np.ones((2, 64)), TypeError, r"y is ndarray; give a sparse matrix .*, csr_array\(y\)"),
+        (csr_array((2, 65)), ValueError, r"2 texts and y \(2, 65\) for 64 labels"),
+        (csr_array((3, 64)), ValueError, r"2 texts and y \(3, 64\) for 64 labels"),
+    ],
+)
+def test_what_are_no_labels_of_points_is_named(
+    voting: Path, y: Any, error: type[Exception], message: str
+) -> None:
+    predictor = Predictor.open(voting, threads=1)
+    with pytest.raises(error, match=message):
+        predictor.add_points(["kernel", "mail"], y)
+    assert predictor.memory is not None
+    assert predictor.memory.n_points == 5
+    predictor.memory = None
+    with pytest.raises(ValueError, match="has no memory of training points to add to"):
+        predictor.add_points(["kernel", "mail"], y)
+
+
 def test_points_added_by_threads_are_all_there(
     voting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +130,7 @@ def test_points_added_by_threads_are_all_there(
         time.sleep(0.01)
         return vstack(*args, **kwargs)
 
-    monkeypatch.setattr("dexml.index.memory.vstack", slowly)
+    monkeypatch.setattr("dexml.index.points.vstack", slowly)
     predictor = Predictor.open(voting, threads=1)
     y = positives([(0, 3)], (1, 64))
     with ThreadPoolExecutor(8) as pool:
@@ -133,6 +186,164 @@ def test_labels_that_an_overwritten_index_forgets_have_no_votes(
     assert found.scores[0, at] == pytest.approx(float(query[0] @ second.vectors[64]), abs=1e-5)
 
 
+@pytest.mark.parametrize("fails", ["labels", "points"])
+def test_a_save_that_ends_in_between_leaves_what_fits_together(
+    voting: Path, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Predictor.open(voting, threads=1)
+    first.add_labels(["kernel driver"])
+    first.remove_labels([7, 14])
+    first.add_points(["kernel driver"] * 9, positives([(i, 64) for i in range(9)], (9, 65)))
+    assert first.predict(["kernel driver"], 1).ids[0, 0] == 64
+    places = {"labels": "dexml.index.sealed.write", "points": "dexml.index.memory_files.sealed.put"}
+    before = Predictor.open(voting, threads=1).predict(["kernel driver"], 64)
+    put, calls = sealed.put, []
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if fails == "labels" or "labels-{}.npz" in args:  # the second file of the points
+            raise OSError("no space left")
+        return put(*args, **kwargs)
+
+    monkeypatch.setattr(places[fails], full)
+    with pytest.raises(OSError, match="no space left"):
+        first.save()
+    monkeypatch.undo()
+    assert len(calls) > (fails == "points")
+    second = Predictor.open(voting, threads=1)
+    assert second.memory is not None
+    assert second.memory.n_points == 5
+    found = second.predict(["kernel driver"], 64)
+    if fails == "labels":
+        assert second.n_labels == 64
+        np.testing.assert_array_equal(found.ids, before.ids)
+    else:  # the labels of now with the points of before: each has the votes it had
+        assert second.n_labels == 65
+        assert not np.isin(found.ids, [7, 14]).any()
+        scores = dict(zip(before.ids[0].tolist(), before.scores[0].tolist(), strict=True))
+        for i, score in zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True):
+            assert i in (-1, 64) or score == pytest.approx(scores[i], abs=1e-5)
+    first.save()  # the rest, now that there is room
+    np.testing.assert_array_equal(
+        Predictor.open(voting, threads=1).predict(["kernel driver"], 64).ids,
+        first.predict(["kernel driver"], 64).ids,
+    )
+
+
+def test_points_that_come_while_the_labels_are_saved_do_not_name_labels_that_are_not(
+    voting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor.open(voting, threads=1)
+    predictor.add_points(["kernel"], positives([(0, 3)], (1, 64)))
+    save = LabelIndex.save
+
+    def slowly(index: LabelIndex, folder: Path) -> None:
+        save(index, folder)
+        (new,) = predictor.add_labels(["one of this moment"])
+        predictor.add_points(["kernel"], positives([(0, int(new))], (1, int(new) + 1)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelIndex, "save", slowly)
+        predictor.save()
+    opened = Predictor.open(voting, threads=1)
+    assert opened.memory is not None
+    assert (opened.n_labels, opened.memory.n_points) == (64, 6)
+    predictor.save()
+    opened = Predictor.open(voting, threads=1)
+    assert opened.memory is not None
+    assert (opened.n_labels, opened.memory.n_points) == (65, 7)
+
+
+@pytest.mark.parametrize("before", ["the points", "the labels"])
+def test_who_opens_while_another_saves_gets_what_fits_together(
+    voting: Path, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Predictor.open(voting, threads=1)
+    service.add_labels(["kernel driver"])
+    service.add_points(["kernel driver"], positives([(0, 64)], (1, 65)))
+    place = {"the points": "load_memory", "the labels": "_open_index"}[before]
+    from dexml.predict import labels
+
+    whole = getattr(labels, place)
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(labels, place, whole)
+        service.save()
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(labels, place, late)
+    opened = Predictor.open(voting, threads=1)
+    assert opened.memory is not None
+    assert (opened.n_labels, opened.memory.n_points) == (65, 6)
+
+
+def test_who_opens_while_an_index_is_built_anew_takes_no_votes_for_old_ids(
+    voting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Predictor.open(voting, threads=1)
+    service.add_labels(["kernel driver"])
+    service.add_points(["kernel driver"] * 9, positives([(i, 64) for i in range(9)], (9, 65)))
+    service.save()
+    (tmp_path / "add.txt").write_text("quite another\n")
+    from dexml.predict import labels
+
+    whole = labels._open_index
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(labels, "_open_index", whole)
+        assert call(index_main, voting, "--overwrite", "--search", "exact", "--quiet") == 0
+        assert call(index_main, voting, "--add", tmp_path / "add.txt", "--quiet") == 0
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(labels, "_open_index", late)
+    opened = Predictor.open(voting, threads=1)
+    assert opened.label_texts[64] == "quite another"
+    assert opened.memory is not None
+    assert opened.memory.n_labels == 64
+
+
+def test_two_services_do_not_overwrite_each_other(voting: Path) -> None:
+    first, second, third = (Predictor.open(voting, threads=1) for _ in range(3))
+    first.add_points(["kernel"], positives([(0, 3)], (1, 64)))
+    first.save()
+    second.add_labels(["kernel"])
+    second.add_points(["kernel"], positives([(0, 64)], (1, 65)))
+    before = (voting / "index" / "manifest.json").read_bytes()
+    with pytest.raises(RuntimeError, match="memory: changed by another process since it was"):
+        second.save()
+    assert (voting / "index" / "manifest.json").read_bytes() == before  # all of it or nothing
+    third.add_labels(["of one who has changed no point"])
+    third.save()
+    opened = Predictor.open(voting, threads=1)
+    assert opened.memory is not None
+    assert (opened.n_labels, opened.memory.n_points) == (65, 6)
+
+
+def test_an_answer_is_told_with_who_votes(
+    voting: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("kernel driver\n")
+    assert call(predict_main, voting, texts) == 0
+    first = "search: exact, 64 labels; votes of 5 training points, weight 3 (50 a text, temp"
+    assert capsys.readouterr().err.startswith(first)
+    predictor = Predictor.open(voting, threads=1)
+    predictor.add_points(["kernel"], positives([(0, 3)], (1, 64)))
+    assert predictor.memory is not None
+    predictor.memory.build_graph(seed=0)
+    predictor.save()
+    assert call(predict_main, voting, texts) == 0
+    assert "votes of 6 training points, weight 3 (50 a text found by HNSW, temperature 0.2)" in (
+        capsys.readouterr().err
+    )
+    shutil.rmtree(voting / "memory")
+    assert call(predict_main, voting, texts) == 0
+    assert "vote" not in capsys.readouterr().err
+    rewrite_info(voting, memory={"kind": "votes"})
+    assert call(predict_main, voting, texts) == 0
+    assert f"no votes of training points: {voting / 'memory'} is not" in capsys.readouterr().err
+
+
 def test_resume_knows_the_memory(
     voting: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +358,10 @@ def test_resume_knows_the_memory(
     texts.write_text("kernel driver\n" * 4)
     capsys.readouterr()
     assert call(predict_main, *ask, "--resume") == 1
-    assert "begun with memory = " in capsys.readouterr().err
+    assert (
+        'begun with search = "exact, 64 labels; votes of 5 training points'
+        in capsys.readouterr().err
+    )
 
 
 def test_a_number_that_is_a_text_and_an_id_is_not_guessed_at(
@@ -208,7 +422,6 @@ def test_damaged_files_of_index_and_memory_are_refused(
 def test_a_run_json_that_does_not_fit_is_refused(
     voting: Path, changes: dict[str, Any], message: str
 ) -> None:
-    path = voting / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    forge_info(voting, **changes)
     with pytest.raises(ValueError, match=message):
         Predictor.open(voting)

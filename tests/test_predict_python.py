@@ -184,6 +184,8 @@ def test_a_group_is_answered_as_a_sort_of_its_labels(
         assert (ids[row, n:] == -1).all()
     mask = np.isin(np.arange(64), group)
     np.testing.assert_array_equal(asked.predict(texts, 20, only=mask, exclude=pairs).ids, ids)
+    same = asked.predict(texts, 20, only=set(group.tolist()), exclude=pairs).ids
+    np.testing.assert_array_equal(same, ids)
     assert (asked.predict(texts, 3, only=[]).ids == -1).all()
 
 
@@ -220,6 +222,39 @@ def test_what_is_no_text_is_named(
             call(given)
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (["a", ""], ValueError, r"texts\[1\]: empty; a label has a text"),
+        ([" \t\u2003"], ValueError, r"texts\[0\]: empty"),
+        (["a", "b\nc"], ValueError, r"texts\[1\]: holds a line break; a label is one line"),
+        (["a", None], TypeError, r"texts\[1\] is NoneType; expected a string"),
+        ("a", (TypeError, ValueError), "single string|one string"),
+        (["a\ud800"], ValueError, r"texts\[0\]: not valid Unicode at character 1"),
+    ],
+)
+def test_what_is_no_label_is_refused_as_the_command_does(
+    fresh: Predictor, given: Any, error: Any, message: str
+) -> None:
+    vectors = np.ones((len(given), 17), np.float32)
+    ids = list(range(len(given)))
+    for call in (
+        lambda: fresh.add_labels(given),
+        lambda: fresh.update_labels(ids, given),
+        lambda: fresh.index.add_labels(given, vectors),
+        lambda: fresh.index.update_labels(ids, given, vectors),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    assert fresh.index.manifest.edits == 0
+
+
+def test_texts_of_labels_are_stripped_as_the_command_does(fresh: Predictor) -> None:
+    fresh.add_labels(["  mail theme\n"])
+    fresh.update_labels([3], ["game theme \t"])
+    assert (fresh.label_texts[64], fresh.label_texts[3]) == ("mail theme", "game theme")
+
+
 def test_odd_texts_are_answered(predictor: Predictor) -> None:
     odd = ["", " ", "\0", "日本語 😀", "kernel " * 200_000, "x" * 300_000, "a\nb"]
     ids, scores = predictor.predict(odd, 4)
@@ -235,7 +270,18 @@ def test_odd_texts_are_answered(predictor: Predictor) -> None:
     ("call", "error", "message"),
     [
         (lambda p: p.predict(["x"], 0), ValueError, "k = 0; expected at least 1"),
-        (lambda p: p.predict(["x"], 1.5), TypeError, "float"),
+        (lambda p: p.predict(["x"], 1.5), TypeError, "k is float; expected a whole number"),
+        (lambda p: p.predict(["x"], "3"), TypeError, "k is str; expected a whole number"),
+        (lambda p: p.predict(5), TypeError, "texts is int; give a list of strings"),
+        (lambda p: p.predict({"x"}), TypeError, "texts is set; give a list of strings"),
+        (
+            lambda p: p.predict(["x"], exclude=[[1]]),
+            TypeError,
+            r"exclude is list; give csr_array, shape \(1, 64\)",
+        ),
+        (lambda p: p.labels([1, 2]), ValueError, r"ids: shape \(2,\); expected \(n, k\)"),
+        (lambda p: p.labels([[1, 64]]), ValueError, "ids: label 64 out of range"),
+        (lambda p: p.open(p.run.folder, threads=0), ValueError, "threads = 0; expected at least"),
         (lambda p: p.update_labels([1, 2], ["x"]), ValueError, "2 ids and 1 texts"),
         (lambda p: p.update_labels([64], ["x"]), ValueError, "ids: label 64 out of range"),
         (lambda p: p.remove_labels([-1]), ValueError, "ids: label -1 out of range"),

@@ -270,7 +270,7 @@ def test_a_kill_while_saving_costs_nothing(
         plain(tensors, path, metadata)
         if calls == 4:
             path.write_bytes(path.read_bytes()[:200])
-            monkeypatch.setattr("dexml.files._remove", lambda path: None)  # as a kill would
+            monkeypatch.setattr("dexml.files.remove", lambda path: None)  # as a kill would
             raise Killed
 
     monkeypatch.setattr(checkpoint, "save_file", save)

@@ -6,7 +6,6 @@ relative, so a run directory can be moved. Contents: ``docs/formats.md``.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -16,6 +15,7 @@ import time
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
+from dexml import runinfo
 from dexml.data import load_texts
-from dexml.files import replacing
+from dexml.files import is_sealed, replacing
 
-FORMAT_VERSION = 1
 _OWN = (
     "run.json",
     *("config.toml", "log.jsonl", "metrics.json", "report.html", "labels.safetensors"),
@@ -35,18 +35,6 @@ _OWN = (
     "versions.json",
 )
 """All that a run may hold; the first says that it is finished, the last that it is a run."""
-_INFO: dict[str, Any] = {
-    "format_version": int,
-    "data": str,
-    "n_labels": int,
-    "dim": int,
-    "point_tokens": int,
-    "label_tokens": int,
-    "temperature": int | float,
-    "prior": int | float,
-    "fingerprint": str,
-}
-"""What ``run.json`` must hold."""
 _PACKAGES = ("dexml-xmc", "torch", "transformers", "tokenizers", "numpy", "scipy", "hnswlib")
 
 
@@ -76,19 +64,28 @@ class Run:
             remedy = "go on with python -m dexml.train ... --resume" if unfinished else "not a run"
             raise FileNotFoundError(f"{folder}: no finished run in it (no run.json); {remedy}")
         info = read_json(path)
-        for key, kind in _INFO.items():
-            if not isinstance(info.get(key), kind):
-                raise ValueError(f"{path}: damaged (no proper '{key}'); train again")
-        for key in ("n_labels", "dim", "point_tokens", "label_tokens"):
-            if info[key] < (key != "n_labels"):
-                raise ValueError(f"{path}: damaged ({key} = {info[key]}); train again")
-        if info["format_version"] > FORMAT_VERSION:
-            raise ValueError(f"{path}: format {info['format_version']} is newer than this dexml's")
+        runinfo.check_info(path, info)
         return cls(folder, info)
+
+    def check(self, name: str) -> Path:
+        """Return the path of a file of the run, after every byte of it was checked.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            ValueError: It is not the file that the training wrote.
+        """
+        path, known = self.folder / name, self.info["files"]
+        if name not in known:
+            raise ValueError(f"{path}: not named in run.json; {runinfo.AGAIN}")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: not there; {runinfo.AGAIN}")
+        if not is_sealed(path, known[name]):
+            raise ValueError(f"{path}: damaged (not the file that was written); {runinfo.AGAIN}")
+        return path
 
     def load_array(self, name: str, *, mmap: bool = False) -> NDArray[np.float32]:
         """Load ``NAME.npy`` (never unpickled), or map it into memory, read-only."""
-        path = self.folder / f"{name}.npy"
+        path = self.check(f"{name}.npy")
         try:
             array: NDArray[np.float32] = np.load(
                 path, mmap_mode="r" if mmap else None, allow_pickle=False
@@ -106,7 +103,7 @@ class Run:
 
     def label_texts(self) -> list[str]:
         """Texts of the labels, by label id."""
-        texts = load_texts(self.folder / "labels.txt")
+        texts = load_texts(self.check("labels.txt"))
         if len(texts) != self.info["n_labels"]:
             expected = self.info["n_labels"]
             raise ValueError(
@@ -119,7 +116,7 @@ class Run:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        path = self.folder / "labels.safetensors"
+        path = self.check(runinfo.TABLE)
         expected = (self.info["n_labels"], self.info["dim"])
         try:
             residual: NDArray[np.float32] = load_file(path)["residual"]
@@ -135,9 +132,8 @@ class Run:
         ``run.json`` says it; a run without it shows it in the labels that training never saw
         (their residual is 0), else the tenth of the labels with the smallest stands for them.
         """
-        known = self.info.get("unseen_bias")
-        if isinstance(known, int | float):
-            return float(known)
+        if "unseen_bias" in self.info:
+            return float(self.info["unseen_bias"])
         served = self.load_array("label_emb", mmap=True)[:, -1]
         unseen = ~self.residual().any(axis=1)
         if unseen.any():
@@ -149,8 +145,57 @@ class Run:
         return Path(os.path.normpath(self.folder / self.info["data"]))
 
     def fingerprint(self) -> str:
-        """SHA-256 over encoder and label table: which run made these vectors?"""
-        return fingerprint(self.folder)
+        """SHA-256 over encoder and label table: which run made these vectors?
+
+        The first call checks every byte of both.
+
+        Raises:
+            FileNotFoundError: A file is not there.
+            ValueError: A file is not the one that the training wrote.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        files = self.info["files"]
+        for name in runinfo.encoder_files(self.folder):
+            if name not in files:
+                raise ValueError(f"{self.folder / name}: no part of the run; remove it")
+        for name in files:
+            if name.startswith("encoder/"):
+                self.check(name)
+        self.check(runinfo.TABLE)
+        made = runinfo.fingerprint(files)
+        if made != self.info["fingerprint"]:
+            raise ValueError(_strangers(self.folder / "run.json"))
+        return made
+
+
+def seal(folder: Path) -> bool:
+    """Take the files of a run of format 1 as they are now; False if they are sealed already.
+
+    Raises:
+        FileNotFoundError: No finished run, or a file is missing.
+        ValueError: Weights are not those it was written with.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        Run.open(folder)  # says what is missing
+    info = read_json(path)
+    if info.get("format_version") != 1:
+        Run.open(folder)
+        return False
+    files = runinfo.seals(folder)
+    if runinfo.fingerprint(files) != info.get("fingerprint"):
+        raise ValueError(_strangers(path))
+    runinfo.write_info(folder, info, files)
+    return True
+
+
+def _strangers(path: Path) -> str:
+    return (
+        f"{path}: the encoder or {runinfo.TABLE} are not those it was written with; {runinfo.AGAIN}"
+    )
 
 
 def remove(folder: Path) -> None:
@@ -161,16 +206,6 @@ def remove(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over the weight files of a run: the encoder's and the label table's."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("encoder/**/*.safetensors"), folder / "labels.safetensors"]):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

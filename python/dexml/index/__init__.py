@@ -8,6 +8,7 @@ Knows numpy, hnswlib and the Rust core; torch only where a GPU is asked for. On 
 import dexml.extras  # noqa: F401
 
 # isort: split
+from dexml.index.edits import check_texts
 from dexml.index.exact import Found, exact_search, exact_shard
 from dexml.index.labels import LabelIndex
 from dexml.index.memory import PointMemory
@@ -23,6 +24,7 @@ __all__ = [
     "Manifest",
     "PointMemory",
     "Recall",
+    "check_texts",
     "choose_search",
     "exact_search",
     "exact_shard",

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dexml.predict import Predictor
 
 
+_FOREIGN = "ANOTHER RUN'S: it is refused here; --overwrite builds one for this run"
+
+
 class IndexSettings(Settings):
     """Build the index over the label vectors of a run, or edit the labels of the one it has."""
 
@@ -32,13 +35,13 @@ class IndexSettings(Settings):
         None, ge=2, le=256, description="links of a node of the HNSW graph; 16, or 32 for k over 10"
     )
     ef_construction: int | None = Field(
-        None, ge=8, description="candidates while building; 200, or 400 for k over 10"
+        None, ge=8, le=65_536, description="candidates while building; 200, or 400 for k over 10"
     )
     k: int = Field(10, ge=1, description="labels a text; recall is measured at 10 and 100 as well")
     recall: float | None = Field(
         None, gt=0, le=1, description="recall@k to reach by raising ef; 0.99, or 0.98 for k over 10"
     )
-    seed: int = Field(0, ge=0, description="seed of the graph")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the graph")
     add: Path | None = Field(None, description="add the labels of this file, a text a line")
     remove: Path | None = Field(
         None, description="remove the labels of this file: an id a line, or a text a line"
@@ -48,6 +51,9 @@ class IndexSettings(Settings):
     )
     rebuild: bool = Field(False, description="build the graph anew, edits kept")
     info: bool = Field(False, description="show what the index is")
+    seal: bool = Field(
+        False, description="add check sums to a run of an older dexml, as its files are now"
+    )
     overwrite: bool = Field(False, description="build from the run again: edits are lost")
     device: str = Field("auto", description="of the encoder: cpu, cuda, cuda:1")
 
@@ -55,24 +61,30 @@ class IndexSettings(Settings):
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.index``."""
     settings = config.parse(IndexSettings, argv, "python -m dexml.index")
-    tasks = ("add", "remove", "update", "rebuild", "info", "overwrite")
+    tasks = ("add", "remove", "update", "rebuild", "info", "seal", "overwrite")
     chosen = [f"--{name}" for name in tasks if getattr(settings, name)]
     if len(chosen) > 1:
         console.usage_error(f"{' and '.join(chosen)}: one at a time")
+    if settings.seal:
+        new = rundir.seal(settings.run)
+        if not settings.quiet:
+            console.say(f"{settings.run}: check sums {'added' if new else 'were there already'}")
+        return
     run = rundir.Run.open(settings.run)
     folder = settings.run / "index"
     if settings.info:
-        print(_table(read_manifest(folder)))
+        print(_table(read_manifest(folder), run))
         return
     if not chosen or settings.overwrite:
         _build(run, folder, settings)
         return
+    added: list[tuple[int, str]] = []
     if settings.add or settings.update:
         sealed.read_manifest(folder)  # without an index there is nothing to edit
         predictor = _predictor(settings)
         index = predictor.index
         if settings.add:
-            _add(predictor, settings.add, settings)
+            added = _add(predictor, settings.add, settings)
         elif settings.update:
             _update(predictor, settings.update, settings)
     else:
@@ -82,6 +94,8 @@ def main(argv: list[str]) -> None:
         else:
             index.rebuild(progress=not settings.quiet)
     index.save(folder, progress=not settings.quiet)
+    for id_, text in added:  # only now are they given
+        print(f"{id_}\t{text}")
     if not settings.quiet:
         console.say(_summary(index.manifest, folder))
     _warn(index.manifest)
@@ -139,8 +153,8 @@ def _forget_added(run: rundir.Run, n_labels: int) -> None:
             save_memory(memory, folder, encoder=run.fingerprint())
 
 
-def _add(predictor: Predictor, path: Path, settings: IndexSettings) -> None:
-    """Add the texts that are no labels yet; ids and texts go to stdout."""
+def _add(predictor: Predictor, path: Path, settings: IndexSettings) -> list[tuple[int, str]]:
+    """Add the texts that are no labels yet; return their ids and texts."""
     index = predictor.index
     known = {t for t, alive in zip(_texts(index), index.alive.tolist(), strict=True) if alive}
     given = _lines(path)
@@ -149,8 +163,7 @@ def _add(predictor: Predictor, path: Path, settings: IndexSettings) -> None:
         console.say(f"note: {len(given) - len(texts)} of {len(given)} are labels already: skipped")
     with _bar(len(texts), settings) as bar:
         ids = predictor.add_labels(texts, told=bar.update)
-    for id_, text in zip(ids, texts, strict=True):
-        print(f"{id_}\t{text}")
+    return list(zip(ids.tolist(), texts, strict=True))
 
 
 def _remove(index: LabelIndex, path: Path) -> None:
@@ -242,16 +255,19 @@ def _summary(made: Manifest, folder: Path) -> str:
 
 
 def _warn(made: Manifest) -> None:
+    first = 1
     for row in made.recalls:
         if not row.reached:
             console.say(
-                f"warning: recall@{row.k} stays below {row.wanted:g}; with k from there on "
-                "exact search is used"
+                f"warning: recall@{row.k} stays below {row.wanted:g}; for k from {first} to "
+                f"{row.k} exact search is used"
             )
+        first = row.k + 1
 
 
-def _table(made: Manifest) -> str:
-    """The manifest for a reader."""
+def _table(made: Manifest, run: rundir.Run) -> str:
+    """The manifest for a reader, and whether it is that of an index of this run."""
+    own = made.encoder == run.info["fingerprint"]
     rows = [
         ("search", made.kind),
         ("labels", str(made.n_alive)),
@@ -259,7 +275,7 @@ def _table(made: Manifest) -> str:
         ("next id", str(made.n_labels)),
         ("edits since built", str(made.edits)),
         ("dimensions", str(made.dim)),
-        ("encoder", made.encoder[:16]),
+        ("encoder", f"{made.encoder[:16]} ({'that of the run' if own else _FOREIGN})"),
         ("format", str(made.format_version)),
     ]
     if made.kind == "hnsw":

@@ -10,15 +10,17 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, csr_matrix
 
 from dexml.data import Csr
-from dexml.index import folders, sealed
-from dexml.index.exact import Found, Only, check_queries, longest
+from dexml.index import edits, folders, sealed
+from dexml.index.exact import Found, Only, check_queries
 from dexml.index.graph import Graph
 from dexml.index.recall import (
     EDIT_QUERIES,
     MEASURED_KS,
     RECALL_QUERIES,
+    check_parameters,
     choose_search,
     graph_parameters,
     measure,
@@ -62,7 +64,7 @@ class LabelIndex:
         self._editing = threading.RLock()
         self._wanted = {k: wanted_recall(k) for k in MEASURED_KS}
         self._wanted |= {row.k: row.wanted for row in manifest.recalls}
-        self._buffer = np.zeros((0, manifest.dim), np.float32)
+        self._room = edits.Room(manifest.dim)
         self._home: Path | None = None
         self._unwritten = set(sealed.ROLES)
         self._unmeasured = False
@@ -102,14 +104,14 @@ class LabelIndex:
             progress: Show a bar.
 
         Raises:
-            ValueError: Shapes or dtypes are wrong, a vector is not finite, a text has a line break.
+            ValueError: Shapes or dtypes are wrong, a vector is not finite, a text has a line break,
+                a number is out of range.
         """
-        vectors = _checked(vectors, None, texts)
-        norm = longest(vectors)
-        if k < 1:
-            raise ValueError(f"k = {k}; expected at least 1")
+        vectors = edits.checked(vectors, None, texts, blank=True)
+        check_parameters(k=k, m=m, ef_construction=ef_construction, recall=recall, seed=seed)
         if search not in ("auto", "exact", "hnsw"):
             raise ValueError(f"search = {search!r}; expected auto, exact or hnsw")
+        snapshot = Snapshot.of(vectors, texts)
         if queries is None or len(queries) == 0:
             rows = np.random.default_rng(seed).permutation(len(vectors))[:RECALL_QUERIES]
             queries = vectors[np.sort(rows)]
@@ -128,14 +130,6 @@ class LabelIndex:
             m=m or default_m,
             ef_construction=ef_construction or default_ef,
             seed=seed,
-        )
-        snapshot = Snapshot(
-            vectors=vectors,
-            alive=np.ones(len(vectors), np.bool_),
-            nodes=np.full(len(vectors), -1, np.int32),
-            texts=None if texts is None else list(texts),
-            longest=norm,
-            graph=None,
         )
         index = cls(snapshot, manifest, queries)
         index._wanted[k] = recall or wanted_recall(k)
@@ -212,8 +206,10 @@ class LabelIndex:
         """
         now = self._now
         check_queries(queries, self._manifest.dim, k)
-        if exclude is not None and exclude.shape != (len(queries), len(now)):
-            shape = (len(queries), len(now))
+        shape = (len(queries), len(now))
+        if exclude is not None and not isinstance(exclude, csr_array | csr_matrix):
+            raise TypeError(f"exclude is {type(exclude).__name__}; give csr_array, shape {shape}")
+        if exclude is not None and exclude.shape != shape:
             raise ValueError(f"exclude: shape {exclude.shape}, but queries and labels have {shape}")
         if search == "hnsw" and self._manifest.kind != "hnsw":
             raise ValueError("search = 'hnsw': this index has no graph; build it with hnsw")
@@ -241,24 +237,9 @@ class LabelIndex:
         """
         with self._editing:
             now = self._now
-            vectors = _checked(vectors, self._manifest.dim, texts)
-            self._same_texts(texts)
-            ids = np.arange(len(now), len(now) + len(vectors), dtype=np.int32)
-            if len(now) + len(ids) > np.iinfo(np.int32).max:
-                raise ValueError(f"{len(now) + len(ids)} labels; ids are int32")
-            self._publish(
-                replace(
-                    now,
-                    vectors=self._appended(now.vectors, vectors),
-                    alive=np.concatenate([now.alive, np.ones(len(ids), np.bool_)]),
-                    nodes=np.concatenate([now.nodes, np.full(len(ids), -1, np.int32)]),
-                    texts=None if texts is None else [*(now.texts or []), *texts],
-                    longest=max(now.longest, longest(vectors)),
-                ),
-                *("vectors", "alive", "labels"),
-                edits=len(ids),
-            )
-            return ids
+            after = edits.added(now, texts, edits.checked(vectors, now.dim, texts), self._room)
+            self._publish(after, "vectors", "alive", "labels", edited=len(after) - len(now))
+            return np.arange(len(now), len(after), dtype=np.int32)
 
     def remove_labels(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> None:
         """Remove labels. Their ids are not given again.
@@ -267,10 +248,8 @@ class LabelIndex:
             ValueError: An id that is no label, was removed before, or stands twice.
         """
         with self._editing:
-            now, rows = self._now, self._rows(ids)
-            alive, nodes = now.alive.copy(), now.nodes.copy()
-            alive[rows], nodes[rows] = False, -1
-            self._publish(replace(now, alive=alive, nodes=nodes), "alive", edits=len(rows))
+            rows = edits.rows_of(self._now, ids)
+            self._publish(edits.removed(self._now, rows), "alive", edited=len(rows))
 
     def update_labels(
         self,
@@ -284,23 +263,10 @@ class LabelIndex:
             ValueError: As `add_labels` and `remove_labels`.
         """
         with self._editing:
-            now, rows = self._now, self._rows(ids)
-            vectors = _checked(vectors, self._manifest.dim, texts)
-            self._same_texts(texts)
-            if len(vectors) != len(rows):
-                raise ValueError(f"vectors: {len(vectors)} rows for {len(rows)} ids")
-            all_vectors, nodes = np.array(now.vectors), now.nodes.copy()
-            all_vectors[rows], nodes[rows] = vectors, -1
-            all_texts = None if now.texts is None else list(now.texts)
-            if all_texts is not None:
-                for row, text in zip(rows.tolist(), texts or [], strict=True):
-                    all_texts[row] = text
-            length = max(now.longest, longest(vectors))
-            self._publish(
-                replace(now, vectors=all_vectors, nodes=nodes, texts=all_texts, longest=length),
-                *("vectors", "labels"),
-                edits=len(rows),
-            )
+            now, rows = self._now, edits.rows_of(self._now, ids)
+            vectors = edits.checked(vectors, now.dim, texts)
+            after = edits.updated(now, rows, texts, vectors)
+            self._publish(after, "vectors", "labels", edited=len(rows))
 
     def rebuild(self, *, progress: bool = False) -> None:
         """Build the graph anew from the labels that are left, and measure its recall.
@@ -410,13 +376,13 @@ class LabelIndex:
         index._home, index._unwritten = folder.resolve(), set()
         return index
 
-    def _publish(self, after: Snapshot, *changed: str, edits: int = 0) -> None:
+    def _publish(self, after: Snapshot, *changed: str, edited: int = 0) -> None:
         """Let searches see `after`; put new labels into the graph once they are many."""
         before, self._now = self._now, after
         self._unwritten |= set(changed)
-        if edits:
+        if edited:
             self._unwritten.add("nodes")
-            self._manifest = replace(self._manifest, edits=self._manifest.edits + edits)
+            self._manifest = replace(self._manifest, edits=self._manifest.edits + edited)
         # New labels are compared exactly until then, so they cannot lower the recall.
         self._unmeasured |= bool((after.nodes[: len(before)] != before.nodes).any())
         if self._manifest.kind == "hnsw" and len(after.pending) > PENDING:
@@ -429,52 +395,3 @@ class LabelIndex:
             self._now = replace(after, nodes=nodes)
             self._unwritten |= {"graph", "nodes"}
             self._unmeasured = True
-
-    def _appended(
-        self, vectors: NDArray[np.float32], more: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Append rows in the room behind `vectors`, which no search sees yet, or in a new one."""
-        n = len(vectors) + len(more)
-        if vectors.base is not self._buffer or n > len(self._buffer):
-            self._buffer = np.empty((n + n // 8, self._manifest.dim), np.float32)
-            self._buffer[: len(vectors)] = vectors
-        self._buffer[len(vectors) : n] = more
-        return self._buffer[:n]
-
-    def _rows(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        rows = np.asarray(ids)
-        if rows.size == 0:
-            return np.zeros(0, np.int64)
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
-            raise ValueError(f"ids: {rows.dtype} of shape {rows.shape}; give label ids")
-        now = self._now
-        for bad in rows[(rows < 0) | (rows >= len(now))]:
-            raise ValueError(f"ids: label {bad} lies outside 0..{len(now) - 1}")
-        for bad in rows[~now.alive[rows]]:
-            raise ValueError(f"ids: label {bad} was removed before")
-        if len(np.unique(rows)) != len(rows):
-            raise ValueError("ids: a label stands twice")
-        return rows.astype(np.int64)
-
-    def _same_texts(self, texts: Sequence[str] | None) -> None:
-        if len(self._now) and (texts is None) != (self._now.texts is None):
-            has = "no texts" if self._now.texts is None else "texts"
-            raise ValueError(f"texts: this index has {has}; give {has} here too")
-
-
-def _checked(
-    vectors: NDArray[np.float32], dim: int | None, texts: Sequence[str] | None
-) -> NDArray[np.float32]:
-    """Refuse vectors of another shape or dtype, and texts that are not one line for each."""
-    if vectors.ndim != 2 or vectors.shape[1] < 1 or vectors.dtype != np.float32:
-        raise ValueError(f"vectors: {vectors.dtype} of shape {vectors.shape}; give (n, D) float32")
-    if dim is not None and vectors.shape[1] != dim:
-        raise ValueError(f"vectors: {vectors.shape[1]} dimensions; the index has {dim}")
-    if texts is not None and isinstance(texts, str):
-        raise ValueError("texts: one string; give a list of them")
-    if texts is not None and len(texts) != len(vectors):
-        raise ValueError(f"texts: {len(texts)} for {len(vectors)} vectors")
-    for i, text in enumerate(texts or ()):
-        if "\n" in text:
-            raise ValueError(f"texts: number {i} holds a line break")
-    return np.ascontiguousarray(vectors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -20,6 +21,8 @@ MEASURED_KS = (10, 100)
 """Recall is always known at these k."""
 RECALL_QUERIES, EDIT_QUERIES = 1000, 250
 """Queries that recall is measured with when a graph is built, and after edits."""
+M_RANGE, EF_CONSTRUCTION_RANGE = (2, 256), (8, 65_536)
+"""With M 1 hnswlib fails, and beyond 10,000 it takes another than it was told."""
 MAX_EF = 4096
 """Beyond this, comparing all labels is the better search."""
 
@@ -65,6 +68,27 @@ def graph_parameters(k: int) -> tuple[int, int]:
     return (16, 200) if k <= MEASURED_KS[0] else (32, 400)
 
 
+def check_parameters(
+    *, k: int, m: int | None, ef_construction: int | None, recall: float | None, seed: int
+) -> None:
+    """Refuse what an index cannot be built with; None stands for the default.
+
+    Raises:
+        TypeError: No whole number where one is asked for.
+        ValueError: Out of range.
+    """
+    for name, value, low, high in (
+        ("k", k, 1, 2**31 - 1),
+        ("m", m, *M_RANGE),
+        ("ef_construction", ef_construction, *EF_CONSTRUCTION_RANGE),
+        ("seed", seed, 0, 2**63 - 1),
+    ):
+        if value is not None and not low <= operator.index(value) <= high:
+            raise ValueError(f"{name} = {value}; expected {low} to {high}")
+    if recall is not None and not 0 < recall <= 1:
+        raise ValueError(f"recall = {recall}; expected more than 0 and at most 1")
+
+
 def measure(
     search: Callable[[int, int], Found],
     truth: NDArray[np.float32],
@@ -94,7 +118,7 @@ def measure(
             recall = _recall(search(k, ef)[1], truth[:, :k])
             if recall >= wanted or ef >= min(MAX_EF, n_labels):
                 break
-            ef = ef * 3 // 2
+            ef = min(ef * 3 // 2, MAX_EF)
         found.append(Recall(k, ef, recall, wanted, len(truth)))
     return tuple(found)
 

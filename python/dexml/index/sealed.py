@@ -7,19 +7,18 @@ or the new one, and at most files that no manifest names; the next save removes 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from dexml.files import replacing
+from dexml.files import digest_of, is_sealed, locked, remove, replacing, seal_of, spelled, synced
 
 FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
 ROLES = {
     "vectors": "npy",
     "alive": "npy",
@@ -108,30 +107,70 @@ def write(
         FileExistsError: The folder holds something that is not an index.
         RuntimeError: Another process has saved to the folder since.
     """
+
+    def content() -> dict[str, Any]:
+        files = {
+            role: manifest.files[role]
+            if writer is None
+            else put(folder, f"{role}-{{}}.{ROLES[role]}", writer)
+            for role, writer in writers.items()
+        }
+        return asdict(replace(manifest, files=files))
+
+    written = commit(folder, manifest.digest, content, ours=_OURS, what="an index")
+    return replace(manifest, files=written["files"], digest=written["digest"])
+
+
+def commit(
+    folder: Path,
+    digest: str,
+    content: Callable[[], dict[str, Any]],
+    *,
+    ours: re.Pattern[str],
+    what: str,
+) -> dict[str, Any]:
+    """Write the files of a folder, and rename its manifest: that puts all of them into force.
+
+    Args:
+        folder: Made if it is not there.
+        digest: Of the manifest that must be there; ``""`` replaces whatever `what` is there.
+        content: Writes files (`put`) and returns the manifest; its ``files`` name what stays.
+        ours: Names of files and folders that a save leaves, beside the manifest and the lock.
+        what: Name of such a folder, for messages.
+
+    Returns:
+        The manifest that was written, with its digest.
+
+    Raises:
+        FileExistsError: The folder holds something else.
+        RuntimeError: Another process has saved to the folder since.
+    """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise FileExistsError(f"{folder}: not a folder; choose another place for the index")
+        raise FileExistsError(f"{folder}: not a folder; choose another place for {what}")
     folder.mkdir(exist_ok=True)
-    path = folder / "manifest.json"
-    if not path.exists() and _foreign(folder):
+    path = folder / MANIFEST
+    if not path.exists() and (other := foreign(folder, ours)):
         raise FileExistsError(
-            f"{folder}: holds {_foreign(folder)[0]}, which is no part of an index; choose another"
+            f"{folder}: holds {other[0]}, which is no part of {what}; choose another"
         )
-    with _locked(folder):
-        if manifest.digest and _digest_there(path) != manifest.digest:
-            raise RuntimeError(f"{folder}: changed by another process since it was opened")
-        files = {}
-        for role, writer in writers.items():
-            files[role] = manifest.files[role] if writer is None else _put(folder, role, writer)
-        manifest = replace(manifest, files=files, digest="")
-        manifest = replace(manifest, digest=digest_of(asdict(manifest)))
+    with locked(folder):
+        check_unchanged(folder, digest)
+        made = content()
+        made["digest"] = digest_of(made)
         with replacing(path) as beside:
-            beside.write_bytes(spelled(asdict(manifest)).encode())
+            beside.write_bytes(spelled(made).encode())
         synced(folder)
-        named = {seal["name"] for seal in files.values()}
+        named = {seal["name"] for seal in made["files"].values()}
         for entry in folder.iterdir():
-            if entry.name not in named and _OURS.fullmatch(entry.name):
-                entry.unlink(missing_ok=True)
-    return manifest
+            if entry.name not in named and ours.fullmatch(entry.name):
+                remove(entry)
+    return made
+
+
+def check_unchanged(folder: Path, digest: str) -> None:
+    """Refuse to go on if the manifest there is not the one with this digest (``""``: any)."""
+    if digest and digest_there(folder / MANIFEST) != digest:
+        raise RuntimeError(f"{folder}: changed by another process since it was opened")
 
 
 def read(folder: Path) -> Manifest:
@@ -141,7 +180,7 @@ def read(folder: Path) -> Manifest:
         FileNotFoundError: No index there.
         ValueError: Damaged, of another version, or with files that do not belong to it.
     """
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     for attempt in range(ATTEMPTS):
         manifest = read_manifest(folder)
         try:
@@ -149,17 +188,16 @@ def read(folder: Path) -> Manifest:
                 _check(folder, role, seal)
             break
         except (ValueError, FileNotFoundError):  # or a save came between?
-            if attempt == ATTEMPTS - 1 or _digest_there(path) == manifest.digest:
+            if attempt == ATTEMPTS - 1 or digest_there(path) == manifest.digest:
                 raise
-    foreign = _foreign(folder)
-    if foreign:
-        raise ValueError(f"{folder}: {foreign[0]} is no part of the index; remove it")
+    if other := foreign(folder, _OURS):
+        raise ValueError(f"{folder}: {other[0]} is no part of the index; remove it")
     return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read ``manifest.json`` alone; errors as `read`."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no index there (no manifest.json); {_AGAIN}")
     try:
@@ -218,83 +256,42 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     return Manifest(**(content | {"recalls": recalls}))
 
 
-def _put(folder: Path, role: str, writer: Callable[[Path], None]) -> dict[str, Any]:
-    """Write a file under the name of its content."""
-    beside = folder / f".{os.getpid()}.{role}.{ROLES[role]}"
+def put(folder: Path, name: str, writer: Callable[[Path], None]) -> dict[str, Any]:
+    """Write a file under the name of its content, which stands for the ``{}`` in `name`."""
+    beside = folder / f".{os.getpid()}.{name.replace('-{}', '')}"
     try:
         writer(beside)
         synced(beside)
-        digest = sha256_of(beside)
-        name = f"{role}-{digest[:16]}.{ROLES[role]}"
-        size = beside.stat().st_size
+        seal = seal_of(beside)
+        name = name.format(seal["sha256"][:16])
         os.replace(beside, folder / name)
     finally:
         beside.unlink(missing_ok=True)
-    return {"name": name, "bytes": size, "sha256": digest}
+    return {"name": name, **seal}
 
 
 def _check(folder: Path, role: str, seal: Mapping[str, Any]) -> None:
     path = folder / seal["name"]
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the {role} of the index are not there; {_AGAIN}")
-    if path.stat().st_size != seal["bytes"] or sha256_of(path) != seal["sha256"]:
+    if not is_sealed(path, seal):
         raise ValueError(f"{path}: not the file that was saved; {_AGAIN}")
 
 
-def _foreign(folder: Path) -> list[str]:
+def foreign(folder: Path, ours: re.Pattern[str]) -> list[str]:
     """Names in the folder that no save of ours leaves."""
     return sorted(
         entry.name
         for entry in folder.iterdir()
-        if entry.name != "manifest.json"
-        and not _OURS.fullmatch(entry.name)
+        if entry.name != MANIFEST
+        and not ours.fullmatch(entry.name)
         and not _BESIDE.fullmatch(entry.name)
     )
 
 
-def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest without its digest, in one spelling."""
-    rest = {name: value for name, value in content.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def spelled(content: Mapping[str, Any]) -> str:
-    """The one spelling of a manifest: no byte of the file may differ."""
-    return json.dumps(content, indent=2) + "\n"
-
-
-def _digest_there(path: Path) -> str | None:
+def digest_there(path: Path) -> str | None:
+    """The digest that a manifest claims; None where there is none to read."""
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def synced(path: Path) -> None:
-    """Let the disk have a file, or the names in a folder, before going on."""
-    if os.name == "nt" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process save at a time, where the system can (a kill frees the lock)."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml.data import Csr
-from dexml.index.exact import SPARE, Found, Only, Space, chosen, ranked
+from dexml.index.exact import SPARE, Found, Only, Space, chosen, longest, ranked
 from dexml.index.graph import Graph
 from dexml.index.recall import MAX_EF
 from dexml.topk import merge
@@ -39,8 +40,24 @@ class Snapshot:
     longest: float
     graph: Graph | None
 
+    @classmethod
+    def of(cls, vectors: NDArray[np.float32], texts: Sequence[str] | None) -> Snapshot:
+        """Labels 0 to L - 1, not in a graph.
+
+        Raises:
+            ValueError: A vector is not finite.
+        """
+        alive, nodes = np.ones(len(vectors), np.bool_), np.full(len(vectors), -1, np.int32)
+        listed = None if texts is None else list(texts)
+        return cls(vectors, alive, nodes, listed, longest(vectors), None)
+
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        return int(self.vectors.shape[1])
 
     @cached_property
     def n_alive(self) -> int:

@@ -72,6 +72,7 @@ class Question:
     exclude: Csr | None
     only: NDArray[np.bool_] | None
     n_labels: int
+    k: int
     block: int
 
 
@@ -90,7 +91,7 @@ def main(argv: list[str]) -> None:
         exact_up_to=exact_up_to,
     )
     if not settings.quiet:
-        console.say(f"search: {predictor.search_note()}")
+        console.say(f"search: {predictor.search_note(settings.k)}")
     with ExitStack() as stack:
         question = _question(settings, predictor, stack)
         if settings.out is None:
@@ -139,7 +140,8 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
                 shape = (exclude.shape[0], n_labels)
                 exclude = csr_array((exclude.data, exclude.indices, exclude.indptr), shape=shape)
             n_labels = trained
-    return Question(texts, total, exclude, only, n_labels, settings.block or block)
+    k = min(settings.k, max(1, predictor.n_labels))  # there are no more to rank
+    return Question(texts, total, exclude, only, n_labels, k, settings.block or block)
 
 
 def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
@@ -162,14 +164,17 @@ def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_]
 
 
 def _answers(
-    predictor: Predictor, question: Question, k: int, start: int, told: Callable[[int], object]
+    predictor: Predictor, question: Question, start: int, told: Callable[[int], object]
 ) -> Iterator[tuple[list[str], Prediction]]:
     """Blocks of texts from row `start` on, with their answers."""
     while texts := list(islice(question.texts, question.block)):
         pairs = None
         if question.exclude is not None:
             pairs = question.exclude[start : start + len(texts)]
-        yield texts, predictor.predict(texts, k, exclude=pairs, only=question.only, told=told)
+        yield (
+            texts,
+            predictor.predict(texts, question.k, exclude=pairs, only=question.only, told=told),
+        )
         start += len(texts)
 
 
@@ -178,7 +183,7 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
     on_terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if on_terminal else None
     with _bar(settings, question, 0, hidden=on_terminal or settings.texts == "-") as bar:
-        for texts, (ids, scores) in _answers(predictor, question, settings.k, 0, bar.update):
+        for texts, (ids, scores) in _answers(predictor, question, 0, bar.update):
             if settings.jsonl:
                 shown = as_json(texts, ids, scores, predictor.label_texts)
             else:
@@ -200,7 +205,7 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
     try:
         with partial, _bar(settings, question, partial.rows) as bar:
             partial.skip(question.texts)
-            blocks = _answers(predictor, question, settings.k, partial.rows, bar.update)
+            blocks = _answers(predictor, question, partial.rows, bar.update)
             for texts, (ids, scores) in blocks:
                 if is_npz:
                     base = partial.size(NPZ_FILES[1]) // 4 if partial.rows else None
@@ -220,7 +225,7 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
             console.say(f"{partial.rows} texts are answered and kept; --resume goes on from there")
         raise
     if not settings.quiet:
-        console.say(f"{partial.rows} texts, {settings.k} labels each: {out}")
+        console.say(f"{partial.rows} texts, {question.k} labels each: {out}")
 
 
 def _asked(settings: PredictSettings, predictor: Predictor, question: Question) -> dict[str, Any]:
@@ -231,7 +236,7 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
     pairs = None if question.exclude is None else csr_array(question.exclude)
     return {
         "run": predictor.run.fingerprint(),
-        "search": predictor.search_note(),
+        "search": predictor.search_note(settings.k),
         **{name: _digest(p.read_bytes()) if p.is_file() else None for name, p in sealed.items()},
         "k": settings.k,
         "labels": None if question.only is None else _digest(question.only.tobytes()),

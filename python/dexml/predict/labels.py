@@ -1,13 +1,34 @@
-"""The labels of an opened run: its index, or one made of its label vectors."""
+"""The labels of an opened run: its index or one made of its label vectors, and points that vote."""
 
 from __future__ import annotations
 
-from dexml.index import LabelIndex
+from dexml.index import LabelIndex, PointMemory, load_memory, sealed
 from dexml.rundir import Run
 
 
-def open_labels(run: Run, search: str) -> LabelIndex:
-    """Open the index of a run; a run that was not indexed gets one for exact search, in memory."""
+def open_labels(run: Run, search: str) -> tuple[LabelIndex, PointMemory | None]:
+    """Open the index of a run, and its memory of training points if it has one.
+
+    A run that was not indexed gets an index for exact search, in memory.
+    """
+    folder = run.folder / "memory"
+    for _ in range(sealed.ATTEMPTS):
+        # The points first: who saves writes them last, so they know no label that the index lacks.
+        memory = load_memory(folder, encoder=run.fingerprint()) if folder.is_dir() else None
+        index = _open_index(run, search)
+        # Unless they have changed since: an index may have been built anew, its ids given again.
+        if memory is None or memory.home.is_in(folder):
+            break
+    if memory is not None and memory.n_labels > index.n_labels:
+        raise ValueError(
+            f"{folder}: its points have {memory.n_labels} labels, but the index has "
+            f"{index.n_labels}; python -m dexml.index {run.folder} --overwrite drops the labels "
+            "that are gone"
+        )
+    return index, memory
+
+
+def _open_index(run: Run, search: str) -> LabelIndex:
     folder = run.folder / "index"
     if folder.is_dir():
         index = LabelIndex.load(folder, encoder=run.fingerprint())
@@ -34,12 +55,18 @@ def open_labels(run: Run, search: str) -> LabelIndex:
     )
 
 
-def note(index: LabelIndex, search: str) -> str:
-    """Say how labels are searched, and how well."""
-    made = index.manifest
+def note(index: LabelIndex, search: str, k: int) -> str:
+    """Say how k labels a text are searched, and how well."""
+    made, known = index.manifest, index.recall_for(k)
+    exact = f"exact, {made.n_alive} labels"
     if search == "exact" or made.kind == "exact":
-        return f"exact, {made.n_alive} labels"
+        return exact
+    if search == "auto" and index.search_for(k) == "exact":
+        return f"{exact} (the graph does not find enough for k = {k})"
+    said = f"HNSW, {made.n_alive} labels"
+    if known is None:
+        return f"{said}, recall not known for k = {k} (--search exact compares all)"
     return (
-        f"HNSW, {made.n_alive} labels, recall@{made.recall_k} {made.recall:.4f} against exact "
-        "search when it was measured (--search exact compares all)"
+        f"{said}, recall@{known.k} {known.recall:.4f} against exact search when it was measured "
+        "(--search exact compares all)"
     )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence, Set
 from copy import copy
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from dexml.data import Csr
-from dexml.index import EXACT_UP_TO, LabelIndex, PointMemory, load_memory, save_memory
+from dexml.index import EXACT_UP_TO, LabelIndex, PointMemory, save_memory
 from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
+from dexml.predict.arguments import (
+    at_least_one,
+    checked,
+    checked_labels,
+    in_range,
+    label_mask,
+    label_matrix,
+)
 from dexml.predict.labels import note, open_labels
 from dexml.rundir import Run
 
@@ -65,6 +72,7 @@ class Predictor:
         # Length and padding are state of the tokenizer, and changing them while another thread
         # tokenises raises "Already borrowed"; a text takes 0.05 ms of some 10 ms here.
         self._tokenizing = Lock()
+        self._saving = Lock()
 
     @classmethod
     def open(
@@ -100,28 +108,15 @@ class Predictor:
         ):
             if value not in known:
                 raise ValueError(f"{name} = {value!r}; expected one of {', '.join(known)}")
+        threads = None if threads is None else at_least_one("threads", threads)
         run = Run.open(Path(folder))
-        if run.info["fingerprint"] != run.fingerprint():
-            raise ValueError(
-                f"{run.folder / 'run.json'}: the encoder or labels.safetensors are not those it "
-                "was written with; copy the whole run again, or train again"
-            )
-        index = open_labels(run, search)
+        index, memory = open_labels(run, search)
         if search == "auto" and index.manifest.n_alive <= exact_up_to:
             search = "exact"
         target = torch_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
         encoder = DualEncoder.load(str(run.folder / "encoder")).to(target)
-        memory = None
-        if (run.folder / "memory").is_dir():
-            memory = load_memory(run.folder / "memory", encoder=run.fingerprint())
-            if memory.n_labels > index.n_labels:
-                raise ValueError(
-                    f"{run.folder / 'memory'}: its points have {memory.n_labels} labels, but the "
-                    f"index has {index.n_labels}; python -m dexml.index {run.folder} --overwrite "
-                    "drops the labels that are gone"
-                )
         predictor = cls(run, encoder, index, search=search, memory=memory, precision=precision)
         predictor.predict(["a text to warm up with"], 1)
         return predictor
@@ -141,9 +136,14 @@ class Predictor:
         """One more than the largest label id there was: ids of removed labels stay unused."""
         return self.index.n_labels
 
-    def search_note(self) -> str:
-        """Say how labels are searched, and how well."""
-        return note(self.index, self.search)
+    def search_note(self, k: int = 10) -> str:
+        """Say how k labels a text are searched and how well, and which training points vote."""
+        said = note(self.index, self.search, k)
+        if self.memory is not None:
+            return f"{said}; {self.memory.note()}"
+        if self.run.info.get("memory", {}).get("kind") == "votes":
+            return f"{said}; no votes of training points: {self.run.folder / 'memory'} is not there"
+        return said
 
     def predict(
         self,
@@ -151,7 +151,7 @@ class Predictor:
         k: int = 10,
         *,
         exclude: Csr | None = None,
-        only: ArrayLike | None = None,
+        only: ArrayLike | Set[int] | None = None,
         told: Told | None = None,
     ) -> Prediction:
         """Find the k best labels of each text.
@@ -173,9 +173,7 @@ class Predictor:
             TypeError: A single string, or something that is no string among the texts.
             ValueError: A text that is not valid Unicode, `k` below 1, shapes that do not fit.
         """
-        k = operator.index(k)
-        if k < 1:
-            raise ValueError(f"k = {k}; expected at least 1")
+        k = at_least_one("k", k)
         # Views of one moment, whatever other threads edit meanwhile. The memory first: labels only
         # become more, so it never knows one that the index does not.
         memory, index = copy(self.memory), copy(self.index)
@@ -189,10 +187,13 @@ class Predictor:
             found = memory.mix(queries, found, vectors, k, exclude=exclude, only=mask)
         return Prediction(*found)
 
-    def labels(self, ids: NDArray[np.int32]) -> list[list[str]]:
+    def labels(self, ids: ArrayLike) -> list[list[str]]:
         """Texts of the label ids (n, k) of a prediction, a list for each text, no padding."""
-        texts = self.label_texts
-        return [[texts[i] for i in row if i >= 0] for row in ids.tolist()]
+        rows, texts = np.asarray(ids), self.label_texts
+        if rows.ndim != 2:
+            raise ValueError(f"ids: shape {rows.shape}; expected (n, k), the ids of a prediction")
+        in_range(rows[rows >= 0], len(texts), "ids")
+        return [[texts[i] for i in row if i >= 0] for row in rows.tolist()]
 
     def add_labels(self, texts: Iterable[str], *, told: Told | None = None) -> NDArray[np.int32]:
         """Add labels that training never saw; the model stays as it is.
@@ -202,8 +203,12 @@ class Predictor:
 
         Returns:
             Their ids, int32, in order; ids are never given twice.
+
+        Raises:
+            TypeError: As `predict`.
+            ValueError: As `predict`; a text that is empty or holds a line break.
         """
-        new = checked(texts)
+        new = checked_labels(texts)
         table = LabelTable(torch.zeros(len(new), dtype=torch.int64), self.encoder.dim)
         vectors = self._encode(new, self.run.info["label_tokens"], table, told)
         vectors[:, -1] = self.run.unseen_bias()
@@ -212,7 +217,7 @@ class Predictor:
     def remove_labels(self, ids: ArrayLike) -> None:
         """Remove labels from every later answer; their ids stay unused."""
         rows = np.atleast_1d(np.asarray(ids))
-        _in_range(rows, self.n_labels, "ids")
+        in_range(rows, self.n_labels, "ids")
         self.index.remove_labels(rows)
 
     def update_labels(
@@ -220,12 +225,13 @@ class Predictor:
     ) -> None:
         """Give labels a new text: what training learned beyond the text (residual, bias) stays.
 
-        For a label whose meaning changes, remove it and add another. `told`: as in `predict`.
+        For a label whose meaning changes, remove it and add another. `told`: as in `predict`;
+        errors as in `add_labels`, and for ids that are none.
         """
-        new, rows = checked(texts), np.atleast_1d(np.asarray(ids))
+        new, rows = checked_labels(texts), np.atleast_1d(np.asarray(ids))
         if len(new) != len(rows):
             raise ValueError(f"{len(rows)} ids and {len(new)} texts; expected a text for each id")
-        _in_range(rows, self.n_labels, "ids")
+        in_range(rows, self.n_labels, "ids")
         table = LabelTable(torch.zeros(len(new), dtype=torch.int64), self.encoder.dim)
         trained = np.flatnonzero(rows < self.run.info["n_labels"])
         if len(trained):
@@ -236,32 +242,51 @@ class Predictor:
         vectors[:, -1] = self.index.vectors[rows, -1]
         self.index.update_labels(rows, new, vectors)
 
-    def add_points(self, texts: Iterable[str], y: Csr) -> NDArray[np.int64]:
+    def add_points(
+        self, texts: Iterable[str], y: Csr | Sequence[Iterable[int]]
+    ) -> NDArray[np.int64]:
         """Let more points vote: labelled texts that came after the training.
 
         Args:
             texts: The points.
-            y: Their labels, shape (n, n_labels); values above 0.
+            y: Their labels: a list of label ids for each, or a sparse matrix (n, n_labels) with
+                values above 0.
 
         Returns:
             Their rows among the points that vote.
 
         Raises:
-            ValueError: The run has no memory, or texts and `y` do not fit.
+            TypeError: `y` is neither.
+            ValueError: The run has no memory, texts and `y` do not fit, or an id is no label.
         """
         if self.memory is None:
             raise ValueError(f"{self.run.folder}: has no memory of training points to add to")
         new = checked(texts)
-        if y.shape != (len(new), self.n_labels):
-            raise ValueError(f"{len(new)} texts and y {y.shape} for {self.n_labels} labels")
+        matrix = label_matrix(y, len(new), self.n_labels)
         vectors = self._encode(new, self.run.info["point_tokens"], None)
-        return self.memory.add_points(np.ascontiguousarray(vectors[:, :-1]), y)
+        return self.memory.add_points(np.ascontiguousarray(vectors[:, :-1]), matrix)
 
     def save(self) -> None:
-        """Write labels and memory as they are now to the run, where `open` finds them."""
-        self.index.save(self.run.folder / "index")
-        if self.memory is not None:
-            save_memory(self.memory, self.run.folder / "memory", encoder=self.run.fingerprint())
+        """Write labels and memory as they are now to the run, where `open` finds them.
+
+        The labels first: when this ends in between, what is there is whole and fits together, the
+        labels of now with the points of before.
+
+        Raises:
+            RuntimeError: Another process has saved one of the two since this one opened them, or
+                saved them; nothing is written over.
+        """
+        index, folder = self.run.folder / "index", self.run.folder / "memory"
+        with self._saving:
+            memory = self.memory
+            if memory is None or memory.home.has(folder, memory.state, memory.settings):
+                self.index.save(index)
+                return
+            # Labels only become more: points of before know no label that is not among them.
+            points = memory.state
+            memory.home.check(folder)
+            self.index.save(index)
+            save_memory(memory, folder, encoder=self.run.fingerprint(), points=points)
 
     @torch.inference_mode()
     def _encode(
@@ -288,48 +313,3 @@ class Predictor:
             if told is not None:
                 told(len(rows))
         return out
-
-
-def checked(texts: Iterable[str]) -> list[str]:
-    """Return texts as a list, if all are strings that can be written as UTF-8."""
-    if isinstance(texts, str | bytes):
-        raise TypeError("texts is a single string; give a list, [text] for one text")
-    if texts is None:
-        raise TypeError("texts is None; give a list of strings")
-    listed = list(texts)
-    for number, text in enumerate(listed):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{number}] is {type(text).__name__}; expected a string")
-        if not text.isascii():
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"texts[{number}]: not valid Unicode at character {error.start} "
-                    f"({text[error.start]!r}, {error.reason})"
-                ) from None
-    return listed
-
-
-def label_mask(only: ArrayLike, n_labels: int) -> NDArray[np.bool_]:
-    """Return a bool mask (n_labels,) of label ids, or the mask itself."""
-    given = np.asarray(only)
-    if given.dtype == np.bool_:
-        if given.shape != (n_labels,):
-            raise ValueError(f"only: a mask of shape {given.shape} for {n_labels} labels")
-        return given
-    mask = np.zeros(n_labels, np.bool_)
-    if given.size:
-        _in_range(given, n_labels, "only")
-        mask[given] = True
-    return mask
-
-
-def _in_range(ids: NDArray[Any], n_labels: int, name: str) -> None:
-    if not ids.size:
-        return
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise ValueError(f"{name}: {ids.dtype} of shape {ids.shape}; expected label ids")
-    wrong = ids[(ids < 0) | (ids >= n_labels)]
-    if wrong.size:
-        raise ValueError(f"{name}: label {wrong[0]} out of range (n_labels = {n_labels})")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import console, data, rundir
+from dexml import console, data, rundir, runinfo
 from dexml.data import Csr
 from dexml.files import replacing
 from dexml.index import PointMemory, save_memory
@@ -56,11 +56,11 @@ def save(
     rundir.write_bytes(folder / "labels.txt", texts.encode())
     rundir.write_array(folder / "label_emb.npy", saved.vectors)
     rundir.write_array(folder / "query_emb.npy", saved.queries)
-    fingerprint = rundir.fingerprint(folder)
+    files = runinfo.seals(folder)
+    fingerprint = runinfo.fingerprint(files)
     if saved.memory is not None:
         save_memory(saved.memory, folder / "memory", encoder=fingerprint)
     info = {
-        "format_version": rundir.FORMAT_VERSION,
         "data": os.path.relpath(settings.data_dir, folder),
         "n_labels": len(saved.label_texts),
         "dim": model.encoder.dim,
@@ -75,7 +75,7 @@ def save(
     }
     if "bce" in settings.loss:
         info |= {"log_scale": model.log_scale.item(), "offset": model.offset.item()}
-    rundir.write_json(folder / "run.json", info)
+    runinfo.write_info(folder, info, files)
 
 
 def _unseen_bias(model: Model) -> float:
