@@ -243,7 +243,7 @@ def test_a_reader_meets_a_save_and_gets_a_whole_memory(
 ) -> None:
     folder, memory = tmp_path / "memory", memory_of()
     save_memory(memory, folder)
-    saves = []
+    saves: list[Path] = []
 
     def late(path: Path) -> dict[str, Any]:
         """Between the manifest and the files, the first three times."""
