@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,20 +201,25 @@ def test_a_data_set_from_python(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "error", "message"),
     [
-        ((["a"], [[0], [1]]), ValueError, r"trn: labels of shape \(2, 3\) for 1 texts and 3 label"),
+        ((["a"], [[0], [1]]), ValueError, "1 texts and trn labels: labels for 2 of them"),
         (
-            (["a", "b"], [[0], [3]]),
+            (["a"], csr_array((1, 2))),
             ValueError,
-            r"trn: point 1: label 3 out of range \(n_labels = 3",
+            r"trn labels \(1, 2\), but there are 3 label texts",
         ),
-        ((["a"], [[-1]]), ValueError, "trn: point 0: label -1 out of range"),
-        ((["a"], [[1, 2, 1]]), ValueError, "trn: point 0: label 1 stands twice"),
+        ((["a"], csr_array((2, 3))), ValueError, r"1 texts and trn labels \(2, 3\) for 3 labels"),
+        ((["a", "b"], [[0], [3]]), ValueError, r"trn labels\[1\]: label 3 out of range \(n_labels"),
+        ((["a"], [[-1]]), ValueError, r"trn labels\[0\]: label -1 out of range"),
+        ((["a"], [[1, 2, 1]]), ValueError, r"trn labels\[0\]: label 1 stands twice"),
+        ((["a"], [[0.5]]), ValueError, r"trn labels\[0\]: float64 of shape \(1,\); expected label"),
+        ((["a"], ["x"]), TypeError, r"trn labels\[0\] is str; expected a list of label ids"),
+        ((["a"], np.eye(3)[:1]), TypeError, "trn labels is ndarray; give a sparse matrix"),
         ((["a", 7], [[0], [1]]), TypeError, "trn_X.txt: text 1 is of type int, not str"),
         ((["\ud800"], [[0]]), ValueError, "trn_X.txt: text 0 is not Unicode"),
     ],
 )
 def test_what_makes_no_data_set(
-    tmp_path: Path, train: tuple[list[str], list[list[int]]], error: type[Exception], message: str
+    tmp_path: Path, train: tuple[list[str], Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         data.save_dataset(tmp_path / "set", ["x", "y", "z"], train)

@@ -94,14 +94,14 @@ def test_labels_of_points_are_lists_of_ids_or_a_matrix(voting: Path) -> None:
 @pytest.mark.parametrize(
     ("y", "error", "message"),
     [
-        ([[3]], ValueError, "2 texts and labels for 1 of them"),
+        ([[3]], ValueError, "2 texts and y: labels for 1 of them"),
         ([[3], [64]], ValueError, r"y\[1\]: label 64 out of range \(n_labels = 64\)"),
         ([[3], [-1]], ValueError, r"y\[1\]: label -1 out of range"),
         ([[3], [1.5]], ValueError, r"y\[1\]: float64 of shape \(1,\); expected label ids"),
         ([[3], ["kernel"]], ValueError, r"y\[1\]: <U6 of shape \(1,\); expected label ids"),
         ([[3], [[1, 2]]], ValueError, r"y\[1\]: int64 of shape \(1, 2\); expected label ids"),
         ([[3], [True]], ValueError, r"y\[1\]: bool of shape"),
-        ([[3], [0, 0, 1, 0]], ValueError, r"y\[1\]: a label stands twice; expected label ids"),
+        ([[3], [0, 0, 1, 0]], ValueError, r"y\[1\]: label 0 stands twice"),
         ([[3], "kernel"], TypeError, r"y\[1\] is str; expected a list of label ids"),
         ([3, 4], TypeError, r"y\[0\] is int; expected a list of label ids"),
         (None, TypeError, "y is NoneType; give a sparse matrix"),

@@ -25,7 +25,7 @@ from dexml.data.matrices import (
     save_pairs,
     save_scores,
 )
-from dexml.data.parts import Csr, CsrParts, csr_parts, pair_parts, truth_parts
+from dexml.data.parts import Csr, CsrParts, csr_parts, label_matrix, pair_parts, truth_parts
 from dexml.data.texts import lines, load_texts, save_texts, unit_interval, validation_mask
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Part",
     "Repairs",
     "csr_parts",
+    "label_matrix",
     "lines",
     "load_bow",
     "load_dataset",

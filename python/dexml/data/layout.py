@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array, issparse
 
 from dexml.data.matrices import load_labels, load_pairs, save_labels
-from dexml.data.parts import Csr
+from dexml.data.parts import Csr, label_matrix
 from dexml.data.texts import load_texts, save_texts
 from dexml.files import replacing
 
@@ -145,7 +144,7 @@ def save_dataset(
         FileExistsError: `folder` is there.
         ValueError: Texts and labels differ in number, or a label id is not in 0..L - 1 or stands
             twice at a point.
-        TypeError: A text is not a `str`.
+        TypeError: A text is not a `str`, or labels are neither a sparse matrix nor lists of ids.
     """
     folder, n_labels = Path(folder), len(label_texts)
     if folder.exists():
@@ -156,32 +155,11 @@ def save_dataset(
         (beside / "raw").mkdir(parents=True)
         save_texts(beside / "raw" / "Y.txt", label_texts)
         for part, (texts, labels) in sides.items():
-            y = labels if issparse(labels) else _matrix(labels, n_labels, part)
-            if y.shape != (len(texts), n_labels):
-                raise ValueError(
-                    f"{part}: labels of shape {tuple(y.shape)} for {len(texts)} texts and "
-                    f"{n_labels} label texts"
-                )
+            y = label_matrix(labels, len(texts), n_labels, f"{part} labels")
+            if y.shape[1] != n_labels:
+                raise ValueError(f"{part} labels {y.shape}, but there are {n_labels} label texts")
             save_texts(beside / "raw" / f"{part}_X.txt", texts)
             save_labels(beside / f"Y.{part}.npz", y)
-
-
-def _matrix(labels: Sequence[Sequence[int]], n_labels: int, part: str) -> Csr:
-    """Label ids of each point as CSR, ids ascending."""
-    rows = [np.sort(np.asarray(row, np.int64).reshape(-1)) for row in labels]
-    for number, row in enumerate(rows):
-        wrong = row[(row < 0) | (row >= n_labels)]
-        if len(wrong):
-            raise ValueError(
-                f"{part}: point {number}: label {wrong[0]} out of range (n_labels = {n_labels})"
-            )
-        twice = row[1:][row[1:] == row[:-1]]
-        if len(twice):
-            raise ValueError(f"{part}: point {number}: label {twice[0]} stands twice")
-    indptr = np.cumsum([0, *map(len, rows)])
-    indices = np.concatenate([np.zeros(0, np.int64), *rows])
-    values = np.ones(len(indices), np.float32)
-    return csr_array((values, indices, indptr), shape=(len(rows), n_labels))
 
 
 def _same_rows(path: Path, n_lines: int, matrix: Path, n_rows: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 
 Csr: TypeAlias = csr_array
 """Type of every sparse matrix here: rows are points, columns are labels."""
@@ -39,6 +40,56 @@ def truth_entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[np.floa
     if data.dtype != np.float32:
         data = np.where(data > 0, 1.0, data).astype(np.float32)
     return indices, data
+
+
+def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
+    """Labels of points as a matrix, from a matrix or from lists of ids.
+
+    Args:
+        y: A sparse matrix (n_points, at most n_labels); or for each point the ids of its labels.
+        n_points: Rows there must be.
+        n_labels: Labels there are.
+        name: What errors call it.
+
+    Raises:
+        TypeError: Neither of the two.
+        ValueError: Another number of points, or an id that is no label or stands twice at a point.
+    """
+    if issparse(y):
+        if y.shape[0] != n_points or y.shape[1] > n_labels:
+            raise ValueError(f"{n_points} texts and {name} {y.shape} for {n_labels} labels")
+        return csr_array(y)
+    if isinstance(y, np.ndarray | str | bytes) or not isinstance(y, Sequence):
+        raise TypeError(
+            f"{name} is {type(y).__name__}; give a sparse matrix (n, n_labels), csr_array(y), or "
+            "for each text a list of label ids"
+        )
+    if len(y) != n_points:
+        raise ValueError(f"{n_points} texts and {name}: labels for {len(y)} of them")
+    rows = []
+    for number, ids in enumerate(y):
+        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+            raise TypeError(
+                f"{name}[{number}] is {type(ids).__name__}; expected a list of label ids"
+            )
+        row = np.sort(np.asarray(list(ids)))
+        if row.size and (row.ndim != 1 or row.dtype.kind not in "iu"):
+            raise ValueError(
+                f"{name}[{number}]: {row.dtype} of shape {row.shape}; expected label ids"
+            )
+        wrong = row[(row < 0) | (row >= n_labels)]
+        if wrong.size:
+            raise ValueError(
+                f"{name}[{number}]: label {wrong[0]} out of range (n_labels = {n_labels})"
+            )
+        twice = row[1:][row[1:] == row[:-1]]
+        if twice.size:
+            raise ValueError(f"{name}[{number}]: label {twice[0]} stands twice")
+        rows.append(row.astype(np.int32))
+    indptr = np.cumsum([0, *map(len, rows)])
+    indices = np.concatenate([np.zeros(0, np.int32), *rows])
+    ones = np.ones(len(indices), np.float32)
+    return csr_array((ones, indices, indptr), shape=(n_points, n_labels))
 
 
 def _entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[Any]]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Set
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array, issparse
 
-from dexml.data import Csr
 from dexml.index import check_texts
 
 
@@ -77,44 +75,3 @@ def checked_labels(texts: Iterable[str]) -> list[str]:
     listed = [text.strip() for text in checked(texts)]
     check_texts(listed)
     return listed
-
-
-def label_matrix(y: Csr | Sequence[Iterable[int]], n_points: int, n_labels: int) -> Csr:
-    """Return the labels of points as a matrix.
-
-    Args:
-        y: A sparse matrix (n_points, at most n_labels), values above 0; or for each point the ids
-            of its labels.
-        n_points: Rows there must be.
-        n_labels: Labels there are.
-
-    Raises:
-        TypeError: Neither of the two.
-        ValueError: Another number of points, or an id that is no label.
-    """
-    if issparse(y):
-        matrix = csr_array(y)
-        if matrix.shape[0] != n_points or matrix.shape[1] > n_labels:
-            raise ValueError(f"{n_points} texts and y {matrix.shape} for {n_labels} labels")
-        return matrix
-    if isinstance(y, np.ndarray | str | bytes) or not isinstance(y, Sequence):
-        raise TypeError(
-            f"y is {type(y).__name__}; give a sparse matrix (n, n_labels), csr_array(y), or for "
-            "each text a list of label ids"
-        )
-    if len(y) != n_points:
-        raise ValueError(f"{n_points} texts and labels for {len(y)} of them")
-    rows = []
-    for number, ids in enumerate(y):
-        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-            raise TypeError(f"y[{number}] is {type(ids).__name__}; expected a list of label ids")
-        row = np.asarray(list(ids))
-        in_range(row, n_labels, f"y[{number}]")
-        different = np.unique(row).astype(np.int32)
-        if len(different) < len(row):
-            raise ValueError(f"y[{number}]: a label stands twice; expected label ids")
-        rows.append(different)
-    indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    indices = np.concatenate([np.zeros(0, np.int32), *rows])
-    ones = np.ones(len(indices), np.float32)
-    return csr_array((ones, indices, indptr), shape=(n_points, n_labels))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from dexml.data import Csr
+from dexml.data import Csr, label_matrix
 from dexml.index import EXACT_UP_TO, LabelIndex, PointMemory, save_memory
 from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
 from dexml.predict.arguments import (
@@ -21,7 +21,6 @@ from dexml.predict.arguments import (
     checked_labels,
     in_range,
     label_mask,
-    label_matrix,
 )
 from dexml.predict.labels import note, open_labels
 from dexml.rundir import Run
