@@ -2,7 +2,7 @@
 
 The run must not have seen its validation points::
 
-    python -m dexml.train DATA --out RUN --refit false
+    python -m dexml.train DATA --out RUN --no-refit
     python benches/memory.py RUN [--select nDCG@5] [--grid]
 """
 
@@ -31,7 +31,7 @@ def validation_of(folder: Path) -> tuple[Validation, dict[str, NDArray[np.float3
     """The validation points of a run, features by the encoder before training, and the prior."""
     run, config = rundir.Run.open(folder), rundir.read_config(folder)
     if config["refit"]:
-        raise SystemExit(f"{folder}: has seen its validation points; train with --refit false")
+        raise SystemExit(f"{folder}: has seen its validation points; train with --no-refit")
     texts = run.label_texts()
     part = data.load_part(run.data_dir(), "trn", len(texts))
     encoder = DualEncoder.load(str(folder / "encoder"))
