@@ -171,27 +171,6 @@ class Run:
         return made
 
 
-def seal(folder: Path) -> bool:
-    """Take the files of a run of format 1 as they are now; False if they are sealed already.
-
-    Raises:
-        FileNotFoundError: No finished run, or a file is missing.
-        ValueError: Weights are not those it was written with.
-    """
-    path = folder / "run.json"
-    if not path.exists():
-        Run.open(folder)  # says what is missing
-    info = read_json(path)
-    if info.get("format_version") != 1:
-        Run.open(folder)
-        return False
-    files = runinfo.seals(folder)
-    if runinfo.fingerprint(files) != info.get("fingerprint"):
-        raise ValueError(_strangers(path))
-    runinfo.write_info(folder, info, files)
-    return True
-
-
 def _strangers(path: Path) -> str:
     return (
         f"{path}: the encoder or {runinfo.TABLE} are not those it was written with; {runinfo.AGAIN}"

@@ -53,11 +53,7 @@ def check_info(path: Path, info: dict[str, Any]) -> None:
     if version > FORMAT_VERSION:
         raise ValueError(f"{path}: format {version} is newer than this dexml's; update dexml")
     if version < FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format {version} of an older dexml, without check sums of its files; "
-            f"train again or, if they are as they were written, "
-            f"python -m dexml.index {path.parent} --seal"
-        )
+        raise ValueError(f"{path}: format {version} of an older dexml; train again")
     for key, kind in (_INFO | {k: v for k, v in _MAY.items() if k in info}).items():
         value: Any = info.get(key)
         good = isinstance(value, kind) and not isinstance(value, bool)

@@ -51,9 +51,6 @@ class IndexSettings(Settings):
     )
     rebuild: bool = Field(False, description="build the graph anew, edits kept")
     info: bool = Field(False, description="show what the index is")
-    seal: bool = Field(
-        False, description="add check sums to a run of an older dexml, as its files are now"
-    )
     overwrite: bool = Field(False, description="build from the run again: edits are lost")
     device: str = Field("auto", description="of the encoder: cpu, cuda, cuda:1")
 
@@ -61,15 +58,10 @@ class IndexSettings(Settings):
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.index``."""
     settings = config.parse(IndexSettings, argv, "python -m dexml.index")
-    tasks = ("add", "remove", "update", "rebuild", "info", "seal", "overwrite")
+    tasks = ("add", "remove", "update", "rebuild", "info", "overwrite")
     chosen = [f"--{name}" for name in tasks if getattr(settings, name)]
     if len(chosen) > 1:
         console.usage_error(f"{' and '.join(chosen)}: one at a time")
-    if settings.seal:
-        new = rundir.seal(settings.run)
-        if not settings.quiet:
-            console.say(f"{settings.run}: check sums {'added' if new else 'were there already'}")
-        return
     run = rundir.Run.open(settings.run)
     folder = settings.run / "index"
     if settings.info:

@@ -27,11 +27,9 @@ from dexml.index.votes import MemorySettings
 FORMAT_VERSION = 2
 POINTS, LABELS, GRAPH = "points", "labels", "graph"
 """What the folder holds; the third is the folder of an index over the points, and optional."""
-_FIRST = {POINTS: "points.npy", LABELS: "point_labels.npz", GRAPH: "points"}
-"""The names in format 1."""
 _OURS = re.compile(
     r"\.?(\.\d+\.)?(points(-[0-9a-f]{16})?\.npy|labels(-[0-9a-f]{16})?\.npz|graph(-[0-9a-f]{16})?)"
-    r"(\.\d+\.\d+\.tmp)?|points|point_labels\.npz"
+    r"(\.\d+\.\d+\.tmp)?"
 )
 _AGAIN = "train again, or remove the folder to do without it"
 
@@ -116,12 +114,10 @@ def _load(folder: Path, encoder: str | None) -> PointMemory:
     try:
         text = path.read_bytes().decode("utf-8")
         content = json.loads(text)
-        if content["format_version"] > FORMAT_VERSION:
-            raise NotImplementedError
+        if content["format_version"] != FORMAT_VERSION:
+            raise NotImplementedError(content["format_version"])
         if content["digest"] != digest_of(content) or text != spelled(content):
             raise ValueError("the manifest is not what was written")
-        if content["format_version"] == 1:
-            content = _as_now(content)
         files = content["files"]
         for role in (POINTS, LABELS):
             if seal_of(folder / files[role]["name"])["sha256"] != files[role]["sha256"]:
@@ -135,8 +131,10 @@ def _load(folder: Path, encoder: str | None) -> PointMemory:
         if stored.dtype != np.float32 or shapes != (dim, dim, n_points, n_points):
             raise ValueError("points, labels and manifest do not fit together")
         settings = MemorySettings(content["weight"], content["neighbours"], content["temperature"])
-    except NotImplementedError:
-        raise ValueError(f"{path}: a format newer than {FORMAT_VERSION}; update dexml") from None
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{path}: format {error}, but this dexml reads {FORMAT_VERSION}; {_AGAIN}"
+        ) from None
     except FileNotFoundError as error:
         missing = Path(error.filename or path).name
         raise ValueError(
@@ -189,17 +187,6 @@ def _is_graph(folder: Path, seal: dict[str, Any]) -> bool:
 
 def _load_graph(folder: Path, seal: dict[str, Any]) -> LabelIndex:
     graph = LabelIndex.load(folder / seal["name"])
-    if seal["digest"] not in (graph.manifest.digest, None):
+    if seal["digest"] != graph.manifest.digest:
         raise ValueError(f"{seal['name']} is not the graph that was saved")
     return graph
-
-
-def _as_now(content: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest of format 1 says, in the words of today."""
-    files: dict[str, Any] = {
-        role: {"name": _FIRST[role], "sha256": content["files"][_FIRST[role]]}
-        for role in (POINTS, LABELS)
-    }
-    if content["graph"]:
-        files[GRAPH] = {"name": _FIRST[GRAPH], "digest": None}
-    return content | {"files": files}
