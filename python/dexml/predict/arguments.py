@@ -63,8 +63,14 @@ def in_range(ids: NDArray[Any], n_labels: int, name: str) -> None:
     """Refuse what is no list of label ids below `n_labels`."""
     if not ids.size:
         return
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise ValueError(f"{name}: {ids.dtype} of shape {ids.shape}; expected label ids")
+    if ids.ndim != 1:
+        raise ValueError(f"{name}: {ids.ndim} dimensions; expected a list of label ids")
+    if ids.dtype.kind not in "iu":
+        first = ids.ravel()[0].item()
+        raise ValueError(
+            f"{name}: holds {first!r} of type {type(first).__name__}; expected label ids, whole "
+            "numbers"
+        )
     wrong = ids[(ids < 0) | (ids >= n_labels)]
     if wrong.size:
         raise ValueError(f"{name}: label {wrong[0]} out of range (n_labels = {n_labels})")

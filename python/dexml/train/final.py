@@ -146,6 +146,7 @@ def score_test(
     _report(settings, saved, seconds, result, part, ids, scores)
     if show:
         console.say(console.table(rows, REPORTED, {"test, percent": errors}))
+        console.say(f"±: standard error, bootstrap over {over}")
         console.say(f"report: {settings.out / report.FILE}")
     return result
 
