@@ -17,7 +17,7 @@ from dexml import data
 from dexml.console import run
 from dexml.predict import Predictor, partial
 from dexml.predict import __main__ as command
-from dexml.predict.inputs import count_lines, open_texts
+from dexml.predict.inputs import count_lines, open_texts, read_group
 from dexml.predict.show import as_table, csr_parts, fit
 
 ROOT = Path(__file__).parents[1]
@@ -349,6 +349,21 @@ def test_groups_by_text_and_id(
         only.write_text(content)
         assert answer(run_dir, texts_file, out, "--only", str(only), "--quiet") == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_removed_label_is_in_no_group(tmp_path: Path) -> None:
+    path, texts = tmp_path / "only.txt", ["a", "b", "a", "c"]
+    alive = np.array([False, True, True, False])
+    for content, mask in (("a\n", [2]), ("b\n2\n", [1, 2])):
+        path.write_text(content)
+        assert np.flatnonzero(read_group(path, texts, alive)).tolist() == mask
+    for content, message in (
+        ("1\n0\n", "only.txt:2: label 0 was removed"),
+        ("c\n", "no label has"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_group(path, texts, alive)
 
 
 def test_labels_added_later_do_not_widen_the_answer_for_test_points(

@@ -159,9 +159,9 @@ def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_]
     """The labels that may answer, as a mask; None: all."""
     mask = None
     if settings.only is not None:
-        mask = read_group(settings.only, predictor.label_texts)
+        mask = read_group(settings.only, predictor.label_texts, predictor.index.alive)
     if settings.without is not None:
-        rest = ~read_group(settings.without, predictor.label_texts)
+        rest = ~read_group(settings.without, predictor.label_texts, predictor.index.alive)
         mask = rest if mask is None else mask & rest
     return mask
 

@@ -56,17 +56,21 @@ def count_lines(path: Path) -> int | None:
     return count + (last != b"\n")
 
 
-def read_group(path: Path, label_texts: Sequence[str]) -> NDArray[np.bool_]:
+def read_group(
+    path: Path, label_texts: Sequence[str], alive: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """Read a group of labels, one a line: a label's text, or else its id; blank lines are skipped.
 
-    Where several labels have that text, all of them are meant.
+    Where several labels have that text, all of them are meant; removed labels (`alive` is False)
+    are none.
 
     Returns:
         A bool mask over the labels.
     """
     by_text: dict[str, list[int]] = {}
     for i, text in enumerate(label_texts):
-        by_text.setdefault(text, []).append(i)
+        if alive[i]:
+            by_text.setdefault(text, []).append(i)
     mask = np.zeros(len(label_texts), np.bool_)
     for number, line in enumerate(data.load_texts(path), start=1):
         if line in by_text and line:
@@ -76,6 +80,8 @@ def read_group(path: Path, label_texts: Sequence[str]) -> NDArray[np.bool_]:
                 raise ValueError(
                     f"{path}:{number}: label {line} out of range (n_labels = {len(label_texts)})"
                 )
+            if not alive[int(line)]:
+                raise ValueError(f"{path}:{number}: label {line} was removed")
             mask[int(line)] = True
         elif line:
             hint = console.did_you_mean(line, list(by_text)) if len(by_text) <= 20_000 else ""
