@@ -162,13 +162,18 @@ class Space:
 
             ids, scores, sure = search_on(device, self, queries, k, exclude, progress=progress)
             left, progress = left[~sure], False  # seldom any
+        # One room for all products: a fresh one for each block costs as much as its page faults.
+        at_once = min(len(left), _ROWS)
+        room = np.empty(max(at_once, min(_SCORE_BLOCK, at_once * len(self))), np.float32)
         with tqdm(total=len(left), desc="search", unit="point", disable=not progress) as bar:
             for start in range(0, len(left), _ROWS):
                 rows = left[start : start + _ROWS]
                 bar.update(len(rows))
                 width = k + SPARE
                 while len(rows) and len(self):
-                    near, unseen = self._candidates(queries[rows], width, _rows(exclude, rows))
+                    near, unseen = self._candidates(
+                        queries[rows], width, _rows(exclude, rows), room
+                    )
                     ids[rows], scores[rows] = ranked(queries[rows], self.vectors, near, k)
                     rows = rows[~self.settled(queries[rows], scores[rows, -1], unseen)]
                     width *= 4
@@ -213,14 +218,22 @@ class Space:
         return np.where(places < 0, -1, self.group[places]).astype(np.int32)
 
     def _candidates(
-        self, queries: NDArray[np.float32], width: int, exclude: Csr | None
+        self,
+        queries: NDArray[np.float32],
+        width: int,
+        exclude: Csr | None,
+        room: NDArray[np.float32],
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Fetch the `width` best by matrix products, and the last of these as a bound."""
+        """Fetch the `width` best by matrix products, and the last of these as a bound.
+
+        `room` holds the products of a block.
+        """
         width = min(width, len(self))
         pairs = None if exclude is None else csr_parts(exclude, "exclude")[:2]
         near: Found | None = None
-        for first, block in self.blocks(max(1, _SCORE_BLOCK // len(queries))):
-            products = queries @ block.T
+        for first, block in self.blocks(max(1, len(room) // len(queries))):
+            products = room[: len(queries) * len(block)].reshape(len(queries), len(block))
+            np.matmul(queries, block.T, out=products)
             banned = self.banned_in(first, len(block))
             if banned is not None:
                 products[:, banned] = -np.inf
