@@ -134,7 +134,9 @@ def test_examples_of_the_page_run(tmp_path: Path) -> None:
     script.write_text(split.replace("29511", str(port)), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(script)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        # Unbuffered, a line would be written in pieces, and those of two processes would mix.
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONUNBUFFERED": ""},
         capture_output=True,
         text=True,
         timeout=200,
