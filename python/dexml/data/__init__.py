@@ -25,7 +25,15 @@ from dexml.data.matrices import (
     save_pairs,
     save_scores,
 )
-from dexml.data.parts import Csr, CsrParts, csr_parts, label_matrix, pair_parts, truth_parts
+from dexml.data.parts import (
+    Csr,
+    CsrParts,
+    check_ids,
+    csr_parts,
+    label_matrix,
+    pair_parts,
+    truth_parts,
+)
 from dexml.data.texts import lines, load_texts, save_texts, unit_interval, validation_mask
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "Dataset",
     "Part",
     "Repairs",
+    "check_ids",
     "csr_parts",
     "label_matrix",
     "lines",

@@ -42,6 +42,27 @@ def truth_entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[np.floa
     return indices, data
 
 
+def check_ids(ids: NDArray[Any], n_labels: int, name: str) -> None:
+    """Refuse what is no list of label ids below `n_labels`; an empty one is good.
+
+    Raises:
+        ValueError: `name`, and what is wrong.
+    """
+    if not ids.size:
+        return
+    if ids.ndim != 1:
+        raise ValueError(f"{name}: {ids.ndim} dimensions; expected a list of label ids")
+    if ids.dtype.kind not in "iu":
+        first = ids[0].item()
+        raise ValueError(
+            f"{name}: holds {first!r} of type {type(first).__name__}; expected label ids, whole "
+            "numbers"
+        )
+    wrong = ids[(ids < 0) | (ids >= n_labels)]
+    if wrong.size:
+        raise ValueError(f"{name}: label {wrong[0]} out of range (n_labels = {n_labels})")
+
+
 def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
     """Labels of points as a matrix, from a matrix or from lists of ids.
 
@@ -73,19 +94,7 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
                 f"{name}[{number}] is {type(ids).__name__}; expected a list of label ids"
             )
         row = np.sort(np.asarray(list(ids)))
-        if row.size and row.ndim != 1:
-            raise ValueError(f"{name}[{number}]: lists in a list; expected label ids")
-        if row.size and row.dtype.kind not in "iu":
-            first = row.ravel()[0].item()
-            raise ValueError(
-                f"{name}[{number}]: holds {first!r} of type {type(first).__name__}; expected label "
-                "ids, whole numbers"
-            )
-        wrong = row[(row < 0) | (row >= n_labels)]
-        if wrong.size:
-            raise ValueError(
-                f"{name}[{number}]: label {wrong[0]} out of range (n_labels = {n_labels})"
-            )
+        check_ids(row, n_labels, f"{name}[{number}]")
         twice = row[1:][row[1:] == row[:-1]]
         if twice.size:
             raise ValueError(f"{name}[{number}]: label {twice[0]} stands twice")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Set
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dexml.data import check_ids
 from dexml.index import check_texts
 
 
@@ -54,26 +54,9 @@ def label_mask(only: ArrayLike | Set[int], n_labels: int) -> NDArray[np.bool_]:
         return given
     mask = np.zeros(n_labels, np.bool_)
     if given.size:
-        in_range(given, n_labels, "only")
+        check_ids(given, n_labels, "only")
         mask[given] = True
     return mask
-
-
-def in_range(ids: NDArray[Any], n_labels: int, name: str) -> None:
-    """Refuse what is no list of label ids below `n_labels`."""
-    if not ids.size:
-        return
-    if ids.ndim != 1:
-        raise ValueError(f"{name}: {ids.ndim} dimensions; expected a list of label ids")
-    if ids.dtype.kind not in "iu":
-        first = ids.ravel()[0].item()
-        raise ValueError(
-            f"{name}: holds {first!r} of type {type(first).__name__}; expected label ids, whole "
-            "numbers"
-        )
-    wrong = ids[(ids < 0) | (ids >= n_labels)]
-    if wrong.size:
-        raise ValueError(f"{name}: label {wrong[0]} out of range (n_labels = {n_labels})")
 
 
 def checked_labels(texts: Iterable[str]) -> list[str]:

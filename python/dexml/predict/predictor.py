@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from dexml.data import Csr, label_matrix
+from dexml.data import Csr, check_ids, label_matrix
 from dexml.index import EXACT_UP_TO, LabelIndex, PointMemory, save_memory
 from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
 from dexml.predict.arguments import (
     at_least_one,
     checked,
     checked_labels,
-    in_range,
     label_mask,
 )
 from dexml.predict.labels import note, open_labels
@@ -191,7 +190,7 @@ class Predictor:
         rows, texts = np.asarray(ids), self.label_texts
         if rows.ndim != 2:
             raise ValueError(f"ids: shape {rows.shape}; expected (n, k), the ids of a prediction")
-        in_range(rows[rows >= 0], len(texts), "ids")
+        check_ids(rows[rows >= 0], len(texts), "ids")
         return [[texts[i] for i in row if i >= 0] for row in rows.tolist()]
 
     def add_labels(self, texts: Iterable[str], *, told: Told | None = None) -> NDArray[np.int32]:
@@ -216,7 +215,7 @@ class Predictor:
     def remove_labels(self, ids: ArrayLike) -> None:
         """Remove labels from every later answer; their ids stay unused."""
         rows = np.atleast_1d(np.asarray(ids))
-        in_range(rows, self.n_labels, "ids")
+        check_ids(rows, self.n_labels, "ids")
         self.index.remove_labels(rows)
 
     def update_labels(
@@ -230,7 +229,7 @@ class Predictor:
         new, rows = checked_labels(texts), np.atleast_1d(np.asarray(ids))
         if len(new) != len(rows):
             raise ValueError(f"{len(rows)} ids and {len(new)} texts; expected a text for each id")
-        in_range(rows, self.n_labels, "ids")
+        check_ids(rows, self.n_labels, "ids")
         table = LabelTable(torch.zeros(len(new), dtype=torch.int64), self.encoder.dim)
         trained = np.flatnonzero(rows < self.run.info["n_labels"])
         if len(trained):
