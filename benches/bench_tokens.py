@@ -1,4 +1,4 @@
-"""CPU seconds of `dexml.tokens.tokenize` against the plain `encode_batch` of the library.
+"""CPU seconds of `dexml.text.tokens.tokenize` against the plain `encode_batch` of the library.
 
     TOKENIZERS_PARALLELISM=false python benches/bench_tokens.py ENCODER
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dexml.model import DualEncoder
-from dexml.tokens import tokenize
+from dexml.encoder import DualEncoder
+from dexml.text.tokens import tokenize
 
 ROUNDS = 3
 

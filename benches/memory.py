@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml import _rust, data, rundir
+from dexml import _rust, data
+from dexml.encoder import DualEncoder, with_bias_dimension
 from dexml.index import Found, exact_search
-from dexml.index.memory import PointMemory
-from dexml.index.votes import centroid_labels, shares
 from dexml.metrics import Evaluator, inv_propensity, propensity_constants, seen_groups
-from dexml.model import DualEncoder, with_bias_dimension
+from dexml.run import folder as rundir
+from dexml.scorers.memory import PointMemory
+from dexml.scorers.votes import centroid_labels, shares
 from dexml.train import cached_features
 from dexml.train.memory import PRIORS, VOTERS, WEIGHTS, Validation, choose_memory, summary
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dexml.model import DualEncoder, Tokens
+from dexml.encoder import DualEncoder, Tokens
 from dexml.train.problem import Problem
 
 

@@ -26,10 +26,10 @@ import numpy as np
 
 from dexml import console, data
 from dexml.data import Csr, Dataset
+from dexml.encoder.pretrained import MINILM
 from dexml.files import replacing
 from dexml.index import exact_search
 from dexml.metrics import Evaluator, inv_propensity
-from dexml.pretrained import MINILM
 
 SHOWN = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
 RESULTS = Path(__file__).parent / "results" / "quality"
@@ -63,7 +63,7 @@ ABLATION = {*LOSSES, *NEGATIVES, "heads, then layers"}
 
 def train_row(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the command and read what it says of the test part."""
-    from dexml.train.__main__ import main
+    from dexml.commands.train import main
 
     run = arguments.runs / folder.name / name.replace(" ", "-").replace(",", "")
     extra = list(OWN[name])
@@ -99,7 +99,7 @@ def score(dataset: Dataset, y_pred: Csr | np.ndarray[Any, Any], seed: int) -> di
 
 def zero_shot(dataset: Dataset, arguments: argparse.Namespace) -> dict[str, Any]:
     """The encoder as it is: cosine of point and label text."""
-    from dexml.model import DualEncoder
+    from dexml.encoder import DualEncoder
     from dexml.train import cached_features
 
     encoder = DualEncoder.load(arguments.encoder)
@@ -124,7 +124,7 @@ def mnrl(dataset: Dataset, arguments: argparse.Namespace) -> dict[str, Any]:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.losses import MultipleNegativesRankingLoss
 
-    from dexml.pretrained import find
+    from dexml.encoder.pretrained import find
 
     model = SentenceTransformer(str(find(arguments.encoder)), device="cpu")
     model.max_seq_length = 64

@@ -41,7 +41,7 @@ import torch.distributed as dist
 from scipy.sparse import csr_array
 from torch.multiprocessing.spawn import spawn
 
-from dexml.model import DualEncoder, LabelTable, Tokens
+from dexml.encoder import DualEncoder, LabelTable, Tokens
 from dexml.train import TrainSettings, stages
 from dexml.train.problem import Model, Problem
 from dexml.train.step import gradients, take_step

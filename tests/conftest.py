@@ -91,8 +91,8 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_dir(tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained and indexed run on the tiny data."""
     from dexml import train
+    from dexml.commands.index import main as index_main
     from dexml.console import run
-    from dexml.index.__main__ import main as index_main
 
     out = tmp_path_factory.mktemp("runs") / "run"
     train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=20))

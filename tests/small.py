@@ -34,7 +34,7 @@ def train_settings(data: Path, encoder: Path, out: Path, **changes: Any) -> "Tra
 
 def rewrite_info(run: Path, *gone: str, **changes: Any) -> None:
     """Write ``run.json`` anew, sealed as training does: other fields, the files as they are now."""
-    from dexml import runinfo
+    from dexml.run import info as runinfo
 
     info = json.loads((run / "run.json").read_text()) | changes
     runinfo.write_info(run, {name: value for name, value in info.items() if name not in gone})
@@ -60,9 +60,11 @@ def weights(run: Path) -> dict[str, "Tensor"]:
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log, but for those that say that it was started."""
+    """The lines of a run's log, but for those of its start and end."""
     lines = (run / "log.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, lines) if line.get("event") != "started"]
+    return [
+        line for line in map(json.loads, lines) if line.get("event") not in ("started", "finished")
+    ]
 
 
 def assert_same(a: Path, b: Path) -> None:

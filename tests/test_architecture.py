@@ -14,36 +14,29 @@ PACKAGE = ROOT / "python" / "dexml"
 
 
 def layers() -> list[list[str]]:
-    """The rule of the page: groups of modules, each using those behind it."""
+    """The rule of the page: groups of rooms, each using those behind it."""
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    (rule,) = re.findall(r"^`(demo -> .*) -> xmc-core`\.$", page, flags=re.M)
+    (rule,) = re.findall(r"^`(demo .* -> _rust)`$", page, flags=re.M)
     return [group.split() for group in rule.split(" -> ")]
 
 
 LAYERS = layers()
-MODEL = {
-    *("model", "modules", "table", "layers", "attention", "card", "tokens", "tokenizing"),
-    "pretrained",
-}
-"""Files that are one room, the encoder."""
 
 
 def room(name: str) -> str:
-    """Part of the architecture that ``dexml.NAME...`` belongs to."""
-    first = name.split(".")[1]
-    return "model" if first in MODEL else first
+    """The room that ``dexml.NAME...`` belongs to."""
+    return name.split(".")[1]
 
 
 def rank(name: str) -> int:
     return next(i for i, layer in enumerate(LAYERS) if name in layer)
 
 
-def imported(path: Path, *, top: bool = False) -> set[str]:
-    """Names ``dexml.x`` that a file imports; with `top` only when it is imported itself."""
+def imported(path: Path) -> set[str]:
+    """Names ``dexml.x`` that a file imports, at its top or later."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = set()
-    nodes = tree.body if top else list(ast.walk(tree))
-    for node in nodes:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -55,16 +48,16 @@ def imported(path: Path, *, top: bool = False) -> set[str]:
     return {name for name in found if name.startswith("dexml.")}
 
 
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+DOORS = [path for path in FILES if path.name == "__main__.py"]
 SOURCES = [
-    (room("dexml." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)), path)
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if path != PACKAGE / "__init__.py"
+    (path.relative_to(PACKAGE).with_suffix("").parts[0], path)
+    for path in FILES
+    if path not in DOORS
 ]
-COMMANDS_THAT_ENCODE = {("index", "predict")}
-"""``python -m dexml.index --add`` makes vectors as a service does; importing brings no torch."""
 
 
-def test_every_module_has_its_place() -> None:
+def test_every_room_has_its_place() -> None:
     assert {name for name, _ in SOURCES} | {"_rust"} == {n for layer in LAYERS for n in layer}
 
 
@@ -74,21 +67,27 @@ def test_every_module_has_its_place() -> None:
 def test_left_uses_right(own: str, path: Path) -> None:
     for name in imported(path):
         other = room(name)
-        if other == own:
-            continue
-        if path.name == "__main__.py" and (own, other) in COMMANDS_THAT_ENCODE:
-            assert name not in imported(path, top=True), f"{name} at the top of {path}"
-            continue
-        assert rank(other) > rank(own), f"{path.relative_to(ROOT)} imports {name}"
+        assert other == own or rank(other) > rank(own), f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("path", DOORS, ids=lambda path: path.parent.name)
+def test_a_door_leads_to_its_own_command(path: Path) -> None:
+    """``__main__`` is how a command is started, and no room: nothing but that command uses it."""
+    own = path.parent.name
+    rooms = {room(name) for name in imported(path)} - {own, "console"}
+    if rooms - {"_rust", "data"}:  # the command needs rooms on its left
+        assert imported(path) == {"dexml.console", f"dexml.commands.{own}"}
 
 
 FORBIDDEN = {
-    "losses": {"model", "index", "sampling", "metrics", "data", "config", "rundir", "_rust"},
-    "model": {"losses", "index", "sampling", "metrics", "data", "config", "rundir", "_rust"},
-    "index": {"losses", "model", "sampling", "train", "predict", "torch", "transformers"},
-    "sampling": {"losses", "model", "index", "torch", "transformers"},
-    "train": {"predict", "demo"},
-    "predict": {"train", "demo", "losses", "sampling"},
+    "losses": {"encoder", "index", "sampling", "metrics", "data", "config", "run", "_rust"},
+    "text": {"losses", "encoder", "index", "metrics", "run", "torch", "transformers"},
+    "encoder": {"losses", "index", "sampling", "metrics", "data", "config", "run", "_rust"},
+    "index": {"losses", "encoder", "sampling", "train", "predict", "torch", "hnswlib"},
+    "run": {"losses", "encoder", "train", "predict", "torch", "transformers"},
+    "sampling": {"losses", "encoder", "index", "torch", "transformers"},
+    "train": {"predict", "report", "plan", "demo", "commands"},
+    "predict": {"train", "report", "plan", "demo", "losses", "sampling", "commands"},
 }
 """What must not be there after one import, here and in what that brings along."""
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dexml.attention import PACKABLE
-from dexml.layers import SPLITTABLE, blocks, freeze_embeddings, upper_layers
-from dexml.model import DualEncoder, autocast, compiled
+from dexml.encoder import DualEncoder, autocast, compiled
+from dexml.encoder.attention import PACKABLE
+from dexml.encoder.layers import SPLITTABLE, blocks, freeze_embeddings, upper_layers
 from tiny_encoders import KINDS, tiny
 
 TEXTS = ["a b c", "", "j i h g f e d c b a a b", "d", "c b a", "e e e e e e e e e f g h i j"]

@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml import console, data, demo, hpo
+from dexml import console, data
 from dexml.data import Dataset
+from dexml.demo import chain as demo
+from dexml.demo import hpo
+from dexml.encoder import DualEncoder
 from dexml.index import exact_search
 from dexml.metrics import Evaluator, evaluate, inv_propensity
-from dexml.model import DualEncoder
 from dexml.train import TrainSettings, fit
 from small import write_tiny_data
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dexml import card, pretrained
-from dexml.model import DualEncoder, Side
-from dexml.modules import HEADS, HeadKind
+from dexml.encoder import DualEncoder, Side, card, pretrained
+from dexml.encoder.modules import HEADS, HeadKind
 from tiny_encoders import KINDS, WORDS, tiny, write_tokenizer
 
 TEXTS = ["kernel driver", "music", "a b c d e font", "", "mail server theme", "game"]

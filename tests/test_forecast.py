@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from dexml.commands.train import main as train_main
 from dexml.console import run
+from dexml.plan.forecast import forecast, phase_of
 from dexml.train import TrainSettings, features
-from dexml.train.__main__ import main as train_main
-from dexml.train.forecast import forecast, phase_of
 from small import train_settings
 from train_parts import start_of
 
@@ -190,7 +190,7 @@ def test_all_labels_and_refreshes(tiny_data: Path, tiny_encoder: Path, tmp_path:
 def test_what_is_counted_is_what_is_trained(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dexml.train import plan as planning
+    from dexml import plan as planning
 
     seen = []
     monkeypatch.setattr(planning, "plan", lambda given, speed, there: seen.append(given))

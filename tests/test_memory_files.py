@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from dexml.files import digest_of, seal_of, spelled
-from dexml.index import PointMemory, exact_search, load_memory, save_memory
-from dexml.index.memory_files import GRAPH, LABELS, POINTS
+from dexml.index import exact_search
 from dexml.index.sealed import MANIFEST
+from dexml.scorers import PointMemory, load_memory, save_memory
+from dexml.scorers.memory_files import GRAPH, LABELS, POINTS
 from test_memory_points import D, N, label_vectors, sparse, unit, with_one
 
 
@@ -184,7 +185,8 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from dexml import files
-from dexml.index import load_memory, save_memory, sealed, memory_files
+from dexml.index import sealed, memory_files
+from dexml.scorers import load_memory, save_memory
 from scipy.sparse import csr_array
 folder, point = Path(sys.argv[1]), int(sys.argv[2])
 memory = load_memory(folder)
@@ -251,10 +253,10 @@ def test_a_reader_meets_a_save_and_gets_a_whole_memory(
             saves.append(path)
             memory.add_points(unit(7, 2), sparse(6, 2))
             with monkeypatch.context() as patch:
-                patch.setattr("dexml.index.memory_files.seal_of", seal_of)
+                patch.setattr("dexml.scorers.memory_files.seal_of", seal_of)
                 save_memory(memory, folder)
         return seal_of(path)
 
-    monkeypatch.setattr("dexml.index.memory_files.seal_of", late)
+    monkeypatch.setattr("dexml.scorers.memory_files.seal_of", late)
     assert load_memory(folder).n_points == N + 6
     assert len(saves) == 3

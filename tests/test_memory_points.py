@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 
 from dexml import _rust
 from dexml.index import exact_search
-from dexml.index.memory import PointMemory
-from dexml.index.votes import centroid_labels, shares
+from dexml.scorers.memory import PointMemory
+from dexml.scorers.votes import centroid_labels, shares
 from dexml.train import memory as memory_module
 from dexml.train.memory import Validation, choose_memory, summary
 

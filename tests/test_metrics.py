@@ -461,7 +461,7 @@ class Block:
         if top not in allowed and not top.startswith("_"):
             raise ImportError(f"blocked: {name}")
 sys.meta_path.insert(0, Block())
-import dexml.metrics, dexml.data, dexml.sampling, dexml.hpo
+import dexml.metrics, dexml.data, dexml.sampling, dexml.demo.hpo
 try:
     import dexml.train
 except ImportError as error:

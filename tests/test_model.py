@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from dexml import table as table_module
-from dexml.model import DualEncoder, LabelTable, Tokens, torch_device, with_bias_dimension
-from dexml.modules import HEADS, HeadKind
+from dexml.encoder import DualEncoder, LabelTable, Tokens, torch_device, with_bias_dimension
+from dexml.encoder import table as table_module
+from dexml.encoder.modules import HEADS, HeadKind
 
 TEXTS = ["kernel driver", "music", "a b c d e font", "", "mail server theme", "game"]
 

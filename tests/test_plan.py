@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from dexml.train import plan as planning
-from dexml.train.plan import Machine, Phase, PlanInput, Speed, as_text, expected_batches, plan
+from dexml import plan as planning
+from dexml.plan import Machine, Phase, PlanInput, Speed, as_text, expected_batches, plan
 
 GIB = 2**30
 LARGE = Machine(10**15, 10**15)
@@ -129,7 +129,7 @@ def test_several_processes_share_the_work() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_expected_batches_are_those_that_are_made(seed: int) -> None:
-    from dexml.model import Tokens
+    from dexml.encoder import Tokens
 
     generator = np.random.default_rng(seed)
     lengths = generator.integers(3, 20, 400)
@@ -327,7 +327,7 @@ def test_the_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2**24 < held < found.host
     # In a process of its own: of a large old one, systems take idle pages away at any moment.
     code = (
-        "import numpy as np; from dexml.train.plan import resident; held = resident(); "
+        "import numpy as np; from dexml.plan import resident; held = resident(); "
         "block = np.ones(2**26, np.uint8); print((resident() - held) / block.nbytes)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -341,8 +341,8 @@ def test_the_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def measured(tiny_encoder: Path) -> Callable[..., tuple[Any, Speed]]:
-    from dexml.model import DualEncoder
-    from dexml.train.measure import measure
+    from dexml.encoder import DualEncoder
+    from dexml.plan.measure import measure
 
     def run(**changes: Any) -> tuple[Any, Speed]:
         encoder = DualEncoder.load(str(tiny_encoder))
@@ -358,7 +358,7 @@ def measured(tiny_encoder: Path) -> Callable[..., tuple[Any, Speed]]:
 def test_measuring_leaves_everything_as_it_was(
     measured: Callable[..., tuple[Any, Speed]], tiny_encoder: Path
 ) -> None:
-    from dexml.model import DualEncoder
+    from dexml.encoder import DualEncoder
 
     torch.manual_seed(3)
     expected = torch.rand(4)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from dexml import data
+from dexml.commands import index as index_command
+from dexml.commands import predict as predict_command
 from dexml.console import run
+from dexml.encoder import with_bias_dimension
 from dexml.index import LabelIndex, exact_search
-from dexml.index import __main__ as index_command
 from dexml.index.snapshot import Snapshot
-from dexml.model import with_bias_dimension
 from dexml.predict import Predictor
-from dexml.predict import __main__ as predict_command
 from small import forge_info, rewrite_info
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array, vstack
 
+from dexml.commands.index import main as index_main
+from dexml.commands.predict import main as predict_main
 from dexml.console import run as run_command
-from dexml.index import LabelIndex, PointMemory, save_memory, sealed
-from dexml.index.__main__ import main as index_main
+from dexml.index import LabelIndex, sealed
 from dexml.predict import Predictor
-from dexml.predict.__main__ import main as predict_main
-from dexml.rundir import Run
+from dexml.run.folder import Run
+from dexml.scorers import PointMemory, save_memory
 from small import forge_info, rewrite_info
 
 
@@ -130,7 +131,7 @@ def test_points_added_by_threads_are_all_there(
         time.sleep(0.01)
         return vstack(*args, **kwargs)
 
-    monkeypatch.setattr("dexml.index.points.vstack", slowly)
+    monkeypatch.setattr("dexml.scorers.points.vstack", slowly)
     predictor = Predictor.open(voting, threads=1)
     y = positives([(0, 3)], (1, 64))
     with ThreadPoolExecutor(8) as pool:
@@ -195,7 +196,10 @@ def test_a_save_that_ends_in_between_leaves_what_fits_together(
     first.remove_labels([7, 14])
     first.add_points(["kernel driver"] * 9, positives([(i, 64) for i in range(9)], (9, 65)))
     assert first.predict(["kernel driver"], 1).ids[0, 0] == 64
-    places = {"labels": "dexml.index.sealed.write", "points": "dexml.index.memory_files.sealed.put"}
+    places = {
+        "labels": "dexml.index.sealed.write",
+        "points": "dexml.scorers.memory_files.sealed.put",
+    }
     before = Predictor.open(voting, threads=1).predict(["kernel driver"], 64)
     put, calls = sealed.put, []
 

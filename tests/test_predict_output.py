@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from dexml import data
+from dexml.commands import partial
+from dexml.commands import predict as command
+from dexml.commands.inputs import count_lines, open_texts, read_group
+from dexml.commands.show import as_table, csr_parts, fit
 from dexml.console import run
-from dexml.predict import Predictor, partial
-from dexml.predict import __main__ as command
-from dexml.predict.inputs import count_lines, open_texts, read_group
-from dexml.predict.show import as_table, csr_parts, fit
+from dexml.predict import Predictor
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,7 +104,7 @@ KILLED = """
 import os, signal, sys
 from dexml.console import run
 from dexml.predict import Predictor
-from dexml.predict import __main__ as command, partial
+from dexml.commands import predict as command, partial
 
 partial.COMMIT_SECONDS = 0
 original, left = Predictor.predict, [4]  # the first warms up
@@ -478,7 +479,7 @@ import resource, sys
 import numpy as np
 from dexml.console import run
 from dexml.predict import Predictor
-from dexml.predict import __main__ as command
+from dexml.commands import predict as command
 
 opened = []
 original = Predictor.open

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from dexml import data
 from dexml.index import LabelIndex, exact_search
 from dexml.predict import Predictor
-from dexml.rundir import Run
+from dexml.run.folder import Run
 
 
 @pytest.fixture(scope="module")

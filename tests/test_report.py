@@ -12,7 +12,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from dexml.metrics import Evaluator, Result, decile_groups
-from dexml.train.report import (
+from dexml.report import (
     Predictions,
     charts,
     command,
@@ -20,9 +20,9 @@ from dexml.train.report import (
     deciles,
     examples,
     page,
-    read_log,
     write_report,
 )
+from dexml.run.folder import read_log
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 NASTY = "<script>alert('x')</script> & \"quoted\" \u202egnp.exe\x00\u200b\u2028 מילה"

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dexml import rundir, train
+from dexml import train
+from dexml.commands.index import main as index_main
 from dexml.console import run
-from dexml.index.__main__ import main as index_main
+from dexml.run import folder as rundir
 from small import train_settings
 
 ROOT = Path(__file__).parents[1]

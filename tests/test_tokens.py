@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from dexml import tokenizing, tokens
-from dexml.model import DualEncoder
-from dexml.tokenizing import splits_at_blanks, token_ids
-from dexml.tokens import Tokens, tokenize
+from dexml.encoder import DualEncoder
+from dexml.text import tokenizing, tokens
+from dexml.text.tokenizing import splits_at_blanks, token_ids
+from dexml.text.tokens import Tokens, tokenize
 from tiny_encoders import tiny, write_tokenizer
 
 CORPUS = [
@@ -377,7 +377,7 @@ FORK = """
 import multiprocessing, os, sys
 import numpy as np
 from tokenizers import Tokenizer
-from dexml.tokenizing import token_ids
+from dexml.text.tokenizing import token_ids
 
 backend = Tokenizer.from_file(sys.argv[1])
 texts = ["a b c", "d e", ""] * 400

@@ -18,13 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_array, save_npz
 
-from dexml import data, losses, rundir, train
+from dexml import data, losses, train
+from dexml.commands import index as index_command
+from dexml.commands import predict as predict_command
+from dexml.commands.train import main as train_main
 from dexml.console import run
-from dexml.index import __main__ as index_command
 from dexml.metrics import evaluate
-from dexml.predict import __main__ as predict_command
+from dexml.run import folder as rundir
 from dexml.train import checkpoint, final, fit, memory, selection, step
-from dexml.train.__main__ import main as train_main
 from dexml.train.schedule import rate
 from small import assert_same, log_of, train_settings, weights
 from tiny_encoders import tiny

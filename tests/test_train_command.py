@@ -10,12 +10,13 @@ import pytest
 import torch
 from scipy.sparse import csr_array, save_npz
 
-from dexml import config, data, metrics, rundir
+from dexml import config, data, metrics
+from dexml.commands.predict import main as predict_main
+from dexml.commands.train import main as train_main
+from dexml.commands.train import recipes, with_recipe
 from dexml.console import run
-from dexml.predict.__main__ import main as predict_main
+from dexml.run import folder as rundir
 from dexml.train import TrainSettings, memory
-from dexml.train.__main__ import main as train_main
-from dexml.train.__main__ import recipes, with_recipe
 from small import assert_same, log_of
 
 
@@ -171,6 +172,8 @@ def test_a_run_killed_before_its_scores_gets_them_on_resume(
     scores = (tmp_path / "run" / "metrics.json").read_text()
     (tmp_path / "run" / "metrics.json").unlink()
     (tmp_path / "run" / "report.html").unlink()
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
     assert run(train_main, [*first, "--resume"]) == 0
     assert (tmp_path / "run" / "report.html").exists()
     again = json.loads((tmp_path / "run" / "metrics.json").read_text())

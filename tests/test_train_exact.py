@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dexml import losses
-from dexml.model import DualEncoder, LabelTable
+from dexml.encoder import DualEncoder, LabelTable
 from dexml.train import stages, step, towers
 from dexml.train.rows import RowAdamW
 from dexml.train.step import Stage

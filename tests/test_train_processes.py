@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from dexml import train
-from dexml.model import DualEncoder
+from dexml.encoder import DualEncoder
 from dexml.train import TrainSettings, processes, stages, step
 from small import assert_same, train_settings
 from train_parts import features64, start_of

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from dexml import train
-from dexml.attention import packed_states, pooled
-from dexml.model import DualEncoder
+from dexml.encoder import DualEncoder
+from dexml.encoder.attention import packed_states, pooled
 from dexml.train import TrainSettings, fit
 from dexml.train.problem import Model, Problem
 

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dexml import console
 from dexml.index.verify import verify_graph
 
 _CHUNK = 64
@@ -39,7 +39,7 @@ class Graph:
     @classmethod
     def empty(cls, dim: int, capacity: int, *, m: int, ef_construction: int, seed: int) -> Graph:
         """Make a graph without nodes."""
-        graph = hnswlib.Index(space="ip", dim=dim)
+        graph = _new(dim)
         graph.init_index(max(1, capacity), M=m, ef_construction=ef_construction, random_seed=seed)
         return cls(graph, np.zeros(0, np.int32))
 
@@ -127,9 +127,17 @@ class Graph:
             ValueError: Not a graph of these nodes; the message says what is wrong.
         """
         verify_graph(path, n_nodes=len(labels), dim=dim, m=m)
-        graph = hnswlib.Index(space="ip", dim=dim)
+        graph = _new(dim)
         graph.load_index(str(path), max_elements=len(labels))
         return cls(graph, labels)
+
+
+def _new(dim: int) -> Any:
+    """A graph of hnswlib, which nothing else here needs."""
+    console.require("train", "hnswlib")
+    import hnswlib
+
+    return hnswlib.Index(space="ip", dim=dim)
 
 
 class _Lock:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dexml.index import LabelIndex, PointMemory, load_memory, sealed
-from dexml.rundir import Run
+from dexml.index import LabelIndex, sealed
+from dexml.run.folder import Run
+from dexml.scorers import PointMemory, load_memory
 
 
 def open_labels(run: Run, search: str) -> tuple[LabelIndex, PointMemory | None]:

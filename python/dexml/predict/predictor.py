@@ -13,8 +13,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from dexml.data import Csr, check_ids, label_matrix
-from dexml.index import EXACT_UP_TO, LabelIndex, PointMemory, save_memory
-from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
+from dexml.encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, LabelTable, torch_device
+from dexml.index import EXACT_UP_TO, LabelIndex
 from dexml.predict.arguments import (
     at_least_one,
     checked,
@@ -22,7 +22,8 @@ from dexml.predict.arguments import (
     label_mask,
 )
 from dexml.predict.labels import note, open_labels
-from dexml.rundir import Run
+from dexml.run.folder import Run
+from dexml.scorers import PointMemory, save_memory
 
 Search = Literal["auto", "exact", "hnsw"]
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -3,9 +3,6 @@
 python -m dexml.train DATA_DIR --out RUN [--config FILE.toml] [--FIELD VALUE ...]
 """
 
-import dexml.extras  # noqa: F401
-
-# isort: split
 from dexml.train.features import cached_features
 from dexml.train.run import train
 from dexml.train.settings import TrainSettings

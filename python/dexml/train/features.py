@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dexml import console, rundir
-from dexml.model import DualEncoder, Tokens
+from dexml import console
+from dexml.encoder import DualEncoder, Tokens
+from dexml.run import folder as rundir
 from dexml.train import processes
 from dexml.train.problem import Features, Model, Problem
 from dexml.train.settings import TrainSettings

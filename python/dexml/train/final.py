@@ -1,20 +1,21 @@
-"""The end of a training: the run directory's files, the test scores, the report."""
+"""The end of a training: the run folder's files and the test scores."""
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import console, data, rundir, runinfo
+from dexml import console, data
 from dexml.data import Csr
 from dexml.files import replacing
-from dexml.index import PointMemory, save_memory
 from dexml.metrics import Result
-from dexml.train import features, processes, report, selection
+from dexml.run import folder as rundir
+from dexml.run import info as runinfo
+from dexml.scorers import PointMemory, save_memory
+from dexml.train import features, processes, selection
 from dexml.train.problem import Model
 from dexml.train.selection import REPORTED
 from dexml.train.settings import TrainSettings
@@ -32,6 +33,28 @@ class Saved(NamedTuple):
     label_texts: list[str]
     y: Csr
     """Of all training points, (N, L)."""
+
+
+class Scored(NamedTuple):
+    """The test part and how the model ranks it; k labels a point."""
+
+    result: Result
+    part: data.Part
+    ids: NDArray[np.int32]
+    """Shape (n, k)."""
+    scores: NDArray[np.float32]
+    """Shape (n, k)."""
+
+
+class Finished(NamedTuple):
+    """A training that has ended, for whoever reports on it."""
+
+    settings: TrainSettings
+    label_texts: list[str]
+    y: Csr
+    """Of all training points, (N, L)."""
+    seconds: float
+    test: Scored | None = None
 
 
 def save(
@@ -89,12 +112,13 @@ def _unseen_bias(model: Model) -> float:
 
 def _changed(settings: TrainSettings) -> dict[str, Any]:
     """Settings that differ from their defaults, plain values."""
-    given, defaults = settings.model_dump(mode="json"), _defaults()
+    given, usual = settings.model_dump(mode="json"), defaults()
     hidden = {"data_dir", "out", "encoder", "resume", "overwrite", "quiet", "debug", "cache"}
-    return {k: v for k, v in given.items() if k not in hidden and defaults.get(k, None) != v}
+    return {k: v for k, v in given.items() if k not in hidden and usual.get(k, None) != v}
 
 
-def _defaults() -> dict[str, Any]:
+def defaults() -> dict[str, Any]:
+    """The default of each setting that has one."""
     fields = TrainSettings.model_fields.items()
     return {name: field.default for name, field in fields if not field.is_required()}
 
@@ -105,12 +129,11 @@ def score_test(
     weights: NDArray[np.float64],
     propensity: dict[str, float],
     seconds: float,
-) -> Result | None:
-    """Score the test part, and write the report; only here are the files of that part opened."""
+) -> Finished:
+    """Score the test part, if there is one; only here are its files opened."""
     part = _test_part(settings, len(saved.vectors))
     if part is None:
-        _report(settings, saved, seconds)
-        return None
+        return Finished(settings, saved.label_texts, saved.y, seconds)
     show, encoder = not settings.quiet, saved.model.encoder
     tokens = encoder.tokenize(part.texts, settings.point_tokens)
     if processes.size() == 1:
@@ -143,12 +166,12 @@ def score_test(
         found["without_memory"] = plain.metrics
         rows["without memory"] = plain.metrics
     rundir.write_json(settings.out / "metrics.json", found)
-    _report(settings, saved, seconds, result, part, ids, scores)
     if show:
         console.say(console.table(rows, REPORTED, {"test, percent": errors}))
         console.say(f"±: standard error, bootstrap over {over}")
-        console.say(f"report: {settings.out / report.FILE}")
-    return result
+    return Finished(
+        settings, saved.label_texts, saved.y, seconds, Scored(result, part, ids, scores)
+    )
 
 
 def _test_part(settings: TrainSettings, n_labels: int) -> data.Part | None:
@@ -162,37 +185,3 @@ def _test_part(settings: TrainSettings, n_labels: int) -> data.Part | None:
         console.say(f"note: no test scores (the test part of {settings.data_dir} has no positive)")
         return None
     return part
-
-
-def _report(
-    settings: TrainSettings,
-    saved: Saved,
-    seconds: float,
-    result: Result | None = None,
-    part: data.Part | None = None,
-    ids: NDArray[np.int32] | None = None,
-    scores: NDArray[np.float32] | None = None,
-) -> None:
-    predictions, log = None, settings.out / "log.jsonl"
-    more: dict[str, Any] = {}
-    if part is not None and result is not None and ids is not None:
-        predictions = report.Predictions("test", part.y, ids, part.texts, scores, part.exclude)
-        over = "groups of points" if part.groups else "points"
-        more = {
-            "result": result,
-            "intervals": result.intervals(part.groups, seed=settings.seed),
-            "resampled": f"{over}, 1,000 resamples, seed {settings.seed}",
-        }
-    report.write_report(
-        settings.out,
-        settings=settings.model_dump(mode="json"),
-        defaults=json.loads(json.dumps(_defaults(), default=str)),
-        log=report.read_log(log) if log.exists() else [],
-        train_counts=np.bincount(saved.y.indices, minlength=saved.y.shape[1]),
-        n_train=saved.y.shape[0],
-        label_texts=saved.label_texts,
-        versions={k: str(v) for k, v in rundir.read_json(settings.out / "versions.json").items()},
-        seconds=seconds,
-        predictions=predictions,
-        **more,
-    )

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dexml import console, rundir
+from dexml import console
+from dexml.run import folder as rundir
 from dexml.train import checkpoint, processes, selection, shortlist, stages
 from dexml.train.problem import Model, Problem
 from dexml.train.schedule import parse_stages, rate, shortlist_due

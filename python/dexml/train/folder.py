@@ -6,10 +6,13 @@ import hashlib
 import os
 import subprocess
 
-from dexml import data, rundir
-from dexml.model import DualEncoder
-from dexml.train import report
+from dexml import data
+from dexml.encoder import DualEncoder
+from dexml.run import folder as rundir
 from dexml.train.settings import SWITCHES, TrainSettings
+
+FINISHED = "finished"
+"""The last event of a log."""
 
 
 def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerprint: str) -> bool:
@@ -77,9 +80,17 @@ def _commit() -> dict[str, str]:
 
 
 def _is_finished(settings: TrainSettings) -> bool:
-    """Complete, scored and reported: a kill may have come between. The report is written last."""
-    names = ("run.json", report.FILE)
-    return all((settings.out / name).exists() for name in names)
+    """Complete, scored and reported: a kill may have come between."""
+    log = settings.out / "log.jsonl"
+    if not (settings.out / "run.json").exists() or not log.exists():
+        return False
+    lines = rundir.read_log(log)
+    return bool(lines) and lines[-1].get("event") == FINISHED
+
+
+def end_log(settings: TrainSettings) -> None:
+    """Note in ``log.jsonl`` that all is done: the last thing that a training does."""
+    rundir.log(settings.out, event=FINISHED)
 
 
 def begin_log(settings: TrainSettings) -> float:
@@ -94,7 +105,7 @@ def begin_log(settings: TrainSettings) -> float:
         if rest:
             rundir.write_bytes(path, whole + end)
         times: list[list[float]] = []
-        for line in report.read_log(path):
+        for line in rundir.read_log(path):
             if not times or line.get("event") == "started":
                 times.append([])
             times[-1].append(float(line["time"]))

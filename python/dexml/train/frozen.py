@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from dexml.encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, Tokens
 from dexml.files import replacing
-from dexml.model import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, Tokens
 from dexml.train import processes
 
 

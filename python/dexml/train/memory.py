@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from dexml.data import Csr
 from dexml.index import Found, exact_search
-from dexml.index.memory import PointMemory
 from dexml.metrics import Evaluator, Result, compare, seen_groups
+from dexml.scorers.memory import PointMemory
 
 PRIORS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 WEIGHTS = (0.1, 0.2, 0.4, 0.8)

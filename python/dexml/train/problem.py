@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dexml.data import Csr
-from dexml.model import DualEncoder, LabelTable, Tokens
+from dexml.encoder import DualEncoder, LabelTable, Tokens
 
 Features = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Of points (N, H) and of labels (L, H)."""

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dexml.model import torch_device
+from dexml.encoder import torch_device
 
 TIMEOUT = timedelta(minutes=30)
 """Of what all processes compute together. One that dies is noticed at once, one that hangs after

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dexml.model import LabelTable
+from dexml.encoder import LabelTable
 
 
 class RowAdamW:

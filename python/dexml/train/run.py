@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dexml import console, data, rundir
-from dexml.attention import check_packable
-from dexml.index import PointMemory
+from dexml import console, data
+from dexml.encoder import DualEncoder, LabelTable, upper_layers, with_bias_dimension
+from dexml.encoder.attention import check_packable
 from dexml.losses.shards import VIRTUAL_SHARDS
 from dexml.metrics import Result, inv_propensity, propensity_constants
-from dexml.model import DualEncoder, LabelTable, upper_layers, with_bias_dimension
+from dexml.run import folder as rundir
+from dexml.scorers import PointMemory
 from dexml.train import features, final, fit, memory, processes, track
-from dexml.train.folder import begin_log, encoder_fingerprint, fingerprint, open_folder
+from dexml.train.folder import begin_log, encoder_fingerprint, end_log, fingerprint, open_folder
 from dexml.train.problem import Model, Problem
 from dexml.train.schedule import parse_stages
 from dexml.train.settings import TrainSettings
@@ -34,10 +35,16 @@ _QUERIES = 1000
 """Points kept for measuring the recall of an index."""
 
 
-def train(settings: TrainSettings) -> Result | None:
-    """Train, save the run directory, and score the test part if the data set has one.
+def train(
+    settings: TrainSettings, conclude: Callable[[final.Finished], None] | None = None
+) -> Result | None:
+    """Train, save the run folder, and score the test part if the data set has one.
 
     Under torchrun, all processes call this; the first one writes, and scores the test part.
+
+    Args:
+        settings: The settings.
+        conclude: Called by the first process before the run counts as finished; writes a report.
 
     Returns:
         The test scores with values per point, or None without a test part.
@@ -60,12 +67,16 @@ def train(settings: TrainSettings) -> Result | None:
                     f"expected a divisor of {VIRTUAL_SHARDS}"
                 )
             processes.introduce(device)
-            return _train(settings, device)
+            return _train(settings, device, conclude)
         finally:
             processes.end()
 
 
-def _train(settings: TrainSettings, device: torch.device) -> Result | None:
+def _train(
+    settings: TrainSettings,
+    device: torch.device,
+    conclude: Callable[[final.Finished], None] | None,
+) -> Result | None:
     started = time.perf_counter()
     label_texts = data.load_label_texts(settings.data_dir)
     part = data.load_part(settings.data_dir, "trn", len(label_texts))
@@ -147,7 +158,11 @@ def _train(settings: TrainSettings, device: torch.device) -> Result | None:
     )
     final.save(settings, saved, selected, temperature)
     seconds = before + time.perf_counter() - started
-    return final.score_test(settings, saved, weights, propensity, seconds)
+    finished = final.score_test(settings, saved, weights, propensity, seconds)
+    if conclude is not None:
+        conclude(finished)
+    end_log(settings)
+    return None if finished.test is None else finished.test.result
 
 
 def _positives(part: data.Part) -> data.Csr:

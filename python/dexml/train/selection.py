@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dexml.data import Csr
-from dexml.index import Found, PointMemory, exact_search
+from dexml.encoder import DualEncoder, with_bias_dimension
+from dexml.index import Found, exact_search
 from dexml.metrics import Evaluator, Result
-from dexml.model import DualEncoder, with_bias_dimension
+from dexml.scorers import PointMemory
 from dexml.train import processes
 from dexml.train.problem import Features, Model, Problem
 from dexml.train.settings import TrainSettings

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import rundir
 from dexml.data import Csr
+from dexml.run import folder as rundir
 from dexml.train import processes, selection
 from dexml.train.problem import Features, Model, Problem
 from dexml.train.settings import TrainSettings

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dexml.model import (
+from dexml.encoder import (
     CPU_BATCH_TOKENS,
     GPU_BATCH_TOKENS,
     DualEncoder,

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dexml import losses
+from dexml.encoder import LabelTable
 from dexml.losses import Options, Shard
 from dexml.losses.shards import VIRTUAL_SHARDS, fold_sum
-from dexml.model import LabelTable
 from dexml.train import processes
 from dexml.train.candidates import Candidates, Pairs, Sampler
 from dexml.train.problem import Model

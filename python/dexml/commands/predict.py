@@ -1,0 +1,271 @@
+"""The command: python -m dexml.predict RUN [TEXTS.txt or -] [-k 10] [--out FILE]."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+from scipy.sparse import csr_array
+from tqdm import tqdm
+
+from dexml import config, console, data
+from dexml.commands.inputs import count_lines, open_texts, read_group, stdin_texts
+from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
+from dexml.commands.show import as_json, as_table, csr_parts
+from dexml.config import Settings
+from dexml.data import Csr
+from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
+from dexml.predict import Prediction, Predictor
+
+BLOCK = 4096
+"""Texts encoded and searched at a time: memory does not grow with the input."""
+ROWS = "rows.jsonl"
+
+
+class PredictSettings(Settings):
+    """Ask a run for the labels of texts; without TEXTS: the test points of its data set."""
+
+    run: CliPositionalArg[Path] = Field(description="run directory of dexml.train")
+    texts: CliPositionalArg[str] = Field(
+        "", description="a file with a text a line (also .gz, .zst); - for stdin"
+    )
+    k: int = Field(10, ge=1, description="labels a text")
+    out: Path | None = Field(None, description="write .npz (CSR scores) or .jsonl, not a table")
+    jsonl: bool = Field(False, description="print JSON lines, not a table")
+    resume: bool = Field(False, description="go on with the unfinished --out of a stopped run")
+    only: Path | None = Field(
+        None, description="choose from these labels: a file with a text or id a line"
+    )
+    without: Path | None = Field(None, description="leave these labels out: a file, as --only")
+    data: Path | None = Field(None, description="data set, if it moved since the training")
+    search: Literal["auto", "exact", "hnsw"] = Field(
+        "auto", description="auto: exact up to 50,000 labels (131,072 for test points)"
+    )
+    device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the encoder")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the transformer; auto: bfloat16 on CUDA, else float32"
+    )
+    block: int | None = Field(
+        None, ge=1, description="texts answered at a time: 4096, or 1 typed at a terminal"
+    )
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: texts, and the labels that may answer."""
+
+    texts: Iterator[str]
+    total: int | None
+    exclude: Csr | None
+    only: NDArray[np.bool_] | None
+    n_labels: int
+    k: int
+    block: int
+
+
+def main(argv: list[str]) -> None:
+    """Run ``python -m dexml.predict``."""
+    settings = config.parse(PredictSettings, argv, "python -m dexml.predict")
+    _check(settings)
+    # Test points are asked once, and their scores are compared: there exact search is worth more.
+    exact_up_to = EXACT_UP_TO if settings.texts else EXACT_TEST_UP_TO
+    predictor = Predictor.open(
+        settings.run,
+        search=settings.search,
+        device=settings.device,
+        threads=settings.threads,
+        precision=settings.precision,
+        exact_up_to=exact_up_to,
+    )
+    if not settings.quiet:
+        console.say(f"search: {predictor.search_note(settings.k)}")
+    with ExitStack() as stack:
+        question = _question(settings, predictor, stack)
+        if settings.out is None:
+            _print(settings, predictor, question)
+        else:
+            _write(settings, settings.out, predictor, question)
+
+
+def _check(settings: PredictSettings) -> None:
+    out = settings.out
+    if out is not None and out.suffix not in (".npz", ".jsonl"):
+        console.usage_error(f"--out {out}: the name must end in .npz or .jsonl")
+    if out is not None and settings.jsonl:
+        console.usage_error("--jsonl is for stdout; name the file of --out .jsonl")
+    if settings.resume and out is None:
+        console.usage_error("--resume needs --out: what is printed cannot be gone on with")
+    if settings.texts not in ("", "-"):
+        path = Path(settings.texts)
+        if not path.exists() or path.is_dir():
+            raise FileNotFoundError(f"{path}: no such file; a text a line, or - for stdin")
+    if out is not None and not out.parent.is_dir():
+        raise FileNotFoundError(f"{out}: the folder {out.parent} is not there")
+
+
+def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack) -> Question:
+    only = _group(settings, predictor)
+    texts: Iterator[str]
+    total, exclude, n_labels, block = None, None, predictor.n_labels, BLOCK
+    if settings.texts == "-":
+        # A person who types wants an answer to each line.
+        block = 1 if sys.stdin.isatty() else BLOCK
+        texts = stdin_texts(sys.stdin.buffer)
+    elif settings.texts:
+        path = Path(settings.texts)
+        total = None if settings.quiet else count_lines(path)
+        texts = stack.enter_context(open_texts(path))
+    else:
+        part = _test_part(settings, predictor)
+        texts, total, exclude = iter(part.texts), len(part.texts), part.exclude
+        if (trained := predictor.run.info["n_labels"]) < n_labels:
+            # The truth knows no label added since: the answer takes its shape.
+            console.say(f"labels added since the training are left out: {n_labels - trained}")
+            only = np.ones(n_labels, np.bool_) if only is None else only
+            only[trained:] = False
+            if exclude is not None:
+                shape = (exclude.shape[0], n_labels)
+                exclude = csr_array((exclude.data, exclude.indices, exclude.indptr), shape=shape)
+            n_labels = trained
+    k = min(settings.k, max(1, predictor.n_labels))  # there are no more to rank
+    return Question(texts, total, exclude, only, n_labels, k, settings.block or block)
+
+
+def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
+    """The test points of the run's data set."""
+    folder = settings.data or predictor.run.data_dir()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: the data set is not there; name it with --data")
+    try:
+        return data.load_part(folder, "tst", predictor.run.info["n_labels"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; give a file of texts, or - for stdin") from None
+
+
+def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_] | None:
+    """The labels that may answer, as a mask; None: all."""
+    mask = None
+    if settings.only is not None:
+        mask = read_group(settings.only, predictor.label_texts, predictor.index.alive)
+    if settings.without is not None:
+        rest = ~read_group(settings.without, predictor.label_texts, predictor.index.alive)
+        mask = rest if mask is None else mask & rest
+    return mask
+
+
+def _answers(
+    predictor: Predictor, question: Question, start: int, told: Callable[[int], object]
+) -> Iterator[tuple[list[str], Prediction]]:
+    """Blocks of texts from row `start` on, with their answers."""
+    while texts := list(islice(question.texts, question.block)):
+        pairs = None
+        if question.exclude is not None:
+            pairs = question.exclude[start : start + len(texts)]
+        yield (
+            texts,
+            predictor.predict(texts, question.k, exclude=pairs, only=question.only, told=told),
+        )
+        start += len(texts)
+
+
+def _print(settings: PredictSettings, predictor: Predictor, question: Question) -> None:
+    """Answer on stdout."""
+    on_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if on_terminal else None
+    with _bar(settings, question, 0, hidden=on_terminal or settings.texts == "-") as bar:
+        for texts, (ids, scores) in _answers(predictor, question, 0, bar.update):
+            if settings.jsonl:
+                shown = as_json(texts, ids, scores, predictor.label_texts)
+            else:
+                shown = as_table(texts, ids, scores, predictor.label_texts, width)
+            print(shown, end="", flush=True)
+
+
+def _write(settings: PredictSettings, out: Path, predictor: Predictor, question: Question) -> None:
+    """Answer into a file; what a stopped run leaves can be gone on with."""
+    is_npz = out.suffix == ".npz"
+    asked = _asked(settings, predictor, question)
+    partial = Partial(out, asked, NPZ_FILES if is_npz else (ROWS,), resume=settings.resume)
+    if not settings.quiet:
+        if partial.replaced:
+            console.say(f"{partial.folder}: an unfinished output, begun anew (no --resume)")
+        elif settings.resume:
+            console.say(f"{partial.rows} texts are answered already")
+    label_texts = predictor.label_texts
+    try:
+        with partial, _bar(settings, question, partial.rows) as bar:
+            partial.skip(question.texts)
+            blocks = _answers(predictor, question, partial.rows, bar.update)
+            for texts, (ids, scores) in blocks:
+                if is_npz:
+                    base = partial.size(NPZ_FILES[1]) // 4 if partial.rows else None
+                    parts = npz_parts(*csr_parts(ids, scores), base)
+                else:
+                    lines = as_json(texts, ids, scores, label_texts)
+                    parts = {ROWS: lines.encode("utf-8")}
+                partial.append(texts, parts)
+            partial.close()
+            if is_npz:
+                finish_npz(out, partial.folder, question.n_labels)
+            else:
+                os.replace(partial.folder / ROWS, out)
+            partial.remove()
+    except BaseException:
+        if partial.rows and not settings.quiet:
+            console.say(f"{partial.rows} texts are answered and kept; --resume goes on from there")
+        raise
+    if not settings.quiet:
+        console.say(f"{partial.rows} texts, {question.k} labels each: {out}")
+
+
+def _asked(settings: PredictSettings, predictor: Predictor, question: Question) -> dict[str, Any]:
+    """All that the answers depend on, beside the texts."""
+    sealed = {
+        name: settings.run / name / "manifest.json" for name in ("index", "memory")
+    }  # each holds the hashes of all files beside it
+    pairs = None if question.exclude is None else csr_array(question.exclude)
+    return {
+        "run": predictor.run.fingerprint(),
+        "search": predictor.search_note(settings.k),
+        **{name: _digest(p.read_bytes()) if p.is_file() else None for name, p in sealed.items()},
+        "k": settings.k,
+        "labels": None if question.only is None else _digest(question.only.tobytes()),
+        "filter pairs": None
+        if pairs is None
+        else _digest(pairs.indptr.astype("<i8").tobytes() + pairs.indices.astype("<i4").tobytes()),
+        "device": predictor.encoder.device.type,
+        "precision": predictor.precision,
+        "block": question.block,
+    }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _bar(settings: PredictSettings, question: Question, start: int, *, hidden: bool = False) -> Any:
+    return tqdm(
+        total=question.total,
+        initial=start,
+        desc="predict",
+        unit="text",
+        delay=2,
+        disable=settings.quiet or hidden,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main))

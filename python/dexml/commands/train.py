@@ -1,0 +1,72 @@
+"""The command: python -m dexml.train DATA_DIR --out RUN [--config FILE] [--FIELD VALUE ...]."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.resources import files
+
+from dexml import config, console
+from dexml.plan import as_text
+from dexml.plan.forecast import forecast
+from dexml.report.of_training import report_training
+from dexml.train import TrainSettings, train
+
+PLAN = ("--plan", "--plan-json")
+RECIPE = "recipe:"
+
+
+def main(argv: list[str]) -> None:
+    """Run ``python -m dexml.train``."""
+    argv = with_recipe(argv)
+    if not {*PLAN}.isdisjoint(argv) and not any(word.split("=")[0] == "--out" for word in argv):
+        argv = [*argv, "--out", os.devnull]  # a plan writes nothing there
+    settings = config.parse(TrainSettings, argv, "python -m dexml.train")
+    if settings.plan or settings.plan_json:
+        _say_plan(settings)
+        return
+    if settings.resume and settings.overwrite:
+        console.usage_error("--resume and --overwrite exclude each other")
+    train(settings, report_training)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{settings.out}: next, python -m dexml.index {settings.out}")
+
+
+def _say_plan(settings: TrainSettings) -> None:
+    """Print what the training would cost; under torchrun, the first process does."""
+    for switch in ("resume", "overwrite"):
+        if getattr(settings, switch):
+            console.usage_error(f"--plan trains nothing and needs no run; leave --{switch} out")
+    if os.environ.get("RANK", "0") == "0":
+        found = forecast(settings)
+        print(json.dumps(found.as_json(), indent=2) if settings.plan_json else as_text(found))
+
+
+def recipes() -> dict[str, str]:
+    """Paths of the packaged configurations, by name."""
+    folder = files("dexml.train") / "recipes"
+    found = [path for path in folder.iterdir() if path.name.endswith(".toml")]
+    return dict(sorted((path.name.removesuffix(".toml"), str(path)) for path in found))
+
+
+def with_recipe(argv: list[str]) -> list[str]:
+    """Put the file of a packaged configuration in the place of ``recipe:NAME``."""
+    out = []
+    for word in argv:
+        prefix = "--config=" if word.startswith("--config=") else ""
+        name = word.removeprefix(prefix)
+        if name.startswith(RECIPE):
+            known = recipes()
+            asked = name.removeprefix(RECIPE)
+            if asked not in known:
+                console.usage_error(
+                    f"no recipe '{asked}' (there are {', '.join(known)})"
+                    + console.did_you_mean(asked, list(known))
+                )
+            word = prefix + known[asked]
+        out.append(word)
+    return out
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(main))

@@ -1,0 +1,134 @@
+"""The model card of an encoder folder: ``README.md`` with the front matter that the hub reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+KNOWN = (
+    *("name", "base_model", "dataset", "language", "license", "settings", "metrics", "label_table"),
+    *("dim", "max_tokens", "pooling", "normalize", "heads"),
+)
+_HEADS = {
+    "none": "no head",
+    "shared": "a linear head shared by points and labels",
+    "two": "a linear head for points and another for labels",
+}
+
+
+def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write ``README.md`` into an encoder folder.
+
+    Args:
+        folder: Of `dexml.encoder.DualEncoder.save`.
+        facts: What there is to say, each optional: ``name`` (title), ``base_model`` (hub name or
+            folder), ``dataset`` (its name), ``language`` (code), ``license`` (identifier of the
+            hub), ``settings`` and ``metrics`` (mappings; metrics as fractions on the test part),
+            ``label_table`` (True if scores need the bias and residuals of a run), and what
+            `save` knows itself: ``dim``, ``max_tokens``, ``pooling``, ``normalize``, ``heads``.
+
+    Raises:
+        ValueError: A fact is not known.
+    """
+    for name in facts:
+        if name not in KNOWN:
+            raise ValueError(f"write_card: unknown fact {name}; known are {', '.join(KNOWN)}")
+    text = f"---\n{_front_matter(facts)}\n---\n\n{_body(facts)}"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _front_matter(facts: Mapping[str, Any]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base, dataset = facts.get("base_model"), facts.get("dataset")
+    results = [
+        EvalResult(
+            task_type="feature-extraction",
+            task_name="Extreme multi-label classification",
+            dataset_type=re.sub(r"[^\w.-]+", "-", str(dataset)) if dataset else "unknown",
+            dataset_name=str(dataset or "unknown"),
+            dataset_split="test",
+            metric_type=re.sub(r"\W+", "_", name).lower(),
+            metric_name=name,
+            metric_value=float(value),
+        )
+        for name, value in (facts.get("metrics") or {}).items()
+    ]
+    data = ModelCardData(
+        # The hub takes names of models only, not folders.
+        base_model=base if base and re.fullmatch(r"[\w.-]+/[\w.-]+", str(base)) else None,
+        language=facts.get("language"),
+        license=facts.get("license"),
+        library_name="sentence-transformers",
+        pipeline_tag="feature-extraction",
+        tags=["sentence-transformers", "dexml", "extreme-multi-label-classification"],
+        model_name=_title(facts),
+        eval_results=results or None,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _body(facts: Mapping[str, Any]) -> str:
+    two, unit = facts.get("heads") == "two", facts.get("normalize", True)
+    parts = [f"# {_title(facts)}", _summary(facts)]
+    if facts.get("label_table"):
+        parts.append(
+            "Its run also learned a bias and a residual vector for each label it saw. They are not "
+            "in this folder: label vectors made from text alone are those of a label never seen."
+        )
+    parts.append("## Use\n\nWith sentence-transformers:")
+    calls = ["model.encode(texts)"]
+    if two:
+        calls = ["model.encode_query(texts)  # points", "model.encode_document(texts)  # labels"]
+    parts.append(_code("sentence_transformers", "SentenceTransformer", "(FOLDER)", calls))
+    parts.append("With dexml, which runs the same weights without padding:")
+    calls = ["model.encode(texts)", 'model.encode(texts, side="label")'][: 1 + two]
+    parts.append(_code("dexml.encoder", "DualEncoder", ".load(FOLDER).eval()", calls))
+    parts.append(
+        "The score of a point and a label is the dot product of their vectors, which "
+        + ("have unit length." if unit else "are not normalised.")
+    )
+    if facts.get("metrics"):
+        rows = [f"| {name} | {100 * v:.2f} |" for name, v in facts["metrics"].items()]
+        head = ["## Test scores\n", "| metric | percent |", "|---|---|"]
+        parts.append("\n".join([*head, *rows]))
+    if facts.get("settings"):
+        content = json.dumps(dict(facts["settings"]), indent=2, default=str)
+        parts.append(f"## Settings\n\n```json\n{content}\n```")
+    base = (
+        f"the base model (`{facts['base_model']}`)" if facts.get("base_model") else "a base model"
+    )
+    parts.append(
+        f"## Licence\n\nThe weights derive from {base} and from the texts they were trained on: "
+        "the terms of both apply."
+        + (f" Given licence: {facts['license']}." if facts.get("license") else "")
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    base, dataset = facts.get("base_model"), facts.get("dataset")
+    text = "A text encoder for points and labels of extreme multi-label classification"
+    text += f", from `{base}`" * bool(base) + f", trained on {dataset}" * bool(dataset)
+    details = []
+    if "dim" in facts:
+        details.append(f"{facts['dim']} dimensions")
+    if "max_tokens" in facts:
+        details.append(f"texts up to {facts['max_tokens']} tokens")
+    if "pooling" in facts:
+        details.append(f"{facts['pooling']} pooling")
+    if "heads" in facts:
+        details.append(_HEADS[facts["heads"]])
+    return f"{text} with dexml." + f" {', '.join(details)}.".capitalize() * bool(details)
+
+
+def _code(module: str, name: str, opened: str, calls: list[str]) -> str:
+    lines = [f"from {module} import {name}", "", f"model = {name}{opened}", *calls]
+    return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _title(facts: Mapping[str, Any]) -> str:
+    return " ".join(str(facts.get("name") or "dexml encoder").split())

@@ -1,0 +1,268 @@
+"""The modules of an encoder folder beside its transformer, as sentence-transformers keeps them.
+
+A folder lists its modules in ``modules.json``. Ours are Transformer, Pooling, then Normalize if
+the recipe normalises, then the head if there is one: Dense, or Router with one Dense for
+points (route ``query``) and one for labels (``document``), and then Normalize once more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+PoolingMode = Literal["mean", "cls"]
+HeadKind = Literal["none", "shared", "two"]
+HEADS: tuple[HeadKind, ...] = ("none", "shared", "two")
+"""Position = number of head matrices."""
+IDENTITY = "torch.nn.modules.linear.Identity"
+PREFIX = "sentence_transformers.models"
+"""Module paths as every version of sentence-transformers reads them, 6 included."""
+
+
+@dataclass(frozen=True)
+class Modules:
+    """What a folder says beside the transformer."""
+
+    transformer: str = ""
+    """Folder of the transformer inside the folder."""
+    pooling: PoolingMode = "mean"
+    normalize: bool = True
+    head: HeadKind = "shared"
+    weights: tuple[Tensor, ...] = ()
+    """Head matrices (D, H), points before labels; none of a shared head is the identity."""
+    max_tokens: int | None = None
+    lowercase: bool = False
+    prompts: bool = False
+    """Texts are meant to be prefixed, which is not done here."""
+
+
+def read_modules(folder: Path) -> Modules | None:
+    """Read the modules of a sentence-transformers folder; None of a plain one.
+
+    Raises:
+        ValueError: Modules that `dexml.encoder.DualEncoder` cannot represent, or a damaged file.
+    """
+    if not (folder / "modules.json").exists():
+        return None
+    try:
+        listed = [(str(m["path"]), str(m["type"])) for m in _read_json(folder / "modules.json")]
+    except (KeyError, TypeError):
+        raise ValueError(f"{folder / 'modules.json'}: damaged (no list of modules)") from None
+    kinds = [kind.rsplit(".", 1)[-1] for _, kind in listed]
+    for path, _ in listed:
+        _inside(folder, path)
+    behind = ["Head" if kind in ("Dense", "Router") else kind for kind in kinds[2:]]
+    unit = {(): False, ("Normalize",): True, ("Head",): False, ("Head", "Normalize"): True}
+    unit[("Normalize", "Head", "Normalize")] = True  # A(z/|z|) and Az have one direction
+    if kinds[:2] != ["Transformer", "Pooling"] or tuple(behind) not in unit:
+        raise ValueError(
+            f"{folder}: modules {', '.join(kinds)} cannot be represented; expected Transformer, "
+            "Pooling, then nothing, Normalize, Dense, or Normalize, Dense, Normalize (Router with "
+            "a query and a document Dense may stand for Dense)"
+        )
+    weights: tuple[Tensor, ...] = ()
+    if "Head" in behind:
+        at = 2 + behind.index("Head")
+        read = _dense_weight if kinds[at] == "Dense" else _routed_weights
+        weights = read(folder / listed[at][0])
+    settings = _transformer_settings(folder / listed[0][0])
+    return Modules(
+        transformer=listed[0][0],
+        pooling=_pooling(folder / listed[1][0]),
+        normalize=unit[tuple(behind)],
+        head=HEADS[len(weights)],
+        weights=weights,
+        max_tokens=settings.get("max_seq_length"),
+        lowercase=bool(settings.get("do_lower_case", False)),
+        prompts=_has_prompts(folder / "config_sentence_transformers.json"),
+    )
+
+
+def write_modules(
+    folder: Path,
+    weights: Sequence[Tensor],
+    *,
+    width: int,
+    pooling: PoolingMode,
+    normalize: bool,
+    max_tokens: int,
+) -> None:
+    """Write what `read_modules` and sentence-transformers read, beside the transformer.
+
+    Args:
+        folder: Exists, and holds the transformer.
+        weights: Head matrices (D, H): none, one for both sides, or points before labels.
+        width: H, the width of the transformer.
+        pooling: Pooling of the token states.
+        normalize: Features and embeddings have unit length.
+        max_tokens: Tokens of a text at most.
+    """
+    kinds = ["Transformer", "Pooling"] + ["Normalize"] * normalize
+    if weights:
+        kinds += [("Dense", "Router")[len(weights) - 1]] + ["Normalize"] * normalize
+    paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds) if i)]
+    for path, kind in zip(paths[1:], kinds[1:], strict=True):
+        (folder / path).mkdir(exist_ok=True)
+        if kind == "Dense":
+            _write_dense(folder / path, weights[0])
+        elif kind == "Router":
+            _write_router(folder / path, weights)
+        elif kind == "Pooling":
+            _write_json(
+                folder / path / "config.json",
+                {
+                    "word_embedding_dimension": width,
+                    "pooling_mode_cls_token": pooling == "cls",
+                    "pooling_mode_mean_tokens": pooling == "mean",
+                    "pooling_mode_max_tokens": False,
+                },
+            )
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{PREFIX}.{kind}"}
+        for i, (path, kind) in enumerate(zip(paths, kinds, strict=True))
+    ]
+    _write_json(folder / "modules.json", listed)
+    lengths = {"max_seq_length": max_tokens, "do_lower_case": False}
+    _write_json(folder / "sentence_bert_config.json", lengths)
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": {"pytorch": version("torch"), "transformers": version("transformers")},
+            "model_type": "SentenceTransformer",
+            "prompts": {"query": "", "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "dot",
+        },
+    )
+
+
+def _write_dense(folder: Path, weight: Tensor) -> None:
+    save_file({"linear.weight": weight.detach().cpu().contiguous()}, folder / "model.safetensors")
+    _write_json(
+        folder / "config.json",
+        {
+            "in_features": weight.shape[1],
+            "out_features": weight.shape[0],
+            "bias": False,
+            "activation_function": IDENTITY,
+        },
+    )
+
+
+def _write_router(folder: Path, weights: Sequence[Tensor]) -> None:
+    names = {"query": "query_0_Dense", "document": "document_0_Dense"}
+    for name, weight in zip(names.values(), weights, strict=True):
+        (folder / name).mkdir(exist_ok=True)
+        _write_dense(folder / name, weight)
+    _write_json(
+        folder / "router_config.json",
+        {
+            "types": dict.fromkeys(names.values(), f"{PREFIX}.Dense"),
+            "structure": {route: [name] for route, name in names.items()},
+            "parameters": {"default_route": "query", "allow_empty_key": True},
+        },
+    )
+
+
+def _pooling(folder: Path) -> PoolingMode:
+    settings = _read_json(folder / "config.json")
+    modes = settings.get("pooling_mode") or [
+        key.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
+        for key, on in settings.items()
+        if key.startswith("pooling_mode_") and on
+    ]
+    modes = [modes] if isinstance(modes, str) else modes or ["mean"]
+    if modes == ["mean"]:
+        return "mean"
+    if modes == ["cls"]:
+        return "cls"
+    raise ValueError(f"{folder}: pooling {'+'.join(modes)} is not known here; expected mean or cls")
+
+
+def _dense_weight(folder: Path) -> tuple[Tensor]:
+    """Weight (D, H) of a Dense module; one that does more than a linear map is refused."""
+    settings = _read_json(folder / "config.json")
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise ValueError(f"{folder}: no model.safetensors (weights in pickle files are not read)")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged weights ({error})") from None
+    activation = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if (
+        weights.keys() != {"linear.weight"}
+        or not activation.endswith(".Identity")
+        or settings.get("use_residual")
+        or settings.get("module_input_name", "sentence_embedding") != "sentence_embedding"
+    ):
+        raise ValueError(
+            f"{folder}: more than a linear map (a bias, a residual or an activation, {activation}) "
+            "cannot be represented"
+        )
+    return (weights["linear.weight"].float(),)
+
+
+def _routed_weights(folder: Path) -> tuple[Tensor, ...]:
+    """Weights of the routes ``query`` and ``document``, a Dense each."""
+    settings = _read_json(folder / "router_config.json")
+    routes, types = settings.get("structure", {}), settings.get("types", {})
+    chosen = [routes.get(name, []) for name in ("query", "document")]
+    kinds = [types.get(module, "").rsplit(".", 1)[-1] for route in chosen for module in route]
+    if (
+        routes.keys() != {"query", "document"}
+        or kinds != ["Dense", "Dense"]
+        or settings.get("parameters", {}).get("route_mappings")
+        or settings.get("parameters", {}).get("default_route") not in (None, "query", "document")
+    ):
+        raise ValueError(
+            f"{folder}: a router of {routes} cannot be represented; expected the routes query and "
+            "document with a Dense each"
+        )
+    for (name,) in chosen:
+        _inside(folder, name)
+    if chosen[0] == chosen[1]:
+        return _dense_weight(folder / chosen[0][0])
+    return _dense_weight(folder / chosen[0][0]) + _dense_weight(folder / chosen[1][0])
+
+
+def _transformer_settings(folder: Path) -> dict[str, Any]:
+    """Contents of ``sentence_bert_config.json``, which older folders name after their model."""
+    paths = [folder / "sentence_bert_config.json", *sorted(folder.glob("sentence_*_config.json"))]
+    for path in paths:
+        if path.exists():
+            settings: dict[str, Any] = _read_json(path)
+            task = settings.get("transformer_task", "feature-extraction")
+            if task != "feature-extraction":
+                raise ValueError(f"{path}: a transformer for {task} cannot be represented")
+            return settings
+    return {}
+
+
+def _has_prompts(path: Path) -> bool:
+    return path.exists() and any((_read_json(path).get("prompts") or {}).values())
+
+
+def _inside(folder: Path, path: str) -> None:
+    parts = PurePosixPath(path.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ValueError(f"{folder}: its module path {path} leads out of the folder")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from None
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

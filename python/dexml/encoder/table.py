@@ -1,0 +1,132 @@
+"""What is known of single labels beyond their text: the label table.
+
+Shapes: L labels, B labels of a batch, N points, H dimensions of features, D of embeddings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+if TYPE_CHECKING:
+    from dexml.encoder import DualEncoder
+
+BLOCK = 65_536
+"""Labels handled at a time, so that work in passing stays small beside the table."""
+
+
+class LabelTable(nn.Module):
+    """What is known of single labels beyond their text: a residual vector and a bias each.
+
+    Label vector = normalise(A z + r) with the text features z, the label head A and the residual
+    r; an encoder that does not normalise gives A z + r. A label that training never saw keeps the
+    residual 0, so its text alone speaks, and is served with the bias of a rare label.
+    """
+
+    counts: Tensor
+
+    def __init__(self, counts: Tensor, dim: int) -> None:
+        """Start at 0. `counts`: training points of each label, shape (L,), int64; `dim`: D."""
+        super().__init__()
+        self.residual = nn.Parameter(torch.zeros(len(counts), dim))
+        self.bias = nn.Parameter(torch.zeros(len(counts)))
+        self.register_buffer("counts", counts, persistent=False)
+        # The hook holds the mask alone: if it held the table, that would be a cycle, and tables
+        # made for a single step would pile up until Python looks for cycles. And it works on when
+        # the table is gone before its gradient comes.
+        unseen = counts == 0
+
+        def keep_unseen(residual: Tensor) -> None:
+            """Residuals of unseen labels get no gradient; in place, as the table may be large."""
+            nonlocal unseen
+            if residual.grad is not None and not residual.grad.is_sparse:
+                unseen = unseen.to(residual.grad.device)
+                residual.grad[unseen] = 0
+
+        self.residual.register_post_accumulate_grad_hook(keep_unseen)
+
+    def start_at_centroids(
+        self, features: NDArray[np.float32], y: Any, shrink: float, *, unit: bool = True
+    ) -> None:
+        """Start residuals at n/(n + shrink) of the centroid of each label's points.
+
+        Args:
+            features: Vectors of the points, shape (N, D): their features, or their embeddings
+                where the head is not the identity.
+            y: Their labels, scipy CSR (N, L).
+            shrink: Points at which the centroid counts half; few points say little.
+            unit: Take the centroid at length 1; False (the mean itself) for an encoder that does
+                not normalise.
+
+        Raises:
+            ValueError: `features` or `y` has another shape.
+        """
+        n_labels, dim = self.residual.shape
+        if features.shape[1] != dim or y.shape != (len(features), n_labels):
+            raise ValueError(
+                f"start_at_centroids: features {features.shape} and y {y.shape} do not fit a table "
+                f"of {n_labels} labels and {dim} dimensions"
+            )
+        by_label = (y > 0).astype(np.float32).T.tocsr()
+        for start in range(0, n_labels, BLOCK):
+            rows = slice(start, start + BLOCK)
+            sums = torch.from_numpy(by_label[rows] @ features).to(self.residual.device)
+            counts = self.counts[rows].unsqueeze(1)
+            centroids = normalize(sums, dim=1) if unit else sums / counts.clamp(min=1)
+            with torch.no_grad():
+                self.residual[rows] = centroids * (counts / (counts + shrink))
+
+    def forward(self, encoder: DualEncoder, features: Tensor, rows: Any = slice(None)) -> Tensor:
+        """Label vectors (B, D) of the labels `rows`, whose text features (B, H) are given."""
+        vectors = encoder.project(features, "label") + self.residual[rows]
+        return normalize(vectors, dim=1) if encoder.normalize else vectors
+
+    def served_bias(self, prior: float) -> Tensor:
+        """The bias (L,) to search with: the trained one + prior x log(1 + count).
+
+        Unseen labels take the mean of the rarest seen ones in place of their own, which training
+        has only ever pushed down.
+        """
+        bias = self.bias.detach()
+        seen = self.counts > 0
+        if bool(seen.any()):
+            rarest = self.counts == self.counts[seen].min()
+            bias = torch.where(seen, bias, bias[rarest].mean())
+        return bias + prior * torch.log1p(self.counts)
+
+    @torch.inference_mode()
+    def vectors(
+        self,
+        encoder: DualEncoder,
+        features: NDArray[np.float32],
+        temperature: float,
+        prior: float = 0.0,
+        *,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Search vectors (L, D + 1): the last dimension is temperature x bias, a point's is 1.
+
+        Args:
+            encoder: Gives the label head.
+            features: Text features of all labels, shape (L, H).
+            temperature: That of the loss.
+            prior: See `served_bias`.
+            out: Where to write them, for instance a memory-mapped file; default a new array.
+        """
+        out = np.empty((len(features), encoder.dim + 1), np.float32) if out is None else out
+        for start in range(0, len(features), BLOCK):
+            block = torch.from_numpy(features[start : start + BLOCK]).to(encoder.device)
+            rows = slice(start, start + len(block))
+            out[rows, :-1] = self(encoder, block, rows).cpu().numpy()
+        out[:, -1] = temperature * self.served_bias(prior).cpu().numpy()
+        return out
+
+
+def with_bias_dimension(point_emb: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Append the constant 1 that meets the bias of a label: (N, D) -> (N, D + 1)."""
+    return np.concatenate([point_emb, np.ones((len(point_emb), 1), np.float32)], axis=1)

@@ -1,0 +1,265 @@
+"""Token ids of many texts: made once, kept ragged, cut into batches that need no padding.
+
+Shapes: B texts of a batch, T tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dexml import console
+from dexml.files import replacing
+from dexml.text.tokenizing import token_ids
+
+if TYPE_CHECKING:  # tokens are counted and cached where torch is not installed, too
+    import torch
+    from torch import Tensor
+
+SELECT_BLOCK = HASH_BLOCK = 65_536
+"""Texts handled at a time, so that work in passing stays small beside the tokens."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of many texts, one after the other; text i: ``ids[offsets[i]:offsets[i + 1]]``.
+
+    `ids` are uint16 where the vocabulary allows, else int32; `offsets` are int64. Both may be
+    memory-mapped.
+    """
+
+    ids: NDArray[np.uint16] | NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    resident: Tensor | None = field(default=None, repr=False, compare=False)
+    """The ids on the device that `to` was called with (uint16 as the int16 of the same bits)."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of tokens of each text, shape (N,)."""
+        return np.diff(self.offsets)
+
+    def batches(self, max_tokens: int, rows: NDArray[np.int64] | None = None) -> list[NDArray[Any]]:
+        """Cut texts into batches of **one exact length** each: no padding, no mask.
+
+        Args:
+            max_tokens: Tokens a batch, at least one text.
+            rows: The texts wanted; default all.
+
+        Returns:
+            Row numbers of each batch, longest texts first; a function of the arguments alone.
+        """
+        rows = np.arange(len(self)) if rows is None else rows
+        lengths = (self.offsets[1:] - self.offsets[:-1])[rows]
+        order = np.argsort(-lengths, kind="stable")
+        cuts = np.flatnonzero(np.diff(lengths[order])) + 1
+        out = []
+        for run in np.split(order, cuts):
+            size = max(1, max_tokens // max(1, int(lengths[run[0]]))) if len(run) else 1
+            out += [rows[run[start : start + size]] for start in range(0, len(run), size)]
+        return out
+
+    def padding_ratio(self, batches: Sequence[NDArray[Any]]) -> float:
+        """Tokens computed for each token of the texts, were each batch padded to its longest.
+
+        1.0 for what `batches` gives; batches of mixed lengths have more.
+        """
+        lengths = self.lengths
+        computed = sum(len(batch) * int(lengths[batch].max()) for batch in batches if len(batch))
+        real = sum(int(lengths[batch].sum()) for batch in batches)
+        return computed / real if real else 1.0
+
+    def select(self, rows: NDArray[np.int64]) -> Tokens:
+        """The texts `rows`, in that order, in memory."""
+        rows = np.asarray(rows, np.int64)
+        lengths = (self.offsets[1:] - self.offsets[:-1])[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ids = np.empty(offsets[-1], self.ids.dtype)
+        for start in range(0, len(rows), SELECT_BLOCK):  # places take 8 bytes a token
+            block = slice(start, start + SELECT_BLOCK)
+            first, last = offsets[start], offsets[min(start + SELECT_BLOCK, len(rows))]
+            shift = np.repeat(self.offsets[rows[block]] - offsets[:-1][block], lengths[block])
+            ids[first:last] = self.ids[np.arange(first, last) + shift]
+        return Tokens(ids, offsets)
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """The same texts with their ids resident on `device`, where `tensor` then finds them.
+
+        The ids travel once, at 2 or 4 bytes a token; on a CPU nothing is copied.
+        """
+        import torch
+
+        return Tokens(self.ids, self.offsets, _moved(_signed(self.ids), torch.device(device)))
+
+    def tensor(self, rows: NDArray[Any] | Sequence[int], device: torch.device) -> Tensor:
+        """Token ids, int64 (B, T), of texts that have one length.
+
+        From ids resident on `device`, only the B places of the texts travel.
+
+        Raises:
+            ValueError: The texts differ in length.
+        """
+        import torch
+
+        rows = np.asarray(rows)
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        length = int(lengths[0])
+        if (lengths != length).any():
+            raise ValueError(
+                f"tensor: texts of {length} and {int(lengths[lengths != length][0])} tokens in one "
+                "batch; take the batches of Tokens.batches"
+            )
+        if self.resident is not None and _is(self.resident.device, device):
+            places = torch.arange(length, device=self.resident.device)
+            ids = self.resident[_moved(starts, self.resident.device)[:, None] + places]
+        else:
+            ids = _moved(_signed(self.ids[starts[:, None] + np.arange(length)]), device)
+        return self._positive(ids)
+
+    def packed(
+        self, rows: NDArray[Any] | Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Texts of any lengths, one after the other, as `DualEncoder.features_packed` takes them.
+
+        Args:
+            rows: At least one text.
+            device: Where the ids are wanted.
+
+        Returns:
+            Token ids, int64 (T,), on `device`, and the lengths (B,) on the CPU.
+        """
+        import torch
+
+        rows = np.asarray(rows)
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        ends = np.cumsum(lengths)
+        shifts = starts - (ends - lengths)
+        if self.resident is not None and _is(self.resident.device, device):
+            there, n = self.resident.device, int(ends[-1])
+            parts = _moved(shifts, there), _moved(lengths, there)
+            # Told how many, so that a GPU need not be asked.
+            places = torch.repeat_interleave(*parts, output_size=n) + torch.arange(n, device=there)
+            ids = self.resident[places]
+        else:
+            ids = _moved(
+                _signed(self.ids[np.repeat(shifts, lengths) + np.arange(ends[-1])]), device
+            )
+        return self._positive(ids), torch.from_numpy(lengths)
+
+    def _positive(self, ids: Tensor) -> Tensor:
+        """Ids as int64; uint16 has come as the int16 of the same bits."""
+        return ids.long() & 0xFFFF if self.ids.dtype == np.uint16 else ids.long()
+
+
+def tokenize(
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_tokens: int,
+    *,
+    cache: Path | None = None,
+    progress: bool = False,
+) -> Tokens:
+    """Tokenise texts with all cores, special tokens included, each cut to `max_tokens`.
+
+    Of a long text only a piece is tokenised, where that provably gives the same tokens: for a
+    tokenizer that splits at every blank and looks at each split alone
+    (`tokenizing.splits_at_blanks`), the tokens of a text cut before a blank are the first
+    tokens of the whole. If the piece turns out too short to fill `max_tokens`, the whole text is
+    tokenised after all.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        texts: The texts; may be empty, and so may each of them.
+        max_tokens: Tokens of a text at most, special ones included.
+        cache: A folder to keep the result in, under a hash of texts, tokenizer and `max_tokens`;
+            what is there already is memory-mapped.
+        progress: Show a bar with the time left, after two seconds.
+
+    Returns:
+        The token ids, in the order of the texts.
+
+    Raises:
+        ValueError: `max_tokens` leaves no room beside the special tokens, or a text is not
+            Unicode.
+    """
+    backend = tokenizer.backend_tokenizer
+    special = backend.num_special_tokens_to_add(False)
+    if max_tokens <= special:
+        raise ValueError(
+            f"max_tokens = {max_tokens}: the tokenizer adds {special} special tokens to each text; "
+            f"give {special + 1} or more"
+        )
+    texts = texts if isinstance(texts, list) else list(texts)
+    dtype = np.uint16 if backend.get_vocab_size() <= 1 << 16 else np.int32
+    if cache is None or not texts:
+        return Tokens(*token_ids(backend, texts, max_tokens, dtype, progress=progress))
+    folder = cache / _key(backend, texts, max_tokens)
+    if folder.exists():
+        try:
+            return _opened(folder, len(texts), dtype)
+        except (ValueError, OSError, EOFError) as error:
+            console.say(f"note: {folder} is damaged and is made again ({error})")
+    tokens = Tokens(*token_ids(backend, texts, max_tokens, dtype, progress=progress))
+    if not len(tokens.ids):
+        return tokens
+    cache.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as beside:
+        beside.mkdir(exist_ok=True)
+        np.save(beside / "ids.npy", tokens.ids)
+        np.save(beside / "offsets.npy", tokens.offsets)
+    return _opened(folder, len(texts), dtype)
+
+
+def _key(backend: Any, texts: list[str], max_tokens: int) -> str:
+    """SHA-256 over all that the tokens depend on."""
+    settings = json.loads(backend.to_str())
+    settings["truncation"] = settings["padding"] = None
+    digest = hashlib.sha256(f"dexml tokens 1, {max_tokens}, {json.dumps(settings)}".encode())
+    for start in range(0, len(texts), HASH_BLOCK):
+        encoded = [t.encode("utf-8", "surrogatepass") for t in texts[start : start + HASH_BLOCK]]
+        digest.update(np.fromiter(map(len, encoded), "<i8", len(encoded)).tobytes())
+        digest.update(b"".join(encoded))
+    return digest.hexdigest()[:32]
+
+
+def _opened(folder: Path, n_texts: int, dtype: type) -> Tokens:
+    # Copy on write, not read-only: torch shares writable memory without a word.
+    ids, offsets = (
+        np.load(folder / name, mmap_mode="c", allow_pickle=False)
+        for name in ("ids.npy", "offsets.npy")
+    )
+    if ids.dtype != dtype or ids.ndim != 1:
+        raise ValueError(f"ids.npy holds {ids.dtype} of shape {ids.shape}")
+    if offsets.dtype != np.int64 or offsets.shape != (n_texts + 1,):
+        raise ValueError(f"offsets.npy holds {offsets.dtype} of shape {offsets.shape}")
+    if offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 0).any():
+        raise ValueError(f"offsets.npy does not fit the {len(ids)} ids")
+    return Tokens(ids, offsets)
+
+
+def _signed(ids: NDArray[Any]) -> NDArray[Any]:
+    """The ids as a type that torch computes with everywhere, without a copy if writable."""
+    ids = ids.view(np.int16) if ids.dtype == np.uint16 else ids
+    return ids if ids.flags.writeable else ids.copy()
+
+
+def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The one place where tokens travel to a device."""
+    import torch
+
+    return torch.from_numpy(array).to(device)
+
+
+def _is(device: torch.device, wanted: torch.device) -> bool:
+    return device.type == wanted.type and wanted.index in (None, device.index)
