@@ -1,4 +1,4 @@
-"""What votes of the training points do on validation points, in percent (docs/memory.md).
+"""What votes of the training points do on validation points, in percent (docs/experiments/memory.md).
 
 The run must not have seen its validation points::
 
