@@ -92,8 +92,8 @@ def test_headings_that_a_page_links_to_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_lines_of_prose_stay_short(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
-    long = [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
-    assert not long
+    text = re.sub(r"`[^`\n]+`", "", text)  # a command is one line, however long
+    assert not [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
