@@ -171,15 +171,15 @@ def save_dataset(
         raise FileExistsError(f"{folder}: exists already; give another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
     sides = {"trn": train} if test is None else {"trn": train, "tst": test}
-    with replacing(folder) as beside:
-        (beside / "raw").mkdir(parents=True)
-        save_texts(beside / "raw" / "Y.txt", label_texts)
+    with replacing(folder) as temporary:
+        (temporary / "raw").mkdir(parents=True)
+        save_texts(temporary / "raw" / "Y.txt", label_texts)
         for part, (texts, labels) in sides.items():
             y = label_matrix(labels, len(texts), n_labels, f"{part} labels")
             if y.shape[1] != n_labels:
                 raise ValueError(f"{part} labels {y.shape}, but there are {n_labels} label texts")
-            save_texts(beside / "raw" / f"{part}_X.txt", texts)
-            save_labels(beside / f"Y.{part}.npz", y)
+            save_texts(temporary / "raw" / f"{part}_X.txt", texts)
+            save_labels(temporary / f"Y.{part}.npz", y)
 
 
 def _same_rows(path: Path, n_lines: int, matrix: Path, n_rows: int) -> None:

@@ -75,9 +75,9 @@ def prepare(
     if target.is_dir():
         _write(target, source, texts, matrices)
     else:
-        with replacing(target) as beside:
-            beside.mkdir()
-            _write(beside, source, texts, matrices)
+        with replacing(target) as temporary:
+            temporary.mkdir()
+            _write(temporary, source, texts, matrices)
     sides = ", ".join(f"{y.shape[0]} points in {part}" for part, y in matrices.items())
     say(f"{target}: {len(labels)} labels, {sides}")
 
@@ -92,8 +92,8 @@ def _write(
         save_labels(folder / f"Y.{part}.npz", matrices[part])
         pairs = find(source, name)
         if pairs.exists() and folder.resolve() != source.resolve():
-            with replacing(folder / pairs.name) as beside:
-                shutil.copyfile(pairs, beside)
+            with replacing(folder / pairs.name) as temporary:
+                shutil.copyfile(pairs, temporary)
 
 
 def _points(

@@ -45,8 +45,8 @@ def save_texts(path: str | os.PathLike[str], texts: Iterable[str]) -> None:
     if isinstance(texts, str | bytes):
         raise TypeError(f"{name}: texts is a single string; give a list")
     with (
-        replacing(Path(path)) as beside,
-        beside.open("w", encoding="utf-8", newline="\n") as file,
+        replacing(Path(path)) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
     ):
         for number, text in enumerate(texts):
             if not isinstance(text, str):

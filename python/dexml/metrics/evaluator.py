@@ -295,8 +295,10 @@ class _CsrRows(NamedTuple):
         indptr = self.indptr[rows.start : rows.stop + 1]
         first, last = int(indptr[0]), int(indptr[-1])
         if first < 0:  # not shifted, which would hide the fault: the core then names the row
-            whole: Any = self._replace(indptr=indptr, shape=(rows.stop - rows.start, self.shape[1]))
-            return whole
+            unshifted: Any = self._replace(
+                indptr=indptr, shape=(rows.stop - rows.start, self.shape[1])
+            )
+            return unshifted
         entries = slice(first, max(first, last))
         shape = (rows.stop - rows.start, self.shape[1])
         shifted = indptr.astype(np.int64) - first
