@@ -26,6 +26,7 @@ from typing import Any
 import pdoc
 import pdoc.doc
 import pdoc.render
+from numpy.typing import ArrayLike
 
 ROOMS = [
     "dexml",
@@ -132,13 +133,18 @@ def broken_links(folder: Path) -> list[str]:
 
 def shorten_annotations() -> None:
     """Let signatures say ``NDArray[np.float32]`` as the source does."""
-    full = pdoc.doc.formatannotation
+    full = inspect.formatannotation
+    names = {full(ArrayLike): "ArrayLike", "scipy.sparse._csr.csr_array": "csr_array"}
+    names |= {"numpy.": "np.", "typing.Any": "Any"}
 
     def short(annotation: Any, *args: Any, **kwargs: Any) -> str:
         text = ARRAY.sub(r"NDArray[\1]", full(annotation, *args, **kwargs))
-        return text.replace("numpy.", "np.").replace("scipy.sparse._csr.csr_array", "csr_array")
+        for long, name in names.items():
+            text = text.replace(long, name)
+        return text
 
-    pdoc.doc.formatannotation = short
+    # pdoc calls it for the type of a variable, inspect for those of arguments.
+    pdoc.doc.formatannotation = inspect.formatannotation = short
 
 
 def evaluate_named_tuples(module: Any) -> None:
