@@ -134,8 +134,9 @@ def broken_links(folder: Path) -> list[str]:
 def shorten_annotations() -> None:
     """Let signatures say ``NDArray[np.float32]`` as the source does."""
     full = inspect.formatannotation
-    names = {full(ArrayLike): "ArrayLike", "scipy.sparse._csr.csr_array": "csr_array"}
-    names |= {"numpy.": "np.", "typing.Any": "Any"}
+    parts = full(ArrayLike)
+    names = {parts: "ArrayLike", parts[len("Union[") : -1]: "ArrayLike"}  # alone, in a union
+    names |= {"scipy.sparse._csr.csr_array": "csr_array", "numpy.": "np.", "typing.Any": "Any"}
 
     def short(annotation: Any, *args: Any, **kwargs: Any) -> str:
         text = ARRAY.sub(r"NDArray[\1]", full(annotation, *args, **kwargs))
