@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml.metrics import Evaluator, decile_groups
+from dexml.metrics import Evaluator
 from dexml.report import Evaluation, Training, charts, curves, examples, frequency, write_report
+from dexml.report.of_training import report_training
 from dexml.report.repeat import command
 from dexml.report.text import pieces, printable
 from dexml.run.folder import read_log
+from dexml.train import train
+from small import train_settings
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 NASTY = "<script>alert('x')</script> & \"quoted\" \u202egnp.exe\x00\u200b\u2028 מילה"
@@ -83,6 +87,15 @@ def evaluation(
     )
 
 
+def labels_of(counts: NDArray[np.integer[Any]], n_points: int = 0) -> csr_array:
+    """Labels of training points, `counts` of each label."""
+    n_points = n_points or int(counts.max(initial=1))
+    rows = np.concatenate([np.arange(count) for count in counts])
+    labels = np.repeat(np.arange(len(counts)), counts)
+    values = np.ones(len(rows), np.float32)
+    return csr_array((values, (rows, labels)), shape=(n_points, len(counts)))
+
+
 def training(test: Evaluation | None = None, **changes: Any) -> Training:
     """A training with `test`, or without a test part."""
     n_labels = 30 if test is None else test.y_true.shape[1]
@@ -90,12 +103,13 @@ def training(test: Evaluation | None = None, **changes: Any) -> Training:
         "settings": {"data_dir": "sets/Small", "out": "run", "seed": 3, "select": "nDCG@5"},
         "defaults": {"seed": 0, "select": "nDCG@5"},
         "log": log(),
-        "label_counts": np.random.default_rng(n_labels).integers(0, 9, n_labels) ** 3,
-        "n_points": 100,
         "label_texts": [f"label {i}" for i in range(n_labels)],
         "versions": {"python": "3.11", "torch": "2"},
         "seconds": 75.0,
     }
+    if "y" not in changes:
+        counts = np.random.default_rng(n_labels).integers(0, 9, n_labels) ** 3
+        facts["y"] = labels_of(counts, 600)
     return Training(**facts | changes, test=test)
 
 
@@ -151,6 +165,20 @@ def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_a_training_reports_what_it_did(
+    tmp_path: Path, tiny_data: Path, tiny_encoder: Path
+) -> None:
+    settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=2)
+    result = train(settings, report_training)
+    assert result is not None
+    found = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text
+    for name, value in result.metrics.items():
+        assert f"{name} {100 * value:.2f}" in found
+    assert "kept: heads epoch" in found
+    assert re.search(r"selection heads 2 \d+ .* all points heads \d+ \d+ ", found)
+    assert f"python -m dexml.train {tiny_data} --out {tmp_path / 'run'}" in found
+
+
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     first = html_of(tmp_path, training(evaluation()))
     assert html_of(tmp_path, training(evaluation())) == first
@@ -165,18 +193,17 @@ def test_scores_and_groups_are_the_evaluators(tmp_path: Path) -> None:
         low, high = (100 * x for x in (test.intervals[name].low, test.intervals[name].high))
         assert f"{name} {100 * value:.2f} {low:.2f} to {high:.2f}" in found
     y, ids = test.y_true, test.ids
-    deciles = frequency.by_decile(test, whole.label_counts)
+    deciles = frequency.by_decile(whole.y, test)
     total = sum(one.scores.contribution["P@1"] for one in deciles)
     assert math.isclose(total, test.result.metrics["P@1"])
     dense = y.toarray() > 0
-    shares = frequency.shares(whole.label_counts)
-    assert [one.number - 1 for one in deciles] == sorted(set(shares))
+    counts = whole.y.sum(axis=0).astype(int)
+    share = np.array(slow_deciles(counts.tolist(), 10))
+    assert [one.number - 1 for one in deciles] == sorted(set(share))
     for one in deciles:
-        own, scores = shares == one.number - 1, one.scores
-        assert (one.low, one.high) == (
-            whole.label_counts[own].min(),
-            whole.label_counts[own].max(),
-        )
+        own, scores = share == one.number - 1, one.scores
+        assert (one.low, one.high) == (counts[own].min(), counts[own].max())
+        assert one.unseen == (one.number == 11)
         hits = np.mean([dense[i, ids[i, 0]] and own[ids[i, 0]] for i in range(len(ids))])
         assert math.isclose(scores.contribution["P@1"], hits, abs_tol=1e-12)
         recalls = [
@@ -204,11 +231,11 @@ def test_deciles_are_equal_shares_of_the_pairs(seed: int) -> None:
     generator = np.random.default_rng(seed)
     counts = generator.integers(0, 6, generator.integers(1, 40)) ** int(generator.integers(1, 3))
     expected = slow_deciles(counts.tolist(), 10)
-    assert frequency.shares(counts).tolist() == expected
-    if counts.sum():  # the same as the core's, but for unseen labels
-        y = csr_array((np.arange(counts.max())[:, None] < counts).astype(np.float32))
-        same = decile_groups(y).of_label[counts > 0]
-        assert same.tolist() == [e for e in expected if e < 10]
+    deciles = frequency.by_decile(labels_of(counts), evaluation(20, len(counts)))
+    assert [one.number - 1 for one in deciles] == sorted(set(expected))
+    assert [one.scores.n_labels for one in deciles] == [
+        expected.count(share) for share in sorted(set(expected))
+    ]
 
 
 def test_the_tail_counts_every_label_and_pair_once() -> None:
@@ -216,7 +243,7 @@ def test_the_tail_counts_every_label_and_pair_once() -> None:
     tested = np.array([3, 0, 1, 2, 0, 9, 0])
     y = csr_array((np.arange(9)[:, None] < tested).astype(np.float32))
     test = replace(evaluation(9, 7), y_true=y)
-    sizes = frequency.sizes(training(test, label_counts=train))
+    sizes = frequency.sizes(training(test, y=labels_of(train)))
     spans = [band.span for band in sizes.tail]
     assert spans == ["0", "1", "2-10", "11-100", "101-1,000", "1,001 or more"]
     assert [band.n_labels for band in sizes.tail] == [2, 2, 1, 1, 0, 1]
@@ -307,7 +334,7 @@ def test_odd_sizes(tmp_path: Path, n_points: int, n_labels: int, k: int, positiv
 def test_nothing_was_seen_and_nothing_ranked(tmp_path: Path, width: int) -> None:
     ids, scores = np.full((40, width), -1, np.int32), np.zeros((40, width), np.float32)
     test = replace(evaluation(), ids=ids, scores=scores)
-    found = Page(html_of(tmp_path, training(test, label_counts=np.zeros(30, np.int64)))).text
+    found = Page(html_of(tmp_path, training(test, y=csr_array((9, 30), dtype=np.float32)))).text
     assert "Examples" not in found
     assert "0 (0.0 %)" in found
 
@@ -339,9 +366,9 @@ def test_sizes_of_an_evaluation_that_disagree(changes: dict[str, Any], message: 
 
 
 def test_numbers_of_labels_that_disagree() -> None:
-    with pytest.raises(ValueError, match="report: 1 texts for 30 label counts"):
+    with pytest.raises(ValueError, match="report: 1 label texts, but y has 30 labels"):
         training(label_texts=["a"])
-    with pytest.raises(ValueError, match="y_true has 7 labels, label_counts 30"):
+    with pytest.raises(ValueError, match="y_true has 7 labels, but y 30"):
         replace(training(), test=evaluation(n_labels=7))
 
 
@@ -365,7 +392,7 @@ def test_a_large_run_stays_a_small_page(tmp_path: Path) -> None:
     large = training(
         test,
         log=log(per_epoch=3000),
-        label_counts=generator.zipf(1.5, n_labels).clip(0, 10**6) - 1,
+        y=labels_of(generator.zipf(1.5, n_labels).clip(0, 100) - 1),
         label_texts=["label " * 400] * n_labels,
         settings={f"setting {i}": "v" * 10_000 for i in range(60)},
     )

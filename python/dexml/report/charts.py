@@ -143,7 +143,7 @@ def bars(
     top = max((bar.value for bar in values if math.isfinite(bar.value)), default=0.0)
     y = _axis(0.0, top or 1.0, HEIGHT - BOTTOM - 12, TOP + 8)
     parts = _rows(y, y_text)
-    gap = 10.0 if any(bar.odd for bar in values) and len(values) > 1 else 0.0
+    gap = 10.0 if any(bar.odd for bar in values) else 0.0
     step = (WIDTH - RIGHT - LEFT - 6 - gap) / max(1, len(values))
     for i, bar in enumerate(values):
         left = LEFT + 6 + i * step + (gap if bar.odd else 0)

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dexml.data import Csr
+from dexml.metrics.propensity import label_counts
 from dexml.report import charts, curves
 from dexml.report.charts import Bar, Figure, Point, Series
-from dexml.report.frequency import Counts, Decile
+from dexml.report.frequency import Decile
 
 HEADLINE = ("P@1", "nDCG@5", "PSP@5", "R@100")
 """Metrics shown large, and as validation curves, where they were measured."""
@@ -77,8 +79,9 @@ def by_decile(deciles: Sequence[Decile]) -> list[Figure]:
     return figures
 
 
-def label_ranks(counts: Counts) -> Figure | None:
+def label_ranks(y_train: Csr) -> Figure | None:
     """Draw the training points of a label against its rank, both axes logarithmic."""
+    counts = label_counts(y_train)
     ordered = np.sort(counts[counts > 0])[::-1]
     if len(ordered) < 2:
         return None

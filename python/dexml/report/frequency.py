@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dexml.metrics import Evaluator, GroupResult, LabelGroups
+from dexml.data import Csr
+from dexml.metrics import Evaluator, GroupResult, LabelGroups, decile_groups
+from dexml.metrics.propensity import label_counts
 from dexml.report.inputs import Evaluation, Training
 
-Counts = NDArray[np.integer[Any]]
 BANDS = ((0, 0), (1, 1), (2, 10), (11, 100), (101, 1000), (1001, None))
 """Training positives of a label, first and last: the rows of the table of the tail."""
 
@@ -18,7 +18,8 @@ BANDS = ((0, 0), (1, 1), (2, 10), (11, 100), (101, 1000), (1001, None))
 class Decile(NamedTuple):
     """Labels that share a tenth of the training pairs, and the scores of the group.
 
-    `low` and `high`: the least and the largest number of training positives; 0 if never seen.
+    `number` is 1 to 10, or 11 for labels that training never saw. `low` and `high` are the least
+    and the largest number of training positives of a label.
     """
 
     number: int
@@ -59,55 +60,36 @@ class Sizes(NamedTuple):
     tail: list[Band]
 
 
-def shares(counts: Counts, n: int = 10) -> NDArray[np.int64]:
-    """Assign each label to one of `n` equal shares of the training pairs.
-
-    Labels are sorted by falling count, equal ones by id, and a label belongs to the share in which
-    its first pair lies: as `dexml.metrics.decile_groups` (the division of the plots in DECAF and
-    NGAME), but that labels without a pair are a group of their own.
-
-    Args:
-        counts: Training positives of each label, shape (L,).
-        n: Number of shares.
-
-    Returns:
-        A number for each label, shape (L,): 0 to `n` - 1, or `n` for a label without a pair.
-    """
-    counts = np.asarray(counts, np.int64)
-    order = np.argsort(-counts, kind="stable")
-    before = np.cumsum(counts[order]) - counts[order]
-    share = np.empty(len(counts), np.int64)
-    share[order] = np.minimum(before * n // max(1, int(counts.sum())), n - 1)
-    share[counts == 0] = n
-    return share
-
-
-def by_decile(test: Evaluation, counts: Counts) -> list[Decile]:
+def by_decile(y_train: Csr, test: Evaluation) -> list[Decile]:
     """Score each tenth, and the unseen labels, with P@1, P@5 and R@100 or the nearest possible k.
 
-    Tenths in which no label begins are left out.
+    The tenths are those of `dexml.metrics.decile_groups`, but that unseen labels are a group of
+    their own, the last. Tenths in which no label begins are left out.
 
     Args:
-        test: Rankings of the test points.
-        counts: Training positives of each label, shape (L,).
+        y_train: Labels of the training points, shape (N, L).
+        test: Rankings of the test points, at least one label each.
     """
-    width = test.ids.shape[1]
+    counts, width = label_counts(y_train), test.ids.shape[1]
     metrics = list(dict.fromkeys(["P@1", f"P@{min(5, width)}", f"R@{min(100, width)}"]))
-    used, of_label = np.unique(shares(counts), return_inverse=True)
-    groups = LabelGroups([str(share + 1) for share in used], of_label)
+    tenth = np.full(len(counts), 11)
+    if counts.any():
+        tenth[counts > 0] = decile_groups(y_train).of_label[counts > 0] + 1
+    used, of_label = np.unique(tenth, return_inverse=True)
+    groups = LabelGroups([str(number) for number in used], of_label)
     evaluator = Evaluator(len(counts), metrics, label_groups={"deciles": groups})
     evaluator.update(test.y_true, test.ids, exclude=test.exclude)
     found = []
     for i, scores in enumerate(evaluator.result().groups["deciles"].values()):
         own = counts[of_label == i]
-        found.append(Decile(int(used[i]) + 1, int(own.min()), int(own.max()), scores))
+        found.append(Decile(int(used[i]), int(own.min()), int(own.max()), scores))
     return found
 
 
 def sizes(training: Training) -> Sizes:
     """Count labels and pairs, in all and by bands of training frequency."""
-    train, test = training.label_counts, training.test
-    tested = np.zeros_like(train) if test is None else test.label_counts
+    train, test = label_counts(training.y), training.test
+    tested = np.zeros_like(train) if test is None else label_counts(test.y_true)
     seen = train[train > 0]
     median = int(np.quantile(seen, 0.5, method="inverted_cdf")) if len(seen) else 0
     bands = []

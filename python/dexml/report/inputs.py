@@ -49,13 +49,6 @@ class Evaluation:
                 f"report: exclude of shape {self.exclude.shape}, but y_true {self.y_true.shape}"
             )
 
-    @property
-    def label_counts(self) -> NDArray[np.intp]:
-        """Test positives of each label, (L,)."""
-        return np.bincount(
-            self.y_true.indices[self.y_true.data > 0], minlength=self.y_true.shape[1]
-        )
-
 
 @dataclass(frozen=True)
 class Training:
@@ -71,10 +64,8 @@ class Training:
     """The default of each setting that has one; the page begins with what differs."""
     log: Sequence[Mapping[str, Any]]
     """Lines of ``log.jsonl`` (`dexml.run.folder.read_log`)."""
-    label_counts: NDArray[np.integer[Any]]
-    """Training positives of each label, (L,)."""
-    n_points: int
-    """N, validation points among them."""
+    y: Csr
+    """Labels of all training points, validation points among them (values above 0), (N, L)."""
     label_texts: Sequence[str]
     versions: Mapping[str, str]
     """Versions of packages, the hash of the data and the like."""
@@ -84,10 +75,10 @@ class Training:
     """Without it, the page shows the best validation of `log`."""
 
     def __post_init__(self) -> None:
-        n_labels = len(self.label_counts)
-        if len(self.label_texts) != n_labels:
-            raise ValueError(f"report: {len(self.label_texts)} texts for {n_labels} label counts")
+        n_labels, n_texts = self.y.shape[1], len(self.label_texts)
+        if n_texts != n_labels:
+            raise ValueError(f"report: {n_texts} label texts, but y has {n_labels} labels")
         if self.test is not None and self.test.y_true.shape[1] != n_labels:
             raise ValueError(
-                f"report: y_true has {self.test.y_true.shape[1]} labels, label_counts {n_labels}"
+                f"report: y_true has {self.test.y_true.shape[1]} labels, but y {n_labels}"
             )

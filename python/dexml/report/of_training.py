@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
-
 from dexml import console
 from dexml.report.inputs import Evaluation, Training
 from dexml.report.page import write_report
@@ -21,8 +19,7 @@ def report_training(finished: Finished) -> None:
         settings=settings.model_dump(mode="json"),
         defaults=json.loads(json.dumps(defaults(), default=str)),
         log=rundir.read_log(log) if log.exists() else [],
-        label_counts=np.bincount(finished.y.indices, minlength=finished.y.shape[1]),
-        n_points=finished.y.shape[0],
+        y=finished.y,
         label_texts=finished.label_texts,
         versions={k: str(v) for k, v in rundir.read_json(settings.out / "versions.json").items()},
         seconds=finished.seconds,

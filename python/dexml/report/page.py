@@ -39,7 +39,7 @@ def render(training: Training) -> str:
     select = str(settings.get("select", "nDCG@5"))
     seed = int(settings.get("seed", 0) or 0)
     spans = curves.spans(training.log)
-    deciles = frequency.by_decile(test, training.label_counts) if test and test.ids.size else []
+    deciles = frequency.by_decile(training.y, test) if test and test.ids.size else []
     right, wrong = examples.choose(test, seed=seed) if test else ([], [])
     template = _environment().get_template("report.html.j2")
     return template.render(
@@ -56,7 +56,7 @@ def render(training: Training) -> str:
         deciles=deciles,
         decile_figures=figures.by_decile(deciles) if deciles else [],
         sizes=frequency.sizes(training),
-        rank_figure=figures.label_ranks(training.label_counts),
+        rank_figure=figures.label_ranks(training.y),
         events=curves.events(training.log),
         seed=seed,
         right=right,
