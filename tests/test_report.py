@@ -126,8 +126,8 @@ def log(per_epoch: int = 1) -> list[dict[str, Any]]:
             for step in range(1, 2 * per_epoch + 1):
                 entry: dict[str, Any] = {
                     "time": 1.7e9 + step,
-                    "stage": fit,
-                    "phase": stage,
+                    curves.FIT: fit,
+                    curves.STAGE: stage,
                     "epoch": (step - 1) // per_epoch + 1,
                     "step": 10 * step,
                     "steps": 20 * per_epoch,
@@ -263,7 +263,13 @@ def test_texts_are_shown_and_never_run(tmp_path: Path) -> None:
         log=[
             *log(),
             {"event": NASTY, NASTY: 1},
-            {"stage": NASTY, "phase": NASTY, "step": 1, "loss": 1.0, "validation": {NASTY: 0.5}},
+            {
+                curves.FIT: NASTY,
+                curves.STAGE: NASTY,
+                "step": 1,
+                "loss": 1.0,
+                "validation": {NASTY: 0.5},
+            },
         ],
     )
     for one in (nasty, replace(nasty, test=None)):
@@ -468,7 +474,7 @@ def test_events_are_collected_by_name_and_field() -> None:
 
 def test_the_clock_of_a_resumed_stage_starts_again() -> None:
     lines = [
-        {"stage": "selection", "phase": "heads", "epoch": i, "step": i, "seconds": seconds}
+        {curves.FIT: "selection", curves.STAGE: "heads", "epoch": i, "step": i, "seconds": seconds}
         for i, seconds in enumerate([5.0, 10.0, 4.0, 8.0], start=1)
     ]
     assert curves.spans(lines)[0].seconds == 18.0
