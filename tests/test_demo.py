@@ -125,7 +125,7 @@ class Demo:
     def __init__(self, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.out = out
         self.prepared: list[Path] = []
-        self.stages: list[str] = []
+        self.fits: list[str] = []
         self._capsys = capsys
 
     def run(self, *more: str) -> tuple[int, str, str]:
@@ -153,7 +153,7 @@ def tiny_demo(
         return plain(str(tiny_encoder) if name == minilm else name, **options)
 
     def watch_fit(*arguments: Any, plain: Callable[..., Any] = fit.fit) -> Any:
-        made.stages.append(arguments[6].name)
+        made.fits.append(arguments[0].name)
         return plain(*arguments)
 
     monkeypatch.setattr(hpo, "prepare", prepare)
@@ -175,7 +175,7 @@ def table_of(out: str) -> dict[str, list[str]]:
 def test_the_whole_job_then_again_and_overwrite(tiny_demo: Demo) -> None:
     code, out, err = tiny_demo.run()
     assert code == 0, err
-    assert tiny_demo.stages == ["selection", "all points"]
+    assert tiny_demo.fits == ["selection", "all points"]
     assert len(tiny_demo.prepared) == 1
     assert tuple(table_of(out)) == ROWS
     assert "80 test diseases, 64 phenotype terms (HPO 2001-02-03)" in out
@@ -187,7 +187,7 @@ def test_the_whole_job_then_again_and_overwrite(tiny_demo: Demo) -> None:
 
     code, again, _ = tiny_demo.run()
     assert code == 0
-    assert len(tiny_demo.stages) == 2
+    assert len(tiny_demo.fits) == 2
     assert len(tiny_demo.prepared) == 1
     assert table_of(again) == table_of(out)
     assert (tiny_demo.out / "run" / "run.json").read_text() == info
@@ -198,7 +198,7 @@ def test_the_whole_job_then_again_and_overwrite(tiny_demo: Demo) -> None:
 
     code, other, err = tiny_demo.run("--seed", "3", "--overwrite", "--quiet")
     assert code == 0, err
-    assert tiny_demo.stages == ["selection", "all points"] * 2
+    assert tiny_demo.fits == ["selection", "all points"] * 2
     assert len(tiny_demo.prepared) == 1  # the data are kept
     assert table_of(other)["dexml"] != table_of(out)["dexml"]
     assert (tiny_demo.out / "run" / "run.json").read_text() != info

@@ -1,4 +1,4 @@
-"""Memory: what a training needs of device and host, what there is, and what will not fit."""
+"""Memory: what a training needs on device and host, what there is, and what will not fit."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from dexml.plan.quantities import Machine, Phase, PlanInput, Speed, all_compete
+import torch
+
+from dexml.plan.quantities import Machine, PlanInput, Speed, Stage
 from dexml.plan.text import in_bytes
+from dexml.train.gradients import n_runs
+from dexml.train.stages import FEATURE_ROWS, kept_labels, token_budgets
 
 LOSS_SCRATCH = 64 * 2**20
 """Bytes of scores that a loss holds beside its inputs (`dexml.losses.Options`)."""
@@ -28,8 +32,6 @@ def machine(device: str = "cpu") -> Machine:
             continue
     if not device.startswith("cuda"):
         return Machine(host, host)
-    import torch
-
     free, _ = torch.cuda.mem_get_info(torch.device(device))
     return Machine(host, free, f"{device} ({torch.cuda.get_device_name(device)})")
 
@@ -45,10 +47,15 @@ def resident() -> int:
 
 
 def memory(given: PlanInput, speed: Speed) -> dict[str, dict[str, float]]:
-    """Bytes by place and part; a CPU and its processes have one memory."""
-    phases = [phase for phase in given.phases if phase.epochs]
+    """Bytes by place and part; on a CPU, all processes of a machine share one memory."""
     here = given.local or given.world
-    found = {f"{given.device}, {p.name}": _of_device(given, speed, p) for p in phases}
+    found = {
+        f"{given.device}, {stage.name}": (_heads if stage.name == "heads" else _encoder)(
+            given, speed, stage
+        )
+        for stage in given.stages
+        if stage.schedule.epochs
+    }
     host = {name: here * size for name, size in _of_host(given).items()}
     if given.device != "cpu":
         return found | {"host": host}
@@ -56,61 +63,69 @@ def memory(given: PlanInput, speed: Speed) -> dict[str, dict[str, float]]:
         if given.resident:  # they are among these already
             del sizes["encoder, weights"]
     return {
-        name: {part: here * size for part, size in sizes.items()} | host
-        for name, sizes in found.items()
+        place: {part: here * size for part, size in sizes.items()} | host
+        for place, sizes in found.items()
     }
 
 
-def _of_device(given: PlanInput, speed: Speed, phase: Phase) -> dict[str, float]:
-    """Bytes by part of one process on its device, while the phase runs."""
+def _heads(given: PlanInput, speed: Speed, stage: Stage) -> dict[str, float]:
+    """Bytes by part of one process on its device in the stage heads."""
     n_labels, dim = len(given.label_lengths), given.dim
-    own = math.ceil(phase.candidates / given.world)
-    row = (dim if given.residual else 0) + 1
-    found: dict[str, float] = {
-        "encoder, weights": _FLOAT * given.n_weights,
-        "encoder, as loaded, for the next stage": _FLOAT * given.n_weights,
-        "label table, weights": _FLOAT * n_labels * (dim + 1),
-    }
-    if phase.name == "heads":
-        found["label features"] = _FLOAT * n_labels * given.width
-        if all_compete(given, phase):
-            rows, gradients = math.ceil(n_labels / given.world), own
-        else:  # each process has the moments of all rows, and takes the gradients of all drawn
-            rows = n_labels
-            gradients = own + phase.candidates * (2 if given.world > 1 else 1)
-            found["label table, weights"] += 8 * n_labels + _FLOAT * own * row
-        found["label table, gradients"] = _FLOAT * gradients * row
-        found["label table, moments"] = 2 * _FLOAT * rows * row
-        found["label embeddings, their gradients, activations"] = (
-            2 * _FLOAT * own * dim + min(own, given.keep_labels) * speed.label_bytes
-        )
-    else:
-        sums = given.gradient_rows
-        if given.world > 1:  # what is sent, and what it is put together from
-            sums += 2 * (sums * given.world if sums > 1 else 1)
-        found["encoder, gradients"] = sums * _FLOAT * given.n_trained
-        found["encoder, moments"] = 2 * _FLOAT * given.n_trained
-        found["label embeddings and their gradients"] = 2 * _FLOAT * own * dim
-        share = given.n_trained_blocks / given.n_blocks
-        found["activations"] = _tokens_held(given, phase) * speed.token_bytes * share
-    found["point embeddings and their gradients"] = 2 * _FLOAT * phase.batch_size * dim
-    found["loss, scratch"] = min(LOSS_SCRATCH, 3 * _FLOAT * phase.batch_size * own)
+    own = math.ceil(stage.candidates / given.world)
+    row = (dim if given.settings.residual_lr > 0 else 0) + 1
+    found = _of_device(given, stage)
+    found["label features"] = _FLOAT * n_labels * given.width
+    rows, gradients = math.ceil(n_labels / given.world), own
+    if stage.drawn:  # each process has the moments of all rows, and takes the gradients of all
+        rows = n_labels
+        gradients += stage.candidates * (2 if given.world > 1 else 1)
+        found["label table, weights"] += 8 * n_labels + _FLOAT * own * row
+    found["label table, gradients"] = _FLOAT * gradients * row
+    found["label table, moments"] = 2 * _FLOAT * rows * row
+    kept = min(own, max(kept_labels(dim), FEATURE_ROWS))
+    found["label embeddings, their gradients, activations"] = (
+        2 * _FLOAT * own * dim + kept * speed.label_bytes
+    )
     return found
 
 
-def _tokens_held(given: PlanInput, phase: Phase) -> float:
+def _encoder(given: PlanInput, speed: Speed, stage: Stage) -> dict[str, float]:
+    """Bytes by part of one process on its device in the stage encoder."""
+    own = math.ceil(stage.candidates / given.world)
+    sums = n_runs(given.settings.deterministic, given.world)
+    if given.world > 1:  # what is sent, and what it is put together from
+        sums += 2 * (sums * given.world if sums > 1 else 1)
+    held = _tokens_held(given, stage) * speed.token_bytes
+    return _of_device(given, stage) | {
+        "encoder, gradients": sums * _FLOAT * given.n_trained,
+        "encoder, moments": 2 * _FLOAT * given.n_trained,
+        "label embeddings and their gradients": 2 * _FLOAT * own * given.dim,
+        "activations": held * given.trained_share,
+    }
+
+
+def _of_device(given: PlanInput, stage: Stage) -> dict[str, float]:
+    """Bytes by part of one process on its device, in either stage."""
+    batch_size = stage.schedule.batch_size
+    own = math.ceil(stage.candidates / given.world)
+    return {
+        "encoder, weights": _FLOAT * given.n_weights,
+        "encoder, as loaded, for the next fit": _FLOAT * given.n_weights,
+        "label table, weights": _FLOAT * len(given.label_lengths) * (given.dim + 1),
+        "point embeddings and their gradients": 2 * _FLOAT * batch_size * given.dim,
+        "loss, scratch": min(LOSS_SCRATCH, 3 * _FLOAT * batch_size * own),
+    }
+
+
+def _tokens_held(given: PlanInput, stage: Stage) -> float:
     """Tokens whose activations are in memory, at most: points go backward after the labels."""
-    points, labels = (
-        n * float(lengths.mean()) / given.world
-        for n, lengths in (
-            (phase.batch_size, given.point_lengths),
-            (phase.candidates, given.label_lengths),
-        )
-    )
-    kept_points, kept_labels = (min(n, given.keep_tokens) for n in (points, labels))
-    again = min(labels, given.micro_tokens) if kept_labels < labels else 0.0
-    last = min(points, given.micro_tokens) if kept_points < points else 0.0
-    return max(kept_points + max(kept_labels, again), last)
+    micro, keep = token_budgets(given.settings, torch.device(given.device))
+    points = stage.schedule.batch_size * float(given.point_lengths.mean()) / given.world
+    labels = stage.candidates * float(given.label_lengths.mean()) / given.world
+    held_points, held_labels = min(points, keep), min(labels, keep)
+    again = min(labels, micro) if held_labels < labels else 0.0
+    last = min(points, micro) if held_points < points else 0.0
+    return max(held_points + max(held_labels, again), last)
 
 
 def _of_host(given: PlanInput) -> dict[str, float]:
@@ -119,9 +134,9 @@ def _of_host(given: PlanInput) -> dict[str, float]:
     found: dict[str, float] = {"pairs": 12 * given.n_positives + 8 * n_points}
     if given.resident:
         found = {"loaded already: libraries, texts, pairs": given.resident}
-    if any(phase.name == "heads" for phase in given.phases):
+    if any(stage.name == "heads" for stage in given.stages):
         found["point features"] = _FLOAT * n_points * given.width
-        if given.residual:
+        if given.settings.residual_lr > 0:
             found["point features, a copy for the centroids"] = (
                 _FLOAT * n_points * (given.width + given.dim)
             )
@@ -149,17 +164,17 @@ _REMEDIES = {
 def problems(
     given: PlanInput, memory: Mapping[str, Mapping[str, float]], there: Machine
 ) -> list[str]:
-    """One line for each place whose memory will not do, with what to change."""
+    """One line for each place that has too little memory, with what to change."""
     found = []
     for place, sizes in memory.items():
         on_host = place == "host" or given.device == "cpu"
-        room = there.host if on_host else there.device
+        available = there.host if on_host else there.device
         needed = math.fsum(sizes.values())
-        if needed > room:
+        if needed > available:
             largest = max(sizes, key=lambda name: sizes[name])
             remedy = next(words for start, words in _REMEDIES.items() if largest.startswith(start))
             found.append(
-                f"{place} needs {in_bytes(needed)} of {in_bytes(room)}, most for {largest} "
+                f"{place} needs {in_bytes(needed)} of {in_bytes(available)}, most for {largest} "
                 f"({in_bytes(sizes[largest])}): {remedy}"
             )
     return found

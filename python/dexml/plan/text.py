@@ -32,7 +32,7 @@ def as_text(found: Plan) -> str:
     ]
     heads = ["epochs", "steps", "tok/step", "tok/epoch", "scores/step", "an epoch", "time"]
     lines += ["", console.grid("work", heads, rows)]
-    units = ", ".join(f"{phase}: {value:.2f}" for phase, value in found.units.items() if value)
+    units = ", ".join(f"{stage}: {value:.2f}" for stage, value in found.units.items() if value)
     if units:
         lines.append(f"forward-units a trained token: {units}")
     lines.append(f"in all about {_duration(found.seconds) or '0 s'}, without the test part")
