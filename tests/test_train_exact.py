@@ -65,12 +65,12 @@ def one_shot(stage: Stage, step_number: int = 4) -> tuple[float, torch.Tensor]:
     settings, model = stage.settings, stage.model
     found = stage.sampler.candidates(BATCH, 1)
     sides = []
-    for side, (ids, lengths, encode) in enumerate(
-        (
-            (BATCH, stage.texts.point_lengths, stage.texts.points),
-            (found.ids, stage.texts.label_lengths, partial(stage.texts.labels, None)),
-        )
-    ):
+    texts = stage.texts
+    both: list[tuple[Any, Any, towers.Encode]] = [
+        (BATCH, texts.point_lengths, texts.points),
+        (found.ids, texts.label_lengths, partial(texts.labels, None)),
+    ]
+    for side, (ids, lengths, encode) in enumerate(both):
         cut = plan(ids, lengths, stage.max_tokens, packed=settings.packed)
         rows = []
         for m in range(len(cut.tokens)):
