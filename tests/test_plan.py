@@ -39,7 +39,8 @@ SPEED = Speed(
 def stage(name: Any, candidates: int = 50, **changes: Any) -> Stage:
     """Steps of 10 points against all 50 labels: 4 epochs of the heads, 2 of the encoder."""
     epochs = {"heads": 4, "encoder": 2}[name]
-    values = {"epochs": epochs, "batch_size": 10, "negatives": "all", "per_point": 2} | changes
+    values: dict[str, Any] = {"epochs": epochs, "batch_size": 10, "negatives": "all"}
+    values |= {"per_point": 2} | changes
     return Stage(StageSchedule(name, **values), candidates)
 
 
