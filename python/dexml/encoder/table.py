@@ -92,12 +92,22 @@ class LabelTable(nn.Module):
         Unseen labels take the mean of the rarest seen ones in place of their own, which training
         has only ever pushed down.
         """
-        bias = self.bias.detach()
-        seen = self.counts > 0
+        bias, seen = self.bias.detach(), self.counts > 0
         if bool(seen.any()):
-            rarest = self.counts == self.counts[seen].min()
-            bias = torch.where(seen, bias, bias[rarest].mean())
+            bias = torch.where(seen, bias, self._unseen_bias())
         return bias + prior * torch.log1p(self.counts)
+
+    def served_unseen_bias(self, temperature: float) -> float:
+        """The last dimension of the search vector of a label without training points."""
+        # In float32, as in the label vectors: labels added later meet unseen ones to the bit.
+        return float(np.float32(temperature) * np.float32(float(self._unseen_bias())))
+
+    def _unseen_bias(self) -> Tensor:
+        """The mean bias of the rarest labels that have training points; 0 if none have."""
+        bias, seen = self.bias.detach(), self.counts > 0
+        if not bool(seen.any()):
+            return bias.new_zeros(())
+        return bias[self.counts == self.counts[seen].min()].mean()
 
     @torch.inference_mode()
     def vectors(

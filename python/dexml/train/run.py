@@ -109,7 +109,7 @@ def _train(
     memory = None
     if votes:
         how = {name: selected["memory"][name] for name in ("weight", "neighbours", "temperature")}
-        memory = PointMemory(embedded[len(queries) :], problem.y[job.rows], **how)
+        memory = PointMemory.of(embedded[len(queries) :], problem.y[job.rows], **how)
     saved = final.Saved(
         job.model,
         job.model.table.vectors(encoder, label_features, temperature, selected["prior"]),
