@@ -106,8 +106,8 @@ def log(per_epoch: int = 1) -> list[dict[str, Any]]:
             for step in range(1, 2 * per_epoch + 1):
                 entry: dict[str, Any] = {
                     "time": 1.7e9 + step,
-                    "stage": stage,
-                    "phase": phase,
+                    "fit": stage,
+                    "stage": phase,
                     "epoch": (step - 1) // per_epoch + 1,
                     "step": 10 * step,
                     "steps": 20 * per_epoch,
@@ -223,7 +223,7 @@ def test_texts_are_shown_and_never_run(tmp_path: Path) -> None:
     arguments["settings"] |= {"data_dir": f"a/{NASTY[:30]}", "encoder": NASTY}
     arguments["versions"] = {NASTY: NASTY}
     arguments["log"] = [*arguments["log"], {"event": NASTY, NASTY: 1}]
-    arguments["log"] += [{"stage": NASTY, "phase": NASTY, "step": 1, "loss": 1.0}]
+    arguments["log"] += [{"fit": NASTY, "stage": NASTY, "step": 1, "loss": 1.0}]
     html = html_of(tmp_path, arguments)
     found = Page(html)
     assert not found.tags["script"]
@@ -396,7 +396,7 @@ def test_curves_follow_stages_and_phases_and_resumed_runs_count_once() -> None:
 
 def test_the_clock_of_a_resumed_phase_starts_again() -> None:
     lines = [
-        {"stage": "selection", "phase": "heads", "epoch": i, "step": i, "seconds": seconds}
+        {"fit": "selection", "stage": "heads", "epoch": i, "step": i, "seconds": seconds}
         for i, seconds in enumerate([5.0, 10.0, 4.0, 8.0], start=1)
     ]
     assert curves.spans(lines)[0].seconds == 18.0

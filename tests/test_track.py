@@ -13,8 +13,8 @@ from dexml.train.track import postfix, scalars, trackers
 
 LINE = {
     "time": 1.7e9,
-    "stage": "selection",
-    "phase": "heads",
+    "fit": "selection",
+    "stage": "heads",
     "epoch": 2,
     "step": 20,
     "steps": 40,
@@ -65,7 +65,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return found
 
 
-def test_scalars_are_the_numbers_under_their_stage_and_phase() -> None:
+def test_scalars_are_the_numbers_under_their_fit_and_stage() -> None:
     assert scalars(LINE) == TAGS
     assert scalars(EVENT) == {"shortlist/recall": 0.9}
     assert scalars({"loss": 2}) == {"training/loss": 2}
@@ -91,7 +91,7 @@ def test_tensorboard_gets_every_number(tmp_path: Path, fake: Fake) -> None:
     assert [name for name, *_ in fake.calls][-1] == "close"
 
 
-def test_wandb_gets_every_number_with_the_step_of_its_phase(tmp_path: Path, fake: Fake) -> None:
+def test_wandb_gets_every_number_with_the_step_of_its_stage(tmp_path: Path, fake: Fake) -> None:
     arguments: dict[str, Any] = {"wandb": "xmc", "wandb_mode": "offline", "config": {"seed": 1}}
     with trackers(tmp_path / "run", **arguments) as track:
         track(LINE)

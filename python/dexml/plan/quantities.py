@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dexml.train import TrainSettings
 from dexml.train.schedule import StageSchedule
+from dexml.train.stages import token_budgets
 
 Lengths = NDArray[np.integer[Any]]
 
@@ -74,6 +76,11 @@ class PlanInput:
     resident: int = 0
     """Host memory that this process holds before it trains: libraries, texts, pairs, and the
     encoder where it lies on the host. 0: not known."""
+
+    @property
+    def token_budgets(self) -> tuple[int, int]:
+        """Tokens of a micro-batch, and tokens of a step and side whose activations are kept."""
+        return token_budgets(self.settings, torch.device(self.device))
 
     @property
     def trained_share(self) -> float:

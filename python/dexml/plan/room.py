@@ -14,7 +14,7 @@ import torch
 from dexml.plan.quantities import Machine, PlanInput, Speed, Stage
 from dexml.plan.text import in_bytes
 from dexml.train.gradients import n_runs
-from dexml.train.stages import FEATURE_ROWS, kept_labels, token_budgets
+from dexml.train.stages import FEATURE_ROWS, kept_labels
 
 LOSS_SCRATCH = 64 * 2**20
 """Bytes of scores that a loss holds beside its inputs (`dexml.losses.Options`)."""
@@ -119,7 +119,7 @@ def _of_device(given: PlanInput, stage: Stage) -> dict[str, float]:
 
 def _tokens_held(given: PlanInput, stage: Stage) -> float:
     """Tokens whose activations are in memory, at most: points go backward after the labels."""
-    micro, keep = token_budgets(given.settings, torch.device(given.device))
+    micro, keep = given.token_budgets
     points = stage.schedule.batch_size * float(given.point_lengths.mean()) / given.world
     labels = stage.candidates * float(given.label_lengths.mean()) / given.world
     held_points, held_labels = min(points, keep), min(labels, keep)

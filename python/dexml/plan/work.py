@@ -6,14 +6,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from dexml.plan.quantities import Lengths, Machine, Part, Plan, PlanInput, Speed, Stage
 from dexml.plan.room import memory, problems
 from dexml.train.memory import MAX_POINTS, PRIORS
 from dexml.train.run import QUERIES
 from dexml.train.schedule import SELECTION, fits, starts_frozen
-from dexml.train.stages import token_budgets
 
 SHARES = (0.5, 0.9, 0.99)
 """Percentiles of the token lengths that are shown."""
@@ -134,7 +132,7 @@ def _units(given: PlanInput, speed: Speed, stage: Stage) -> float:
     """Forward-units of a token of the stage encoder, which trains the upper blocks."""
     share = given.trained_share
     forward = share if given.settings.cache_layers else 1.0
-    _, keep_tokens = token_budgets(given.settings, torch.device(given.device))
+    _, keep_tokens = given.token_budgets
     sides = [
         stage.schedule.batch_size * float(given.point_lengths.mean()) / given.world,
         stage.candidates * float(given.label_lengths.mean()) / given.world,
@@ -174,7 +172,7 @@ def _encode(
     given: PlanInput, speed: Speed, lengths: Lengths, n: float, *, packed: bool = False
 ) -> float:
     """Seconds of a forward pass over `n` texts drawn from `lengths`."""
-    max_tokens, _ = token_budgets(given.settings, torch.device(given.device))
+    max_tokens, _ = given.token_budgets
     values = lengths.astype(np.float64)
     mean, square = float(values.mean()), float((values**2).mean())
     per_text = mean * speed.token + square * speed.token_pair

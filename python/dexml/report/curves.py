@@ -33,7 +33,7 @@ def spans(log: Iterable[Entry]) -> list[Span]:
     for entry in log:
         if "event" in entry or not isinstance(entry.get("step"), int):
             continue
-        key = (printable(str(entry.get("stage", ""))), printable(str(entry.get("phase", ""))))
+        key = (printable(str(entry.get("fit", ""))), printable(str(entry.get("stage", ""))))
         place = (entry["step"], int(entry.get("epoch") or 0))
         of_phase = by_phase.setdefault(key, {})
         of_phase[place] = {**of_phase.get(place, {}), **entry}

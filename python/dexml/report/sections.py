@@ -80,7 +80,7 @@ def training(spans: Sequence[curves.Span], select: str) -> str:
                 in_percent(best[1]["validation"][select]) if best else charts.NONE,
             ]
         )
-    head = ["stage", "phase", "epochs", "steps", "time", "steps a second", "last loss"]
+    head = ["fit", "stage", "epochs", "steps", "time", "steps a second", "last loss"]
     best_name = f"best {select}"
     return page.section(
         "Training",

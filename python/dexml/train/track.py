@@ -19,7 +19,7 @@ from dexml import console
 
 Track = Callable[[Mapping[str, Any]], None]
 MODES = ("online", "offline")
-_PLACE = ("time", "stage", "phase", "event", "epoch", "step", "steps")
+_PLACE = ("time", "fit", "stage", "event", "epoch", "step", "steps")
 """Fields of a line that say where it belongs; all others that are numbers are curves."""
 
 
@@ -71,7 +71,7 @@ def trackers(
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     """Numbers of a line by tag: ``{"selection/heads/validation/P@1": 0.4, ...}``.
 
-    Stage and phase (or the event) come first, because steps count from 0 in each of them.
+    Fit and stage (or the event) come first, because steps count from 0 in each of them.
     """
     return {
         f"{_prefix(line)}/{name}": value
@@ -153,7 +153,7 @@ def _wandb(folder: Path, project: str, mode: str, config: Mapping[str, Any]) -> 
     def track(line: Mapping[str, Any]) -> None:
         found: dict[str, float] = dict(scalars(line))
         if isinstance(line.get("step"), int):
-            # W&B wants a step that only grows, and ours begins again: each phase has its own.
+            # W&B wants a step that only grows, and ours begins again: each stage has its own.
             prefix = _prefix(line)
             if prefix not in defined:
                 run.define_metric(f"{prefix}/step")
@@ -172,7 +172,7 @@ def _wandb(folder: Path, project: str, mode: str, config: Mapping[str, Any]) -> 
 
 
 def _prefix(line: Mapping[str, Any]) -> str:
-    place = [str(line[name]) for name in ("stage", "phase", "event") if line.get(name)]
+    place = [str(line[name]) for name in ("fit", "stage", "event") if line.get(name)]
     return "/".join(place) or "training"
 
 
