@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dexml import plan as planning
-from dexml.plan import Machine, PlanInput, Speed, Stage, as_text, expected_batches, plan
+from dexml.plan import Machine, PlanInput, PlannedStage, Speed, as_text, expected_batches, plan
 from dexml.train import TrainSettings
 from dexml.train.schedule import StageSchedule
 
@@ -36,12 +36,12 @@ SPEED = Speed(
 )
 
 
-def stage(name: Any, candidates: int = 50, **changes: Any) -> Stage:
+def stage(name: Any, candidates: int = 50, **changes: Any) -> PlannedStage:
     """Steps of 10 points against all 50 labels: 4 epochs of the heads, 2 of the encoder."""
     epochs = {"heads": 4, "encoder": 2}[name]
     values: dict[str, Any] = {"epochs": epochs, "batch_size": 10, "negatives": "all"}
     values |= {"per_point": 2} | changes
-    return Stage(StageSchedule(name, **values), candidates)
+    return PlannedStage(StageSchedule(name, **values), candidates)
 
 
 HEADS, ENCODER = stage("heads"), stage("encoder")
@@ -53,7 +53,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def given(*stages: Stage, **changes: Any) -> PlanInput:
+def given(*stages: PlannedStage, **changes: Any) -> PlanInput:
     """100 points of 8 tokens, 50 labels of 4; 20 points held out. Changes may be of settings."""
     stages = stages or (HEADS,)
     values: dict[str, Any] = {
@@ -248,7 +248,7 @@ MANY_LABELS = {"label_lengths": np.full(10**6, 4)}
     ],
 )
 def test_what_will_not_fit_says_what_to_change(
-    stage: Stage, changes: dict[str, Any], message: str
+    stage: PlannedStage, changes: dict[str, Any], message: str
 ) -> None:
     wide = {"dim": 384, "width": 384, "device": "cuda"} | changes
     found = plan(given(stage, **wide), SPEED, Machine(GIB, GIB, "cuda:0"))
@@ -301,7 +301,7 @@ def test_text_and_json() -> None:
 
 
 def test_what_is_cached_and_what_features_are_encoded_again() -> None:
-    def parts(*stages: Stage, **changes: Any) -> dict[str, float]:
+    def parts(*stages: PlannedStage, **changes: Any) -> dict[str, float]:
         found = plan(given(*stages, **changes), SPEED, LARGE).parts
         return {part.name: part.seconds for part in found}
 
@@ -318,7 +318,7 @@ def test_what_is_cached_and_what_features_are_encoded_again() -> None:
 
 
 def test_votes_of_points_are_searched_and_encoded() -> None:
-    def prior(*stages: Stage, **changes: Any) -> float:
+    def prior(*stages: PlannedStage, **changes: Any) -> float:
         found = plan(given(*stages, **changes), SPEED, LARGE).parts
         return next(part.seconds for part in found if part.name == "selection: prior")
 

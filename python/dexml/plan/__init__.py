@@ -4,7 +4,7 @@ Quantities in (`PlanInput`, counted by `dexml.plan.forecast`), speeds as measure
 (`dexml.plan.measure`), a plan out. Nothing is trained and no file is written.
 """
 
-from dexml.plan.quantities import Machine, Part, Plan, PlanInput, Speed, Stage
+from dexml.plan.quantities import Machine, Part, Plan, PlanInput, PlannedStage, Speed
 from dexml.plan.room import machine, resident
 from dexml.plan.text import as_text
 from dexml.plan.work import expected_batches, plan
@@ -14,8 +14,8 @@ __all__ = [
     "Part",
     "Plan",
     "PlanInput",
+    "PlannedStage",
     "Speed",
-    "Stage",
     "as_text",
     "expected_batches",
     "machine",

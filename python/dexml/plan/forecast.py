@@ -19,7 +19,7 @@ from dexml.data import Csr
 from dexml.encoder import DualEncoder, torch_device
 from dexml.encoder.layers import blocks
 from dexml.plan.measure import measure
-from dexml.plan.quantities import Plan, PlanInput, Stage
+from dexml.plan.quantities import Plan, PlanInput, PlannedStage
 from dexml.plan.room import machine, resident
 from dexml.plan.work import plan
 from dexml.train import TrainSettings, features, stages, step
@@ -107,7 +107,7 @@ def planned_stage(
     exclude: Csr | None,
     rows: NDArray[np.int64],
     settings: TrainSettings,
-) -> Stage:
+) -> PlannedStage:
     """A stage with the labels of its steps: all, or the mean of a few pools that are drawn.
 
     Hard negatives and those of a graph are not known yet; uniform ones stand for them. These
@@ -121,7 +121,7 @@ def planned_stage(
         settings: The settings.
     """
     if schedule.negatives == "all":
-        return Stage(schedule, y.shape[1])
+        return PlannedStage(schedule, y.shape[1])
     often = schedule.negatives.get("frequency", 0.0)
     mixture = {"frequency": often, "uniform": sum(schedule.negatives.values()) - often}
     known = replace(schedule, negatives={k: v for k, v in mixture.items() if v > 1e-9})
@@ -131,4 +131,4 @@ def planned_stage(
     for epoch in range(1, _DRAWS + 1):
         batch = step.batches(rows, schedule.batch_size, settings.seed, epoch)[0]
         sizes.append(len(sampler.candidates(batch, epoch).ids))
-    return Stage(schedule, max(1, round(float(np.mean(sizes)))))
+    return PlannedStage(schedule, max(1, round(float(np.mean(sizes)))))

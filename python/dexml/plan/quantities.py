@@ -21,7 +21,7 @@ from dexml.train.stages import token_budgets
 Lengths = NDArray[np.integer[Any]]
 
 
-class Stage(NamedTuple):
+class PlannedStage(NamedTuple):
     """A stage of the training."""
 
     schedule: StageSchedule
@@ -44,7 +44,7 @@ class PlanInput:
     """All that a plan rests on; lengths in tokens, memory in bytes."""
 
     settings: TrainSettings
-    stages: Sequence[Stage]
+    stages: Sequence[PlannedStage]
     """In the order in which they run."""
     point_lengths: Lengths
     """Tokens of each training point, shape (N,)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dexml.plan.quantities import Machine, PlanInput, Speed, Stage
+from dexml.plan.quantities import Machine, PlanInput, PlannedStage, Speed
 from dexml.plan.text import in_bytes
 from dexml.train.gradients import n_runs
 from dexml.train.stages import FEATURE_ROWS, kept_labels
@@ -68,7 +68,7 @@ def memory(given: PlanInput, speed: Speed) -> dict[str, dict[str, float]]:
     }
 
 
-def _heads(given: PlanInput, speed: Speed, stage: Stage) -> dict[str, float]:
+def _heads(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
     """Bytes by part of one process on its device in the stage heads."""
     n_labels, dim = len(given.label_lengths), given.dim
     own = math.ceil(stage.candidates / given.world)
@@ -89,7 +89,7 @@ def _heads(given: PlanInput, speed: Speed, stage: Stage) -> dict[str, float]:
     return found
 
 
-def _encoder(given: PlanInput, speed: Speed, stage: Stage) -> dict[str, float]:
+def _encoder(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
     """Bytes by part of one process on its device in the stage encoder."""
     own = math.ceil(stage.candidates / given.world)
     sums = n_runs(given.settings.deterministic, given.world)
@@ -104,7 +104,7 @@ def _encoder(given: PlanInput, speed: Speed, stage: Stage) -> dict[str, float]:
     }
 
 
-def _of_device(given: PlanInput, stage: Stage) -> dict[str, float]:
+def _of_device(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
     """Bytes by part of one process on its device, in either stage."""
     batch_size = stage.schedule.batch_size
     own = math.ceil(stage.candidates / given.world)
@@ -117,7 +117,7 @@ def _of_device(given: PlanInput, stage: Stage) -> dict[str, float]:
     }
 
 
-def _tokens_held(given: PlanInput, stage: Stage) -> float:
+def _tokens_held(given: PlanInput, stage: PlannedStage) -> float:
     """Tokens whose activations are in memory, at most: points go backward after the labels."""
     micro, keep = given.token_budgets
     points = stage.schedule.batch_size * float(given.point_lengths.mean()) / given.world

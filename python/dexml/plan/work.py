@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dexml.plan.quantities import Lengths, Machine, Part, Plan, PlanInput, Speed, Stage
+from dexml.plan.quantities import Lengths, Machine, Part, Plan, PlanInput, PlannedStage, Speed
 from dexml.plan.room import memory, problems
 from dexml.train.memory import MAX_POINTS, PRIORS
 from dexml.train.run import QUERIES
@@ -110,7 +110,7 @@ class _Work(NamedTuple):
     seconds: float
 
 
-def _work(given: PlanInput, speed: Speed, stage: Stage, n_points: int) -> _Work:
+def _work(given: PlanInput, speed: Speed, stage: PlannedStage, n_points: int) -> _Work:
     """A step with `n_points` points; the last of an epoch has fewer, and draws fewer labels."""
     candidates = float(stage.candidates)
     if stage.drawn:
@@ -128,7 +128,7 @@ def _work(given: PlanInput, speed: Speed, stage: Stage, n_points: int) -> _Work:
     return _Work(tokens, seconds + given.n_trained * speed.update)
 
 
-def _units(given: PlanInput, speed: Speed, stage: Stage) -> float:
+def _units(given: PlanInput, speed: Speed, stage: PlannedStage) -> float:
     """Forward-units of a token of the stage encoder, which trains the upper blocks."""
     share = given.trained_share
     forward = share if given.settings.cache_layers else 1.0
@@ -141,7 +141,7 @@ def _units(given: PlanInput, speed: Speed, stage: Stage) -> float:
     return forward * (1 + twice) + (speed.backward - 1) * share
 
 
-def _stage(given: PlanInput, speed: Speed, stage: Stage, fit: str, n_fitted: int) -> Part:
+def _stage(given: PlanInput, speed: Speed, stage: PlannedStage, fit: str, n_fitted: int) -> Part:
     schedule, epochs = stage.schedule, range(1, stage.schedule.epochs + 1)
     whole, rest = divmod(n_fitted, schedule.batch_size)
     full = _work(given, speed, stage, min(schedule.batch_size, n_fitted))

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,12 +24,11 @@ from dexml.train.checkpoint import Progress
 from dexml.train.problem import Job
 from dexml.train.schedule import rate, stage_schedules
 from dexml.train.step import Stage, batches, take_step
+from dexml.train.track import Track
 
 LOG_STEPS = 100
 """Steps between lines of the log, in epochs that are much longer."""
 _RATES = {"heads": "--head-lr, --residual-lr, --bias-lr", "encoder": "--encoder-lr"}
-Track = Callable[[Mapping[str, Any]], None]
-"""Gets every line of the log, on the first process."""
 
 
 def fit(job: Job, track: Track = lambda line: None) -> Progress:

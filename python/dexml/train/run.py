@@ -132,7 +132,7 @@ def _fit(
     encoder: DualEncoder,
     given: DataSet,
     settings: TrainSettings,
-    tracker: fit.Track,
+    tracker: track.Track,
 ) -> tuple[Job, dict[str, Any]]:
     """Select on the held-out points; then train on all points in the same way.
 
@@ -186,7 +186,7 @@ def _announce(given: DataSet, device: torch.device, settings: TrainSettings) -> 
 
 
 @contextmanager
-def _tracker(settings: TrainSettings) -> Iterator[fit.Track]:
+def _tracker(settings: TrainSettings) -> Iterator[track.Track]:
     """Pass the log on to what the settings name, on the first process."""
     if not processes.is_first():
         yield lambda line: None

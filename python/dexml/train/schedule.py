@@ -90,30 +90,19 @@ def fits(*, selects: bool, refit: bool) -> tuple[str, ...]:
 
 def stage_schedule(name: str, settings: TrainSettings, n_labels: int) -> StageSchedule:
     """Work out the schedule of the stage `name`, whether or not `settings.stages` names it."""
+    often = (settings.evaluate_every, settings.shortlist_start, settings.shortlist_every)
     if name == "encoder":
+        negatives, per_point = settings.negatives, settings.negatives_per_point
+        epochs, batch_size = settings.encoder_epochs, settings.encoder_batch_size
         return StageSchedule(
-            name="encoder",
-            epochs=settings.encoder_epochs,
-            batch_size=settings.encoder_batch_size,
-            negatives=parse_negatives(settings.negatives),
-            per_point=settings.negatives_per_point,
-            evaluate_every=settings.evaluate_every,
-            shortlist_start=settings.shortlist_start,
-            shortlist_every=settings.shortlist_every,
+            "encoder", epochs, batch_size, parse_negatives(negatives), per_point, *often
         )
     negatives = settings.head_negatives
     if negatives == "auto":
         negatives = "all" if n_labels <= ALL_UP_TO else "uniform"
-    return StageSchedule(
-        name="heads",
-        epochs=settings.head_epochs,
-        batch_size=settings.head_batch_size,
-        negatives=parse_negatives(negatives),
-        per_point=max(1, round(settings.head_pool / settings.head_batch_size)),
-        evaluate_every=settings.evaluate_every,
-        shortlist_start=settings.shortlist_start,
-        shortlist_every=settings.shortlist_every,
-    )
+    epochs, batch_size = settings.head_epochs, settings.head_batch_size
+    per_point = max(1, round(settings.head_pool / batch_size))
+    return StageSchedule("heads", epochs, batch_size, parse_negatives(negatives), per_point, *often)
 
 
 def stage_schedules(settings: TrainSettings, n_labels: int) -> list[StageSchedule]:
