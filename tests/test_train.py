@@ -25,6 +25,7 @@ from dexml.commands import predict as predict_command
 from dexml.commands.train import main as train_main
 from dexml.console import run
 from dexml.metrics import evaluate
+from dexml.report.of_training import report_training
 from dexml.run import folder as rundir
 from dexml.train import checkpoint, final, fit, memory, selection, step
 from dexml.train.schedule import rate
@@ -330,7 +331,7 @@ def test_the_time_of_a_resumed_run_is_that_of_all_its_sessions(
     lines[0]["time"] = lines[-1]["time"] - 5000
     text = "".join(json.dumps(line) + "\n" for line in lines)
     path.write_text(text + '{"time": 17, "st')  # killed while it wrote
-    train.train(settings.model_copy(update={"resume": True}))
+    train.train(settings.model_copy(update={"resume": True}), report_training)
     assert path.read_text().startswith(text)
     found = json.loads((settings.out / "metrics.json").read_text())["training_seconds"]
     assert 5000 < found < 5300

@@ -4,8 +4,8 @@ Quantities in (`PlanInput`, counted by `dexml.plan.forecast`), speeds as measure
 (`dexml.plan.measure`), a plan out. Nothing is trained and no file is written.
 """
 
+from dexml.plan.memory import machine, resident
 from dexml.plan.quantities import Machine, Part, Plan, PlanInput, PlannedStage, Speed
-from dexml.plan.room import machine, resident
 from dexml.plan.text import as_text
 from dexml.plan.work import expected_batches, plan
 

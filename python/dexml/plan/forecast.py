@@ -19,8 +19,8 @@ from dexml.data import Csr
 from dexml.encoder import DualEncoder, torch_device
 from dexml.encoder.layers import blocks
 from dexml.plan.measure import measure
+from dexml.plan.memory import machine, resident
 from dexml.plan.quantities import Plan, PlanInput, PlannedStage
-from dexml.plan.room import machine, resident
 from dexml.plan.work import plan
 from dexml.train import TrainSettings, features, stages, step
 from dexml.train.candidates import Sampler

@@ -62,20 +62,20 @@ def measure(
     short, long = (int(np.quantile(lengths, q, method="inverted_cdf")) for q in (0.25, 0.95))
     n_labels = min(n_labels, SAMPLES[1])
     search = partial(_search, encoder.dim, min(n_labels, SAMPLES[0]), generator)
-    found: dict[str, float] = {}
+    speeds: dict[str, float] = {}
     with torch.random.fork_rng(), _unchanged(encoder):  # whoever trains next must not notice
         shapes = [(max(1, max_tokens // length), length) for length in (short, long)]
         batch, token, token_pair = _forward(encoder, shapes, generator, settings)
         for stage in planned:
             if stage.name == "heads":
-                found |= _heads(encoder, n_labels, settings, stage, positives)
+                speeds |= _heads(encoder, n_labels, settings, stage, positives)
             else:
                 length = (short + long) // 2
                 shape = (max(1, max_tokens // length), length)
-                found |= _backward(encoder, shape, generator, settings)
-                found["score"] = _score(encoder, n_labels, settings, positives)
-                found["update"] = _update(device)
-    return Speed(batch, token, token_pair, search(device), search(torch.device("cpu")), **found)
+                speeds |= _backward(encoder, shape, generator, settings)
+                speeds["score"] = _score(encoder, n_labels, settings, positives)
+                speeds["update"] = _update(device)
+    return Speed(batch, token, token_pair, search(device), search(torch.device("cpu")), **speeds)
 
 
 def _forward(
@@ -206,10 +206,10 @@ def _positives(n_points: int, n_labels: int, mean: float, seed: int) -> Csr:
 
 def _unit_rows(encoder: DualEncoder, n: int) -> NDArray[np.float32]:
     """Random features (n, H) of unit length."""
-    found: NDArray[np.float32] = torch.nn.functional.normalize(
+    rows: NDArray[np.float32] = torch.nn.functional.normalize(
         torch.randn(n, encoder.width), dim=1
     ).numpy()
-    return found
+    return rows
 
 
 def _update(device: torch.device) -> float:
@@ -276,13 +276,13 @@ def _bytes_kept(run: Callable[[], Any], but: frozenset[int] | set[int] = frozens
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:
     """The shortest of a few runs, after one that warms up; fewer where a run takes long."""
     run()
-    found: list[float] = []
-    while len(found) < _REPEATS and sum(found) < _PATIENCE:
+    seconds: list[float] = []
+    while len(seconds) < _REPEATS and sum(seconds) < _PATIENCE:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         start = time.perf_counter()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - start)
-    return min(found)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

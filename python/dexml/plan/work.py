@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dexml.plan.memory import memory, problems
 from dexml.plan.quantities import Lengths, Machine, Part, Plan, PlanInput, PlannedStage, Speed
-from dexml.plan.room import memory, problems
 from dexml.train.memory import MAX_POINTS, PRIORS
 from dexml.train.run import QUERIES
 from dexml.train.schedule import SELECTION, fits, starts_frozen
@@ -195,7 +195,7 @@ def expected_batches(lengths: Lengths, n: float, max_tokens: int) -> float:
 
 def _statistics(given: PlanInput) -> dict[str, float]:
     n_points, n_labels = len(given.point_lengths), len(given.label_lengths)
-    found: dict[str, float] = {
+    statistics: dict[str, float] = {
         "training points": n_points,
         "of them held out for validation": given.n_validation,
         "labels": n_labels,
@@ -205,7 +205,7 @@ def _statistics(given: PlanInput) -> dict[str, float]:
     for name, lengths in (("point", given.point_lengths), ("label", given.label_lengths)):
         for share in SHARES:
             at = int(np.quantile(lengths, share, method="inverted_cdf"))
-            found[f"tokens of a {name}, {share:.0%}"] = at
-        found[f"tokens of a {name}, most"] = int(lengths.max())
-        found[f"tokens of all {name}s"] = int(lengths.sum())
-    return found
+            statistics[f"tokens of a {name}, {share:.0%}"] = at
+        statistics[f"tokens of a {name}, most"] = int(lengths.max())
+        statistics[f"tokens of all {name}s"] = int(lengths.sum())
+    return statistics

@@ -111,8 +111,8 @@ def save_last(stage: Stage, progress: Progress) -> None:
 
 def listed(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the newest first."""
-    found = [path for path in folder.glob("*.safetensors") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: path.name[2:], reverse=True)
+    paths = [path for path in folder.glob("*.safetensors") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: path.name[2:], reverse=True)
 
 
 def newest(folder: Path) -> tuple[Path, Progress] | None:
@@ -280,7 +280,7 @@ def _trained(stage: Stage) -> list[tuple[str, nn.Parameter, slice | None]]:
     """Parameters of `optimizer` by name; for the label table, with the rows of this process."""
     assert stage.optimizer is not None
     inside = {id(p) for group in stage.optimizer.param_groups for p in group["params"]}
-    found: list[tuple[str, nn.Parameter, slice | None]] = [
+    trained: list[tuple[str, nn.Parameter, slice | None]] = [
         (name, p, None) for name, p in stage.model.named_parameters() if id(p) in inside
     ]
     if stage.own_table is not None:
@@ -288,8 +288,8 @@ def _trained(stage: Stage) -> list[tuple[str, nn.Parameter, slice | None]]:
         for name in ("residual", "bias"):
             parameter = getattr(stage.own_table, name)
             if id(parameter) in inside:
-                found.append((f"table.{name}", parameter, rows))
-    return found
+                trained.append((f"table.{name}", parameter, rows))
+    return trained
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

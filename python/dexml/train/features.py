@@ -61,18 +61,18 @@ def cached_features(
     """
     path = cached_path(encoder, tokens, cache)
     device = encoder.device
-    found: NDArray[np.float32] | None = None
+    cached: NDArray[np.float32] | None = None
     if path.exists():
         try:
-            found = np.load(path, allow_pickle=False)
+            cached = np.load(path, allow_pickle=False)
         except (ValueError, EOFError):
             console.say(f"note: {path} is damaged and is computed again")
-    if processes.size() == 1 and found is not None:
-        return found
-    ready = torch.tensor([float(found is not None)], device=device)
+    if processes.size() == 1 and cached is not None:
+        return cached
+    ready = torch.tensor([float(cached is not None)], device=device)
     processes.add_up(ready)
-    if found is not None and int(ready) == processes.size():
-        return found
+    if cached is not None and int(ready) == processes.size():
+        return cached
     features = encoded(encoder, tokens, desc=desc, progress=progress, alone=alone)
 
     def write() -> bool:
@@ -117,7 +117,7 @@ def of_all(
     encoder: DualEncoder, tokens: tuple[Tokens, Tokens], settings: TrainSettings
 ) -> Features:
     """Features of all points and all labels by the encoder as it is now, cached."""
-    found = [
+    both = [
         cached_features(
             encoder,
             texts,
@@ -128,7 +128,7 @@ def of_all(
         )
         for desc, texts in zip(("points", "labels"), tokens, strict=True)
     ]
-    return found[0], found[1]
+    return both[0], both[1]
 
 
 def current(job: Job, rows: NDArray[np.int64]) -> Features:

@@ -181,17 +181,17 @@ def _refresh_shortlist(stage: Stage, epoch: int, progress: Progress, log: _Log) 
     job = stage.job
     stage.model.eval()
     with processes.watched():
-        found = shortlist.mine(job, stage.texts.features(job.rows))
+        mined = shortlist.mine(job, stage.texts.features(job.rows))
     name = f"shortlist-{stage.name}-{epoch}.npy"
-    shortlist.save(job.folder / name, found)
-    stage.sampler.use_shortlist(found)
+    shortlist.save(job.folder / name, mined)
+    stage.sampler.use_shortlist(mined)
     if processes.is_first():
         kept = [checkpoint.read_progress(path) for path in checkpoint.listed(job.folder)]
         used = {name, *(old.shortlist for old in kept)}
         for path in job.folder.glob("shortlist-*.npy"):
             if path.name not in used:
                 path.unlink()
-    log.write(epoch=epoch, event="shortlist", **shortlist.statistics(found))
+    log.write(epoch=epoch, event="shortlist", **shortlist.statistics(mined))
     progress.shortlist = name
 
 

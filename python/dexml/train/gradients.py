@@ -78,9 +78,9 @@ class FlatGradients:
         if not self.parameters:
             return
         # In float64: a norm in float32 depends in its last bit on where the numbers lie.
-        found = float(torch.linalg.vector_norm(self.total, dtype=torch.float64))
-        if found > norm:
-            self.total *= norm / found
+        actual = float(torch.linalg.vector_norm(self.total, dtype=torch.float64))
+        if actual > norm:
+            self.total *= norm / actual
 
     def _all_reduce(
         self, rows: RowGradients | None, flags: tuple[float, float], like: Tensor

@@ -59,16 +59,16 @@ def start(device: str) -> torch.device:
                     "start as many processes as there are devices"
                 )
             device = f"cuda:{local}"
-    found = torch_device(device)
-    if found.type == "cuda":
-        torch.cuda.set_device(found)
+    own_device = torch_device(device)
+    if own_device.type == "cuda":
+        torch.cuda.set_device(own_device)
     global _formed_group, _waiting
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("nccl" if own_device.type == "cuda" else "gloo", timeout=TIMEOUT)
         _formed_group = True
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         _waiting = dist.new_group(backend="gloo", timeout=WAITING)
-    return found
+    return own_device
 
 
 def end() -> None:
@@ -125,8 +125,8 @@ def agree(values: list[float], device: torch.device) -> list[float]:
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.broadcast(tensor, 0)
-    found: list[float] = tensor.tolist()
-    return found
+    agreed: list[float] = tensor.tolist()
+    return agreed
 
 
 def first(work: Callable[[], bool], device: torch.device) -> bool:
@@ -179,16 +179,16 @@ def introduce(device: torch.device) -> None:
 
 def _gone() -> list[int]:
     """Processes that no longer run, as far as this machine can see."""
-    found: list[int] = []
+    gone: list[int] = []
     if int(os.environ.get("LOCAL_WORLD_SIZE", size())) < size():
-        return found
+        return gone
     for number, pid in enumerate(_pids):
         try:
             with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
                 if file.read().rpartition(")")[2].split()[0] in "ZX":
-                    found.append(number)
+                    gone.append(number)
         except FileNotFoundError:
-            found.append(number)
+            gone.append(number)
         except OSError:
             continue
-    return found if len(found) < len(_pids) else []
+    return gone if len(gone) < len(_pids) else []

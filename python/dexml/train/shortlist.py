@@ -49,14 +49,16 @@ def load(path: Path, n_rows: int) -> NDArray[np.int32]:
         ValueError: Missing, damaged, or of another number of points.
     """
     try:
-        found: NDArray[np.int32] = np.load(path, allow_pickle=False)
+        shortlist: NDArray[np.int32] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
             f"{path}: damaged or missing ({error}); go back with --overwrite"
         ) from None
-    if found.dtype != np.int32 or found.ndim != 2 or len(found) != n_rows:
-        raise ValueError(f"{path}: {found.dtype} of shape {found.shape} for {n_rows} points")
-    return found
+    if shortlist.dtype != np.int32 or shortlist.ndim != 2 or len(shortlist) != n_rows:
+        raise ValueError(
+            f"{path}: {shortlist.dtype} of shape {shortlist.shape} for {n_rows} points"
+        )
+    return shortlist
 
 
 def save(path: Path, shortlist: NDArray[np.int32]) -> None:

@@ -1,4 +1,4 @@
-"""The two stages of a training, made ready: heads on frozen features, and the encoder itself."""
+"""Prepares the two stages of a training: heads on frozen features, and the encoder itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEEP_TOKENS = {"cpu": 16_384, "cuda": 131_072}
 
 
 def make(name: str, job: Job) -> Stage:
-    """Make the stage `name` of a job ready; the model is as the stages before have left it."""
+    """Prepare the stage `name` of a job; the model is as the stages before have left it."""
     schedule = stage_schedule(name, job.settings, job.n_labels)
     return {"heads": heads, "encoder": tuning}[name](job, schedule)
 

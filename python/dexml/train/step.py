@@ -132,10 +132,10 @@ def gradients(
         The loss, and where drawn labels of the table are trained, the gradients of their rows.
     """
     model, scratch = stage.model, stage.scratch
-    found = stage.sampler.candidates(batch, epoch)
-    scratch.n_candidates = len(found.ids)
+    candidates = stage.sampler.candidates(batch, epoch)
+    scratch.n_candidates = len(candidates.ids)
     point_plan = _cut(stage, batch, stage.texts.point_lengths)
-    label_plan = scratch.label_plan or _cut(stage, found.ids, stage.texts.label_lengths)
+    label_plan = scratch.label_plan or _cut(stage, candidates.ids, stage.texts.label_lengths)
     if stage.sampler.shares == "all":
         scratch.label_plan = label_plan
     table = _table(stage, label_plan.own)
@@ -152,7 +152,9 @@ def gradients(
         points_BD[point_plan.lo : point_plan.hi] = own_BD
         processes.add_up(points_BD)
     points_BD, labels_KD = points_BD.requires_grad_(), own_KD.requires_grad_()
-    loss = _loss(stage, found, point_plan, label_plan, points_BD, labels_KD, table, step, steps)
+    loss = _loss(
+        stage, candidates, point_plan, label_plan, points_BD, labels_KD, table, step, steps
+    )
     loss.backward()
 
     stage.gradients.zero()
@@ -213,7 +215,7 @@ def _row_gradients(table: LabelTable, labels: Plan) -> RowGradients:
 
 def _loss(
     stage: Stage,
-    found: Candidates,
+    candidates: Candidates,
     points: Plan,
     labels: Plan,
     points_BD: Tensor,
@@ -225,8 +227,8 @@ def _loss(
     settings, model = stage.settings, stage.model
     shape = (len(points.ids), len(labels.ids))
     positions = _inverse(points.order), _inverse(labels.order)
-    positives = csr(found.positives, *positions, shape)
-    ignore = None if found.ignore is None else csr(found.ignore, *positions, shape)
+    positives = csr(candidates.positives, *positions, shape)
+    ignore = None if candidates.ignore is None else csr(candidates.ignore, *positions, shape)
     bias = model.table.bias.detach()[labels.own] if table is None else table.bias
     if table is not None:
         bias.grad = None
@@ -236,7 +238,7 @@ def _loss(
     }
     if processes.size() > 1:
         options["shard"] = Shard(labels.lo, labels.hi, len(labels.ids))
-    log_weight = found.log_weight
+    log_weight = candidates.log_weight
     if log_weight is not None:
         log_weight = log_weight[torch.from_numpy(labels.order[labels.lo : labels.hi])]
         log_weight = log_weight.to(bias)

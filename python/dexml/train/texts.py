@@ -63,8 +63,8 @@ class FrozenTexts:
 
     def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
         """Embed points from their features."""
-        found = torch.from_numpy(self.point_features[ids]).to(self.encoder.device)
-        embedded: Tensor = self.encoder(found, side="point")
+        features_BH = torch.from_numpy(self.point_features[ids]).to(self.encoder.device)
+        embedded: Tensor = self.encoder(features_BH, side="point")
         return embedded
 
     def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
@@ -74,10 +74,10 @@ class FrozenTexts:
         rows = table if len(ids) == len(table.bias) else table_rows(table, some)
         if table.residual.grad is not None:
             rows.residual.grad = table.residual.grad[some]
-        found = self.labels_LH
-        if len(ids) < len(found):
-            found = found[torch.from_numpy(ids).to(self.encoder.device)]
-        vectors: Tensor = rows(self.encoder, found)
+        features_BH = self.labels_LH
+        if len(ids) < len(features_BH):
+            features_BH = features_BH[torch.from_numpy(ids).to(self.encoder.device)]
+        vectors: Tensor = rows(self.encoder, features_BH)
         return vectors
 
     def features(self, rows: NDArray[np.int64]) -> Features:
@@ -147,9 +147,9 @@ def table_rows(table: LabelTable, rows: NDArray[np.int64] | slice) -> LabelTable
     """Some rows of a label table as a table; those of a slice share its memory."""
     at: Any = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(table.bias.device)
     with torch.device(table.bias.device):
-        found = LabelTable(table.counts[at], table.residual.shape[1])
+        part = LabelTable(table.counts[at], table.residual.shape[1])
     for name in ("residual", "bias"):
-        whole, own = getattr(table, name), getattr(found, name)
+        whole, own = getattr(table, name), getattr(part, name)
         own.data = whole.detach()[at]
         own.requires_grad_(whole.requires_grad)
-    return found
+    return part

@@ -49,7 +49,7 @@ def resident() -> int:
 def memory(given: PlanInput, speed: Speed) -> dict[str, dict[str, float]]:
     """Bytes by place and part; on a CPU, all processes of a machine share one memory."""
     here = given.local or given.world
-    found = {
+    places = {
         f"{given.device}, {stage.name}": (_heads if stage.name == "heads" else _encoder)(
             given, speed, stage
         )
@@ -58,13 +58,13 @@ def memory(given: PlanInput, speed: Speed) -> dict[str, dict[str, float]]:
     }
     host = {name: here * size for name, size in _of_host(given).items()}
     if given.device != "cpu":
-        return found | {"host": host}
-    for sizes in found.values():
+        return places | {"host": host}
+    for sizes in places.values():
         if given.resident:  # they are among these already
             del sizes["encoder, weights"]
     return {
         place: {part: here * size for part, size in sizes.items()} | host
-        for place, sizes in found.items()
+        for place, sizes in places.items()
     }
 
 
@@ -73,20 +73,20 @@ def _heads(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, flo
     n_labels, dim = len(given.label_lengths), given.dim
     own = math.ceil(stage.candidates / given.world)
     row = (dim if given.settings.residual_lr > 0 else 0) + 1
-    found = _of_device(given, stage)
-    found["label features"] = _FLOAT * n_labels * given.width
+    sizes = _of_device(given, stage)
+    sizes["label features"] = _FLOAT * n_labels * given.width
     rows, gradients = math.ceil(n_labels / given.world), own
     if stage.drawn:  # each process has the moments of all rows, and takes the gradients of all
         rows = n_labels
         gradients += stage.candidates * (2 if given.world > 1 else 1)
-        found["label table, weights"] += 8 * n_labels + _FLOAT * own * row
-    found["label table, gradients"] = _FLOAT * gradients * row
-    found["label table, moments"] = 2 * _FLOAT * rows * row
+        sizes["label table, weights"] += 8 * n_labels + _FLOAT * own * row
+    sizes["label table, gradients"] = _FLOAT * gradients * row
+    sizes["label table, moments"] = 2 * _FLOAT * rows * row
     kept = min(own, max(kept_labels(dim), FEATURE_ROWS))
-    found["label embeddings, their gradients, activations"] = (
+    sizes["label embeddings, their gradients, activations"] = (
         2 * _FLOAT * own * dim + kept * speed.label_bytes
     )
-    return found
+    return sizes
 
 
 def _encoder(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
@@ -131,19 +131,19 @@ def _tokens_held(given: PlanInput, stage: PlannedStage) -> float:
 def _of_host(given: PlanInput) -> dict[str, float]:
     """Bytes by part of one process on the host, beside those of its device."""
     n_points, n_labels = len(given.point_lengths), len(given.label_lengths)
-    found: dict[str, float] = {"pairs": 12 * given.n_positives + 8 * n_points}
+    sizes: dict[str, float] = {"pairs": 12 * given.n_positives + 8 * n_points}
     if given.resident:
-        found = {"loaded already: libraries, texts, pairs": given.resident}
+        sizes = {"loaded already: libraries, texts, pairs": given.resident}
     if any(stage.name == "heads" for stage in given.stages):
-        found["point features"] = _FLOAT * n_points * given.width
+        sizes["point features"] = _FLOAT * n_points * given.width
         if given.settings.residual_lr > 0:
-            found["point features, a copy for the centroids"] = (
+            sizes["point features, a copy for the centroids"] = (
                 _FLOAT * n_points * (given.width + given.dim)
             )
         if given.device != "cpu":
-            found["label features, before they move"] = _FLOAT * n_labels * given.width
-    found["search vectors of the labels"] = _FLOAT * n_labels * (given.dim + 1)
-    return found
+            sizes["label features, before they move"] = _FLOAT * n_labels * given.width
+    sizes["search vectors of the labels"] = _FLOAT * n_labels * (given.dim + 1)
+    return sizes
 
 
 _REMEDIES = {
@@ -165,7 +165,7 @@ def problems(
     given: PlanInput, memory: Mapping[str, Mapping[str, float]], there: Machine
 ) -> list[str]:
     """One line for each place that has too little memory, with what to change."""
-    found = []
+    lines = []
     for place, sizes in memory.items():
         on_host = place == "host" or given.device == "cpu"
         available = there.host if on_host else there.device
@@ -173,8 +173,8 @@ def problems(
         if needed > available:
             largest = max(sizes, key=lambda name: sizes[name])
             remedy = next(words for start, words in _REMEDIES.items() if largest.startswith(start))
-            found.append(
+            lines.append(
                 f"{place} needs {in_bytes(needed)} of {in_bytes(available)}, most for {largest} "
                 f"({in_bytes(sizes[largest])}): {remedy}"
             )
-    return found
+    return lines
