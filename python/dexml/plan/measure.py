@@ -30,7 +30,8 @@ SAMPLES = 4096, 32_768
 """Labels of the two samples that the time of a step on frozen features is measured with."""
 _STEPS = 10_000
 """Steps of the stage whose steps are measured; its loss depends on how far it has come."""
-_SEARCHED = 256
+_SCORED = _SEARCHED = 256
+"""Points at most whose scores are timed, and points whose search is timed."""
 _UPDATED = 2**22
 """Numbers whose update is timed."""
 _REPEATS, _PATIENCE = 3, 0.5
@@ -146,7 +147,7 @@ def _heads(
         if drawn:  # the number of labels of the step is that of the draws, or somewhat less
             changes |= {"head_negatives": "uniform", "head_pool": size}
         y = _positives(batch_size, sizes[-1] if drawn else size, positives, settings.seed)
-        features = _unit_rows(encoder, batch_size), _unit_rows(encoder, y.shape[1])
+        features = _unit_rows(batch_size, encoder.width), _unit_rows(y.shape[1], encoder.width)
         nothing = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
         problem = Problem(y, None, nothing, nothing, np.ones(y.shape[1]), features)
         rows = np.arange(batch_size)
@@ -169,10 +170,10 @@ def _heads(
 
 def _score(encoder: DualEncoder, n_labels: int, settings: TrainSettings, positives: float) -> float:
     """Seconds of one score of the loss alone, forward and backward."""
-    n_points, n_labels = settings.encoder_batch_size, min(n_labels, SAMPLES[0])
+    n_points, n_labels = min(settings.encoder_batch_size, _SCORED), min(n_labels, SAMPLES[0])
     y = _positives(n_points, n_labels, positives, settings.seed)
     points, labels = (
-        torch.from_numpy(_unit_rows(encoder, n)[:, : encoder.dim]).to(encoder.device)
+        torch.from_numpy(_unit_rows(n, encoder.dim)).to(encoder.device)
         for n in (n_points, n_labels)
     )
     pairs = torch.from_numpy(y.indptr), torch.from_numpy(y.indices)
@@ -204,11 +205,9 @@ def _positives(n_points: int, n_labels: int, mean: float, seed: int) -> Csr:
     return Csr((values, np.concatenate(rows), indptr), shape=(n_points, n_labels))
 
 
-def _unit_rows(encoder: DualEncoder, n: int) -> NDArray[np.float32]:
-    """Random features (n, H) of unit length."""
-    rows: NDArray[np.float32] = torch.nn.functional.normalize(
-        torch.randn(n, encoder.width), dim=1
-    ).numpy()
+def _unit_rows(n: int, dim: int) -> NDArray[np.float32]:
+    """Random vectors (n, `dim`) of unit length."""
+    rows: NDArray[np.float32] = torch.nn.functional.normalize(torch.randn(n, dim), dim=1).numpy()
     return rows
 
 
