@@ -794,7 +794,7 @@ def test_layout_rule() -> None:
         ({"positives": (torch.arange(8), torch.arange(9))}, "does not rise from 0 to 9"),
         (
             {"positives": (torch.tensor([0, 2] + [2] * 6), torch.tensor([4, 4]))},
-            "positives: label 4 stands twice in row 0",
+            "positives: label 4 appears twice in row 0",
         ),
         ({"label_emb": torch.zeros(13, 4, dtype=F64)}, r"embeddings of shapes"),
         ({"label_emb": torch.zeros(13, 5).int(), "point_emb": torch.zeros(7, 5).int()}, "int32"),

@@ -25,9 +25,16 @@ from dexml.plan import Phase, Plan, PlanInput
 from dexml.plan.measure import measure
 from dexml.train import features, stages, step
 from dexml.train.candidates import Sampler
+from dexml.train.objective import objective
 from dexml.train.problem import Model
 from dexml.train.run import load_encoder
-from dexml.train.schedule import LossPart, parse_loss, parse_negatives, parse_stages, shortlist_due
+from dexml.train.schedule import (
+    longest,
+    parse_loss,
+    parse_negatives,
+    parse_stages,
+    shortlist_due,
+)
 from dexml.train.settings import TrainSettings
 
 _DRAWS = 3
@@ -199,11 +206,7 @@ class _Loss:
     """The loss that most steps of a stage use, in the form that `measure` takes."""
 
     def __init__(self, encoder: DualEncoder, settings: TrainSettings) -> None:
-        parts = parse_loss(settings.loss)
-        ends = [part.start for part in parts[1:]] + [1.0]
-        self.part: LossPart = max(
-            zip(parts, ends, strict=True), key=lambda found: found[1] - found[0].start
-        )[0]
+        self.part = longest(parse_loss(settings.loss))
         counts = torch.zeros(1, dtype=torch.int64)
         self.model = Model(encoder, LabelTable(counts, encoder.dim).to(encoder.device))
         self.settings = settings
@@ -219,7 +222,7 @@ class _Loss:
     ) -> Tensor:
         """Score as a step does."""
         bias = labels_KD.new_zeros(len(labels_KD)) if label_bias is None else label_bias
-        return step.objective(
+        return objective(
             self.part,
             self.model,
             points_BD,

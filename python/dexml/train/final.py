@@ -17,6 +17,7 @@ from dexml.run import info as runinfo
 from dexml.scorers import PointMemory, save_memory
 from dexml.train import features, processes, selection
 from dexml.train.problem import Model
+from dexml.train.schedule import parse_loss
 from dexml.train.selection import REPORTED
 from dexml.train.settings import TrainSettings
 
@@ -96,7 +97,7 @@ def save(
         "memory": selected["memory"],
         "fingerprint": fingerprint,
     }
-    if "bce" in settings.loss:
+    if any(part.loss.learns_scale for part in parse_loss(settings.loss)):
         info |= {"log_scale": model.log_scale.item(), "offset": model.offset.item()}
     runinfo.write_info(folder, info, files)
 

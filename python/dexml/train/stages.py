@@ -259,7 +259,9 @@ def _upper(encoder: Any, n: int, hidden: Tensor) -> Tensor:
 def _adamw(
     groups: list[dict[str, Any]], model: Model, settings: TrainSettings
 ) -> torch.optim.AdamW | None:
-    learns = settings.scale_lr > 0 and any(p.name == "bce" for p in parse_loss(settings.loss))
+    learns = settings.scale_lr > 0 and any(
+        part.loss.learns_scale for part in parse_loss(settings.loss)
+    )
     scalars = [model.log_scale, model.offset]
     for scalar in scalars:
         scalar.requires_grad_(learns)
