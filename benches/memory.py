@@ -1,5 +1,6 @@
-"""What votes of the training points do on validation points, in percent (docs/memory.md).
+"""What votes of the training points do on validation points, in percent.
 
+The results are in ``docs/experiments/memory.md``.
 The run must not have seen its validation points::
 
     python -m dexml.train DATA --out RUN --no-refit
@@ -17,7 +18,7 @@ from scipy.sparse import csr_array
 
 from dexml import _rust, data
 from dexml.encoder import DualEncoder, with_bias_dimension
-from dexml.index import Found, exact_search
+from dexml.index import Hits, exact_search
 from dexml.metrics import Evaluator, inv_propensity, propensity_constants, seen_groups
 from dexml.run import folder as rundir
 from dexml.scorers.memory import PointMemory
@@ -104,7 +105,7 @@ def main() -> None:
     found = {p: exact_search(v.queries, biased(p), 100, exclude=v.exclude) for p in PRIORS}
 
     def voted(
-        p: float, weight: float, b: int, t: float, neighbours: Found = near
+        p: float, weight: float, b: int, t: float, neighbours: Hits = near
     ) -> NDArray[np.int32]:
         mixer = memory.with_settings(weight, b, t)
         return mixer.mix(v.queries, found[p], biased(p), 100, exclude=v.exclude, near=neighbours)[0]

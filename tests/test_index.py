@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array, save_npz
 
 from dexml import topk
-from dexml.index import Found, LabelIndex, choose_search, exact, exact_search, exact_shard
+from dexml.index import Hits, LabelIndex, choose_search, exact, exact_search, exact_shard
 
 
 def unit(seed: int, n: int, dim: int = 12) -> np.ndarray:
@@ -32,7 +32,7 @@ def by_sorting(
     k: int,
     exclude: csr_array | None = None,
     only: set[int] | None = None,
-) -> Found:
+) -> Hits:
     """Every pair by itself, then a sort of Python."""
     ids = np.full((len(queries), k), -1, np.int32)
     scores = np.full((len(queries), k), -np.inf, np.float32)
@@ -45,7 +45,7 @@ def by_sorting(
     return ids, scores
 
 
-def same(found: Found, expected: Found) -> None:
+def same(found: Hits, expected: Hits) -> None:
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
     assert found[0].dtype == np.int32

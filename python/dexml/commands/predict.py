@@ -6,8 +6,8 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic_settings import CliPositionalArg
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
-from dexml import config, console, data
+from dexml import config, console, data, locks
 from dexml.commands.inputs import count_lines, open_texts, read_group, stdin_texts
 from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
 from dexml.commands.show import as_json, as_table, csr_parts
@@ -28,6 +28,7 @@ from dexml.config import Settings
 from dexml.data import Csr
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
 from dexml.predict import Prediction, Predictor
+from dexml.scorers import OnProgress
 
 BLOCK = 4096
 """Texts encoded and searched at a time: memory does not grow with the input."""
@@ -97,7 +98,8 @@ def main(argv: list[str]) -> None:
         if settings.out is None:
             _print(settings, predictor, question)
         else:
-            _write(settings, settings.out, predictor, question)
+            with _held(settings.out):
+                _write(settings, settings.out, predictor, question)
 
 
 def _check(settings: PredictSettings) -> None:
@@ -131,7 +133,7 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
     else:
         part = _test_part(settings, predictor)
         texts, total, exclude = iter(part.texts), len(part.texts), part.exclude
-        if (trained := predictor.run.info["n_labels"]) < n_labels:
+        if (trained := predictor.label_set.n_trained) < n_labels:
             # The truth knows no label added since: the answer takes its shape.
             console.say(f"labels added since the training are left out: {n_labels - trained}")
             only = np.ones(n_labels, np.bool_) if only is None else only
@@ -150,7 +152,7 @@ def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: the data set is not there; name it with --data")
     try:
-        return data.load_part(folder, "tst", predictor.run.info["n_labels"])
+        return data.load_part(folder, "tst", predictor.label_set.n_trained)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; give a file of texts, or - for stdin") from None
 
@@ -159,15 +161,15 @@ def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_]
     """The labels that may answer, as a mask; None: all."""
     mask = None
     if settings.only is not None:
-        mask = read_group(settings.only, predictor.label_texts, predictor.index.alive)
+        mask = read_group(settings.only, predictor.label_texts, predictor.label_set.alive)
     if settings.without is not None:
-        rest = ~read_group(settings.without, predictor.label_texts, predictor.index.alive)
+        rest = ~read_group(settings.without, predictor.label_texts, predictor.label_set.alive)
         mask = rest if mask is None else mask & rest
     return mask
 
 
 def _answers(
-    predictor: Predictor, question: Question, start: int, told: Callable[[int], object]
+    predictor: Predictor, question: Question, start: int, on_progress: OnProgress
 ) -> Iterator[tuple[list[str], Prediction]]:
     """Blocks of texts from row `start` on, with their answers."""
     while texts := list(islice(question.texts, question.block)):
@@ -176,7 +178,9 @@ def _answers(
             pairs = question.exclude[start : start + len(texts)]
         yield (
             texts,
-            predictor.predict(texts, question.k, exclude=pairs, only=question.only, told=told),
+            predictor.predict(
+                texts, question.k, exclude=pairs, only=question.only, on_progress=on_progress
+            ),
         )
         start += len(texts)
 
@@ -231,23 +235,24 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
         console.say(f"{partial.rows} texts, {question.k} labels each: {out}")
 
 
+def _held(out: Path) -> AbstractContextManager[None]:
+    """Let no other process write the same output meanwhile."""
+    path = out.with_name(f".{out.name}.lock")
+    return locks.hold(path, str(out), "python -m dexml.predict --out", remove=True)
+
+
 def _asked(settings: PredictSettings, predictor: Predictor, question: Question) -> dict[str, Any]:
     """All that the answers depend on, beside the texts."""
-    sealed = {
-        name: settings.run / name / "manifest.json" for name in ("index", "memory")
-    }  # each holds the hashes of all files beside it
     pairs = None if question.exclude is None else csr_array(question.exclude)
     return {
-        "run": predictor.run.fingerprint(),
+        "run": predictor.run.state.digest,
         "search": predictor.search_note(settings.k),
-        **{name: _digest(p.read_bytes()) if p.is_file() else None for name, p in sealed.items()},
         "k": settings.k,
         "labels": None if question.only is None else _digest(question.only.tobytes()),
         "filter pairs": None
         if pairs is None
         else _digest(pairs.indptr.astype("<i8").tobytes() + pairs.indices.astype("<i4").tobytes()),
-        "device": predictor.encoder.device.type,
-        "precision": predictor.precision,
+        **predictor.scorer.fingerprint(),
         "block": question.block,
     }
 

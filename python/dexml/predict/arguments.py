@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dexml.data import check_ids
-from dexml.index import check_texts
+from dexml.run import check_texts
 
 
 def checked(texts: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from scipy.sparse import csr_array, vstack
 
 from dexml import data, topk
 from dexml.data import Csr
-from dexml.index.exact import Found, exact_search
-from dexml.index.labels import LabelIndex
+from dexml.files import write_array
+from dexml.index import Hits, exact_search
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,6 @@ class Points:
     base: NDArray[np.float32]
     added: NDArray[np.float32]
     y: Csr
-    graph: LabelIndex | None
-    """Over `base`."""
 
     def __len__(self) -> int:
         return int(self.y.shape[0])
@@ -46,12 +45,16 @@ class Points:
         kept = csr_array((self.y.data[stays], self.y.indices[stays], indptr), shape=self.y.shape)
         return replace(self, y=kept)
 
+    def write_vectors(self, path: Path) -> int:
+        """Write all vectors as one array, in place; the size that the file must have."""
+        return write_array(path, np.concatenate([self.base, self.added]))
+
     def nearest(
         self,
         queries: NDArray[np.float32],
         k: int,
         own: NDArray[np.integer[Any]] | None,
-    ) -> Found:
+    ) -> Hits:
         """Find the k nearest points of each query, and their cosines: `PointMemory.nearest`."""
         if queries.ndim != 2 or queries.shape[1] not in (self.dim, self.dim + 1):
             raise ValueError(
@@ -67,11 +70,8 @@ class Points:
             if start == stop and n_points:
                 continue
             without = None if own is None else _own_pairs(np.asarray(own), start, stop)
-            if start == 0 and self.graph is not None:
-                ids, cosines = self.graph.search(queries, k, exclude=without)
-            else:
-                vectors = self.added if start else self.base
-                ids, cosines = exact_search(queries, vectors, k, exclude=without)
+            vectors = self.added if start else self.base
+            ids, cosines = exact_search(queries, vectors, k, exclude=without)
             parts.append((np.where(ids < 0, -1, ids + np.int32(start)), cosines))
         if len(parts) == 1:
             return parts[0]

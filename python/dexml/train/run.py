@@ -143,7 +143,7 @@ def _train(
     embedded = encoder.embed(point_features)
     memory = None
     if votes:
-        memory = PointMemory(
+        memory = PointMemory.of(
             embedded[len(queries) :],
             problem.y[fitted],
             **{name: selected["memory"][name] for name in ("weight", "neighbours", "temperature")},
