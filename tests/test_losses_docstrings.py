@@ -30,7 +30,7 @@ OWN: dict[str, dict[str, Any]] = {
 
 def lines(function: Callable[..., Any]) -> str:
     """The code block of a docstring, which follows right after its first line."""
-    match = re.match(r".*\n\nThe same.*::\n\n((?: {4}.*\n|\n)+)", inspect.getdoc(function) or "")
+    match = re.match(r".*\n\nThe same.*:\n\n((?: {4}.*\n|\n)+)", inspect.getdoc(function) or "")
     assert match is not None
     code = textwrap.dedent(match[1]).strip()
     assert len(code.splitlines()) <= 7

@@ -9,7 +9,7 @@ from torch import Tensor
 def average_of_ranked(row_losses: Tensor, *, m: int, k: int) -> Tensor:
     """Mean of the row losses that rank m + 1 to k, counted from the highest.
 
-    The same as::
+    The same as:
 
         ranked = torch.sort(row_losses, descending=True).values
         loss = ranked[m:k].mean()

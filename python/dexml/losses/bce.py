@@ -38,7 +38,7 @@ def bce(
 ) -> Tensor:
     r"""Binary cross-entropy of every pair of a point and a label.
 
-    The same as, with the positives as a matrix y (B, L) of zeros and ones::
+    The same as, with the positives as a matrix y (B, L) of zeros and ones:
 
         z = log_scale.exp() * (point_emb @ label_emb.T) / temperature + offset
         zero = torch.zeros_like(z)

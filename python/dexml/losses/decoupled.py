@@ -37,7 +37,7 @@ def decoupled_softmax(
 ) -> Tensor:
     r"""Cross-entropy of each positive against the negatives only, averaged over the positives.
 
-    The same as, with the positives as a matrix y (B, L) of zeros and ones::
+    The same as, with the positives as a matrix y (B, L) of zeros and ones:
 
         z = point_emb @ label_emb.T / temperature
         negatives = torch.logsumexp(z.masked_fill(y == 1, -torch.inf), dim=1, keepdim=True)

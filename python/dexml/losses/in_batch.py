@@ -16,7 +16,7 @@ from dexml.losses.pairs import Csr
 def same_group(point_groups: Tensor, label_groups: Tensor) -> Csr:
     """Find the pairs of points and labels with equal groups, without a matrix of all pairs.
 
-    The same pairs, in the same order, as::
+    The same pairs, in the same order, as:
 
         points, labels = torch.nonzero(point_groups[:, None] == label_groups, as_tuple=True)
 

@@ -42,7 +42,7 @@ def soft_topk(
 ) -> Tensor:
     r"""Cross-entropy of each positive against a soft indicator of the top k of its row.
 
-    The same as, with the positives as a matrix y (B, L) of zeros and ones::
+    The same as, with the positives as a matrix y (B, L) of zeros and ones:
 
         z = point_emb @ label_emb.T / temperature
         s, log_s = soft_topk_operator(z, k, alpha=alpha)

@@ -18,7 +18,7 @@ from dexml.losses.arguments import read_k
 def soft_topk_operator(x: Tensor, k: int | Tensor, *, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
     r"""Soft indicator of the k largest entries of each row.
 
-    The same as, for a matrix x::
+    The same as, for a matrix x:
 
         lo = -x.amax(dim=1, keepdim=True) - 50 / alpha
         hi = -x.amin(dim=1, keepdim=True) + 50 / alpha

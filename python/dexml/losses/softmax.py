@@ -34,7 +34,7 @@ def softmax(
 ) -> Tensor:
     r"""Cross-entropy of a softmax over all labels, averaged over the positives of each point.
 
-    The same as, with the positives as a matrix y (B, L) of zeros and ones::
+    The same as, with the positives as a matrix y (B, L) of zeros and ones:
 
         z = point_emb @ label_emb.T / temperature
         terms = -torch.log_softmax(z, dim=1)

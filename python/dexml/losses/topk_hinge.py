@@ -34,7 +34,7 @@ def topk_hinge(
 ) -> Tensor:
     r"""Hinge between the lowest positive of a point and its (k+1)-th highest score.
 
-    The same as, with the positives as a matrix y (B, L) of zeros and ones::
+    The same as, with the positives as a matrix y (B, L) of zeros and ones:
 
         z = point_emb @ label_emb.T / temperature
         rival = torch.sort(z, dim=1, descending=True, stable=True).values[:, k]
