@@ -110,10 +110,10 @@ def build(
     index = LabelIndex.build(
         vectors, queries, search="exact" if exact else "hnsw", seed=0, progress=True
     )
-    made = {"build": time.process_time() - started}
+    seconds = {"build": time.process_time() - started}
     index.save(folder / "dexml")
     recalls = [row for k in ks if (row := index.recall_for(k))]
-    info: dict[str, Any] = made | {
+    info: dict[str, Any] = seconds | {
         "m": index.facts.m,
         "ef_construction": index.facts.ef_construction,
         "ef": {} if exact else {str(k): row.ef for k, row in zip(ks, recalls, strict=True)},
@@ -269,7 +269,11 @@ def main(argv: list[str]) -> None:
     results: list[dict[str, Any]] = []
     tasks: list[tuple[str, Callable[[], tuple[Array, Array]]]] = []
     if chosen.run:
-        labels, points = (np.load(chosen.run / f"{name}_emb.npy") for name in ("label", "query"))
+        from dexml.run import Run
+        from dexml.scorers.dense import kept_queries, trained_vectors
+
+        state = Run.open(chosen.run).state
+        labels, points = np.array(trained_vectors(state)), kept_queries(state)
         title = f"{len(labels):,} label vectors of a run, D = {labels.shape[1]}"
         tasks.append((title, lambda: (labels, points)))
     else:
