@@ -14,7 +14,7 @@ from dexml.scorers import PointMemory
 from dexml.sealed import Format, Home, Sealed
 from test_neighbours import D, L, N, label_vectors, sparse, unit, with_one
 
-FORMAT = Format("run.json", "a folder of points", 1, "train again")
+FORMAT = Format("run.json", "a folder of points", 1, "train again", "update")
 
 
 def saved(memory: PointMemory, folder: Path, home: Home | None = None) -> Path:
@@ -82,12 +82,12 @@ def test_only_what_has_changed_is_written_again(tmp_path: Path) -> None:
     ("facts", "message"),
     [
         ({"n_points": N + 1}, r"float32 of shape \(60, 6\), expected float32 \(61, 'any'\)"),
-        ({"n_points": "60"}, "no proper 'neighbours.n_points' in run.json"),
+        ({"n_points": "60"}, "no proper 'neighbours.n_points'"),
         ({"weight": -1}, "weight = -1; it must be finite and at least 0"),
-        ({"weight": "x"}, "no proper 'neighbours.weight' in run.json"),
-        ({"weight": float("nan")}, "no proper 'neighbours.weight' in run.json"),
+        ({"weight": "x"}, "no proper 'neighbours.weight'"),
+        ({"weight": float("nan")}, "no proper 'neighbours.weight'"),
         ({"temperature": 0}, "temperature = 0; it must be finite and above 0"),
-        ({"neighbours": True}, "no proper 'neighbours.neighbours' in run.json"),
+        ({"neighbours": True}, "no proper 'neighbours.neighbours'"),
     ],
 )
 def test_numbers_that_cannot_be_right_are_refused(
@@ -108,7 +108,7 @@ def test_points_that_do_not_fit_the_run_are_refused(tmp_path: Path) -> None:
     assert restored(folder, n_labels=L + 3).n_labels == L  # labels may have been added since
     with pytest.raises(ValueError, match="points with 40 labels and 6 dimensions for 39 labels"):
         restored(folder, n_labels=L - 1)
-    with pytest.raises(ValueError, match="6 dimensions for 40 labels of 7; train again"):
+    with pytest.raises(ValueError, match="6 dimensions for 40 labels of 7"):
         restored(folder, dim=D + 1)
 
 
