@@ -33,7 +33,7 @@ def restored(folder: Path, n_labels: int = L, dim: int = D) -> PointMemory:
 
 
 def file_of(folder: Path, role: str) -> Path:
-    return folder / json.loads((folder / "run.json").read_text())["parts"][role]["name"]
+    return folder / str(json.loads((folder / "run.json").read_text())["parts"][role]["name"])
 
 
 def memory_of(seed: int = 1, n: int = N) -> PointMemory:

@@ -257,7 +257,8 @@ def test_a_run_opened_while_another_saves_is_of_one_moment(
     service.add_points(["kernel driver"], positives([(0, 64)], (1, 65)))
     kind = {"labels": "LabelSet", "index": "DenseScorer", "points": "PointMemory"}[before]
     whole = getattr(served_module, kind)
-    restore, saves = whole.restore, []
+    restore = whole.restore
+    saves: list[int] = []
 
     def late(*args: Any, **kwargs: Any) -> Any:
         if not saves:
