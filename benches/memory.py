@@ -20,7 +20,7 @@ from dexml.encoder import DualEncoder, with_bias_dimension
 from dexml.index import Hits, exact_search
 from dexml.metrics import Evaluator, inv_propensity, propensity_constants, seen_groups
 from dexml.run import LabelSet, Run
-from dexml.run.folder import read_config
+from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
 from dexml.scorers.dense import trained_vectors
 from dexml.scorers.votes import shares
@@ -32,11 +32,11 @@ METRICS = ["P@1", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100"]
 
 def validation_of(folder: Path) -> tuple[Validation, dict[str, NDArray[np.float32]], float]:
     """The validation points of a run, features by the encoder before training, and the prior."""
-    run, config = Run.open(folder), read_config(folder)
+    run, config = Run.open(folder), rundir.read_config(folder)
     if config["refit"]:
         raise SystemExit(f"{folder}: has seen its validation points; train with --no-refit")
-    n_labels = len(LabelSet.restore_trained(run.state))
-    part = data.load_part(run.data_dir(), "trn", n_labels)
+    labels = LabelSet.restore_trained(run.state)
+    part = data.load_part(run.data_dir(), "trn", len(labels))
     encoder = DualEncoder.load(str(folder / "encoder"))
     start = DualEncoder.load(config["encoder"])
     tokens = start.tokenize(part.texts, config["point_tokens"])
@@ -52,11 +52,12 @@ def validation_of(folder: Path) -> tuple[Validation, dict[str, NDArray[np.float3
     if config["propensity"]:
         a, b = propensity_constants(config["propensity"])
     y = csr_array((part.y > 0).astype(np.float32))
-    prior_bias = run.facts["dense"]["temperature"] * np.log1p(
+    dense = run.facts["dense"]
+    prior_bias = dense["temperature"] * np.log1p(
         np.bincount(y[rows].indices, minlength=y.shape[1])
     ).astype(np.float32)
-    vectors, prior = np.array(trained_vectors(run.state)), run.facts["dense"]["prior"]
-    vectors[:, -1] -= np.float32(prior) * prior_bias
+    vectors = np.array(trained_vectors(run.state))
+    vectors[:, -1] -= np.float32(dense["prior"]) * prior_bias
     validation = Validation(
         queries=with_bias_dimension(embedded[out]),
         y_true=y[out],
@@ -68,23 +69,25 @@ def validation_of(folder: Path) -> tuple[Validation, dict[str, NDArray[np.float3
         exclude=None if part.exclude is None else part.exclude[out],
         groups=None if part.groups is None else [part.groups[i] for i in out],
     )
-    return validation, {"queries": raw[out], "points": raw[rows]}, prior
+    return validation, {"queries": raw[out], "points": raw[rows]}, dense["prior"]
 
 
-def centroid_labels(v: Validation, share: float) -> NDArray[np.float32]:
-    """Move label vectors towards the mean of their points (PEFA-XS), their lengths kept.
+def centroid_labels(
+    label_vectors: NDArray[np.float32], vectors: NDArray[np.float32], y: csr_array, share: float
+) -> NDArray[np.float32]:
+    """Move label vectors towards the mean of their training points: votes without a cost.
 
-    ``z <- share x z + (1 - share) x mean``; labels without a point and biases stay as they are.
+    PEFA-XS: ``z <- share x z + (1 - share) x mean``, then back to the length of z. Labels without a
+    point, and biases, stay as they are. `y` holds ones.
     """
-    dim = v.points.shape[1]
-    counts = np.bincount(v.y.indices, minlength=v.y.shape[1])
+    dim, counts = vectors.shape[1], np.bincount(y.indices, minlength=y.shape[1])
     seen = counts > 0
-    means = (v.y.T @ v.points)[seen] / counts[seen, None]
-    old = v.label_vectors[seen, :dim]
+    means = (y.T @ vectors)[seen] / counts[seen, None]
+    old = label_vectors[seen, :dim]
     moved = share * old + (1 - share) * means
     length = np.linalg.norm(moved, axis=1, keepdims=True)
+    new = label_vectors.copy()
     scale = np.linalg.norm(old, axis=1, keepdims=True) / np.where(length > 0, length, 1)
-    new = v.label_vectors.copy()
     new[seen, :dim] = np.where(length > 0, moved * scale, old)
     return new
 
@@ -143,7 +146,7 @@ def main() -> None:
             voted(0.0, 0.3, b, t, raw_near),
         )
     for share in (0.9, 0.7, 0.5):
-        moved = centroid_labels(v, share)
+        moved = centroid_labels(v.label_vectors, v.points, v.y, share)
         for p in dict.fromkeys([0.0, prior]):
             ids = exact_search(v.queries, biased(p, moved), 100, exclude=v.exclude)[0]
             show(f"PEFA-XS, own share {share}, prior {p}", ids)

@@ -34,7 +34,8 @@ def train_settings(data: Path, encoder: Path, out: Path, **changes: Any) -> "Tra
 
 def part_path(run: Path, role: str) -> Path:
     """The file of a part of a run, such as ``dense/table`` or ``labels/texts``."""
-    return run / json.loads((run / "run.json").read_text())["parts"][role]["name"]
+    parts = json.loads((run / "run.json").read_text())["parts"]
+    return run / str(parts[role]["name"])
 
 
 def rewrite_info(run: Path, *gone: str, **changes: Any) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 _CHUNK = 2**24
 """Bytes of an array that are written at a time."""
-_BESIDE = re.compile(r"\.[0-9a-f]{16}\.(?:new|old)\.(.*)", re.DOTALL)
+_BESIDE = re.compile(r"(?:\.[0-9a-f]{16}\.(?:new|old)\.)+(.*)", re.DOTALL)
 _SYSTEM = re.compile(r"\..*|Thumbs\.db|[Dd]esktop\.ini|__MACOSX|@eaDir|System Volume Information")
 """Names that systems and editors leave in folders by themselves: hidden files above all."""
 

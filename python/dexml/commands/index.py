@@ -104,7 +104,7 @@ def _edit(settings: IndexSettings) -> None:
     """Edit the labels, or build the graph anew."""
     if "index" not in Run.open(settings.run).facts:
         raise FileNotFoundError(
-            f"{settings.run}: no index yet; build it first: python -m dexml.index {settings.run}"
+            f"{settings.run}: no index yet; build it: python -m dexml.index {settings.run}"
         )
     opened = open_run(settings.run, device=settings.device)
     predictor = Predictor(opened)
@@ -234,7 +234,7 @@ def _table(run: Run) -> str:
             f"{run.folder}: no index yet; build it: python -m dexml.index {run.folder}"
         )
     try:
-        facts = IndexFacts.from_json(run.facts["index"])
+        facts = IndexFacts.from_json(require(run.state, "index", {}))
     except ValueError as error:
         raise run.state.damaged(f"index: {error}") from None
     labels = require(run.state, "labels", {"edits": int})
