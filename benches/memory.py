@@ -1,5 +1,6 @@
-"""What votes of the training points do on validation points, in percent (docs/memory.md).
+"""What votes of the training points do on validation points, in percent.
 
+The results are in ``docs/experiments/memory.md``.
 The run must not have seen its validation points::
 
     python -m dexml.train DATA --out RUN --no-refit

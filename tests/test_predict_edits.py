@@ -99,7 +99,7 @@ def test_labels_of_points_are_lists_of_ids_or_a_matrix(voting: Path) -> None:
         ([[3], ["kernel"]], ValueError, r"y\[1\]: holds 'kernel' of type str; expected label"),
         ([[3], [[1, 2]]], ValueError, r"y\[1\]: 2 dimensions; expected a list of label ids"),
         ([[3], [True]], ValueError, r"y\[1\]: holds True of type bool"),
-        ([[3], [0, 0, 1, 0]], ValueError, r"y\[1\]: label 0 stands twice"),
+        ([[3], [0, 0, 1, 0]], ValueError, r"y\[1\]: duplicate label 0"),
         ([[3], "kernel"], TypeError, r"y\[1\] is str; expected a list of label ids"),
         ([3, 4], TypeError, r"y\[0\] is int; expected a list of label ids"),
         (None, TypeError, "y is NoneType; give a sparse matrix"),

@@ -257,12 +257,10 @@ def definition(
         for i, label in enumerate(labels.texts):
             scores[row, i] = vector_of(label) @ query + 0.25
         length = np.linalg.norm(query)
-        cosines = np.float32(points @ (query / (length or 1)))
-        voters = sorted(range(len(points)), key=lambda i: (-cosines[i], i))[: set_.neighbours]
-        shares = np.exp(cosines[voters].astype(np.float64) / set_.temperature)
-        if len(voters):
-            votes = shares / shares.sum() @ y[voters]
-            scores[row, : y.shape[1]] += set_.weight * votes
+        assert len(points) <= set_.neighbours  # all of them vote
+        shares = np.exp(points @ (query / (length or 1)) / set_.temperature)
+        if len(points):
+            scores[row, : y.shape[1]] += set_.weight * (shares / shares.sum() @ y)
     scores[out] = -np.inf
     return scores
 

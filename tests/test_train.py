@@ -368,7 +368,7 @@ def test_more_layers_than_there_are_and_packing_where_it_is_not_known(
 ) -> None:
     for changes, message in (
         ({"encoder_layers": 99}, "99 upper layers; this encoder has 2: give 1..2"),
-        ({"encoder": str(tiny("mpnet", tmp_path / "m")), "packed": True}, "packing is not known"),
+        ({"encoder": str(tiny("mpnet", tmp_path / "m")), "packed": True}, "texts cannot be packed"),
     ):
         settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", stages="encoder")
         with pytest.raises(ValueError, match=message):
