@@ -118,7 +118,7 @@ def test_a_folder_is_given_as_text_path_or_link(
     predictor.remove_labels([3])
     predictor.save()
     assert (tmp_path / "link").is_symlink()
-    assert not open_run(copied).served.labels.alive[3]
+    assert not open_run(copied).labels.alive[3]
 
 
 def test_a_moved_run_finds_its_parts_and_its_data(run_dir: Path, tiny_data: Path) -> None:
@@ -248,8 +248,8 @@ def test_a_kill_while_edits_are_saved_leaves_all_as_before_or_all_as_now(copied:
         predictor.save()
 
     for killed in killed_everywhere(copied, save, every=9):
-        served = open_run(killed).served
-        outcomes.append(served.labels.n_alive)
+        labels = open_run(killed).labels
+        outcomes.append(labels.n_alive)
         predictor = Predictor(open_run(killed))
         predictor.remove_labels([7])
         predictor.save()

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
 def _build(settings: IndexSettings) -> None:
     """Build from the label vectors of the training; edits are not lost without being asked."""
     opened = open_run(settings.run)
-    edits = opened.served.labels.edits
+    edits = opened.labels.edits
     if edits and not settings.overwrite:
         raise FileExistsError(
             f"{settings.run}: labels were edited {edits} times since the index was built; "

@@ -117,6 +117,8 @@ class Sealed:
             array: NDArray[Any] = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
         except (ValueError, EOFError, SyntaxError) as error:
             raise self.damaged(str(error), path) from None
+        if not isinstance(array, np.ndarray):
+            raise self.damaged("an archive, not an array", path)
         fits = len(array.shape) == len(shape) and all(
             b in (a, None) for a, b in zip(array.shape, shape, strict=True)
         )
