@@ -9,7 +9,7 @@ use crate::error::{Error, Fault, Result};
 /// copies nothing. The name stands in error messages.
 ///
 /// Valid once built: row pointers do not decrease and stay within the entries, and every label of
-/// the window is in `0..n_cols`. Labels may be unsorted, and may repeat: whoever minds says so.
+/// the window is in `0..n_cols`. Labels may be unsorted and may repeat; functions that forbid it check it themselves.
 #[derive(Debug, Clone, Copy)]
 pub struct CsrPattern<'a> {
     name: &'a str,
@@ -214,7 +214,7 @@ impl<T> Csr<T> {
     }
 }
 
-/// Checks a whole matrix from outside with the rules of the text loader.
+/// Checks a whole matrix by the rules of the text loader.
 ///
 /// `None` if it is fine as it is, or its indices and values with every row sorted by label.
 ///
@@ -285,7 +285,7 @@ mod tests {
             CsrView::new("m", n_cols, indptr, indices, data).unwrap_err().to_string()
         };
         let pointer =
-            |row| format!("m: row {row}: indptr decreases or leaves the 2 stored entries");
+            |row| format!("m: row {row}: indptr decreases or points outside the 2 stored entries");
         assert_eq!(message(3, &[], &[], &[]), "m: indptr is empty");
         assert_eq!(message(3, &[0, 2, 1], &[0, 1], &[1.0; 2]), pointer(1));
         assert_eq!(message(3, &[-1, 1], &[0, 1], &[1.0; 2]), pointer(0));

@@ -1,4 +1,4 @@
-//! Which labels go together: neighbours of each label in the bipartite graph of points and labels.
+//! Related labels: the neighbours of each label in the bipartite graph of points and labels.
 
 mod cooccur;
 mod walk;
@@ -18,7 +18,7 @@ pub use walk::{MAX_STEPS, RandomWalk};
 /// Labels handed to a thread at a time.
 const BLOCK_LABELS: usize = 256;
 
-/// Points and labels that are too common to say much.
+/// Limits above which points and labels are too common to be informative.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DegreeCaps {
     /// Points with more labels than this are left out, as if they were not in the matrix.
@@ -28,7 +28,7 @@ pub struct DegreeCaps {
     pub max_label_points: Option<usize>,
 }
 
-/// The positives of a training matrix, seen from the points and from the labels.
+/// The positives of a training matrix, by point and by label.
 ///
 /// Built once, in parallel; neighbours are then found by [`random_walk`](Self::random_walk) or
 /// [`co_occurrence`](Self::co_occurrence). Both give a CSR matrix of labels by labels whose rows are

@@ -5,21 +5,21 @@ use crate::error::{Error, Fault, Result};
 use crate::rank::{Excluded, Score, keep_best};
 use crate::topk::{Ranked, TopK};
 
-/// Partial sums of a dot product: added up in one fixed order, and wide enough to vectorise.
+/// Partial sums of a dot product: added in one fixed order, and enough of them to vectorise.
 const LANES: usize = 16;
 
-/// What the votes of training points are made of.
+/// The votes of training points: who votes, for what, and how much it counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Votes<'a> {
-    /// The nearest points of each query and how much each of them votes, padded with point -1.
+    /// The nearest points of each query and the weight of each one's vote, padded with point -1.
     pub neighbours: Ranked<'a>,
     /// The labels of all points, (`n_points`, at most `n_labels`): every stored entry is a positive.
     pub y: CsrPattern<'a>,
-    /// What a whole vote adds to the score of a label, finite and >= 0.
+    /// What a vote of weight 1 adds to the score of a label, finite and >= 0.
     pub weight: f32,
 }
 
-/// The vectors that score a label which the plain ranking does not hold: row-major, `dim` wide.
+/// Vectors for scoring a label that is missing in the plain ranking: row-major, `dim` wide.
 #[derive(Debug, Clone, Copy)]
 pub struct Vectors<'a> {
     /// One for each query.
@@ -70,13 +70,13 @@ pub fn mix_votes(
 /// Memory of one task.
 #[derive(Default)]
 struct Scratch {
-    /// Label and place of the neighbour for each single vote, packed; sorting brings them together.
+    /// Label and position of the neighbour for each single vote, packed; sorting groups them by label.
     cast: Vec<u64>,
     /// The voted labels, ascending, and their votes.
     tally: Vec<(i32, f64)>,
     /// Which of them are in the plain ranking.
     met: Vec<bool>,
-    /// The labels of the plain ranking, sorted to find one that stands twice.
+    /// The labels of the plain ranking, sorted to find duplicates.
     seen: Vec<i32>,
     excluded: Excluded,
 }
@@ -169,7 +169,7 @@ impl<'a> Mixer<'a> {
         Ok(())
     }
 
-    /// What a label that is missing in a row of `plain` has for a score at most.
+    /// An upper bound of the score of a label that is missing in a row of `plain`.
     fn ceiling(&self, row: usize) -> f32 {
         let (labels, scores) = self.plain.cells(row);
         if labels.contains(&-1) {
