@@ -9,6 +9,7 @@ mod border;
 mod evaluator;
 mod files;
 mod pool;
+mod ranker;
 mod ranking;
 mod sampling;
 mod statistics;
@@ -25,6 +26,8 @@ mod _rust {
         check_csr, inv_propensity, label_counts, load_bow, load_bytes, load_labels, load_pairs,
         load_scores, save_bow, save_labels, save_npz, save_pairs,
     };
+    #[pymodule_export]
+    use super::ranker::{fit_ranker, score_ranker};
     #[pymodule_export]
     use super::ranking::{drop_pairs_csr, drop_pairs_ids, merge_topk, topk_csr, topk_dense};
     #[pymodule_export]
