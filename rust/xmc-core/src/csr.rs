@@ -1,5 +1,9 @@
 //! Sparse matrices: borrowed views that are validated once, and owned results.
 
+mod parts;
+
+pub(crate) use parts::{Part, csr_from_parts};
+
 use crate::error::{Error, Fault, Result};
 
 /// The positions of a CSR matrix, without values: a set of (row, label) pairs.
@@ -9,7 +13,8 @@ use crate::error::{Error, Fault, Result};
 /// copies nothing. The name stands in error messages.
 ///
 /// Valid once built: row pointers do not decrease and stay within the entries, and every label of
-/// the window is in `0..n_cols`. Labels may be unsorted and may repeat; functions that forbid it check it themselves.
+/// the window is in `0..n_cols`. Labels may be unsorted and may repeat; functions that forbid it check
+/// it themselves.
 #[derive(Debug, Clone, Copy)]
 pub struct CsrPattern<'a> {
     name: &'a str,
@@ -140,6 +145,26 @@ impl<'a, T> CsrView<'a, T> {
             return Err(Error::Length { name: name.to_owned(), what, expected, found });
         }
         Ok(Self { pattern: CsrPattern::new(name, n_cols, indptr, indices)?, data })
+    }
+
+    /// As [`new`](Self::new), for a matrix whose columns are features; its messages say so.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_features(
+        name: &'a str,
+        n_features: usize,
+        indptr: &'a [i64],
+        indices: &'a [i32],
+        data: &'a [T],
+    ) -> Result<Self> {
+        Self::new(name, n_features, indptr, indices, data).map_err(|error| match error {
+            Error::Content { place, fault } => Error::Content { place, fault: fault.of_feature() },
+            Error::Parameter { name: "n_labels", rule, value } => {
+                Error::Parameter { name: "n_features", rule, value }
+            }
+            error => error,
+        })
     }
 
     /// The positions alone.

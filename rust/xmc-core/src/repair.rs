@@ -27,7 +27,7 @@ impl Columns {
 /// What a loader repaired.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Repairs {
-    /// Rows whose labels were not ascending. Every loader sorts them, so this does not count as a repair.
+    /// Rows whose labels were not ascending. Every loader sorts them, so this is not a repair.
     pub rows_sorted: usize,
     /// Entries added to an earlier one of the same label (dropped, in a list without values).
     pub duplicates: usize,

@@ -129,6 +129,26 @@ pub enum Fault {
         /// The feature.
         feature: i32,
     },
+    /// A column that is not larger than the one before it, in a row that must be sorted.
+    #[error("column {column} is not in ascending order")]
+    NotAscending {
+        /// The column.
+        column: i32,
+    },
+    /// A token that occurs twice in a vocabulary.
+    #[error("duplicate token '{token}'")]
+    DuplicateToken {
+        /// The token, shortened and escaped.
+        token: String,
+    },
+    /// A document frequency that the number of texts does not allow.
+    #[error("document frequency must be in 0..={n_texts}, not {df}")]
+    BadFrequency {
+        /// The frequency.
+        df: i64,
+        /// Number of texts.
+        n_texts: usize,
+    },
     /// A row number outside `0..n_rows`.
     #[error("row {row} out of range (n_rows = {n_rows})")]
     RowOutOfRange {
