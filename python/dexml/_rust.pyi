@@ -567,6 +567,7 @@ def vote_sums(
     num_threads: int | None = None,
 ) -> _Truth:
     """Votes of the nearest points, summed by label, without zeros."""
+
 _Ranker: TypeAlias = tuple[
     NDArray[np.float32],
     NDArray[np.float32],

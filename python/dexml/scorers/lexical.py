@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from dexml import data
-from dexml.files import write_array
 from dexml.data import Csr
+from dexml.files import write_array
 from dexml.index import Hits
 from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
@@ -46,9 +46,7 @@ CENTROID_TERMS = 256
 CHAR_WEIGHT = 0.7
 """Of characters beside words in the joined rows."""
 WORDS = VectorizerSettings(sizes=(1, 2), min_df=2)
-CHARS = VectorizerSettings(
-    grams="chars", sizes=(2, 5), min_df=2, max_chars=80, max_size=300_000
-)
+CHARS = VectorizerSettings(grams="chars", sizes=(2, 5), min_df=2, max_chars=80, max_size=300_000)
 NEIGHBOURS = 50
 """Training points that vote on a text."""
 TEXT_WEIGHT = 0.3
@@ -169,7 +167,9 @@ class LexicalScorer:
         """Centroids times n / (n + 1): few points say little."""
         factor = (self.counts / (self.counts + 1)).astype(np.float32)
         data_ = self.centroids.data * np.repeat(factor, np.diff(self.centroids.indptr))
-        return csr_array((data_, self.centroids.indices, self.centroids.indptr), self.centroids.shape)
+        return csr_array(
+            (data_, self.centroids.indices, self.centroids.indptr), self.centroids.shape
+        )
 
     @cached_property
     def _base(self) -> Csr:
@@ -198,7 +198,6 @@ class LexicalScorer:
 
     def rows(self, queries: Queries) -> TextRows:
         """Sparse rows of the texts, made once."""
-
         return queries.once((self.lexicon, "rows"), lambda: self.lexicon.rows(queries.texts))
 
     def _asked(self, queries: Queries) -> Csr:
@@ -221,9 +220,7 @@ class LexicalScorer:
         mask = self._mask(only)
         return self._base_index.search(self._asked(queries), k, exclude=exclude, only=mask)
 
-    def score_pairs(
-        self, queries: Queries, ids: NDArray[np.integer[Any]]
-    ) -> NDArray[np.float32]:
+    def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Score the labels `ids` (n, m) of each text; -inf for padding and removed labels."""
         known = (ids >= 0) & (ids < self.n_labels)
         known[known] = self.alive[ids[known]]

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust
-from dexml.data import Csr, csr_parts
+from dexml.data import Csr
 from dexml.index import Hits
-from dexml.run import LabelSet, require
+from dexml.run import require
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.cooccurrence import BEST, companion_scores, companions, top_of
 from dexml.scorers.points import widened
@@ -218,9 +218,7 @@ class RankedScorer:
             )
         return ids, scores
 
-    def score_pairs(
-        self, queries: Queries, ids: NDArray[np.integer[Any]]
-    ) -> NDArray[np.float32]:
+    def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Score the labels `ids` (n, m) of each text; -inf for labels that are no candidates."""
         pairs = self.candidates(queries)
         values = self._score(queries, pairs, None)
@@ -256,7 +254,9 @@ class RankedScorer:
     def facts(self) -> dict[str, Any]:
         """Sections of all members, and the names of the features."""
         sections = {name: s for member in self.members for name, s in member.facts().items()}
-        return sections | {"ranker": {"features": [] if self.network is None else list(self.network.names)}}
+        return sections | {
+            "ranker": {"features": [] if self.network is None else list(self.network.names)}
+        }
 
     def parts(self) -> Mapping[str, Part]:
         """Files of all members, and the network."""
@@ -298,6 +298,10 @@ def restore_network(state: Sealed) -> Network | None:
         "bias": state.array(PREFIX + "bias", np.float32, (None, None)),
     }
     m, h = arrays["output"].shape
-    if len(arrays["linear"]) != m or arrays["weights"].shape != (m, h, f) or arrays["bias"].shape != (m, h):
+    if (
+        len(arrays["linear"]) != m
+        or arrays["weights"].shape != (m, h, f)
+        or arrays["bias"].shape != (m, h)
+    ):
         raise state.damaged("the ranker's arrays do not fit together")
     return Network(tuple(names), **arrays)

@@ -124,9 +124,7 @@ def choose(
     hidden = 0 if few else 16
     scores = out_of_fold(evidence, asked.keys, hidden, seed=seed, weights=weights)
     base, ranked = (evaluated(evidence, asked, s, select) for s in (evidence.base, scores))
-    differences = compare(
-        base, ranked, groups=asked.keys, seed=seed, n_resamples=_RESAMPLES
-    )
+    differences = compare(base, ranked, groups=asked.keys, seed=seed, n_resamples=_RESAMPLES)
     facts: dict[str, Any] = {
         "select": select,
         "validation_points": len(asked.texts),
@@ -183,9 +181,7 @@ def out_of_fold(
     return scores
 
 
-def evaluated(
-    evidence: Evidence, asked: Asked, scores: NDArray[np.float32], select: str
-) -> Result:
+def evaluated(evidence: Evidence, asked: Asked, scores: NDArray[np.float32], select: str) -> Result:
     """Rank the candidates by these scores and evaluate, with values per point."""
     metrics = list(dict.fromkeys([select, *REPORTED]))
     k = max(int(name.split("@")[1]) for name in metrics)
