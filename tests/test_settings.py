@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -453,9 +454,12 @@ def test_losses_in_turn() -> None:
 
 def test_shortlist_right_after_the_start() -> None:
     """Defect 23: start 3, refresh 5."""
-    due = [epoch for epoch in range(1, 16) if schedule.shortlist_due(epoch, 3, 5)]
-    assert due == [4, 9, 14]
-    assert schedule.shortlist_due(1, 0, 5)
+    late = schedule.StageSchedule(
+        "encoder", 15, 64, {"hard": 1.0}, 2, shortlist_start=3, shortlist_every=5
+    )
+    assert [epoch for epoch in range(1, 16) if late.mines_before(epoch)] == [4, 9, 14]
+    assert replace(late, shortlist_start=0).mines_before(1)
+    assert not replace(late, shortlist_start=0, negatives={"uniform": 1.0}).mines_before(1)
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,36 @@
-"""Settings that are little languages: stages, losses in turn, sources of negatives, rates.
+"""The course of a training: which fits it has, their stages, epochs and steps, from the settings.
 
-Knows numbers and names only, no torch.
+Reads the settings that are little languages (stages, losses in turn, sources of negatives) too.
+Only numbers and names, no torch: `dexml.plan` forecasts a training from the same functions.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dexml.console import did_you_mean
 
+if TYPE_CHECKING:
+    from dexml.train.settings import TrainSettings
+
 STAGES = ("heads", "encoder")
+SELECTION, ALL_POINTS = "selection", "all points"
+"""The two fits of a training."""
+ALL_UP_TO = 32_768
+"""With more labels than this, ``--head-negatives auto`` draws some instead of scoring all."""
 SOURCES = {
     "hard": "shortlist",
     "graph": "graph",
     "frequency": "frequency",
     "uniform": "uniform",
 }
-"""Sources of negatives by the name in a setting, and what `dexml.sampling` calls them."""
+"""Sources of negatives by their name in a setting, and what `dexml.sampling` calls them."""
 Negatives = Literal["all"] | dict[str, float]
-"""All labels, or sources with their shares; none is in-batch."""
+"""All labels, or sources with their shares; no sources: in-batch."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,90 @@ class LossPart(NamedTuple):
     loss: Loss
     k: int | None
     """None for a loss that does not take it."""
+
+
+@dataclass(frozen=True)
+class StageSchedule:
+    """What the settings say about one stage, in numbers."""
+
+    name: Literal["heads", "encoder"]
+    epochs: int
+    batch_size: int
+    negatives: Negatives
+    per_point: int
+    """Negatives that are drawn for each point of a step, unless all labels compete."""
+    evaluate_every: int = 1
+    shortlist_start: int = 0
+    shortlist_every: int = 1
+
+    @property
+    def number(self) -> int:
+        """Enters the seeds of the stage and the names of its checkpoints."""
+        return STAGES.index(self.name)
+
+    def n_batches(self, n_points: int) -> int:
+        """Steps of an epoch over this many points; the last may have fewer than `batch_size`."""
+        return math.ceil(n_points / self.batch_size)
+
+    def validates_after(self, epoch: int) -> bool:
+        """Whether the model is validated after `epoch` (from 1); the last one always is."""
+        return epoch % self.evaluate_every == 0 or epoch == self.epochs
+
+    def mines_before(self, epoch: int) -> bool:
+        """Whether hard negatives are searched before `epoch` (from 1).
+
+        The first search comes right after `shortlist_start` epochs, whatever `shortlist_every` is.
+        """
+        if self.negatives == "all" or "hard" not in self.negatives:
+            return False
+        done = epoch - 1 - self.shortlist_start
+        return done >= 0 and done % self.shortlist_every == 0
+
+
+def fits(*, selects: bool, refit: bool) -> tuple[str, ...]:
+    """Name the fits of a training, in order: to select on held-out points, then on all points."""
+    if not selects:
+        return (ALL_POINTS,)
+    return (SELECTION, ALL_POINTS) if refit else (SELECTION,)
+
+
+def stage_schedule(name: str, settings: TrainSettings, n_labels: int) -> StageSchedule:
+    """Work out the schedule of the stage `name`, whether or not `settings.stages` names it."""
+    often = (settings.evaluate_every, settings.shortlist_start, settings.shortlist_every)
+    if name == "encoder":
+        negatives, per_point = settings.negatives, settings.negatives_per_point
+        epochs, batch_size = settings.encoder_epochs, settings.encoder_batch_size
+        return StageSchedule(
+            "encoder", epochs, batch_size, parse_negatives(negatives), per_point, *often
+        )
+    negatives = settings.head_negatives
+    if negatives == "auto":
+        negatives = "all" if n_labels <= ALL_UP_TO else "uniform"
+    epochs, batch_size = settings.head_epochs, settings.head_batch_size
+    per_point = max(1, round(settings.head_pool / batch_size))
+    return StageSchedule("heads", epochs, batch_size, parse_negatives(negatives), per_point, *often)
+
+
+def stage_schedules(settings: TrainSettings, n_labels: int) -> list[StageSchedule]:
+    """Schedules of the stages that the settings name, in the order in which they run."""
+    return [stage_schedule(name, settings, n_labels) for name in parse_stages(settings.stages)]
+
+
+def with_epochs(settings: TrainSettings, epochs: Mapping[str, int]) -> TrainSettings:
+    """The same settings, with these epochs of each stage; stages that are not named get none."""
+    changes = {"head_epochs": epochs.get("heads", 0), "encoder_epochs": epochs.get("encoder", 0)}
+    return settings.model_copy(update=changes)
+
+
+def starts_frozen(settings: TrainSettings) -> bool:
+    """Whether the first stage is ``heads``, on features of the encoder as it was loaded."""
+    return parse_stages(settings.stages)[0] == "heads"
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate at `step`: rises linearly over the warm-up, then falls to 0."""
+    rise = max(1, round(warmup * steps))
+    return min((step + 1) / rise, (steps - step) / max(1, steps - rise))
 
 
 def parse_stages(text: str) -> tuple[str, ...]:
@@ -166,17 +260,3 @@ def parse_negatives(text: str) -> Negatives:
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"'{text}': the shares add up to {sum(shares.values()):g}, not 1")
     return shares
-
-
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate at `step`: linear rise over the warm-up, then linear to 0."""
-    rise = max(1, round(warmup * steps))
-    return min((step + 1) / rise, (steps - step) / max(1, steps - rise))
-
-
-def shortlist_due(epoch: int, start: int, every: int) -> bool:
-    """Whether the shortlist is made anew before `epoch` (from 1).
-
-    The first time right after `start` epochs, whatever `every` is.
-    """
-    return epoch > start and (epoch - start - 1) % every == 0

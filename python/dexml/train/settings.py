@@ -217,7 +217,9 @@ class TrainSettings(Settings):
     def _known_metric(cls, name: str) -> str:
         _rust.parse_metrics([name])
         if name.startswith(("macro", "Coverage")):
-            raise ValueError(f"'{name}' is no mean over points, so that its error is not known")
+            raise ValueError(
+                f"'{name}' is not a mean over points, so its standard error is not known"
+            )
         return name
 
     @model_validator(mode="after")
