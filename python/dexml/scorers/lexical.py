@@ -92,9 +92,7 @@ class Lexicon:
         parts = {}
         for name, one in (("words", self.words), ("chars", self.chars)):
             parts[f"{PREFIX}{name}_tokens"] = _tokens_part(one)
-            parts[f"{PREFIX}{name}_df"] = Part(
-                lambda path, one=one: write_array(path, one.df), ".npy", (one,)
-            )
+            parts[f"{PREFIX}{name}_df"] = _frequencies_part(one)
         return parts
 
     @classmethod
@@ -103,7 +101,7 @@ class Lexicon:
         found = {}
         for name in ("words", "chars"):
             known = facts[name]
-            settings = {
+            settings: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in known["settings"].items()
             }
             found[name] = open_vectorizer(
@@ -383,8 +381,12 @@ class LexicalScorer:
         return None if self.alive.all() else self.alive
 
 
+def _frequencies_part(vectorizer: Vectorizer) -> Part:
+    return Part(lambda path: write_array(path, vectorizer.df), ".npy", (vectorizer, "df"))
+
+
 def _tokens_part(vectorizer: Vectorizer) -> Part:
-    return Part(lambda path: path.write_bytes(vectorizer.tokens()), ".txt", (vectorizer,))
+    return Part(lambda path: path.write_bytes(vectorizer.tokens()), ".txt", (vectorizer, "tokens"))
 
 
 def widened_rows(matrix: Csr, n_rows: int) -> Csr:

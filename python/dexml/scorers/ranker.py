@@ -44,9 +44,7 @@ class Member(Scorer, Protocol):
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
     ) -> list[NDArray[np.int32]]:
-        """Labels worth ranking, arrays (n, width) padded with -1; the first is the member's own
-        ranking.
-        """
+        """Labels worth ranking, arrays (n, width) padded with -1, its own ranking first."""
         ...
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
@@ -254,9 +252,8 @@ class RankedScorer:
     def facts(self) -> dict[str, Any]:
         """Sections of all members, and the names of the features."""
         sections = {name: s for member in self.members for name, s in member.facts().items()}
-        return sections | {
-            "ranker": {"features": [] if self.network is None else list(self.network.names)}
-        }
+        names = [] if self.network is None else list(self.network.names)
+        return sections | {"ranker": {"features": names}}
 
     def parts(self) -> Mapping[str, Part]:
         """Files of all members, and the network."""
@@ -298,10 +295,7 @@ def restore_network(state: Sealed) -> Network | None:
         "bias": state.array(PREFIX + "bias", np.float32, (None, None)),
     }
     m, h = arrays["output"].shape
-    if (
-        len(arrays["linear"]) != m
-        or arrays["weights"].shape != (m, h, f)
-        or arrays["bias"].shape != (m, h)
-    ):
+    shapes = len(arrays["linear"]), arrays["weights"].shape, arrays["bias"].shape
+    if shapes != (m, (m, h, f), (m, h)):
         raise state.damaged("the ranker's arrays do not fit together")
     return Network(tuple(names), **arrays)

@@ -78,7 +78,9 @@ class Choice:
 
 def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], object]) -> Evidence:
     """Ask all members for candidates and evidence, in blocks of texts."""
-    ids, lengths, features, names = [], [], [], ()
+    ids: list[NDArray[np.int32]] = []
+    lengths, features = [], []
+    names: tuple[str, ...] = ()
     for start in range(0, len(asked.texts), BLOCK):
         rows = slice(start, start + BLOCK)
         queries = Queries(asked.texts[rows])
