@@ -22,9 +22,10 @@ from dexml.encoder import DualEncoder, Tokens, autocast
 from dexml.index import exact_search
 from dexml.plan.quantities import Lengths, Speed
 from dexml.train import TrainSettings, stages
+from dexml.train.objective import objective
 from dexml.train.problem import Job, Model, Problem
-from dexml.train.schedule import LossPart, StageSchedule, parse_loss
-from dexml.train.step import objective, take_step
+from dexml.train.schedule import StageSchedule, longest, parse_loss
+from dexml.train.step import take_step
 
 SAMPLES = 4096, 32_768
 """Labels of the two samples that the time of a step on frozen features is measured with."""
@@ -153,7 +154,7 @@ def _heads(
         rows = np.arange(batch_size)
         job = Job(problem, Model.untrained(encoder, y), rows, settings.model_copy(update=changes))
         stage = stages.make("heads", job)
-        first = math.ceil(_longest_loss(settings).start * _STEPS)
+        first = math.ceil(longest(parse_loss(settings.loss)).start * _STEPS)
         step = partial(take_step, stage, rows, 1, first, _STEPS)
         kept = _bytes_kept(step)
         seconds.append(_seconds(step, encoder.device))
@@ -178,21 +179,13 @@ def _score(encoder: DualEncoder, n_labels: int, settings: TrainSettings, positiv
     )
     pairs = torch.from_numpy(y.indptr), torch.from_numpy(y.indices)
     model, bias = Model.untrained(encoder, y), labels.new_zeros(n_labels)
-    loss = _longest_loss(settings)
+    loss = longest(parse_loss(settings.loss))
     inputs = points.requires_grad_(), labels.requires_grad_(), pairs, None, bias, None
 
     def run() -> None:
         objective(loss, model, *inputs, settings, {}).backward()
 
     return _seconds(run, encoder.device) / (n_points * n_labels)
-
-
-def _longest_loss(settings: TrainSettings) -> LossPart:
-    """The loss that most steps of a stage use."""
-    parts = parse_loss(settings.loss)
-    ends = [*(part.start for part in parts[1:]), 1.0]
-    shares = [end - part.start for part, end in zip(parts, ends, strict=True)]
-    return parts[int(np.argmax(shares))]
 
 
 def _positives(n_points: int, n_labels: int, mean: float, seed: int) -> Csr:

@@ -29,18 +29,59 @@ SOURCES = {
     "uniform": "uniform",
 }
 """Sources of negatives by their name in a setting, and what `dexml.sampling` calls them."""
-_PLAIN = ("decoupled", "softmax", "bce")
-_WITH_K = ("soft-top", "topk-hinge")
 Negatives = Literal["all"] | dict[str, float]
 """All labels, or sources with their shares; no sources: in-batch."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss that the trainer offers."""
+
+    name: str
+    """In the setting; a loss that takes k is written with it, as in ``soft-top-5``."""
+    function: str
+    """In `dexml.losses`. A name, because settings are read where torch is not installed."""
+    takes: tuple[str, ...] = ()
+    """Its arguments beyond those that all losses take. The trainer has ``k``, ``alpha``,
+    ``log_scale``, ``offset``, and ``negative_log_weight``, with which drawn negatives count
+    1/probability and so stand for all labels."""
+    all_positives: bool = False
+    """Whether it would train positives that are not drawn as negatives."""
+
+    @property
+    def takes_k(self) -> bool:
+        """Whether its name needs a k."""
+        return "k" in self.takes
+
+    @property
+    def learns_scale(self) -> bool:
+        """Whether it learns the scale and the offset of the scores."""
+        return "log_scale" in self.takes
+
+    @property
+    def example(self) -> str:
+        """How to write it."""
+        return f"{self.name}-5" if self.takes_k else self.name
+
+
+LOSSES = (
+    Loss("decoupled", "decoupled_softmax", takes=("negative_log_weight",)),
+    Loss("softmax", "softmax"),
+    Loss("soft-top", "soft_topk", takes=("k", "alpha")),
+    Loss("bce", "bce", takes=("log_scale", "offset"), all_positives=True),
+    Loss("topk-hinge", "topk_hinge", takes=("k",)),
+)
+"""All of them. A new loss is a file in `dexml.losses` and a line here."""
+LOSS_EXAMPLES = tuple(loss.example for loss in LOSSES)
 
 
 class LossPart(NamedTuple):
     """A loss and the share of a stage's steps after which it is used."""
 
     start: float
-    name: str
-    k: int
+    loss: Loss
+    k: int | None
+    """None for a loss that does not take it."""
 
 
 @dataclass(frozen=True)
@@ -150,24 +191,7 @@ def parse_loss(text: str) -> tuple[LossPart, ...]:
     Raises:
         ValueError: An unknown loss, a k that is missing or too much, starts that do not rise.
     """
-    parts = []
-    for entry in text.split(","):
-        found = re.fullmatch(r"\s*([a-z-]+?)(?:-(\d+))?(?:\s+from\s+([0-9.]+))?\s*", entry)
-        if found is None:
-            raise ValueError(f"'{entry.strip()}' is no loss; write it as 'soft-top-5 from 0.7'")
-        name, k, start = found[1], found[2], found[3]
-        if name not in (*_PLAIN, *_WITH_K):
-            known = (*_PLAIN, *(f"{n}-5" for n in _WITH_K))
-            raise ValueError(
-                f"unknown loss '{name}' (known: {', '.join(known)}){did_you_mean(name, known)}"
-            )
-        if (name in _WITH_K) != (k is not None) or k == "0":
-            wanted = f"'{name}-5'" if name in _WITH_K else f"'{name}'"
-            raise ValueError(f"'{entry.strip()}': expected {wanted}")
-        try:
-            parts.append(LossPart(float(start or 0), name, int(k or 0)))
-        except ValueError:
-            raise ValueError(f"'{entry.strip()}': {start} is no share of the steps") from None
+    parts = [_parse_part(entry.strip()) for entry in text.split(",")]
     starts = [part.start for part in parts]
     if starts[0] != 0:
         raise ValueError(f"'{text}': the first loss is used from the start")
@@ -176,9 +200,35 @@ def parse_loss(text: str) -> tuple[LossPart, ...]:
     return tuple(parts)
 
 
+def _parse_part(entry: str) -> LossPart:
+    """Read ``"soft-top-5 from 0.7"``."""
+    match = re.fullmatch(r"([a-z-]+?)(?:-(\d+))?(?:\s+from\s+([0-9.]+))?", entry)
+    if match is None:
+        raise ValueError(f"'{entry}' is not a loss; write it as 'soft-top-5 from 0.7'")
+    name, k, start = match[1], match[2], match[3]
+    loss = next((loss for loss in LOSSES if loss.name == name), None)
+    if loss is None:
+        raise ValueError(
+            f"unknown loss '{name}' (known: {', '.join(LOSS_EXAMPLES)})"
+            f"{did_you_mean(name, LOSS_EXAMPLES)}"
+        )
+    if loss.takes_k != (k is not None) or k == "0":
+        raise ValueError(f"'{entry}': expected '{loss.example}'")
+    try:
+        return LossPart(float(start or 0), loss, None if k is None else int(k))
+    except ValueError:
+        raise ValueError(f"'{entry}': {start} is not a share of the steps") from None
+
+
 def loss_at(parts: tuple[LossPart, ...], step: int, steps: int) -> LossPart:
     """The loss of step `step` (from 0) of `steps`."""
     return [part for part in parts if step >= part.start * steps][-1]
+
+
+def longest(parts: tuple[LossPart, ...]) -> LossPart:
+    """The loss of the most steps; of equally many, the first."""
+    ends = [part.start for part in parts[1:]] + [1.0]
+    return max(zip(parts, ends, strict=True), key=lambda pair: pair[1] - pair[0].start)[0]
 
 
 def parse_negatives(text: str) -> Negatives:

@@ -163,7 +163,9 @@ def _adamw(
     groups: list[dict[str, Any]], model: Model, settings: TrainSettings
 ) -> torch.optim.AdamW | None:
     """AdamW over the groups and what bce learns; None if there is nothing to learn."""
-    learns = settings.scale_lr > 0 and any(p.name == "bce" for p in parse_loss(settings.loss))
+    learns = settings.scale_lr > 0 and any(
+        part.loss.learns_scale for part in parse_loss(settings.loss)
+    )
     scalars = [model.log_scale, model.offset]
     for scalar in scalars:
         scalar.requires_grad_(learns)

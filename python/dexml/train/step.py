@@ -10,22 +10,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dexml import losses
 from dexml.encoder import LabelTable
 from dexml.losses import Options, Shard
 from dexml.train import processes
 from dexml.train.candidates import Candidates, Pairs, Sampler
 from dexml.train.gradients import FlatGradients, RowGradients
+from dexml.train.objective import objective
 from dexml.train.problem import Job, Model
 from dexml.train.rows import RowAdamW
-from dexml.train.schedule import LossPart, StageSchedule, loss_at, parse_loss
+from dexml.train.schedule import StageSchedule, loss_at, parse_loss
 from dexml.train.settings import TrainSettings
 from dexml.train.texts import Texts, table_rows
 from dexml.train.towers import Plan, Tower, plan, seed_of
@@ -255,44 +254,6 @@ def _loss(
         settings,
         options,
     )
-
-
-def objective(
-    loss: LossPart,
-    model: Model,
-    points_BD: Tensor,
-    labels_KD: Tensor,
-    positives: tuple[Tensor, Tensor],
-    ignore: tuple[Tensor, Tensor] | None,
-    bias: Tensor,
-    log_weight: Tensor | None,
-    settings: TrainSettings,
-    options: Options,
-) -> Tensor:
-    """The loss `loss` of these embeddings."""
-    model.log_scale.grad = model.offset.grad = None
-    # A loss after bce goes on with the scale that bce has learned, as it is served.
-    temperature = settings.temperature
-    if loss.name != "bce":
-        temperature = model.served_temperature(temperature)
-    common: dict[str, Any] = {
-        "ignore": ignore,
-        "temperature": temperature,
-        "label_bias": bias,
-        **options,
-    }
-    if loss.name == "decoupled":
-        common["negative_log_weight"] = log_weight
-        return losses.decoupled_softmax(points_BD, labels_KD, positives, **common)
-    if loss.name == "softmax":
-        return losses.softmax(points_BD, labels_KD, positives, **common)
-    if loss.name == "soft-top":
-        common |= {"k": loss.k, "alpha": settings.alpha}
-        return losses.soft_topk(points_BD, labels_KD, positives, **common)
-    if loss.name == "topk-hinge":
-        return losses.topk_hinge(points_BD, labels_KD, positives, k=loss.k, **common)
-    common |= {"log_scale": model.log_scale, "offset": model.offset}
-    return losses.bce(points_BD, labels_KD, positives, **common)
 
 
 def csr(

@@ -1,7 +1,5 @@
-"""Training points that vote: against a dense twin, and how much they are let say."""
+"""Training points that vote: compared with a dense twin, edited, and refused."""
 
-import threading
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,8 @@ from scipy.sparse import csr_array
 
 from dexml import _rust
 from dexml.index import exact_search
-from dexml.scorers.memory import PointMemory
-from dexml.scorers.votes import centroid_labels, shares
-from dexml.train import memory as memory_module
-from dexml.train.memory import Validation, choose_memory, summary
+from dexml.scorers import PointMemory
+from dexml.scorers.votes import shares
 
 N, L, D = 60, 40, 6
 
@@ -94,7 +90,7 @@ def test_the_dense_definition(neighbours: int, restricted: bool, k: int) -> None
     out = sparse(0, 23, share=0) if exclude is None else exclude
     if only is not None:
         out = csr_array(np.maximum(out.toarray(), ~only))
-    memory = PointMemory(points, y, weight=0.7, neighbours=neighbours, temperature=0.1)
+    memory = PointMemory.of(points, y, weight=0.7, neighbours=neighbours, temperature=0.1)
     found = exact_search(queries, vectors, k, exclude=out)
     mixed = memory.mix(queries, found, vectors, k, exclude=exclude, only=only, own=own)
     scores = dense(
@@ -166,7 +162,7 @@ def test_generated_votes_equal_a_dense_ranking(given_data: st.DataObject) -> Non
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     queries, vectors = with_one(unit(0, 700)), label_vectors()
-    memory = PointMemory(unit(1, N), sparse(3, N), weight=0.3)
+    memory = PointMemory.of(unit(1, N), sparse(3, N), weight=0.3)
     found = exact_search(queries, vectors, 10)
     one = memory.mix(queries, found, vectors, 10, num_threads=1)
     for threads in (2, 7):
@@ -181,7 +177,7 @@ def test_no_weight_or_no_points_is_the_plain_ranking(points: int) -> None:
     queries, vectors = with_one(unit(0, 9)), label_vectors()
     found = exact_search(queries, vectors, 12)
     weight = 0.0 if points else 0.5
-    memory = PointMemory(unit(1, points), sparse(3, points), weight=weight)
+    memory = PointMemory.of(unit(1, points), sparse(3, points), weight=weight)
     ids, scores = memory.mix(queries, found, vectors, 10)
     np.testing.assert_array_equal(ids, found[0][:, :10])
     np.testing.assert_array_equal(scores, found[1][:, :10])
@@ -189,7 +185,7 @@ def test_no_weight_or_no_points_is_the_plain_ranking(points: int) -> None:
 
 def test_no_queries_and_points_without_labels() -> None:
     vectors = label_vectors()
-    memory = PointMemory(unit(1, N), csr_array((N, L), dtype=np.float32), weight=0.5)
+    memory = PointMemory.of(unit(1, N), csr_array((N, L), dtype=np.float32), weight=0.5)
     empty = np.zeros((0, D + 1), np.float32)
     ids, scores = memory.mix(empty, exact_search(empty, vectors, 4), vectors, 4)
     assert ids.shape == scores.shape == (0, 4)
@@ -198,29 +194,43 @@ def test_no_queries_and_points_without_labels() -> None:
     np.testing.assert_array_equal(memory.mix(queries, found, vectors, 4)[0], found[0])
 
 
-def test_appended_points_equal_a_memory_made_of_all() -> None:
+@pytest.mark.parametrize("first", [0, N // 2, N])
+def test_appended_points_equal_a_memory_made_of_all(first: int) -> None:
     queries, vectors, points = with_one(unit(0, 30)), label_vectors(), unit(1, N)
     y = sparse(3, N, 30)
-    new = sparse(9, 11)  # these labels are more: ten were added meanwhile
-    memory = PointMemory(points, y, weight=0.4, neighbours=20)
-    rows = memory.add_points(2 * unit(8, 11), new)
-    assert rows.tolist() == list(range(N, N + 11))
+    new = sparse(9, 11)  # it has ten labels more, which were added meanwhile
+    start = PointMemory.of(points[:first], y[:first], weight=0.4, neighbours=20)
+    before = start.with_points(points[first:], y[first:])
+    memory = before.with_points(2 * unit(8, 11), new)
     wide = csr_array((y.data, y.indices, y.indptr), shape=(N, L))
     whole = csr_array(np.concatenate([wide.toarray(), new.toarray()]))
-    fresh = PointMemory(np.concatenate([points, unit(8, 11)]), whole, weight=0.4, neighbours=20)
-    found = exact_search(queries, vectors, 8)
+    fresh = PointMemory.of(np.concatenate([points, unit(8, 11)]), whole, weight=0.4, neighbours=20)
+    hits = exact_search(queries, vectors, 8)
     own = np.arange(30) + N - 10  # some of the old, some of the new, some beyond
     own[own >= N + 11] = -1
-    a = memory.mix(queries, found, vectors, 8, own=own)
-    b = fresh.mix(queries, found, vectors, 8, own=own)
+    a = memory.mix(queries, hits, vectors, 8, own=own)
+    b = fresh.mix(queries, hits, vectors, 8, own=own)
     np.testing.assert_array_equal(a[0], b[0])
     np.testing.assert_allclose(a[1], b[1], rtol=1e-5)
-    assert (memory.n_points, memory.n_labels, memory.dim) == (N + 11, L, D)
+    assert (memory.n_points, memory.n_labels) == (N + 11, L)
+    assert (before.n_points, before.n_labels) == (N, 30)  # a memory never changes
+
+
+def test_votes_are_counted_as_in_the_definition() -> None:
+    queries, points, y = with_one(unit(0, 12)), unit(1, N), sparse(3, N)
+    memory = PointMemory.of(points, y, weight=0.7, neighbours=9, temperature=0.3)
+    votes = memory.votes(queries)
+    settings: dict[str, Any] = {"neighbours": 9, "temperature": 0.3}
+    no_vectors = np.zeros((L, D + 1), np.float32)
+    expected = dense(queries, no_vectors, points, y, weight=1.0, **settings)
+    np.testing.assert_allclose(votes.toarray(), expected, atol=1e-6)
+    assert votes.has_sorted_indices
+    np.testing.assert_array_equal(memory.has_points, y.toarray().any(axis=0))
 
 
 def test_a_point_never_votes_for_itself() -> None:
     points, y = unit(1, N), sparse(3, N)
-    memory = PointMemory(points, y, weight=5.0, neighbours=1, temperature=0.1)
+    memory = PointMemory.of(points, y, weight=5.0, neighbours=1, temperature=0.1)
     queries, vectors = with_one(points), label_vectors()
     found = exact_search(queries, vectors, 5)
     alone = memory.nearest(queries, 1)[0][:, 0]
@@ -238,7 +248,7 @@ def test_a_label_without_votes_keeps_its_plain_score() -> None:
     y = sparse(3, N).toarray()
     y[:, 4] = 0
     queries, vectors = with_one(unit(0, 12)), label_vectors()
-    memory = PointMemory(unit(1, N), csr_array(y), weight=3.0, neighbours=N)
+    memory = PointMemory.of(unit(1, N), csr_array(y), weight=3.0, neighbours=N)
     ids, scores = memory.mix(queries, exact_search(queries, vectors, L), vectors, L)
     for row in range(12):
         place = ids[row].tolist().index(4)
@@ -247,7 +257,7 @@ def test_a_label_without_votes_keeps_its_plain_score() -> None:
 
 def test_excluded_pairs_do_not_come_back_by_votes() -> None:
     queries, vectors = with_one(unit(0, 12)), label_vectors()
-    memory = PointMemory(unit(1, N), csr_array(np.ones((N, L), np.float32)), weight=9.0)
+    memory = PointMemory.of(unit(1, N), csr_array(np.ones((N, L), np.float32)), weight=9.0)
     exclude = sparse(4, 12, share=0.5)
     found = exact_search(queries, vectors, 10, exclude=exclude)
     ids, _ = memory.mix(queries, found, vectors, 10, exclude=exclude)
@@ -256,25 +266,33 @@ def test_excluded_pairs_do_not_come_back_by_votes() -> None:
         assert -1 not in ids[row]
 
 
-def test_removed_labels_have_no_votes() -> None:
-    y = sparse(3, N)
-    memory = PointMemory(unit(1, N), y, weight=1.0)
-    memory.remove_labels([5, 9, L + 3])
+def test_labels_that_may_not_be_found_have_no_votes() -> None:
+    """As `only`, which a search with removed labels gives; and as a memory without them."""
+    y, gone = sparse(3, N), [5, 9]
     kept = y.toarray()
-    kept[:, [5, 9]] = 0
+    kept[:, gone] = 0
     queries, vectors = with_one(unit(0, 12)), label_vectors()
-    found = exact_search(queries, vectors, 10)
-    expected = PointMemory(unit(1, N), csr_array(kept), weight=1.0)
-    a, b = (m.mix(queries, found, vectors, 10) for m in (memory, expected))
-    np.testing.assert_array_equal(a[0], b[0])
-    np.testing.assert_array_equal(a[1], b[1])
-    # or the search says which labels are left
-    only = np.setdiff1d(np.arange(L), [5, 9])
-    gone = csr_array(np.tile(np.isin(np.arange(L), [5, 9]).astype(np.float32), (12, 1)))
-    found = exact_search(queries, vectors, 10, exclude=gone)
-    ids, _ = PointMemory(unit(1, N), y, weight=1.0).mix(queries, found, vectors, 10, only=only)
-    np.testing.assert_array_equal(ids, memory.mix(queries, found, vectors, 10, only=only)[0])
-    assert not np.isin(ids, [5, 9]).any()
+    memory = PointMemory.of(unit(1, N), y, weight=1.0)
+    twin = PointMemory.of(unit(1, N), csr_array(kept), weight=1.0)
+    only = ~np.isin(np.arange(L), gone)
+    hits = exact_search(queries, vectors, 10, only=only)
+    for group in (only, np.flatnonzero(only)):
+        a = memory.mix(queries, hits, vectors, 10, only=group)
+        b = twin.mix(queries, hits, vectors, 10, only=group)
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+        assert not np.isin(a[0], gone).any()
+
+
+def test_labels_that_a_memory_forgets_have_no_votes() -> None:
+    y = sparse(3, N)
+    memory = PointMemory.of(unit(1, N), y, weight=1.0)
+    few = memory.with_first_labels(30)
+    assert (few.n_points, few.n_labels) == (N, 30)
+    np.testing.assert_array_equal(few.points.y.toarray(), y.toarray()[:, :30])
+    assert memory.with_first_labels(L) is memory.with_first_labels(L + 3) is memory
+    wide = few.with_points(unit(8, 1), sparse(9, 1))  # the ids may be given again
+    np.testing.assert_array_equal(wide.points.y.toarray()[:N, 30:], 0)
 
 
 def test_stored_zeros_are_no_positives() -> None:
@@ -284,7 +302,8 @@ def test_stored_zeros_are_no_positives() -> None:
     queries, vectors = with_one(unit(0, 12)), label_vectors()
     found = exact_search(queries, vectors, 10)
     a, b = (
-        PointMemory(unit(1, N), m, weight=1.0).mix(queries, found, vectors, 10) for m in (y, clean)
+        PointMemory.of(unit(1, N), m, weight=1.0).mix(queries, found, vectors, 10)
+        for m in (y, clean)
     )
     np.testing.assert_array_equal(a[0], b[0])
 
@@ -292,8 +311,8 @@ def test_stored_zeros_are_no_positives() -> None:
 def test_vectors_of_any_length_are_compared_by_cosine() -> None:
     points, queries, vectors = unit(1, N), unit(0, 12), unit(2, L)
     lengths = np.random.default_rng(0).uniform(0.1, 9, (N, 1)).astype(np.float32)
-    a = PointMemory(points, sparse(3, N), weight=1.0)
-    b = PointMemory(points * lengths, sparse(3, N), weight=1.0)
+    a = PointMemory.of(points, sparse(3, N), weight=1.0)
+    b = PointMemory.of(points * lengths, sparse(3, N), weight=1.0)
     for x, y in zip(a.nearest(queries, 9), b.nearest(queries * 3, 9), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)
     # without a bias dimension, and from arrays that are slices of others
@@ -310,7 +329,7 @@ def test_vectors_of_any_length_are_compared_by_cosine() -> None:
 
 def test_neighbours_known_already_are_taken() -> None:
     queries, vectors = with_one(unit(0, 12)), label_vectors()
-    memory = PointMemory(unit(1, N), sparse(3, N), weight=1.0, neighbours=20)
+    memory = PointMemory.of(unit(1, N), sparse(3, N), weight=1.0, neighbours=20)
     found, near = exact_search(queries, vectors, 10), memory.nearest(queries, 30)
     a, b = (
         memory.mix(queries, found, vectors, 10),
@@ -320,63 +339,10 @@ def test_neighbours_known_already_are_taken() -> None:
     np.testing.assert_array_equal(a[1], b[1])
 
 
-def test_a_graph_at_full_recall_finds_what_exact_search_finds() -> None:
-    queries = with_one(unit(0, 25))
-    exact = PointMemory(unit(1, 400), sparse(3, 400), weight=0.4)
-    graph = PointMemory(unit(1, 400), sparse(3, 400), weight=0.4)
-    graph.build_graph(seed=0, recall=1.0)
-    for memory in (exact, graph):
-        memory.add_points(unit(8, 11), sparse(9, 11))
-    own = np.arange(25) * 16
-    for a, b in zip(
-        exact.nearest(queries, 30, own=own), graph.nearest(queries, 30, own=own), strict=True
-    ):
-        np.testing.assert_allclose(a, b, atol=1e-6)
-
-
-def test_searches_while_points_are_added_see_whole_changes() -> None:
-    queries, vectors = with_one(unit(0, 40)), label_vectors()
-    memory = PointMemory(unit(1, N), sparse(3, N), weight=0.4)
-    found = exact_search(queries, vectors, 8)
-    failures: list[BaseException] = []
-
-    def search() -> None:
-        try:
-            for _ in range(30):
-                memory.mix(queries, found, vectors, 8)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=search) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for i in range(30):
-        memory.add_points(unit(i, 2), sparse(i, 2))
-        memory.remove_labels([i])
-    for thread in threads:
-        thread.join(60)
-    assert not failures
-
-
 def test_shares_of_padding_are_nothing() -> None:
     cosines = np.array([[0.5, 0.5, -np.inf], [-np.inf] * 3], np.float32)
     assert shares(cosines, 0.1).tolist() == [[0.5, 0.5, 0], [0, 0, 0]]
     assert shares(np.zeros((3, 0), np.float32), 0.1).shape == (3, 0)
-
-
-def test_centroids_move_seen_labels_only() -> None:
-    points, y, vectors = unit(1, N), sparse(3, N).toarray(), label_vectors()
-    y[:, 4] = 0
-    new = centroid_labels(vectors, points, csr_array(y), 0.6)
-    for label in range(L):
-        expected = vectors[label].copy()
-        if y[:, label].any():
-            moved = 0.6 * vectors[label, :D] + 0.4 * points[y[:, label] > 0].mean(axis=0)
-            expected[:D] = moved / np.linalg.norm(moved)
-        np.testing.assert_allclose(new[label], expected, atol=1e-6)
-    np.testing.assert_allclose(
-        centroid_labels(vectors, points, csr_array(y), 1.0), vectors, atol=1e-6
-    )
 
 
 def test_errors() -> None:
@@ -384,7 +350,7 @@ def test_errors() -> None:
 
     def refused(message: str, **changes: Any) -> None:
         with pytest.raises(ValueError, match=message):
-            PointMemory(**({"vectors": points, "y": y, "weight": 0.3} | changes))
+            PointMemory.of(**({"vectors": points, "y": y, "weight": 0.3} | changes))
 
     refused("weight = -1; it must be finite and at least 0", weight=-1)
     refused("weight = nan", weight=float("nan"))
@@ -396,13 +362,13 @@ def test_errors() -> None:
     broken[3, 1] = np.nan
     refused("vectors: row 3 is not finite", vectors=broken)
 
-    memory = PointMemory(points, y, weight=0.3)
+    memory = PointMemory.of(points, y, weight=0.3)
     found = exact_search(queries, vectors, 4)
     with pytest.raises(ValueError, match=r"queries \(5, 9\); expected 6 dimensions .* or 7"):
         memory.nearest(np.zeros((5, 9), np.float32), 3)
     with pytest.raises(ValueError, match=r"own: shape \(4,\) for 5 queries"):
         memory.mix(queries, found, vectors, 4, own=np.arange(4))
-    with pytest.raises(ValueError, match=r"found: shapes \(5, 4\) and \(5, 4\) for 3 queries"):
+    with pytest.raises(ValueError, match=r"hits: shapes \(5, 4\) and \(5, 4\) for 3 queries"):
         memory.mix(queries[:3], found, vectors, 4)
     with pytest.raises(ValueError, match="near: shapes"):
         memory.mix(queries, found, vectors, 4, near=memory.nearest(queries[:2], 50))
@@ -417,15 +383,9 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"only: a label id lies outside 0\.\.39"):
         memory.mix(queries, found, vectors, 4, only=np.array([0, L]))
     with pytest.raises(ValueError, match=r"vectors: shape \(2, 9\), expected \(n, 6\)"):
-        memory.add_points(np.zeros((2, 9), np.float32), sparse(0, 2))
-    with pytest.raises(ValueError, match="label -1 cannot be removed"):
-        memory.remove_labels([-1])
-    with pytest.raises(ValueError, match="no points to build a graph over"):
-        PointMemory(points[:0], y[:0], weight=0.3).build_graph(seed=0)
-    with pytest.raises(ValueError, match="do not fit"):
-        centroid_labels(vectors, points, sparse(0, N, 3), 0.5)
-    with pytest.raises(ValueError, match=r"share = 2; it must be in 0\.\.1"):
-        centroid_labels(vectors, points, y, 2)
+        memory.with_points(np.zeros((2, 9), np.float32), sparse(0, 2))
+    with pytest.raises(ValueError, match="y: 3 rows for 2 points"):
+        memory.with_points(unit(0, 2), sparse(0, 3))
 
 
 def test_errors_of_the_core() -> None:
@@ -446,135 +406,3 @@ def test_errors_of_the_core() -> None:
     refused("only must be bool", TypeError, only=np.ones(4, np.int8))
     refused("weight must be finite", weight=-0.5)
     refused("k must not be negative", k=-1)
-
-
-# choosing
-
-
-def problem(signal: float, n: int = 240, seed: int = 0) -> Validation:
-    """Labels follow a direction that the label vectors know; with `signal`, clusters add to it."""
-    generator = np.random.default_rng(seed)
-    centres, vectors = unit(seed + 1, 12, 8), unit(seed + 2, L, 8)
-    own_labels = generator.integers(0, L, (12, 2))
-
-    def drawn(n: int) -> tuple[np.ndarray, csr_array]:
-        cluster = generator.integers(0, 12, n)
-        x = centres[cluster] + generator.normal(size=(n, 8)).astype(np.float32) * 0.25
-        y = np.zeros((n, L), np.float32)
-        y[np.arange(n), (x @ vectors[:-3].T).argmax(axis=1)] = 1
-        hit = generator.random(n) < signal
-        y[np.flatnonzero(hit)[:, None], own_labels[cluster[hit]]] = 1
-        return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32), csr_array(y)
-
-    points, y = drawn(n)
-    queries, y_true = drawn(n)
-    truth = y_true.toarray()
-    truth[:5, L - 1] = 1  # a label that no fitted point has
-    counts = np.bincount(y.indices, minlength=L)
-    return Validation(
-        queries=with_one(queries),
-        y_true=csr_array(truth),
-        label_vectors=np.concatenate([vectors, np.zeros((L, 1), np.float32)], axis=1),
-        prior_bias=(0.06 * np.log1p(counts)).astype(np.float32),
-        points=points,
-        y=y,
-        inv_propensity=np.ones(L) + 1 / (1 + counts),
-    )
-
-
-def test_votes_that_help_are_chosen_and_reported() -> None:
-    validation = problem(0.9)
-    choice = choose_memory(validation, "nDCG@5", seed=0)
-    memory = choice.memory
-    assert memory["kind"] == "votes"
-    assert memory["weight"] > 0
-    gain = memory["gain"]["nDCG@5"]
-    assert gain["with"] - gain["without"] > 2 * gain["standard_error"] > 0
-    unseen = validation.y_true.toarray()[:, validation.y.toarray().sum(axis=0) == 0]
-    assert memory["unseen_labels"] == unseen.any(axis=0).sum() > 0
-    assert memory["pairs_with_unseen_labels"] == unseen.sum() >= 5
-    assert {"P@1", "nDCG@5", "PSP@1", "R@100", "R@100 of unseen labels"} == set(memory["gain"])
-    assert f"{memory['neighbours']} nearest points vote" in summary(choice)
-    assert choose_memory(validation, "nDCG@5", seed=0) == choice
-
-
-def test_the_chosen_memory_scores_what_the_choice_says() -> None:
-    """Through the class, as it is served."""
-    from dexml.metrics import Evaluator
-
-    v = problem(0.9)
-    choice = choose_memory(v, "nDCG@5", seed=0)
-    vectors = v.label_vectors.copy()
-    vectors[:, -1] += np.float32(choice.prior) * v.prior_bias
-    numbers = {name: choice.memory[name] for name in ("weight", "neighbours", "temperature")}
-    memory = PointMemory(v.points, v.y, **numbers)
-    ids, _ = memory.mix(v.queries, exact_search(v.queries, vectors, 100), vectors, 100)
-    evaluator = Evaluator(L, ["nDCG@5"])
-    evaluator.update(v.y_true, ids)
-    assert evaluator.result().metrics["nDCG@5"] == choice.memory["gain"]["nDCG@5"]["with"]
-
-
-def test_votes_that_do_not_help_stay_off() -> None:
-    v = problem(0.0)
-    noise = replace(v, y=csr_array(v.y.toarray()[np.random.default_rng(0).permutation(240)]))
-    choice = choose_memory(noise, "nDCG@5", seed=0)
-    assert choice.memory["kind"] == "none"
-    assert choice.memory["tried"]["weight"] > 0
-    assert "memory off" in summary(choice)
-    without = choose_memory(noise, "nDCG@5", seed=0, weights=())
-    assert without.prior == choice.prior
-    assert summary(without) == f"prior {choice.prior}; no memory"
-
-
-def test_among_equals_psp_decides() -> None:
-    """Spelled out: every setting by itself, against the best by `select`."""
-    v = problem(0.6, seed=1)
-    trials = memory_module._Trials(v, "nDCG@5", 50)
-    tried = [
-        trials.score(0.0, weight, b, temperature)
-        for weight in (0.1, 0.2, 0.4, 0.8)
-        for b, temperature in ((20, 0.1), (50, 0.2))
-    ]
-    chosen = memory_module._among_equals(tried, "nDCG@5", None, 3)
-    best = max(tried, key=lambda one: one.result.metrics["nDCG@5"])
-    equals = []
-    for one in tried:
-        rows = best.result.rows["nDCG@5"][0] - one.result.rows["nDCG@5"][0]
-        draws = np.random.default_rng(0).integers(0, len(rows), (4000, len(rows)))
-        if rows.mean() <= rows[draws].mean(axis=1).std():
-            equals.append(one)
-    assert 1 < len(equals) < len(tried)
-    assert chosen is max(equals, key=lambda one: one.result.metrics["PSP@1"])
-    assert chosen is not best
-    made = choose_memory(
-        v,
-        "nDCG@5",
-        seed=3,
-        priors=(0.0,),
-        weights=(0.1, 0.2, 0.4, 0.8),
-        voters=((20, 0.1), (50, 0.2)),
-    ).memory
-    made = made.get("tried", made)  # here no gain is beyond the noise
-    assert [made[name] for name in ("weight", "neighbours", "temperature")] == [
-        chosen.weight,
-        chosen.neighbours,
-        chosen.temperature,
-    ]
-
-
-def test_no_points_no_memory() -> None:
-    v = problem(0.9)
-    empty = replace(v, points=v.points[:0], y=v.y[:0])
-    choice = choose_memory(empty, "nDCG@5", seed=0)
-    assert choice.memory["kind"] == "none"
-
-
-def test_exclude_groups_and_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dexml.train.memory.MAX_POINTS", 100)
-    v = problem(0.9)
-    exclude = csr_array((np.random.default_rng(0).random((240, L)) < 0.1).astype(np.float32))
-    choice = choose_memory(
-        replace(v, exclude=exclude, groups=[f"g{i // 2}" for i in range(240)]), "P@1", seed=0
-    )
-    assert choice.memory["validation_points"] == 100
-    assert choice.memory["select"] == "P@1"
