@@ -489,6 +489,6 @@ def test_a_negative_first_row_pointer_is_named() -> None:
     bad = y.copy()
     bad.indptr = np.array([-5, *y.indptr[1:]])
     for name, y_true, y_pred in (("y_true", bad, y), ("y_pred", y, bad)):
-        message = f"{name}: row 0: indptr decreases or leaves the 4 stored entries"
+        message = f"{name}: row 0: indptr decreases or points outside the 4 stored entries"
         with pytest.raises(ValueError, match=message):
             evaluate(y_true, y_pred, ["P@1"])

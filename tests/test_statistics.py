@@ -210,7 +210,7 @@ GOOD = replace(
         (
             result_of({"PSP@1": (np.array([1.0, 2.0]), np.array([2.0, 4.0]))}),
             {},
-            "PSP@1: row 1: denominators 3 and 4: not the same truth",
+            "PSP@1: row 1: denominators 3 and 4 differ: not scored against the same truth",
         ),
         (
             result_of({"PSP@1": (np.array([1.0, np.nan]), np.array([2.0, np.nan]))}),

@@ -13,8 +13,8 @@ from dexml.train.track import scalars, trackers
 
 LINE = {
     "time": 1.7e9,
-    "stage": "selection",
-    "phase": "heads",
+    "fit": "selection",
+    "stage": "heads",
     "epoch": 2,
     "step": 20,
     "steps": 40,

@@ -2,8 +2,8 @@
 
     python docs/examples/free_logits.py [OUT.svg]
 
-50 free logits of one point, five of them positives, the first starting ahead at 3, all others at 0;
-Adam on the logits (rate 0.1), temperature 1, alpha 2.
+Trains 50 free logits of one point with Adam (rate 0.1), temperature 1, alpha 2. Five logits are
+positives; the first of them starts ahead at 3, all others start at 0.
 """
 
 import sys

@@ -27,7 +27,7 @@ from dexml.encoder import DualEncoder
 from dexml.encoder.pretrained import MINILM
 from dexml.metrics import Evaluator, Result, inv_propensity
 from dexml.report.of_training import report_training
-from dexml.train.fit import REPORTED
+from dexml.train.selection import REPORTED
 
 SHOWN_POINTS = 3
 SHOWN_LABELS = 8

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dexml.report.charts import Point, Series, percent
 
-FIT, STAGE = "stage", "phase"
+FIT, STAGE = "fit", "stage"
 """Fields of a line that say which of the two fits it belongs to, and which of its stages."""
 _NOT_CURVES = ("event", "time", "epoch", "step", "steps")
 

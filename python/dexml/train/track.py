@@ -19,7 +19,7 @@ from dexml import console
 
 Track = Callable[[Mapping[str, Any]], None]
 MODES = ("online", "offline")
-_GROUP = ("stage", "phase", "event")
+_GROUP = ("fit", "stage", "event")
 """Fields that name the group of a line: its curves are its own, and so are its steps."""
 _NOT_CURVES = (*_GROUP, "time", "epoch", "step", "steps")
 """All other numbers of a line are curves."""

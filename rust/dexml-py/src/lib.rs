@@ -8,6 +8,7 @@ mod arrays;
 mod border;
 mod evaluator;
 mod files;
+mod lexical;
 mod pool;
 mod ranking;
 mod sampling;
@@ -24,6 +25,11 @@ mod _rust {
     use super::files::{
         check_csr, inv_propensity, label_counts, load_bow, load_bytes, load_labels, load_pairs,
         load_scores, save_bow, save_labels, save_npz, save_pairs,
+    };
+    #[pymodule_export]
+    use super::lexical::{
+        PyInvertedIndex, PyTokenizer, PyVocabulary, join_rows, label_centroids, pair_scores,
+        vote_sums,
     };
     #[pymodule_export]
     use super::ranking::{drop_pairs_csr, drop_pairs_ids, merge_topk, topk_csr, topk_dense};

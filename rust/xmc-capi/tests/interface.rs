@@ -463,7 +463,7 @@ fn bad_matrices() {
     let csr = || good.csr();
     let indptr = |indptr: &'static [i64]| xmc_csr { indptr: indptr.as_ptr(), ..csr() };
     let odd = csr().indptr.cast::<u8>().wrapping_add(1).cast();
-    let pointers = "indptr decreases or leaves the 2 stored entries";
+    let pointers = "indptr decreases or points outside the 2 stored entries";
     for (truth, status, message) in [
         (xmc_csr { n_rows: -1, ..csr() }, PARAMETER, "y_true: n_rows must not be negative, not -1"),
         (xmc_csr { n_cols: -1, ..csr() }, PARAMETER, "y_true: n_cols must not be negative, not -1"),

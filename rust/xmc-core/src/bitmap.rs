@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::memory::zeroed;
 
-/// An exact set: one bit a label, `L / 8` bytes, cleared label by label.
+/// An exact set: one bit per label, `L / 8` bytes, cleared label by label.
 pub(crate) struct Bitmap(Vec<u64>);
 
 impl Bitmap {
@@ -11,7 +11,7 @@ impl Bitmap {
         Ok(Self(zeroed(n_labels.div_ceil(64))?))
     }
 
-    /// Adds a label; false if it was there already.
+    /// Adds a label; false if it was already present.
     #[inline]
     pub(crate) fn insert(&mut self, label: i32) -> bool {
         let (word, bit) = (label as usize / 64, 1 << (label as usize % 64));
@@ -34,7 +34,7 @@ impl Bitmap {
 /// Words of a filter.
 const WORDS: usize = 256;
 
-/// A set that may claim to hold more than it does: the low bits of a label stand for the label, and
+/// A set with false positives: only the low bits of a label are kept, and
 /// 2 KB stay in the first-level cache where a bit for each of a million labels does not.
 pub(crate) struct Filter([u64; WORDS]);
 
@@ -43,7 +43,7 @@ impl Filter {
         Self([0; WORDS])
     }
 
-    /// Adds a label; true if it, or another label with the same low bits, was there already.
+    /// Adds a label; true if it, or another label with the same low bits, was already present.
     #[inline]
     pub(crate) fn insert(&mut self, label: i32) -> bool {
         let word = &mut self.0[label as usize / 64 % WORDS];

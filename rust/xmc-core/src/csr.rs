@@ -1,5 +1,9 @@
 //! Sparse matrices: borrowed views that are validated once, and owned results.
 
+mod parts;
+
+pub(crate) use parts::{Part, csr_from_parts};
+
 use crate::error::{Error, Fault, Result};
 
 /// The positions of a CSR matrix, without values: a set of (row, label) pairs.
@@ -9,7 +13,8 @@ use crate::error::{Error, Fault, Result};
 /// copies nothing. The name stands in error messages.
 ///
 /// Valid once built: row pointers do not decrease and stay within the entries, and every label of
-/// the window is in `0..n_cols`. Labels may be unsorted, and may repeat: whoever minds says so.
+/// the window is in `0..n_cols`. Labels may be unsorted and may repeat; functions that forbid it check
+/// it themselves.
 #[derive(Debug, Clone, Copy)]
 pub struct CsrPattern<'a> {
     name: &'a str,
@@ -142,6 +147,26 @@ impl<'a, T> CsrView<'a, T> {
         Ok(Self { pattern: CsrPattern::new(name, n_cols, indptr, indices)?, data })
     }
 
+    /// As [`new`](Self::new), for a matrix whose columns are features; its messages say so.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_features(
+        name: &'a str,
+        n_features: usize,
+        indptr: &'a [i64],
+        indices: &'a [i32],
+        data: &'a [T],
+    ) -> Result<Self> {
+        Self::new(name, n_features, indptr, indices, data).map_err(|error| match error {
+            Error::Content { place, fault } => Error::Content { place, fault: fault.of_feature() },
+            Error::Parameter { name: "n_labels", rule, value } => {
+                Error::Parameter { name: "n_features", rule, value }
+            }
+            error => error,
+        })
+    }
+
     /// The positions alone.
     #[must_use]
     pub const fn pattern(&self) -> CsrPattern<'a> {
@@ -214,7 +239,7 @@ impl<T> Csr<T> {
     }
 }
 
-/// Checks a whole matrix from outside with the rules of the text loader.
+/// Checks a whole matrix by the rules of the text loader.
 ///
 /// `None` if it is fine as it is, or its indices and values with every row sorted by label.
 ///
@@ -285,7 +310,7 @@ mod tests {
             CsrView::new("m", n_cols, indptr, indices, data).unwrap_err().to_string()
         };
         let pointer =
-            |row| format!("m: row {row}: indptr decreases or leaves the 2 stored entries");
+            |row| format!("m: row {row}: indptr decreases or points outside the 2 stored entries");
         assert_eq!(message(3, &[], &[], &[]), "m: indptr is empty");
         assert_eq!(message(3, &[0, 2, 1], &[0, 1], &[1.0; 2]), pointer(1));
         assert_eq!(message(3, &[-1, 1], &[0, 1], &[1.0; 2]), pointer(0));

@@ -2,7 +2,6 @@
 
 mod fault;
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,54 +12,61 @@ pub use fault::{ArchiveFault, Fault, Place};
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Everything that can be wrong with files, arrays and requests.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// An operation on a file failed.
+    #[error("{}: {source}", path.display())]
     Io {
         /// The file in question.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// Bad content at a known place.
+    #[error("{place}: {fault}")]
     Content {
-        /// Where it stands.
+        /// Where it is.
         place: Place,
         /// What is wrong there.
         fault: Fault,
     },
-    /// A compressed file or an archive that is cut short, corrupt or something else altogether.
+    /// A compressed file or archive that is truncated, corrupt or of another format.
+    #[error("{file}: damaged or not a {} ({what}); write it again", kind_of(format))]
     Damaged {
         /// Name of the file as given.
         file: String,
         /// What it should be: "gzip", "zstd" or "scipy .npz".
         format: &'static str,
-        /// What the decoder said.
+        /// The message of the decoder.
         what: String,
     },
-    /// An archive that is whole but holds no CSR matrix.
+    /// An intact archive that does not hold a CSR matrix.
+    #[error("{file}: {fault}")]
     Archive {
         /// Name of the file as given.
         file: String,
         /// What is wrong with it.
         fault: ArchiveFault,
     },
-    /// The system has no more memory; the content is larger than it can hold.
+    /// An allocation failed: the content does not fit in memory.
+    #[error("out of memory: {bytes} more bytes are needed")]
     OutOfMemory {
-        /// Bytes that were asked for.
+        /// Size of the allocation that failed.
         bytes: usize,
     },
-    /// A matrix needs at least one row pointer, also when it has no rows.
+    /// `indptr` is empty; even a matrix without rows has one row pointer.
+    #[error("{name}: indptr is empty")]
     EmptyIndptr {
         /// Name of the matrix.
         name: String,
     },
-    /// An array has the wrong length or a matrix the wrong side.
+    /// An array has the wrong length or a matrix the wrong shape.
+    #[error("{name}: {found} {what}, expected {expected}")]
     Length {
         /// Name of the array or matrix.
         name: String,
-        /// What was counted, in the plural.
+        /// What is counted, as a plural noun.
         what: &'static str,
         /// How many there should be.
         expected: usize,
@@ -68,6 +74,7 @@ pub enum Error {
         found: usize,
     },
     /// A ranking is narrower than the largest k.
+    #[error("y_pred: {width} columns, fewer than the largest k = {k} (pad with -1)")]
     Narrow {
         /// Columns of the array.
         width: usize,
@@ -75,6 +82,7 @@ pub enum Error {
         k: usize,
     },
     /// A parameter is outside its range.
+    #[error("{name} {rule}, not {value}")]
     Parameter {
         /// Name of the parameter.
         name: &'static str,
@@ -84,6 +92,7 @@ pub enum Error {
         value: String,
     },
     /// A label weight is not finite or not positive.
+    #[error("inv_propensity of label {label} must be finite and > 0, not {value}")]
     BadWeight {
         /// Label of the weight.
         label: usize,
@@ -91,43 +100,54 @@ pub enum Error {
         value: f64,
     },
     /// A metric name that does not parse.
+    #[error("unknown metric '{name}' (known: {})", known_metrics())]
     UnknownMetric {
         /// The name as given.
         name: String,
     },
     /// A metric with k = 0 or beyond [`MAX_K`].
+    #[error("k must be in 1..={MAX_K} in metric '{name}'")]
     BadK {
         /// The metric as given.
         name: String,
     },
     /// A propensity-scored metric without inverse propensities.
+    #[error("{metric} needs inv_propensity")]
     MissingWeights {
         /// The metric asked for.
         metric: Metric,
     },
-    /// A metric beyond the largest k of the evaluator.
+    /// A metric whose k exceeds the largest k of the evaluator.
+    #[error("{metric} is beyond the largest k = {max_k} of this evaluator")]
     BeyondK {
         /// The metric asked for.
         metric: Metric,
         /// Largest k of the evaluator.
         max_k: usize,
     },
-    /// Row values of a metric that was not kept.
+    /// Row values were requested of a metric for which they were not kept.
+    #[error("row values of {metric} were not kept")]
     NotKept {
         /// The metric asked for.
         metric: Metric,
     },
-    /// A metric whose sums the evaluator does not make.
+    /// A metric that this evaluator does not compute.
+    #[error("{metric} is not summed by this evaluator: name it in its metrics")]
     NotSummed {
         /// The metric asked for.
         metric: Metric,
     },
-    /// Row values of a mean over labels.
+    /// Row values were requested of a metric that is a mean over labels.
+    #[error("{metric} is a mean over labels and has no row values")]
     LabelWise {
         /// The metric asked for.
         metric: Metric,
     },
     /// A label in a group that does not exist.
+    #[error(
+        "label_groups '{grouping}': group {group} of label {label} out of range \
+         (n_groups = {n_groups}, -1 for none)"
+    )]
     BadGroup {
         /// Name of the grouping.
         grouping: String,
@@ -139,30 +159,36 @@ pub enum Error {
         n_groups: usize,
     },
     /// No row is left to average over.
+    #[error("no rows left to average")]
     NoRows,
     /// The denominator of a propensity-scored metric is zero.
+    #[error("the denominator of {metric} is 0: no row has a positive")]
     ZeroDenominator {
         /// The metric asked for.
         metric: Metric,
     },
-    /// Two evaluators that differ in more than their rows.
+    /// Two evaluators whose settings differ cannot be merged.
+    #[error("cannot merge evaluators that differ in {what}")]
     Incompatible {
         /// The setting that differs.
         what: &'static str,
     },
-    /// Bytes that are no evaluator, or not whole.
+    /// Bytes that are not the state of an evaluator, or only part of one.
+    #[error("damaged or not the state of an evaluator ({what})")]
     State {
         /// What is wrong with them.
         what: &'static str,
     },
-    /// A source of negatives without what it draws from.
+    /// A source of negatives lacks its input.
+    #[error("source '{name}' needs {what}")]
     MissingInput {
-        /// The source asked for.
-        source: &'static str,
+        /// Name of the source.
+        name: &'static str,
         /// What it needs.
         what: &'static str,
     },
-    /// The caller's keep-going function said no.
+    /// The caller's `keep_going` returned false.
+    #[error("interrupted")]
     Interrupted,
 }
 
@@ -175,7 +201,7 @@ impl Error {
         Self::Content { place: Place::Row { name: name.to_owned(), row }, fault }
     }
 
-    /// The same error with `base` added to its row, for a caller who gave a window of a longer stream.
+    /// Adds `base` to the row in the message, for a caller that passed a window of a longer stream.
     #[must_use]
     pub fn shift_rows(mut self, base: usize) -> Self {
         if let Self::Content { place: Place::Row { row, .. }, .. } = &mut self {
@@ -185,75 +211,14 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
-            Self::Content { place, fault } => write!(f, "{place}: {fault}"),
-            Self::Damaged { file, format, what } => {
-                let article = if *format == "scipy .npz" { "archive" } else { "stream" };
-                write!(f, "{file}: damaged or not a {format} {article} ({what}); write it again")
-            }
-            Self::Archive { file, fault } => write!(f, "{file}: {fault}"),
-            Self::OutOfMemory { bytes } => {
-                write!(f, "out of memory: {bytes} more bytes are needed")
-            }
-            Self::EmptyIndptr { name } => write!(f, "{name}: indptr is empty"),
-            Self::Length { name, what, expected, found } => {
-                write!(f, "{name}: {found} {what}, expected {expected}")
-            }
-            Self::Narrow { width, k } => {
-                write!(f, "y_pred: {width} columns, fewer than the largest k = {k} (pad with -1)")
-            }
-            Self::Parameter { name, rule, value } => write!(f, "{name} {rule}, not {value}"),
-            Self::BadWeight { label, value } => {
-                write!(f, "inv_propensity of label {label} must be finite and > 0, not {value}")
-            }
-            Self::UnknownMetric { name } => {
-                write!(f, "unknown metric '{name}' (known: ")?;
-                for (i, kind) in Kind::ALL.iter().enumerate() {
-                    write!(f, "{}{kind}@k", if i == 0 { "" } else { ", " })?;
-                }
-                f.write_str(")")
-            }
-            Self::BadK { name } => write!(f, "k must be in 1..={MAX_K} in metric '{name}'"),
-            Self::MissingWeights { metric } => write!(f, "{metric} needs inv_propensity"),
-            Self::BeyondK { metric, max_k } => {
-                write!(f, "{metric} is beyond the largest k = {max_k} of this evaluator")
-            }
-            Self::NotKept { metric } => write!(f, "row values of {metric} were not kept"),
-            Self::NotSummed { metric } => {
-                write!(f, "{metric} is not summed by this evaluator: name it in its metrics")
-            }
-            Self::LabelWise { metric } => {
-                write!(f, "{metric} is a mean over labels and has no row values")
-            }
-            Self::BadGroup { grouping, label, group, n_groups } => write!(
-                f,
-                "label_groups '{grouping}': group {group} of label {label} out of range \
-                 (n_groups = {n_groups}, -1 for none)"
-            ),
-            Self::NoRows => f.write_str("no rows left to average"),
-            Self::ZeroDenominator { metric } => {
-                write!(f, "the denominator of {metric} is 0: no row has a positive")
-            }
-            Self::Incompatible { what } => {
-                write!(f, "cannot merge evaluators that differ in {what}")
-            }
-            Self::State { what } => {
-                write!(f, "damaged or not the state of an evaluator ({what})")
-            }
-            Self::MissingInput { source, what } => write!(f, "source '{source}' needs {what}"),
-            Self::Interrupted => f.write_str("interrupted"),
-        }
-    }
+/// What a damaged file should have been.
+fn kind_of(format: &str) -> String {
+    let kind = if format == "scipy .npz" { "archive" } else { "stream" };
+    format!("{format} {kind}")
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io { source, .. } => Some(source),
-            _ => None,
-        }
-    }
+/// The known metrics, separated by commas.
+fn known_metrics() -> String {
+    let names: Vec<_> = Kind::ALL.iter().map(|kind| format!("{kind}@k")).collect();
+    names.join(", ")
 }

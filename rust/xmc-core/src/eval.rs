@@ -1,4 +1,4 @@
-//! Streaming evaluation: rows come in blocks, sums stay.
+//! Streaming evaluation: rows arrive in blocks, only sums are kept.
 
 mod block;
 mod fixed;
@@ -33,14 +33,14 @@ use labelwise::LabelCounts;
 use ranking::{Ids, Rankings};
 use sums::{Layout, Sums};
 
-/// The least rows that are worth a task of their own.
+/// The fewest rows that are worth a task of their own.
 const MIN_TASK_ROWS: usize = 64;
-/// Tasks for each thread, so that none waits long for the last; one if their sums are large.
+/// Tasks per thread: several, so that no thread waits long for the last; one if their sums are large.
 const TASKS_A_THREAD: usize = 8;
-/// Cells of sums that a task takes without a thought.
+/// Sums of up to this many cells count as small.
 const FEW_CELLS: usize = 1 << 16;
 
-/// Everything that stays the same while rows come in.
+/// Everything that does not change while rows arrive.
 #[derive(Debug)]
 struct Plan {
     n_labels: usize,
@@ -72,7 +72,7 @@ impl Plan {
         }
     }
 
-    /// The sums of this metric are made.
+    /// Checks that this metric is summed.
     fn require(&self, metric: Metric) -> Result<()> {
         if metric.kind().is_weighted() && self.options.inv_propensity.is_none() {
             return Err(Error::MissingWeights { metric });
@@ -85,7 +85,7 @@ impl Plan {
     }
 }
 
-/// Numbers of rows and pairs met.
+/// Numbers of rows and pairs seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counts {
     rows: usize,

@@ -1,4 +1,4 @@
-//! Opening and replacing files: the only part of the crate that touches the file system.
+//! Opening and replacing files: the only part of the crate that uses the file system.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -21,7 +21,7 @@ use crate::write;
 
 /// Reads a label matrix: LF text, plain or compressed, or a scipy CSR archive.
 ///
-/// The format is told by the first bytes, not by the name: gzip, zstd, zip (an archive), else text.
+/// The first bytes decide the format, not the name: gzip, zstd, zip (an archive), otherwise text.
 /// A plain file is mapped; of a compressed one a few megabytes are unpacked at a time.
 ///
 /// # Errors
@@ -124,7 +124,7 @@ fn parse(
     text::parse(&file, text, layout, options, repair)
 }
 
-/// Whether a file is an archive, or should be one by its name and is damaged if it is not.
+/// Whether a file is an archive, or is named like one (and is damaged if it is not).
 #[cfg(feature = "compression")]
 fn is_archive(path: &Path, bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK") || path.extension().is_some_and(|suffix| suffix == "npz")
@@ -168,7 +168,7 @@ pub fn save_npz<T: npz::Value>(
     replace(path, |out| npz::write_npz(matrix, compressed, out))
 }
 
-/// Writes beside `path`, makes sure of the disk, and renames.
+/// Writes a temporary file beside `path`, syncs it, and renames it.
 fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
     let beside = beside(path).map_err(Error::io(path))?;
     let written = File::create(&beside).and_then(|file| {
@@ -181,7 +181,7 @@ fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()
     written.inspect_err(|_| drop(fs::remove_file(&beside))).map_err(Error::io(path))
 }
 
-/// A name in the same folder that no other process and no other thread uses.
+/// A name in the same folder that no other process or thread uses.
 fn beside(path: &Path) -> io::Result<PathBuf> {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;

@@ -1,15 +1,13 @@
-//! Which labels go together: neighbours of each label in the bipartite graph of points and labels.
+//! Related labels: the neighbours of each label in the bipartite graph of points and labels.
 
 mod cooccur;
 mod walk;
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
-use crate::csr::{Csr, CsrView};
+use crate::csr::{Csr, CsrView, Part, csr_from_parts};
 use crate::error::{Error, Result};
-use crate::memory::{collected, with_room};
+use crate::memory::collected;
 use crate::positives::Rows;
 use crate::rank::{Score, keep_best};
 pub use cooccur::{CoOccurrence, Normalise};
@@ -18,7 +16,7 @@ pub use walk::{MAX_STEPS, RandomWalk};
 /// Labels handed to a thread at a time.
 const BLOCK_LABELS: usize = 256;
 
-/// Points and labels that are too common to say much.
+/// Limits above which points and labels are too common to be informative.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DegreeCaps {
     /// Points with more labels than this are left out, as if they were not in the matrix.
@@ -28,7 +26,7 @@ pub struct DegreeCaps {
     pub max_label_points: Option<usize>,
 }
 
-/// The positives of a training matrix, seen from the points and from the labels.
+/// The positives of a training matrix, by point and by label.
 ///
 /// Built once, in parallel; neighbours are then found by [`random_walk`](Self::random_walk) or
 /// [`co_occurrence`](Self::co_occurrence). Both give a CSR matrix of labels by labels whose rows are
@@ -76,75 +74,25 @@ impl Bipartite {
         self.points.len()
     }
 
-    /// Neighbours of all labels: `find` appends the rows of a block of labels to a part.
+    /// Neighbours of all labels: `find` pushes the rows of a block of labels to a part.
     ///
-    /// `keep_going` is asked before each block.
+    /// `keep_going` is called before each block.
     fn neighbours<S: Send>(
         &self,
         keep_going: &(dyn Fn() -> bool + Sync),
         scratch: impl Fn() -> Result<S> + Sync + Send,
-        find: impl Fn(&mut S, Range<usize>, &mut Part) + Sync + Send,
+        find: impl Fn(&mut S, Range<usize>, &mut Part) -> Result<()> + Sync + Send,
     ) -> Result<Csr> {
-        let n_labels = self.n_labels();
-        let n_blocks = n_labels.div_ceil(BLOCK_LABELS);
-        let mut parts: Vec<Result<Part>> = with_room(n_blocks)?;
-        (0..n_blocks)
-            .into_par_iter()
-            .map_init(
-                || None,
-                |slot, block| {
-                    if !keep_going() {
-                        return Err(Error::Interrupted);
-                    }
-                    let first = block * BLOCK_LABELS;
-                    let labels = first..(first + BLOCK_LABELS).min(n_labels);
-                    let scratch = match slot {
-                        Some(scratch) => scratch,
-                        None => slot.insert(scratch()?),
-                    };
-                    let ends = with_room(labels.len())?;
-                    let mut part = Part { ends, ..Part::default() };
-                    find(scratch, labels, &mut part);
-                    Ok(part)
-                },
-            )
-            .collect_into_vec(&mut parts);
-        let n_edges = parts.iter().flatten().map(|part| part.ids.len()).sum();
-        let mut csr = Csr {
-            n_cols: n_labels,
-            indptr: with_room(n_labels + 1)?,
-            indices: with_room(n_edges)?,
-            data: with_room(n_edges)?,
-        };
-        csr.indptr.push(0);
-        for part in parts {
-            let part = part?;
-            let base = csr.indices.len() as i64;
-            csr.indptr.extend(part.ends.iter().map(|&end| base + end as i64));
-            csr.indices.extend_from_slice(&part.ids);
-            csr.data.extend_from_slice(&part.weights);
-        }
-        Ok(csr)
+        let shape = (self.n_labels(), self.n_labels());
+        csr_from_parts(shape, BLOCK_LABELS, keep_going, scratch, find)
     }
 }
 
-/// The neighbours of a block of labels.
-#[derive(Default)]
-struct Part {
-    ends: Vec<usize>,
-    ids: Vec<i32>,
-    weights: Vec<f32>,
-}
-
-impl Part {
-    /// Adds a row: the `top` best of `keys`, sorted by label.
-    fn push(&mut self, keys: &mut Vec<u64>, top: usize) {
-        keep_best(keys, top);
-        keys.sort_unstable_by_key(|&key| f32::label(key));
-        self.ids.extend(keys.iter().map(|&key| f32::label(key)));
-        self.weights.extend(keys.iter().map(|&key| f32::score(key)));
-        self.ends.push(self.ids.len());
-    }
+/// Adds a row: the `top` best of `keys`, sorted by label.
+fn push_best(part: &mut Part, keys: &mut Vec<u64>, top: usize) -> Result<()> {
+    keep_best(keys, top);
+    keys.sort_unstable_by_key(|&key| f32::label(key));
+    part.push_row(keys.iter().map(|&key| (f32::label(key), f32::score(key))))
 }
 
 fn check_top(top: usize) -> Result<()> {

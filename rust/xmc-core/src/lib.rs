@@ -9,6 +9,8 @@ mod file;
 mod graph;
 mod ids;
 mod labels;
+#[cfg(feature = "lexical")]
+pub mod lexical;
 mod memory;
 mod metric;
 #[cfg(feature = "compression")]
@@ -59,5 +61,5 @@ pub use resample::{Difference, Interval, Resampler, Terms, interval, p_value};
 pub use sample::{NegativeSampler, Negatives, Shortlists, Source};
 pub use text::ParseOptions;
 pub use topk::{Ranked, TopK, drop_pairs_csr, drop_pairs_ids, merge_topk, topk_csr, topk_dense};
-pub use votes::{Vectors, Votes, mix_votes};
+pub use votes::{Vectors, Votes, mix_votes, vote_sums};
 pub use write::{write_bow, write_labels, write_pairs};

@@ -1,22 +1,22 @@
-//! Memory whose size a header or a caller claims: asked for, and an error where there is none.
+//! Allocations whose size comes from a header or a caller: they fail with an error, not an abort.
 
 use bytemuck::Zeroable;
 
 use crate::error::{Error, Result};
 
-/// Makes room for `n` more elements, or fails instead of ending the process.
+/// Reserves space for `n` more elements; fails with an error instead of aborting the process.
 pub(crate) fn reserve<T>(vector: &mut Vec<T>, n: usize) -> Result<()> {
     vector.try_reserve(n).map_err(|_| out_of_memory::<T>(n))
 }
 
-/// An empty vector with room for `n` elements and no more.
+/// An empty vector with capacity for exactly `n` elements.
 pub(crate) fn with_room<T>(n: usize) -> Result<Vec<T>> {
     let mut vector = Vec::new();
     vector.try_reserve_exact(n).map_err(|_| out_of_memory::<T>(n))?;
     Ok(vector)
 }
 
-/// `n` zeros, in memory that the system has zeroed: pages that nobody writes to cost nothing.
+/// `n` zeros, in memory zeroed by the system: pages that are never written cost nothing.
 pub(crate) fn zeroed<T: Zeroable>(n: usize) -> Result<Vec<T>> {
     bytemuck::try_zeroed_vec(n).map_err(|()| out_of_memory::<T>(n))
 }
@@ -28,7 +28,7 @@ pub(crate) fn filled<T: Copy>(n: usize, value: T) -> Result<Vec<T>> {
     Ok(vector)
 }
 
-/// The items of an iterator that knows how many they are.
+/// Collects an iterator of known length.
 pub(crate) fn collected<T>(items: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
     let mut vector = with_room(items.len())?;
     vector.extend(items);

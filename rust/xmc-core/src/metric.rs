@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// Largest k of a metric. Memory for sums grows with k, so that a typing error must not ask for gigabytes.
+/// Largest k of a metric. Memory for sums grows with k, so a typo must not allocate gigabytes.
 pub const MAX_K: usize = 1 << 16;
 
 /// A family of metrics; the crate documentation gives the formulas.

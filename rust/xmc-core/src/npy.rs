@@ -38,7 +38,7 @@ impl<'a> Array<'a> {
         bytes.fill(&mut start)?;
         let [.., major, _] = start;
         if !start.starts_with(b"\x93NUMPY") || !(1..=3).contains(&major) {
-            return Err("a member is no .npy array".to_owned());
+            return Err("a member is not an .npy array".to_owned());
         }
         let mut len = [0; 4];
         bytes.fill(&mut len[..if major == 1 { 2 } else { 4 }])?;
@@ -120,7 +120,7 @@ impl<'a> Array<'a> {
     pub(crate) fn text(mut self) -> std::result::Result<String, Failed> {
         let width = if self.dtype.kind == b'U' { 4 * self.dtype.size } else { self.dtype.size };
         if !self.shape.is_empty() || width > LONGEST {
-            return Err(Failed::Wrong("'format' is no short string".to_owned()));
+            return Err(Failed::Wrong("'format' is not a short string".to_owned()));
         }
         let mut bytes = vec![0; width];
         self.bytes.fill(&mut bytes).map_err(Failed::Wrong)?;
@@ -134,7 +134,7 @@ impl<'a> Array<'a> {
 pub(crate) enum Failed {
     /// The archive is damaged.
     Wrong(Wrong),
-    /// Something else.
+    /// Any other reason.
     Error(Error),
 }
 
@@ -185,7 +185,7 @@ impl Literal<'_> {
             }
         }
         let shape = shape?;
-        // The order of axes says nothing where there is one at most.
+        // The order of axes is irrelevant with at most one axis.
         if !self.0.trim_ascii().is_empty() || order? && shape.len() > 1 {
             return None;
         }

@@ -166,7 +166,7 @@ impl<'a> Archive<'a> {
         whole: impl Fn(i64) -> T + Send,
         real: impl Fn(f64) -> T + Send,
     ) -> Result<Csr<T>> {
-        // An id that is no i32 stays out of range.
+        // An id that does not fit an i32 stays out of range.
         let id = |id: i64| id.clamp(-1, i64::from(i32::MAX)) as i32;
         let [indptr, indices] = [self.vector("indptr", b"i")?, self.vector("indices", b"i")?];
         let data = self.vector("data", b"biuf")?;
@@ -219,7 +219,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// Whether a value other than 0 becomes 0 in `f32`: a positive would be none.
+/// Whether a nonzero value becomes 0 in `f32`, which would silently drop a positive.
 fn vanishes(x: f64) -> bool {
     x != 0.0 && x as f32 == 0.0
 }

@@ -1,4 +1,4 @@
-//! The positives of a truth matrix as plain rows, and rows turned round.
+//! The positives of a truth matrix as plain rows, and their transpose.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -31,7 +31,7 @@ impl Rows {
         self.starts.len() - 1
     }
 
-    /// The labels with a value above 0 of each point; all of a point's or, beyond `max_row`, none.
+    /// The labels with a value above 0 of each point; a point with more than `max_row` gets none.
     ///
     /// # Errors
     /// [`Error::Content`] for a negative or NaN value or a label stored twice in a row;
@@ -181,7 +181,7 @@ impl Rows {
     }
 }
 
-/// A value for each row, computed in parallel; of several errors, that of the first row.
+/// Computes a value for each row in parallel; of several errors, returns that of the first row.
 fn in_row_order(
     n_rows: usize,
     value: impl Fn(usize) -> Result<usize> + Sync,
@@ -205,7 +205,7 @@ fn in_row_order(
     Ok(values)
 }
 
-/// Sorts the labels of a row; one that stands twice is a fault.
+/// Sorts the labels of a row; a duplicate is a fault.
 fn sorted(name: &str, row: usize, labels: &mut [u32]) -> Result<()> {
     if labels.is_sorted_by(|a, b| a < b) {
         return Ok(());

@@ -6,7 +6,7 @@ use crate::memory::{collected, zeroed};
 /// Entries whose counts fit into 32 bits.
 const PART: usize = u32::MAX as usize;
 
-/// Counts whose weights are made in advance.
+/// Counts whose weights are computed in advance.
 const SMALL: usize = 1024;
 
 /// Number of positives (stored values > 0) of each label, from the entries of a CSR matrix.
@@ -20,11 +20,11 @@ pub fn label_counts(n_labels: usize, indices: &[i32], data: &[f32]) -> Result<Ve
         return Err(Error::Length { name: "data".into(), what: "values", expected, found });
     }
     let mut counts: Vec<i64> = zeroed(n_labels)?;
-    // 32 bits, for counters are met at random and half as many bytes stay in the cache.
+    // 32-bit counters: they are accessed at random, and half the bytes fit the cache better.
     for (part, (indices, data)) in indices.chunks(PART).zip(data.chunks(PART)).enumerate() {
         let mut part_counts: Vec<u32> = zeroed(n_labels)?;
         for (position, (&label, &value)) in indices.iter().zip(data).enumerate() {
-            // Seen as u32, a negative label is out of range as well.
+            // As u32, a negative label is out of range too.
             let Some(count) = part_counts.get_mut(label as u32 as usize) else {
                 let fault = Fault::LabelOutOfRange { label: label.to_string(), n_labels };
                 return Err(Error::at_row("indices", part * PART + position, fault));

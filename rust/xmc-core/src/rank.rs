@@ -1,4 +1,4 @@
-//! The one order of this crate: larger score first, equal scores by smaller label.
+//! The order of every ranking: larger score first, equal scores by smaller label.
 
 use crate::csr::CsrPattern;
 

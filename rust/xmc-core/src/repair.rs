@@ -1,10 +1,10 @@
-//! Repair, where it is asked for: what was mended, how often, and where first.
+//! Optional repair of files: what was mended, how often, and where first.
 
 use std::fmt;
 
 use crate::error::{Fault, Place};
 
-/// Faults that are kept with their places, in the order of the file.
+/// How many faults are kept with their positions, in file order.
 const PLACES: usize = 20;
 
 /// What the columns of a matrix are.
@@ -24,10 +24,10 @@ impl Columns {
     }
 }
 
-/// What a loader mended.
+/// What a loader repaired.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Repairs {
-    /// Rows whose labels did not rise. Every loader sorts them, so this is no repair as such.
+    /// Rows whose labels were not ascending. Every loader sorts them, so this is not a repair.
     pub rows_sorted: usize,
     /// Entries added to an earlier one of the same label (dropped, in a list without values).
     pub duplicates: usize,

@@ -1,6 +1,6 @@
-//! Randomness as a function of where it is used: a generator for each (seed, stream).
+//! Random numbers as a function of where they are used: a generator for each (seed, stream).
 //!
-//! Whoever draws for row 17 of epoch 3 makes a generator for exactly that, so that draws depend on
+//! Drawing for row 17 of epoch 3 uses a generator made for exactly that, so that draws depend on
 //! neither the number of threads nor the order of work. The streams are part of the crate's
 //! results: changing them changes samples, resamples and walks for a given seed.
 

@@ -8,7 +8,7 @@ use crate::token::{self, Unfit};
 
 type Parsed<T> = std::result::Result<T, Fault>;
 
-/// What may stand in a row.
+/// What a row may contain.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules {
     pub n_cols: usize,
@@ -30,14 +30,14 @@ pub(crate) struct Cells<'a> {
     rows: &'a mut [i64],
     ids: &'a mut [i32],
     values: &'a mut [f32],
-    /// Where the first entry stands in the whole matrix.
+    /// Position of the first entry in the whole matrix.
     start: usize,
     filled: usize,
     scratch: Vec<(i32, f32)>,
 }
 
 impl<'a> Cells<'a> {
-    /// Everything after the given rows and entries.
+    /// Splits off everything after the given rows and entries.
     pub(crate) fn tail(csr: &'a mut Csr, n_rows: usize, start: usize) -> Self {
         let rows = csr.indptr.get_mut(n_rows + 1..).unwrap_or_default();
         let (ids, values) = (&mut csr.indices[start..], &mut csr.data[start..]);
@@ -144,7 +144,7 @@ impl<'a> Cells<'a> {
                 });
             }
         };
-        // First, because a token that is none cannot be repaired, whatever its label.
+        // First, because a malformed token cannot be repaired, whatever its label.
         let value = value.ok_or_else(|| token::bad_token(token, start))?;
         let id = id?;
         let written = colon.map_or(token, |colon| &token[colon + 1..]);
@@ -187,7 +187,7 @@ impl<'a> Cells<'a> {
         self.odd_list(text, rules, line, repairs)
     }
 
-    /// As `parse_list`, for what it does not understand.
+    /// The slow, complete form of `parse_list`.
     #[cold]
     fn odd_list(
         &mut self,
@@ -223,8 +223,8 @@ impl<'a> Cells<'a> {
         Ok(len)
     }
 
-    /// Appends an entry. The first pass counted every token, so there is room; a miscount must not
-    /// panic, though.
+    /// Appends an entry. The first pass counted every token, so it fits; but a miscount must not
+    /// panic.
     #[inline]
     fn push(&mut self, id: i32, value: f32) -> bool {
         let slot = self.ids.get_mut(self.filled).zip(self.values.get_mut(self.filled));

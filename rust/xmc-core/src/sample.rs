@@ -116,7 +116,7 @@ impl NegativeSampler {
             lists: None,
         };
         for &(source, _) in wanted.sources {
-            let missing = |what| Error::MissingInput { source: source.name(), what };
+            let missing = |what| Error::MissingInput { name: source.name(), what };
             match source {
                 Source::Uniform => {}
                 Source::Frequency => {

@@ -1,4 +1,4 @@
-//! Compressed files: told apart by their first bytes, unpacked in chunks, packed in blocks.
+//! Compressed files: recognised by their first bytes, unpacked in chunks, packed in blocks.
 
 use std::io::{self, Read};
 
@@ -7,7 +7,7 @@ use crate::memory::reserve;
 
 /// Bytes of text that are unpacked at a time.
 const CHUNK: usize = 4 << 20;
-/// Bytes that are asked of a decoder between two questions whether to go on.
+/// Bytes to decode between two calls of `keep_going`.
 const STEP: usize = 1 << 20;
 
 /// How a file is packed.
@@ -49,7 +49,7 @@ impl Packing {
     }
 
     /// Packs a block: gzip members and zstd frames can stand one after the other. The same bytes
-    /// always give the same bytes; there is no time and no name in them.
+    /// always give the same bytes: no time or name is stored.
     #[cfg(feature = "compression")]
     pub(crate) fn pack(self, block: Vec<u8>) -> io::Result<Vec<u8>> {
         match self {
@@ -116,9 +116,9 @@ impl<'a> Stream<'a> {
         Err(Error::Io { path: file.into(), source })
     }
 
-    /// The next whole lines, at least four megabytes if there are as many; empty at the end. Takes a
-    /// buffer that is no longer needed. A line longer than memory allows is an error, and only what
-    /// really was unpacked takes memory.
+    /// The next whole lines, at least four megabytes unless the file ends first; empty at the end.
+    /// Reuses the buffer it is given. A line longer than memory allows is an error, and only what
+    /// was really unpacked takes memory.
     pub(crate) fn next_chunk(
         &mut self,
         mut buffer: Vec<u8>,

@@ -1,8 +1,8 @@
-//! What the text layouts share: a header, then a line a row, parsed in blocks of whole lines.
+//! The parser shared by the text layouts: a header, then one line per row, in blocks of whole lines.
 //!
-//! Text comes whole (a mapped file) or as a stream of chunks (a compressed one). Of each chunk two
-//! passes are made: one counts lines and entries, the second fills arrays of that size, both in
-//! blocks in the caller's rayon pool.
+//! Text arrives whole (a mapped file) or as a stream of chunks (a compressed one). Each chunk is
+//! read twice: the first pass counts lines and entries, the second fills arrays of that size, both
+//! in blocks in the caller's rayon pool.
 
 mod block;
 mod header;
@@ -23,7 +23,7 @@ use header::{parse_header, split_header};
 /// How to read label text and bag-of-words text.
 #[derive(Clone, Copy)]
 pub struct ParseOptions<'a> {
-    /// Value of a label that stands without one; such a label is an error if this is `None`.
+    /// Value of a label that is written without one; if `None`, such a label is an error.
     pub missing_value: Option<f32>,
     /// Asked before each block of about a megabyte, from any thread; `false` stops the parser.
     pub keep_going: &'a (dyn Fn() -> bool + Sync),
@@ -65,7 +65,7 @@ pub(crate) struct Parsed {
 pub(crate) enum Stop {
     /// Bad content, and its line.
     Fault(usize, Fault),
-    /// An error that names its place already.
+    /// An error that already says where it is.
     Error(Error),
 }
 

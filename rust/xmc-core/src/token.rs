@@ -1,8 +1,8 @@
-//! Tokens of label text: numbers, and what is wrong with the ones that are none.
+//! Tokens of label text: parsing numbers, and saying what is wrong with those that do not parse.
 
 use crate::error::Fault;
 
-/// Largest piece of a bad token that a message repeats, in bytes.
+/// How much of a bad token a message repeats, in bytes.
 const QUOTED: usize = 40;
 
 /// Powers of ten that are exact in `f32`.
@@ -73,7 +73,7 @@ pub(crate) fn label(token: &[u8], text: &[u8], at: usize, n_labels: usize) -> Re
     }
 }
 
-/// Something numeric that is no label (`-1`, `4.0`) is a bad label, all else a bad token.
+/// A number that cannot be a label (`-1`, `4.0`) is a bad label, anything else a bad token.
 #[cold]
 fn bad_label(token: &[u8], text: &[u8], at: usize) -> Fault {
     let column = at + 1;
@@ -86,21 +86,21 @@ fn bad_label(token: &[u8], text: &[u8], at: usize) -> Fault {
     }
 }
 
-/// A token that is not what should stand there.
+/// A token that does not belong here.
 #[cold]
 pub(crate) fn bad_token(token: &[u8], at: usize) -> Fault {
     Fault::BadToken { token: quote(token), column: at + 1 }
 }
 
-/// Why a number is no value.
+/// Why a number cannot be a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unfit {
     NotFinite,
-    /// Not 0, but `f32` rounds it to 0: a positive would be none.
+    /// Not 0, but `f32` rounds it to 0, which would silently drop a positive.
     TooSmall,
 }
 
-/// A value. `None` if the text is no number, `Some(Err)` if it is one that `f32` cannot hold.
+/// Parses a value: `None` if the text is not a number, `Some(Err)` if `f32` cannot hold it.
 #[inline]
 pub(crate) fn value(text: &[u8]) -> Option<Result<f32, Unfit>> {
     if let Some((value, len)) = leading_decimal(text) {
@@ -146,7 +146,7 @@ pub(crate) fn short_entry(text: &[u8]) -> Option<(u32, f32, usize)> {
 }
 
 /// The number that the digits at byte `at` make, and how many of the next eight bytes they are; the
-/// number has no meaning if that is none or all of them.
+/// number is meaningless if that count is 0 or 8.
 #[inline]
 fn eight_bytes(text: &[u8; 24], at: usize) -> (u32, usize) {
     let mut bytes = [0; 8];

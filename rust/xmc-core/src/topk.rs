@@ -56,12 +56,12 @@ impl TopK {
                 Ok(())
             })
             .collect();
-        // In row order, so that the first faulty row is named whatever the number of threads.
+        // In row order, so that the first faulty row is reported for any number of threads.
         faults.into_iter().collect::<Result<()>>()?;
         Ok(top)
     }
 
-    /// Rows without labels. Without memory for them, `k` is likely a typing error.
+    /// Rows without labels. If they do not fit in memory, `k` is most likely a typo.
     fn padded(n_rows: usize, k: usize) -> Result<Self> {
         let n_cells = n_rows.checked_mul(k).filter(|_| k > 0).ok_or_else(|| bad_k(k))?;
         let ids = filled(n_cells, -1).map_err(|_| bad_k(k))?;
@@ -117,7 +117,7 @@ pub fn topk_csr<S: Score>(
     })
 }
 
-/// A label that stands twice, if any. Sorted rows, the usual ones, cost one pass.
+/// A label that occurs twice, if any. Sorted rows, the usual case, cost one pass.
 fn duplicate(labels: &[i32], sorted: &mut Vec<i32>) -> Option<i32> {
     if labels.is_sorted_by(|a, b| a < b) {
         return None;

@@ -1,25 +1,30 @@
 //! Label scores mixed with the votes of the nearest training points.
 
+mod tally;
+
+use tally::Tally;
+pub use tally::vote_sums;
+
 use crate::csr::CsrPattern;
 use crate::error::{Error, Fault, Result};
 use crate::rank::{Excluded, Score, keep_best};
 use crate::topk::{Ranked, TopK};
 
-/// Partial sums of a dot product: added up in one fixed order, and wide enough to vectorise.
+/// Partial sums of a dot product: added in one fixed order, and enough of them to vectorise.
 const LANES: usize = 16;
 
-/// What the votes of training points are made of.
+/// The votes of training points: who votes, for what, and how much it counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Votes<'a> {
-    /// The nearest points of each query and how much each of them votes, padded with point -1.
+    /// The nearest points of each query and the weight of each one's vote, padded with point -1.
     pub neighbours: Ranked<'a>,
     /// The labels of all points, (`n_points`, at most `n_labels`): every stored entry is a positive.
     pub y: CsrPattern<'a>,
-    /// What a whole vote adds to the score of a label, finite and >= 0.
+    /// What a vote of weight 1 adds to the score of a label, finite and >= 0.
     pub weight: f32,
 }
 
-/// The vectors that score a label which the plain ranking does not hold: row-major, `dim` wide.
+/// Vectors for scoring a label that is missing in the plain ranking: row-major, `dim` wide.
 #[derive(Debug, Clone, Copy)]
 pub struct Vectors<'a> {
     /// One for each query.
@@ -70,13 +75,10 @@ pub fn mix_votes(
 /// Memory of one task.
 #[derive(Default)]
 struct Scratch {
-    /// Label and place of the neighbour for each single vote, packed; sorting brings them together.
-    cast: Vec<u64>,
-    /// The voted labels, ascending, and their votes.
-    tally: Vec<(i32, f64)>,
+    tally: Tally,
     /// Which of them are in the plain ranking.
     met: Vec<bool>,
-    /// The labels of the plain ranking, sorted to find one that stands twice.
+    /// The labels of the plain ranking, sorted to find duplicates.
     seen: Vec<i32>,
     excluded: Excluded,
 }
@@ -144,7 +146,7 @@ impl<'a> Mixer<'a> {
 
     /// Leaves the keys of a row, best first, in `keys`.
     fn rank(&self, row: usize, keys: &mut Vec<u64>, scratch: &mut Scratch) -> Result<()> {
-        self.tally(row, scratch).map_err(|(name, fault)| Error::at_row(name, row, fault))?;
+        scratch.tally.count(self.votes.neighbours, self.votes.y, row)?;
         scratch.excluded.load(self.exclude, row);
         self.rank_plain(row, keys, scratch).map_err(|fault| Error::at_row("plain", row, fault))?;
         let ceiling = self.ceiling(row);
@@ -153,7 +155,7 @@ impl<'a> Mixer<'a> {
             keep_best(keys, self.k);
             bar = keys.iter().max().map_or(bar, |&worst| f32::score(worst));
         }
-        for (&(label, sum), &met) in scratch.tally.iter().zip(&scratch.met) {
+        for (&(label, sum), &met) in scratch.tally.sums().iter().zip(&scratch.met) {
             let hopeless = self.mixed(ceiling, sum) < bar;
             if met || hopeless || self.drops(label, &scratch.excluded) {
                 continue;
@@ -169,55 +171,13 @@ impl<'a> Mixer<'a> {
         Ok(())
     }
 
-    /// What a label that is missing in a row of `plain` has for a score at most.
+    /// An upper bound of the score of a label that is missing in a row of `plain`.
     fn ceiling(&self, row: usize) -> f32 {
         let (labels, scores) = self.plain.cells(row);
         if labels.contains(&-1) {
             return f32::INFINITY;
         }
         scores.iter().copied().reduce(f32::min).unwrap_or(f32::INFINITY)
-    }
-
-    /// Sums the votes of a row by label, each label's in the order of the neighbours.
-    fn tally(
-        &self,
-        row: usize,
-        scratch: &mut Scratch,
-    ) -> std::result::Result<(), (&'a str, Fault)> {
-        let Scratch { cast, tally, .. } = scratch;
-        let (points, weights) = self.votes.neighbours.cells(row);
-        let y = self.votes.y;
-        cast.clear();
-        for (place, (&point, &weight)) in points.iter().zip(weights).enumerate() {
-            if point == -1 {
-                break;
-            }
-            if point as u32 as usize >= y.n_rows() {
-                let fault = Fault::RowOutOfRange { row: point.to_string(), n_rows: y.n_rows() };
-                return Err(("neighbours", fault));
-            }
-            if !(weight.is_finite() && weight >= 0.0) {
-                return Err(("neighbours", Fault::BadVote { point, value: weight }));
-            }
-            let voted = y.row(point as usize);
-            cast.extend(voted.iter().map(|&label| u64::from(label as u32) << 32 | place as u64));
-        }
-        cast.sort_unstable();
-        tally.clear();
-        let mut last = None;
-        for &vote in cast.iter() {
-            let (label, place) = ((vote >> 32) as i32, vote as u32 as usize);
-            if last == Some(vote) {
-                return Err((y.name(), Fault::DuplicateLabel { label }));
-            }
-            last = Some(vote);
-            let weight = f64::from(weights[place]);
-            match tally.last_mut() {
-                Some((of, sum)) if *of == label => *sum += weight,
-                _ => tally.push((label, weight)),
-            }
-        }
-        Ok(())
     }
 
     /// Adds the keys of the plain ranking's labels, and notes which voted labels are among them.
@@ -228,6 +188,7 @@ impl<'a> Mixer<'a> {
         scratch: &mut Scratch,
     ) -> std::result::Result<(), Fault> {
         let Scratch { tally, met, seen, excluded, .. } = scratch;
+        let tally = tally.sums();
         let (labels, scores) = self.plain.cells(row);
         met.clear();
         met.resize(tally.len(), false);

@@ -11,7 +11,7 @@ use crate::stream::Packing;
 
 /// Entries and rows a task formats: a megabyte or so.
 const BLOCK: usize = 1 << 16;
-/// Blocks that are in memory at a time.
+/// Blocks held in memory at a time.
 const BATCH: usize = 64;
 
 /// Writes label text that [`parse_labels`](crate::parse_labels) reads back to the same matrix.

@@ -1,4 +1,4 @@
-//! The part of the zip format that numpy archives use: stored and deflated members, zip64.
+//! The part of the zip format that numpy uses: stored and deflated members, zip64.
 
 use std::io::{self, Read, Write};
 
@@ -14,7 +14,7 @@ pub(crate) type Wrong = String;
 /// A member of an archive.
 pub(crate) struct Member<'a> {
     pub name: String,
-    /// As they stand in the file.
+    /// The bytes as stored in the file.
     bytes: &'a [u8],
     deflated: bool,
     crc: u32,
@@ -23,7 +23,7 @@ pub(crate) struct Member<'a> {
 
 /// Reads the directory at the end of an archive.
 pub(crate) fn members(file: &[u8]) -> Result<Vec<Member<'_>>, Wrong> {
-    let end = find_end(file).ok_or("no zip directory at its end")?;
+    let end = find_end(file).ok_or("it has no zip directory at its end")?;
     let (mut at, mut n_members) =
         (u64::from(u32_at(file, end + 16)?), u16_at(file, end + 10)?.into());
     // A locator in front of the end leads to a directory end with wide numbers.
@@ -66,7 +66,7 @@ pub(crate) fn members(file: &[u8]) -> Result<Vec<Member<'_>>, Wrong> {
     Ok(members)
 }
 
-/// Where the end record stands: the last one whose comment fills the rest of the file.
+/// Position of the end record: the last one whose comment fills the rest of the file.
 fn find_end(file: &[u8]) -> Option<usize> {
     let last = file.len().checked_sub(22)?;
     (last.saturating_sub(1 << 16)..=last).rev().find(|&at| {
@@ -111,10 +111,10 @@ fn u64_at(file: &[u8], at: usize) -> Result<u64, Wrong> {
     bytes_at(file, at).map(u64::from_le_bytes)
 }
 
-/// A place in the file, small enough that sums with lengths of a header do not overflow.
+/// An offset in the file, small enough that adding lengths from a header cannot overflow.
 fn usize_of(number: u64) -> Result<usize, Wrong> {
     let place = usize::try_from(number).ok().filter(|&place| place <= isize::MAX as usize / 2);
-    place.ok_or_else(|| "a place beyond its end".to_owned())
+    place.ok_or_else(|| "an offset points beyond its end".to_owned())
 }
 
 fn signed(file: &[u8], at: usize, signature: [u8; 4]) -> Result<(), Wrong> {
@@ -162,14 +162,14 @@ impl Unpacked<'_> {
         Ok(())
     }
 
-    /// Checks that nothing is left and that the check sum is right.
+    /// Checks that nothing is left and that the checksum is right.
     pub(crate) fn finish(mut self) -> Result<(), Wrong> {
         let more = self.reader.read(&mut [0]).map_err(|error| error.to_string())?;
         if self.left != 0 || more != 0 {
             return Err("an array is shorter than its member".to_owned());
         }
         if self.found.sum() != self.crc {
-            return Err("a check sum is wrong".to_owned());
+            return Err("a checksum is wrong".to_owned());
         }
         Ok(())
     }

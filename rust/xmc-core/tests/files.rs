@@ -223,7 +223,7 @@ fn damage_is_named() {
 }
 
 /// Whatever is done to small files: an error or a matrix, no panic, no hang; and compressed files,
-/// which have check sums, never give another matrix.
+/// which have checksums, never give another matrix.
 #[test]
 fn every_truncation_and_every_flipped_bit_of_small_files() {
     for name in ["y.txt", "y.txt.gz", "y.txt.zst", "y.npz", "stored.npz"] {

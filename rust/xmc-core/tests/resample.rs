@@ -112,7 +112,7 @@ fn faults_are_named() {
     assert_eq!(fault(&[mean(&two)], &[mean(&two); 2], None), "second: 2 metrics, expected 1");
     assert_eq!(
         fault(&[ratio(&two, &[1.0, 2.0])], &[ratio(&two, &[1.0, 3.0])], None),
-        "PSP@1: row 1: denominators 2 and 3: not the same truth"
+        "PSP@1: row 1: denominators 2 and 3 differ: not scored against the same truth"
     );
     let infinite = [0.0, f64::INFINITY];
     assert_eq!(fault(&[mean(&infinite)], &[], None), "P@1: row 1: term inf is not finite");

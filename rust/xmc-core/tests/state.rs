@@ -112,9 +112,9 @@ fn messages() {
     let bytes = bytes.unwrap().to_bytes();
     let message = |bytes: &[u8]| Evaluator::from_bytes(bytes).unwrap_err().to_string();
     let start = "damaged or not the state of an evaluator";
-    assert_eq!(message(b"PK"), format!("{start} (another beginning)"));
+    assert_eq!(message(b"PK"), format!("{start} (it starts differently)"));
     let mut later = bytes.clone();
     later[8] += 1;
-    assert_eq!(message(&later), format!("{start} (another version)"));
+    assert_eq!(message(&later), format!("{start} (unknown version)"));
     assert_eq!(message(&bytes[..14]), format!("{start} (its checksum differs)"));
 }

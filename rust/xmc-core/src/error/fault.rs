@@ -1,11 +1,15 @@
-//! What is wrong with content, and where it stands.
+//! What is wrong with content, and where.
 
-use std::fmt;
+use thiserror::Error;
 
-/// Where bad content stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The largest label or feature id.
+const MAX_ID: i32 = i32::MAX;
+
+/// Where bad content was found.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Place {
     /// A line of a text file.
+    #[error("{file}:{line}")]
     Line {
         /// Name of the file as given.
         file: String,
@@ -13,6 +17,7 @@ pub enum Place {
         line: usize,
     },
     /// A row of a matrix or array.
+    #[error("{name}: row {row}")]
     Row {
         /// Name of the matrix or array.
         name: String,
@@ -22,38 +27,46 @@ pub enum Place {
 }
 
 /// What is wrong with a line or a row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum Fault {
     /// The first line is not a header.
+    #[error("expected 'rows labels'")]
     Header,
     /// The first line of bag-of-words text is not a header.
+    #[error("expected 'points features labels'")]
     BowHeader,
-    /// The header announces more features than ids can name.
+    /// The header declares more features than an `i32` id can number.
+    #[error("header says {n_features} features, more than {MAX_ID}")]
     TooManyFeatures {
         /// The number in the header.
         n_features: u64,
     },
-    /// The header announces more labels than ids can name.
+    /// The header declares more labels than an `i32` id can number.
+    #[error("header says {n_labels} labels, more than {MAX_ID}")]
     TooManyLabels {
         /// The number in the header.
         n_labels: u64,
     },
     /// The file ends before its last row.
+    #[error("header says {expected} rows, found {found}")]
     TooFewRows {
-        /// Rows announced.
+        /// Rows declared in the header.
         expected: usize,
-        /// Rows present.
+        /// Rows in the file.
         found: usize,
     },
-    /// Text stands after the last row.
+    /// There is text after the last row.
+    #[error("more rows than the header's {expected}")]
     TooManyRows {
-        /// Rows announced.
+        /// Rows declared in the header.
         expected: usize,
     },
-    /// A line of a pairs file has not exactly two fields.
+    /// A line of a pairs file does not have exactly two fields.
+    #[error("expected 'row label'")]
     NotAPair,
-    /// A token that is not `label:value`, or a number that is none.
+    /// A token that is not `label:value`, or whose number does not parse.
+    #[error("bad token '{token}' (column {column})")]
     BadToken {
         /// The token, shortened and escaped.
         token: String,
@@ -61,6 +74,7 @@ pub enum Fault {
         column: usize,
     },
     /// A number that cannot be a label id.
+    #[error("bad label '{label}' (column {column})")]
     BadLabel {
         /// The label, shortened and escaped.
         label: String,
@@ -68,11 +82,13 @@ pub enum Fault {
         column: usize,
     },
     /// A label without a value.
+    #[error("missing ':value' after label {label}")]
     MissingValue {
         /// The label as written.
         label: String,
     },
     /// A label id outside `0..n_labels`.
+    #[error("label {label} out of range (n_labels = {n_labels})")]
     LabelOutOfRange {
         /// The label as written.
         label: String,
@@ -80,6 +96,7 @@ pub enum Fault {
         n_labels: usize,
     },
     /// A number that cannot be a feature id.
+    #[error("bad feature '{feature}' (column {column})")]
     BadFeature {
         /// The feature, shortened and escaped.
         feature: String,
@@ -87,45 +104,73 @@ pub enum Fault {
         column: usize,
     },
     /// A feature without a value.
+    #[error("missing ':value' after feature {feature}")]
     MissingFeatureValue {
         /// The feature as written.
         feature: String,
     },
     /// A feature id outside `0..n_features`.
+    #[error("feature {feature} out of range (n_features = {n_features})")]
     FeatureOutOfRange {
         /// The feature as written.
         feature: String,
         /// Number of features.
         n_features: usize,
     },
-    /// A feature that stands twice in one row.
+    /// A feature that occurs twice in one row.
+    #[error("duplicate feature {feature}")]
     DuplicateFeature {
         /// The feature.
         feature: i32,
     },
     /// A feature's value that is NaN, infinite or overflows `f32`.
+    #[error("value is not finite (feature {feature})")]
     FeatureNotFinite {
         /// The feature.
         feature: i32,
     },
+    /// A column that is not larger than the one before it, in a row that must be sorted.
+    #[error("column {column} is not in ascending order")]
+    NotAscending {
+        /// The column.
+        column: i32,
+    },
+    /// A token that occurs twice in a vocabulary.
+    #[error("duplicate token '{token}'")]
+    DuplicateToken {
+        /// The token, shortened and escaped.
+        token: String,
+    },
+    /// A document frequency that the number of texts does not allow.
+    #[error("document frequency must be in 0..={n_texts}, not {df}")]
+    BadFrequency {
+        /// The frequency.
+        df: i64,
+        /// Number of texts.
+        n_texts: usize,
+    },
     /// A row number outside `0..n_rows`.
+    #[error("row {row} out of range (n_rows = {n_rows})")]
     RowOutOfRange {
         /// The row as written.
         row: String,
         /// Number of rows.
         n_rows: usize,
     },
-    /// A label that stands twice in one row.
+    /// A label that occurs twice in one row.
+    #[error("duplicate label {label}")]
     DuplicateLabel {
         /// The label.
         label: i32,
     },
     /// A value that is NaN, infinite or overflows `f32`.
+    #[error("value is not finite (label {label})")]
     NotFinite {
         /// Its label.
         label: i32,
     },
     /// A value other than 0 that `f32` rounds to 0.
+    #[error("value {value} is too small for float32 (label {label})")]
     TooSmall {
         /// Its label.
         label: i32,
@@ -133,6 +178,7 @@ pub enum Fault {
         value: String,
     },
     /// A feature's value other than 0 that `f32` rounds to 0.
+    #[error("value {value} is too small for float32 (feature {feature})")]
     FeatureTooSmall {
         /// The feature.
         feature: i32,
@@ -140,6 +186,7 @@ pub enum Fault {
         value: String,
     },
     /// A truth value that is negative or NaN.
+    #[error("truth value of label {label} must be >= 0, not {value}")]
     BadTruth {
         /// Its label.
         label: i32,
@@ -147,11 +194,13 @@ pub enum Fault {
         value: f32,
     },
     /// A score that is NaN.
+    #[error("score of label {label} is NaN")]
     NanScore {
         /// Its label.
         label: i32,
     },
     /// An edge whose weight is negative or not finite.
+    #[error("weight of label {label} must be finite and >= 0, not {weight}")]
     BadEdge {
         /// The label it leads to.
         label: i32,
@@ -159,6 +208,7 @@ pub enum Fault {
         weight: f32,
     },
     /// A point whose vote is negative or not finite.
+    #[error("vote of point {point} must be finite and >= 0, not {value}")]
     BadVote {
         /// The point.
         point: i32,
@@ -166,49 +216,57 @@ pub enum Fault {
         value: f32,
     },
     /// A ranking whose scores rise, or whose equal scores are not in the order of their labels.
+    #[error("label {label} is not in order (best first, equal scores by label)")]
     NotRanked {
-        /// The label that comes too late.
+        /// The label that should have come earlier.
         label: i32,
     },
     /// A label after padding in a ranking.
+    #[error("label {label} after padding")]
     AfterPadding {
         /// The label.
         label: i64,
     },
-    /// A row pointer that decreases or leaves the stored entries.
+    /// A row pointer that decreases or points outside the stored entries.
+    #[error("indptr decreases or points outside the {n_entries} stored entries")]
     BadIndptr {
         /// Number of stored entries.
         n_entries: usize,
     },
     /// A row term of a metric that is infinite.
+    #[error("term {value} is not finite")]
     BadTerm {
         /// The term.
         value: f64,
     },
     /// Two systems that differ in the denominator of a row.
+    #[error("denominators {a} and {b} differ: not scored against the same truth")]
     Denominators {
-        /// That of the first system.
+        /// The denominator in the first system.
         a: f64,
-        /// That of the second.
+        /// The denominator in the second system.
         b: f64,
     },
 }
 
-/// What keeps an archive from being a CSR matrix.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why an archive is not a CSR matrix.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ArchiveFault {
     /// Another sparse format.
+    #[error("format is '{found}', expected 'csr'; save y.tocsr()")]
     Format {
         /// The format, "?" if none is given.
         found: String,
     },
     /// An array is missing.
+    #[error("array '{array}' is missing; not a scipy CSR archive")]
     Missing {
         /// Name of the array.
         array: &'static str,
     },
-    /// An array of a dtype that does not belong there.
+    /// An array has the wrong dtype.
+    #[error("{array} has dtype {found}")]
     Dtype {
         /// Name of the array.
         array: &'static str,
@@ -216,18 +274,22 @@ pub enum ArchiveFault {
         found: String,
     },
     /// An array that is not one-dimensional.
+    #[error("{array} is not one-dimensional")]
     Dimensions {
         /// Name of the array.
         array: &'static str,
     },
-    /// The shape is not two numbers that are not negative.
+    /// The shape is not a pair of non-negative numbers.
+    #[error("bad shape; expected two numbers, neither negative")]
     Shape,
-    /// A matrix with more labels than ids can name.
+    /// A matrix with more labels than an `i32` id can number.
+    #[error("{n_labels} labels, more than {MAX_ID}")]
     TooManyLabels {
         /// The number of labels.
         n_labels: u64,
     },
-    /// Arrays whose lengths do not fit together.
+    /// Arrays whose lengths are inconsistent.
+    #[error("{indptr} indptr, {indices} indices and {data} values do not make {n_rows} rows")]
     Lengths {
         /// Row pointers.
         indptr: usize,
@@ -241,7 +303,7 @@ pub enum ArchiveFault {
 }
 
 impl Fault {
-    /// The same fault of a column that is a feature.
+    /// The same fault, worded for a feature column.
     pub(crate) fn of_feature(self) -> Self {
         match self {
             Self::BadLabel { label, column } => Self::BadFeature { feature: label, column },
@@ -253,109 +315,6 @@ impl Fault {
             Self::NotFinite { label } => Self::FeatureNotFinite { feature: label },
             Self::TooSmall { label, value } => Self::FeatureTooSmall { feature: label, value },
             other => other,
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Line { file, line } => write!(f, "{file}:{line}"),
-            Self::Row { name, row } => write!(f, "{name}: row {row}"),
-        }
-    }
-}
-
-impl fmt::Display for ArchiveFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Format { found } => {
-                write!(f, "format is '{found}', expected 'csr'; save y.tocsr()")
-            }
-            Self::Missing { array } => {
-                write!(f, "no array '{array}' in it; not a scipy CSR archive")
-            }
-            Self::Dtype { array, found } => write!(f, "{array} has dtype {found}"),
-            Self::Dimensions { array } => write!(f, "{array} is not one-dimensional"),
-            Self::Shape => f.write_str("bad shape; expected two numbers, not negative"),
-            Self::TooManyLabels { n_labels } => {
-                write!(f, "{n_labels} labels, more than {}", i32::MAX)
-            }
-            Self::Lengths { indptr, indices, data, n_rows } => write!(
-                f,
-                "{indptr} indptr, {indices} indices and {data} values do not make {n_rows} rows"
-            ),
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Header => f.write_str("expected 'rows labels'"),
-            Self::BowHeader => f.write_str("expected 'points features labels'"),
-            Self::TooManyFeatures { n_features } => {
-                write!(f, "header says {n_features} features, more than {}", i32::MAX)
-            }
-            Self::TooManyLabels { n_labels } => {
-                write!(f, "header says {n_labels} labels, more than {}", i32::MAX)
-            }
-            Self::TooFewRows { expected, found } => {
-                write!(f, "header says {expected} rows, found {found}")
-            }
-            Self::TooManyRows { expected } => write!(f, "more rows than the header's {expected}"),
-            Self::NotAPair => f.write_str("expected 'row label'"),
-            Self::BadToken { token, column } => write!(f, "bad token '{token}' (column {column})"),
-            Self::BadLabel { label, column } => write!(f, "bad label '{label}' (column {column})"),
-            Self::MissingValue { label } => write!(f, "missing ':value' after label {label}"),
-            Self::LabelOutOfRange { label, n_labels } => {
-                write!(f, "label {label} out of range (n_labels = {n_labels})")
-            }
-            Self::BadFeature { feature, column } => {
-                write!(f, "bad feature '{feature}' (column {column})")
-            }
-            Self::MissingFeatureValue { feature } => {
-                write!(f, "missing ':value' after feature {feature}")
-            }
-            Self::FeatureOutOfRange { feature, n_features } => {
-                write!(f, "feature {feature} out of range (n_features = {n_features})")
-            }
-            Self::DuplicateFeature { feature } => write!(f, "duplicate feature {feature}"),
-            Self::FeatureNotFinite { feature } => {
-                write!(f, "value is not finite (feature {feature})")
-            }
-            Self::RowOutOfRange { row, n_rows } => {
-                write!(f, "row {row} out of range (n_rows = {n_rows})")
-            }
-            Self::DuplicateLabel { label } => write!(f, "duplicate label {label}"),
-            Self::NotFinite { label } => write!(f, "value is not finite (label {label})"),
-            Self::TooSmall { label, value } => {
-                write!(f, "value {value} is too small for float32 (label {label})")
-            }
-            Self::FeatureTooSmall { feature, value } => {
-                write!(f, "value {value} is too small for float32 (feature {feature})")
-            }
-            Self::BadTruth { label, value } => {
-                write!(f, "truth value of label {label} must be >= 0, not {value}")
-            }
-            Self::NanScore { label } => write!(f, "score of label {label} is NaN"),
-            Self::BadEdge { label, weight } => {
-                write!(f, "weight of label {label} must be finite and >= 0, not {weight}")
-            }
-            Self::BadVote { point, value } => {
-                write!(f, "vote of point {point} must be finite and >= 0, not {value}")
-            }
-            Self::NotRanked { label } => {
-                write!(f, "label {label} is not in order (best first, equal scores by label)")
-            }
-            Self::AfterPadding { label } => write!(f, "label {label} after padding"),
-            Self::BadIndptr { n_entries } => {
-                write!(f, "indptr decreases or leaves the {n_entries} stored entries")
-            }
-            Self::BadTerm { value } => write!(f, "term {value} is not finite"),
-            Self::Denominators { a, b } => {
-                write!(f, "denominators {a} and {b}: not the same truth")
-            }
         }
     }
 }

@@ -51,7 +51,7 @@ impl LabelCounts {
         Ok(Self { ks: cuts(metrics), cells: zeroed(n_cells)? })
     }
 
-    /// How many numbers are kept; `None` if that is no number.
+    /// How many numbers are kept; `None` on overflow.
     pub(super) fn n_cells(n_labels: usize, metrics: &[Metric]) -> Option<usize> {
         match cuts(metrics).len() {
             0 => Some(0),

@@ -16,7 +16,7 @@ const MAGIC: [u8; 8] = *b"xmc-eval";
 const VERSION: u32 = 1;
 /// Bytes of the checksum at the end.
 const SUM: usize = 8;
-/// Larger counts and sums are none that rows could have made, and could overflow.
+/// Larger counts and sums cannot come from rows, and could overflow.
 const LARGEST: u64 = 1 << 62;
 
 impl Evaluator {
@@ -76,11 +76,11 @@ impl Evaluator {
     /// [`new`](Self::new) for settings that it refuses.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let Some(rest) = bytes.strip_prefix(&MAGIC) else {
-            return wrong("another beginning");
+            return wrong("it starts differently");
         };
         match rest.first_chunk() {
             Some(version) if u32::from_le_bytes(*version) == VERSION => {}
-            _ => return wrong("another version"),
+            _ => return wrong("unknown version"),
         }
         let Some((body, sum)) = bytes.split_last_chunk::<SUM>() else {
             return wrong("cut short");
@@ -199,7 +199,7 @@ impl Reader<'_> {
         let mut groupings = with_room(n)?;
         for _ in 0..n {
             let Ok(name) = String::from_utf8(self.vector(|[byte]| byte)?) else {
-                return wrong("a name is no text");
+                return wrong("a name is not text");
             };
             let n_groups = self.number()?;
             let of_label = self.vector(i32::from_le_bytes)?;
@@ -244,7 +244,7 @@ impl Reader<'_> {
             || groups.iter().any(|group| group.0 > counts.rows)
             || cells.iter().any(|&cell| cell as usize > counts.rows)
         {
-            return wrong("more counted than there are rows");
+            return wrong("a count exceeds the number of rows");
         }
         evaluator.counts = counts;
         evaluator.sums.total = total;

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{Bipartite, check_top};
+use super::{Bipartite, check_top, push_best};
 use crate::csr::Csr;
 use crate::error::{Error, Result};
 use crate::memory::zeroed;
@@ -102,8 +102,9 @@ impl Bipartite {
                             keys.push(weight.key(other as i32));
                         }
                     }
-                    part.push(keys, options.top);
+                    push_best(part, keys, options.top)?;
                 }
+                Ok(())
             },
         )
     }

@@ -1,6 +1,6 @@
 //! Random walks with restart.
 
-use super::{BLOCK_LABELS, Bipartite, check_top};
+use super::{BLOCK_LABELS, Bipartite, check_top, push_best};
 use crate::csr::Csr;
 use crate::error::{Error, Result};
 use crate::rank::Score;
@@ -80,19 +80,20 @@ impl Bipartite {
                     self.walk(walk, group, &mut scratch.visits);
                     for (&label, visits) in group.iter().zip(scratch.visits.chunks(walk.n_steps)) {
                         for _ in next..label as usize {
-                            part.push(&mut Vec::new(), 0);
+                            part.push_row([].into_iter())?;
                         }
                         next = label as usize + 1;
                         scratch.counter.count(visits);
                         let dropped = if walk.keep_self { u32::MAX } else { label };
                         scratch.counter.drain(dropped, walk.min_count, &mut scratch.keys);
-                        part.push(&mut scratch.keys, walk.top);
+                        push_best(part, &mut scratch.keys, walk.top)?;
                     }
                 }
                 scratch.active = active;
                 for _ in next..block.end {
-                    part.push(&mut Vec::new(), 0);
+                    part.push_row([].into_iter())?;
                 }
+                Ok(())
             },
         )
     }

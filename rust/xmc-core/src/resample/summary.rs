@@ -1,8 +1,8 @@
-//! From resamples to intervals and p-values.
+//! Intervals and p-values from resamples.
 
 use crate::error::{Error, Result};
 
-/// What a bootstrap says about a number.
+/// Interval and standard error of a number, from its bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
     /// Lower end.

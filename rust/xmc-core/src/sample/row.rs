@@ -16,7 +16,7 @@ use crate::rng::Rng;
 
 const STREAM: u64 = u64::from_le_bytes(*b"negative");
 
-/// Labels drawn before they are looked at.
+/// Labels drawn before any of them is checked.
 const AHEAD: usize = 32;
 
 /// Memory of one thread.

@@ -1,4 +1,4 @@
-//! What negatives are drawn from, and how many of each.
+//! The sources of negatives, and how many come from each.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,13 +17,13 @@ const BLOCK_LABELS: usize = 4096;
 /// Where negatives come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The shortlist of the point, each label alike.
+    /// The shortlist of the point, each label with equal probability.
     Shortlist,
     /// Neighbours of the point's positives in a label graph.
     Graph,
     /// All labels, by a power of their frequency.
     Frequency,
-    /// All labels alike.
+    /// All labels, with equal probability.
     Uniform,
 }
 

@@ -54,7 +54,7 @@ impl Count {
     }
 }
 
-/// How often each byte occurs. Short runs with byte-sized sums vectorise well.
+/// Counts each byte. Short runs with byte-sized sums vectorise well.
 fn count_bytes<const N: usize>(block: &[u8], bytes: [u8; N]) -> [usize; N] {
     let mut totals = [0; N];
     for run in block.chunks(192) {

@@ -22,7 +22,7 @@ pub(super) fn parse_header(line: &[u8], layout: Layout) -> std::result::Result<[
     for (at, text) in token::tokens(line) {
         let number = match token::digits(text) {
             Digits::Number(number) => Some(number),
-            // Something numeric means that the header is missing or wrong, all else is foreign.
+            // A number means that the header is missing or wrong; anything else is a foreign file.
             _ if text[0].is_ascii_digit() || b"+-.".contains(&text[0]) => None,
             _ => return Err(token::bad_token(text, at)),
         };

@@ -1,4 +1,4 @@
-//! Predictions without excluded pairs, in the order they had.
+//! Predictions without excluded pairs, in their original order.
 
 use rayon::prelude::*;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ids::{Id, without_padding};
 use crate::rank::Excluded;
 
-/// Excluded labels that are looked for in a row one after another, each in one fast pass.
+/// Up to this many excluded labels are searched for one by one, each in one fast pass.
 const FEW: usize = 8;
 
 /// The stored entries of `y_pred` without the pairs in `exclude`; rows keep their order.
@@ -107,7 +107,7 @@ pub fn drop_pairs_ids<I: Id>(ids: &[I], width: usize, exclude: CsrPattern<'_>) -
             Ok(())
         })
         .collect();
-    // In row order, so that the first faulty row is named whatever the number of threads.
+    // In row order, so that the first faulty row is reported for any number of threads.
     done.into_iter().collect::<Result<()>>()?;
     Ok(kept)
 }

@@ -56,7 +56,7 @@ impl<'a> Ranked<'a> {
 
 /// Merges the rankings of disjoint sets of labels, row by row, into the k best of all of them.
 ///
-/// Every row is read only as far as it is needed, and what is read is checked.
+/// Each row is read only as far as needed, and only that part is checked.
 ///
 /// # Errors
 /// [`Error::Parameter`] for `k = 0`; [`Error::Length`] for a shard without `n_rows` rows;
@@ -198,7 +198,7 @@ impl<'a> Merger<'a> {
         while node > 0 {
             let place = &mut self.losers[node];
             let (other_key, other_shard) = *place;
-            // Exchanged by mask, for who wins cannot be foretold and a branch would be missed.
+            // Swapped by mask: the winner is unpredictable, so a branch would be mispredicted.
             let mask = u64::from(other_key < key).wrapping_neg();
             let (keys, shards) = ((key ^ other_key) & mask, (shard ^ other_shard) & mask as usize);
             *place = (other_key ^ keys, other_shard ^ shards);
@@ -209,7 +209,7 @@ impl<'a> Merger<'a> {
     }
 }
 
-/// A set of labels, with room for as many as a row can hold.
+/// A set of labels, large enough for those of a row.
 struct Seen {
     slots: Vec<u32>,
     shift: u32,
@@ -225,7 +225,7 @@ impl Seen {
         self.slots.fill(u32::MAX);
     }
 
-    /// Adds a label; false if it was there already.
+    /// Adds a label; false if it was already present.
     #[inline]
     fn insert(&mut self, label: u32) -> bool {
         let mask = self.slots.len() - 1;

@@ -1,8 +1,8 @@
-"""Triton kernels of the two softmax losses: scores that are never written to memory.
+"""Triton kernels of the two softmax losses, which never write scores to memory.
 
-(a) log-sum-exp of the rows of a batch, (b) a tile of gradients in the dtype of the embeddings. The
-two products with the gradient stay with the library. Correct under Triton's interpreter on a CPU
-(``TRITON_INTERPRET=1``, set before the first import); not yet timed on a GPU.
+One forms the log-sum-exp of each row, the other a tile of gradients in the dtype of the embeddings.
+The two products with the gradient stay with the library. The kernels are correct under Triton's
+interpreter on a CPU (``TRITON_INTERPRET=1``, set before the first import); not yet timed on a GPU.
 
 Shapes: R rows of a chunk, T labels of a tile, D dimensions, P positives, M masked pairs.
 """
@@ -21,9 +21,9 @@ from dexml.losses.shards import finite, fold_lse
 from dexml.losses.sweep import Sweep
 
 BLOCK = {"cuda": (64, 128, 64), "cpu": (16, 32, 16)}
-"""Rows, labels and dimensions of a program; small ones for the interpreter."""
+"""Rows, labels and dimensions of a program. Small for the CPU, so that tests have many programs."""
 SPLITS = 64
-"""Parts of the labels that run side by side in (a); folded in order."""
+"""Parts of the labels that the first kernel handles side by side; they are folded in order."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -72,7 +72,7 @@ def _lse_kernel(  # type: ignore[no-untyped-def]
     BN: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """Running maximum and scaled sum of a block of rows over the labels of a split."""
+    """Maximum and scaled sum of a block of rows, over the labels of one split."""
     row_block = tl.program_id(0)
     split = tl.program_id(1)
     row = row_block.to(tl.int64) * BM + tl.arange(0, BM)
@@ -82,8 +82,9 @@ def _lse_kernel(  # type: ignore[no-untyped-def]
     for block in range(first, tl.minimum(first + blocks_a_split, n_blocks)):
         column = block * BN + tl.arange(0, BN).to(tl.int64)
         z = _scores(x, y, add, row, column, n_rows, n_labels, dim, scale, HAS_ADD, BM, BN, BD)
-        place = row_block * n_blocks + block
-        for i in range(tl.load(cuts + place), tl.load(cuts + place + 1)):  # almost always none
+        # Masked pairs are sorted by block, so a block visits only its own: almost always none.
+        key = row_block * n_blocks + block
+        for i in range(tl.load(cuts + key), tl.load(cuts + key + 1)):
             out_row = tl.load(masked_row + i)
             out_column = tl.load(masked_column + i)
             hit = (row[:, None] == out_row) & (column[None, :] == out_column)
@@ -127,7 +128,10 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]
 
 
 def log_sum_exp(sweep: Sweep) -> Tensor:
-    """Of each row over the labels that are not masked, (R,); the positives' scores on the way."""
+    """Log-sum-exp of each row over the labels that are not masked, (R,).
+
+    Scores the positives too, since no tile of scores is there to read them from.
+    """
     batch = sweep.batch
     x_RD, y_LD = sweep.x_RD.contiguous(), batch.operand(batch.label_emb).contiguous()
     scale = _scale(sweep)
@@ -168,7 +172,7 @@ def log_sum_exp(sweep: Sweep) -> Tensor:
 
 
 def gradient_tiles(sweep: Sweep, shift_R1: Tensor, push_R1: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Tiles of push * exp(z - shift), 0 where masked, in the dtype of the embeddings."""
+    """Form tiles of push * exp(z - shift), 0 where masked, in the dtype of the embeddings."""
     batch = sweep.batch
     x_RD, add, scale = sweep.x_RD.contiguous(), _added(sweep), _scale(sweep)
     block_rows, block_labels, block_dim = BLOCK[x_RD.device.type]
@@ -200,12 +204,12 @@ def gradient_tiles(sweep: Sweep, shift_R1: Tensor, push_R1: Tensor) -> Iterator[
 
 
 def _scale(sweep: Sweep) -> Any:
-    """Factor of the products: full-precision points are scaled already."""
+    """The factor of the products: full-precision points are scaled already."""
     return sweep.batch.scale if sweep.batch.half_products else 1.0
 
 
 def _added(sweep: Sweep) -> Tensor | None:
-    """Bias and log weight of each label, float32 (L,)."""
+    """The sum of bias and log weight of each label, float32 (L,)."""
     parts = [p for p in (sweep.batch.label_bias, sweep.add) if p is not None]
     if not parts:
         return None
@@ -215,16 +219,16 @@ def _added(sweep: Sweep) -> Tensor | None:
 def _masked_index(
     sweep: Sweep, block_rows: int, block_labels: int, n_blocks: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Masked pairs in the order of the kernel's blocks, and where each block begins."""
+    """Rows and columns of the masked pairs, sorted by kernel block, and where each block begins."""
     batch, masked = sweep.batch, sweep.masked
     own = masked.chunk(sweep.chunk)
     device = masked.rows.device
-    starts = torch.tensor([t[0] for t in batch.tiles], dtype=torch.int64, device=device)
+    starts = batch.tile_starts(device)
     row, column = masked.rows[own], masked.columns[own] + starts[masked.tiles[own]]
     key = row // block_rows * n_blocks + column // block_labels
     key, order = torch.sort(key)
     n_keys = triton.cdiv(sweep.n_rows, block_rows) * n_blocks
     cuts = torch.searchsorted(key, torch.arange(n_keys + 1, device=device), out_int32=True)
-    if not len(order):  # a pointer to something
+    if not len(order):  # the kernel needs a valid pointer even if it never reads it
         return row.new_zeros(1), row.new_zeros(1), cuts
     return row[order], column[order], cuts

@@ -1,26 +1,31 @@
-"""Losses as modules for other people's training loops: in-batch labels, groups as positives."""
+"""A loss as a module for other training loops: the labels of the batch, positives by group."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dexml.losses import functions
+from dexml.losses.decoupled import decoupled_softmax
 from dexml.losses.pairs import Csr
 
 
 def same_group(point_groups: Tensor, label_groups: Tensor) -> Csr:
-    """Pairs of points and labels with equal keys, without a matrix of all pairs.
+    """Find the pairs of points and labels with equal groups, without a matrix of all pairs.
+
+    The same pairs, in the same order, as:
+
+        points, labels = torch.nonzero(point_groups[:, None] == label_groups, as_tuple=True)
 
     Args:
         point_groups: Whole numbers, shape (B,).
         label_groups: Whole numbers, shape (L,).
 
     Returns:
-        ``(indptr, indices)``, int64, as the losses take positives.
+        ``(indptr, indices)``, int64: the labels of each point, ascending, as the losses take them.
 
     Examples:
         >>> indptr, indices = same_group(torch.tensor([7, 8]), torch.tensor([8, 7, 8]))
@@ -39,24 +44,28 @@ def same_group(point_groups: Tensor, label_groups: Tensor) -> Csr:
 class InBatchLoss(nn.Module):
     """A loss over the labels of a batch, with the signature that sentence-transformers calls.
 
-    The first column of the batch holds the points, the second a positive label of each, further
-    columns other labels (hard negatives). Points and labels of the second column with the same
-    group are positives of each other; without groups each point has its own row's label only.
+    The first column of a batch holds the points, the second a positive label of each, further
+    columns more labels (hard negatives). A point and a label of the second column are positives of
+    each other if their rows have the same group; without groups a point has its own row's label
+    only.
 
     Args:
-        model: Called with the features of a column, gives ``{"sentence_embedding": (B, D)}``.
+        model: Turns the features of a column into ``{"sentence_embedding": (B, D)}``.
         loss: `decoupled_softmax`, `softmax`, `soft_topk`, `bce` or `topk_hinge`.
         normalize: Score by cosine.
-        learn_scale: For `bce`: the scale and the offset of the scores are parameters, starting at
-            1 and `offset`.
+        learn_scale: Make the scale and the offset of the scores parameters, for a loss that takes
+            them (`bce`). They start at 1 and `offset`.
         offset: Start of the offset.
         **options: Passed on to the loss (`temperature`, `k`, ...).
+
+    Raises:
+        ValueError: ``learn_scale=True`` with a loss that does not take a scale and an offset.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[..., Tensor] = functions.decoupled_softmax,
+        loss: Callable[..., Tensor] = decoupled_softmax,
         *,
         normalize: bool = True,
         learn_scale: bool = False,
@@ -64,8 +73,10 @@ class InBatchLoss(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        if learn_scale and loss is not functions.bce:
-            raise ValueError("learn_scale: only bce has a learned scale and offset")
+        if learn_scale and "log_scale" not in inspect.signature(loss).parameters:
+            raise ValueError(
+                "learn_scale: this loss does not take log_scale and offset; use it with bce"
+            )
         self.model = model
         self.loss = loss
         self.normalize = normalize
@@ -76,11 +87,17 @@ class InBatchLoss(nn.Module):
     def forward(
         self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None
     ) -> Tensor:
-        """The loss of a batch.
+        """Compute the loss of a batch.
 
         Args:
-            sentence_features: Tokens of each column.
-            labels: Groups, whole numbers, shape (B,); None or empty where there are none.
+            sentence_features: Tokens of each column, two columns at least.
+            labels: The group of each row, whole numbers, shape (B,); None or empty without groups.
+
+        Returns:
+            Scalar in float32 or wider.
+
+        Raises:
+            ValueError: There are fewer than two columns, or `labels` is not one whole number a row.
         """
         columns = [self.model(features)["sentence_embedding"] for features in sentence_features]
         if len(columns) < 2:

@@ -1,0 +1,88 @@
+//! Building a CSR matrix from blocks of rows that are computed in parallel.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::csr::Csr;
+use crate::error::{Error, Result};
+use crate::memory::{reserve, with_room};
+
+/// The rows of one block.
+#[derive(Default)]
+pub(crate) struct Part {
+    ends: Vec<usize>,
+    ids: Vec<i32>,
+    values: Vec<f32>,
+}
+
+impl Part {
+    /// Adds a row with the given entries.
+    pub(crate) fn push_row(
+        &mut self,
+        entries: impl ExactSizeIterator<Item = (i32, f32)>,
+    ) -> Result<()> {
+        reserve(&mut self.ids, entries.len())?;
+        reserve(&mut self.values, entries.len())?;
+        for (id, value) in entries {
+            self.ids.push(id);
+            self.values.push(value);
+        }
+        self.ends.push(self.ids.len());
+        Ok(())
+    }
+}
+
+/// Computes the rows of a matrix: `fill` pushes those of a block of rows to a part.
+///
+/// A thread reuses its scratch memory for many blocks, so `fill` must leave it as it found it.
+/// `keep_going` is called before each block. Of several errors, the one of the first block is
+/// returned, so that messages do not depend on the number of threads.
+pub(crate) fn csr_from_parts<S: Send>(
+    (n_rows, n_cols): (usize, usize),
+    rows_per_block: usize,
+    keep_going: &(dyn Fn() -> bool + Sync),
+    scratch: impl Fn() -> Result<S> + Sync + Send,
+    fill: impl Fn(&mut S, Range<usize>, &mut Part) -> Result<()> + Sync + Send,
+) -> Result<Csr> {
+    let n_blocks = n_rows.div_ceil(rows_per_block);
+    let mut parts: Vec<Result<Part>> = with_room(n_blocks)?;
+    (0..n_blocks)
+        .into_par_iter()
+        .map_init(
+            || None,
+            |slot, block| {
+                if !keep_going() {
+                    return Err(Error::Interrupted);
+                }
+                let first = block * rows_per_block;
+                let rows = first..(first + rows_per_block).min(n_rows);
+                let scratch = match slot {
+                    Some(scratch) => scratch,
+                    None => slot.insert(scratch()?),
+                };
+                let ends = with_room(rows.len())?;
+                let mut part = Part { ends, ..Part::default() };
+                fill(scratch, rows, &mut part)?;
+                Ok(part)
+            },
+        )
+        .collect_into_vec(&mut parts);
+    let n_entries = parts.iter().flatten().map(|part| part.ids.len()).sum();
+    let mut csr = Csr {
+        n_cols,
+        indptr: with_room(n_rows + 1)?,
+        indices: with_room(n_entries)?,
+        data: with_room(n_entries)?,
+    };
+    csr.indptr.push(0);
+    // A part is freed as soon as it is copied, so both together never take twice the memory.
+    for part in parts {
+        let part = part?;
+        let base = csr.indices.len() as i64;
+        csr.indptr.extend(part.ends.iter().map(|&end| base + end as i64));
+        csr.indices.extend_from_slice(&part.ids);
+        csr.data.extend_from_slice(&part.values);
+    }
+    Ok(csr)
+}

@@ -1,0 +1,258 @@
+//! Exact search by inner product over sparse rows.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+
+use super::{check_columns, check_rows};
+use crate::csr::{CsrPattern, CsrView};
+use crate::error::{Error, Result};
+use crate::memory::{collected, filled, with_room, zeroed};
+use crate::rank::{Excluded, Score, keep_best};
+use crate::topk::TopK;
+
+/// Parts that a transposition is cut into at most, each with a counter for every column.
+const MAX_PARTS: usize = 16;
+/// Sums that are tested together against the threshold.
+const LANES: usize = 32;
+/// The sum of a row that no term has reached. Products of terms are never 0, and so a sum is never
+/// -0.0 again once something was added.
+const UNTOUCHED: f64 = -0.0;
+/// Rows that were reached are listed if the postings of a query are fewer than this part of the rows;
+/// else all sums are looked at, which is faster than a test for each posting.
+const LISTED_PART: usize = 16;
+
+/// The rows of a sparse matrix by column, for exact search by inner product.
+///
+/// Stored zeros are no terms: they are left out of rows and queries.
+#[derive(Debug)]
+pub struct InvertedIndex {
+    n_rows: usize,
+    /// Where the postings of each column start, and the end.
+    starts: Vec<u64>,
+    /// Row and value, rows ascending within a column.
+    postings: Vec<u64>,
+}
+
+/// Memory of one task.
+#[derive(Default)]
+struct Scratch {
+    sums: Vec<f64>,
+    touched: Vec<u32>,
+    excluded: Excluded,
+}
+
+impl InvertedIndex {
+    /// Indexes rows, whose columns are features. The rows are copied.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for 2^31 rows or more; [`Error::Content`] for a row that is not ascending or
+    /// a value that is not finite; [`Error::OutOfMemory`].
+    pub fn new(rows: CsrView<'_>) -> Result<Self> {
+        let n_rows = rows.n_rows();
+        if n_rows > i32::MAX as usize {
+            let (name, rule) = ("n_rows", "must be below 2^31");
+            return Err(Error::Parameter { name, rule, value: n_rows.to_string() });
+        }
+        check_rows(rows)?;
+        let n_parts = rayon::current_num_threads().clamp(1, MAX_PARTS);
+        let rows_per_part = n_rows.div_ceil(n_parts).max(1);
+        let first_rows: Vec<usize> = (0..n_rows).step_by(rows_per_part).collect();
+        let terms = |first: usize| {
+            (first..(first + rows_per_part).min(n_rows)).flat_map(move |row| {
+                let (columns, values) = rows.row(row);
+                let terms = columns.iter().zip(values).filter(|(_, value)| **value != 0.0);
+                terms.map(move |(&column, &value)| (row, column as usize, value))
+            })
+        };
+        // Each part knows where its share of every column begins: the result is the same for any
+        // number of parts.
+        let cursors: Vec<Result<Vec<u64>>> = first_rows
+            .par_iter()
+            .map(|&first| {
+                let mut counts: Vec<u64> = zeroed(rows.n_cols())?;
+                terms(first).for_each(|(_, column, _)| counts[column] += 1);
+                Ok(counts)
+            })
+            .collect();
+        let mut cursors = cursors.into_iter().collect::<Result<Vec<_>>>()?;
+        let mut starts = with_room(rows.n_cols() + 1)?;
+        let mut end = 0;
+        starts.push(0);
+        for column in 0..rows.n_cols() {
+            for cursor in &mut cursors {
+                let count = cursor[column];
+                cursor[column] = end;
+                end += count;
+            }
+            starts.push(end);
+        }
+        // Parts write between each other, each cell once: atomics say so, and cost nothing here.
+        let cells = collected((0..end as usize).map(|_| AtomicU64::new(0)))?;
+        first_rows.par_iter().zip(cursors).for_each(|(&first, mut cursor)| {
+            for (row, column, value) in terms(first) {
+                let posting = (row as u64) << 32 | u64::from(value.to_bits());
+                cells[cursor[column] as usize].store(posting, Ordering::Relaxed);
+                cursor[column] += 1;
+            }
+        });
+        let postings = cells.into_iter().map(AtomicU64::into_inner).collect();
+        Ok(Self { n_rows, starts, postings })
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub const fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Number of columns.
+    #[must_use]
+    pub fn n_features(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// Number of values other than 0.
+    #[must_use]
+    pub fn n_postings(&self) -> usize {
+        self.postings.len()
+    }
+
+    /// The k rows of largest inner product for each query; equal ones by the smaller row.
+    ///
+    /// The result is exact. A row without a term in common with the query is not returned, whatever
+    /// its rank: queries with fewer than k rows are padded with -1 and -inf. Scores are summed in
+    /// `f64` by ascending column and rounded once, and the rounded scores are ranked.
+    ///
+    /// Pairs in `exclude` (queries x rows) are dropped before the cut; `only` holds for each row
+    /// whether it may be found.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for `k = 0`; [`Error::Length`] if shapes disagree; [`Error::Content`] for a
+    /// query that is not ascending or a value that is not finite.
+    pub fn search(
+        &self,
+        queries: CsrView<'_>,
+        k: usize,
+        exclude: Option<CsrPattern<'_>>,
+        only: Option<&[bool]>,
+    ) -> Result<TopK> {
+        check_columns(queries, self.n_features())?;
+        if let Some(exclude) = exclude {
+            exclude.check_shape(queries.n_rows(), self.n_rows)?;
+        }
+        if let Some(only) = only.filter(|only| only.len() != self.n_rows) {
+            let (name, expected, found) = ("only".to_owned(), self.n_rows, only.len());
+            return Err(Error::Length { name, what: "rows", expected, found });
+        }
+        check_rows(queries)?;
+        TopK::fill::<f32, Scratch, _>(queries.n_rows(), k, |row, keys, scratch| {
+            if scratch.sums.len() != self.n_rows {
+                scratch.sums = filled(self.n_rows, UNTOUCHED)?;
+            }
+            scratch.excluded.load(exclude, row);
+            let (columns, values) = queries.row(row);
+            let n_postings: usize = columns.iter().map(|&column| self.column(column).len()).sum();
+            let Scratch { sums, touched, excluded } = scratch;
+            let drops =
+                |id: i32| only.is_some_and(|only| !only[id as usize]) || excluded.contains(id);
+            if n_postings < self.n_rows / LISTED_PART {
+                self.add_listed(columns, values, sums, touched);
+                for id in touched.drain(..) {
+                    let sum = std::mem::replace(&mut sums[id as usize], UNTOUCHED);
+                    if !drops(id as i32) {
+                        keys.push((sum as f32).key(id as i32));
+                    }
+                }
+                keep_best(keys, k);
+            } else {
+                self.add(columns, values, sums);
+                collect(sums, k, drops, keys);
+            }
+            keys.sort_unstable();
+            Ok(())
+        })
+    }
+
+    fn column(&self, column: i32) -> &[u64] {
+        let column = column as usize;
+        &self.postings[self.starts[column] as usize..self.starts[column + 1] as usize]
+    }
+
+    /// The terms of a query with their postings.
+    fn terms<'a>(
+        &'a self,
+        columns: &'a [i32],
+        values: &'a [f32],
+    ) -> impl Iterator<Item = (f64, &'a [u64])> {
+        let terms = columns.iter().zip(values).filter(|(_, value)| **value != 0.0);
+        terms.map(|(&column, &value)| (f64::from(value), self.column(column)))
+    }
+
+    fn add(&self, columns: &[i32], values: &[f32], sums: &mut [f64]) {
+        for (value, postings) in self.terms(columns, values) {
+            for &posting in postings {
+                let (row, weight) = unpacked(posting);
+                sums[row as usize] += value * weight;
+            }
+        }
+    }
+
+    /// As [`add`](Self::add), and lists the rows in `touched`.
+    fn add_listed(
+        &self,
+        columns: &[i32],
+        values: &[f32],
+        sums: &mut [f64],
+        touched: &mut Vec<u32>,
+    ) {
+        for (value, postings) in self.terms(columns, values) {
+            for &posting in postings {
+                let (row, weight) = unpacked(posting);
+                let sum = &mut sums[row as usize];
+                if sum.to_bits() == UNTOUCHED.to_bits() {
+                    touched.push(row);
+                }
+                *sum += value * weight;
+            }
+        }
+    }
+}
+
+#[inline]
+fn unpacked(posting: u64) -> (u32, f64) {
+    ((posting >> 32) as u32, f64::from(f32::from_bits(posting as u32)))
+}
+
+/// Leaves the keys of the k best rows that were reached in `keys`, and the sums as they were before.
+///
+/// Only sums above a threshold are looked at one by one: the k-th best when the buffer was last cut.
+/// An equal score further on has a larger row and loses, so the test is strict.
+#[expect(clippy::needless_bitwise_bool, reason = "a branch for each lane would not vectorise")]
+fn collect(sums: &mut [f64], k: usize, drops: impl Fn(i32) -> bool, keys: &mut Vec<u64>) {
+    let capacity = k.saturating_mul(2).max(256);
+    // Every sum passes until k are known, for a comparison with NaN is false.
+    let mut threshold = f64::NAN;
+    for (chunk, lanes) in sums.chunks_mut(LANES).enumerate() {
+        if lanes.iter().fold(false, |any, &sum| any | !(sum <= threshold)) {
+            for (lane, &sum) in lanes.iter().enumerate() {
+                if sum <= threshold || sum.to_bits() == UNTOUCHED.to_bits() {
+                    continue;
+                }
+                let id = (chunk * LANES + lane) as i32;
+                // Rounded, it may still be equal to the threshold: such keys are cut later.
+                if drops(id) {
+                    continue;
+                }
+                keys.push((sum as f32).key(id));
+                if keys.len() >= capacity {
+                    let (_, &mut worst, _) = keys.select_nth_unstable(k - 1);
+                    threshold = f64::from(f32::score(worst));
+                    keys.truncate(k);
+                }
+            }
+        }
+        lanes.fill(UNTOUCHED);
+    }
+    keep_best(keys, k);
+}

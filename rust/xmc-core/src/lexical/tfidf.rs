@@ -1,0 +1,160 @@
+//! Texts as weighted rows.
+
+use super::BLOCK_ROWS;
+use super::tokens::{Buffer, Documents, Tokenizer};
+use super::vocabulary::Vocabulary;
+use crate::csr::{Csr, csr_from_parts};
+use crate::error::{Error, Fault, Result};
+use crate::memory::reserve;
+
+/// How a token that occurs `tf` times in a text is weighted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weights<'a> {
+    /// `1 + ln(tf)` instead of `tf`.
+    pub sublinear: bool,
+    /// A factor for each token, such as [`Vocabulary::smooth_idf`].
+    pub idf: Option<&'a [f32]>,
+    /// Whether rows are divided by their Euclidean length.
+    pub unit: bool,
+}
+
+impl Default for Weights<'_> {
+    /// `1 + ln(tf)` and rows of length 1, without idf.
+    fn default() -> Self {
+        Self { sublinear: true, idf: None, unit: true }
+    }
+}
+
+impl Vocabulary {
+    /// The smooth inverse document frequency of each token: `1 + ln((1 + n) / (1 + df))` for n texts.
+    #[must_use]
+    pub fn smooth_idf(&self) -> Vec<f32> {
+        let n = self.n_texts() as f64;
+        let idf = |&df: &i64| (1.0 + ((1.0 + n) / (1.0 + df as f64)).ln()) as f32;
+        self.df().iter().map(idf).collect()
+    }
+
+    /// A row for each text, (texts x tokens), sorted by token. Unknown tokens are passed over; a text
+    /// without a known token has an empty row.
+    ///
+    /// Weights are computed in `f64` and rounded once. `keep_going` is called before each block.
+    ///
+    /// # Errors
+    /// [`Error::Length`] or [`Error::Content`] if `idf` is not a finite number for each token;
+    /// [`Error::Interrupted`]; [`Error::OutOfMemory`].
+    pub fn rows<S: AsRef<str> + Sync>(
+        &self,
+        tokenizer: &Tokenizer,
+        texts: Documents<'_, S>,
+        weights: &Weights<'_>,
+        keep_going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Csr> {
+        if let Some(idf) = weights.idf {
+            if idf.len() != self.len() {
+                let (name, what, found) = ("idf".to_owned(), "values", idf.len());
+                return Err(Error::Length { name, what, expected: self.len(), found });
+            }
+            if let Some(at) = idf.iter().position(|value| !value.is_finite()) {
+                let fault = Fault::FeatureNotFinite { feature: at as i32 };
+                return Err(Error::at_row("idf", at, fault));
+            }
+        }
+        let scratch = || Ok((Buffer::default(), Vec::new(), Vec::new()));
+        csr_from_parts(
+            (texts.len(), self.len()),
+            BLOCK_ROWS,
+            keep_going,
+            scratch,
+            |(buffer, ids, row), block, part| {
+                for at in block {
+                    ids.clear();
+                    tokenizer.for_each(texts, at, buffer, |token| {
+                        if let Some(id) = self.tokens.get(token) {
+                            reserve(ids, 1)?;
+                            ids.push(id);
+                        }
+                        Ok(())
+                    })?;
+                    weigh(ids, weights, row);
+                    part.push_row(row.iter().map(|&(id, weight)| (id, weight as f32)))?;
+                }
+                Ok(())
+            },
+        )
+    }
+}
+
+/// The weights of a text with these tokens.
+fn weigh(ids: &mut [u32], weights: &Weights<'_>, row: &mut Vec<(i32, f64)>) {
+    ids.sort_unstable();
+    row.clear();
+    for run in ids.chunk_by(|a, b| a == b) {
+        let tf = run.len() as f64;
+        let tf = if weights.sublinear { 1.0 + tf.ln() } else { tf };
+        let idf = weights.idf.map_or(1.0, |idf| f64::from(idf[run[0] as usize]));
+        row.push((run[0] as i32, tf * idf));
+    }
+    if weights.unit {
+        make_unit(row);
+    }
+}
+
+/// Divides a row by its length, unless that is 0.
+pub(super) fn make_unit(row: &mut [(i32, f64)]) {
+    let norm = row.iter().map(|(_, weight)| weight * weight).sum::<f64>().sqrt();
+    if norm > 0.0 {
+        for (_, weight) in row {
+            *weight /= norm;
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::lexical::Cut;
+
+    const TEXTS: [&str; 3] = ["b a a", "b c", ""];
+
+    fn rows(weights: &Weights<'_>, texts: &[&str]) -> Result<Csr> {
+        let tokenizer = Tokenizer::default();
+        let fit = Documents::Texts(&TEXTS);
+        let vocabulary = Vocabulary::build(&tokenizer, fit, &Cut::default(), &|| true)?;
+        vocabulary.rows(&tokenizer, Documents::Texts(texts), weights, &|| true)
+    }
+
+    #[test]
+    fn formulas() {
+        // Ids: b 0, a 1, c 2.
+        let plain = Weights { sublinear: false, idf: None, unit: false };
+        let csr = rows(&plain, &["b x a b", "", "y"]).unwrap();
+        assert_eq!(
+            (csr.indptr, csr.indices, csr.data),
+            (vec![0, 2, 2, 2], vec![0, 1], vec![2.0, 1.0])
+        );
+        let idf = [1.0, 2.0, 0.0];
+        let weighted = Weights { sublinear: true, idf: Some(&idf), unit: false };
+        let data = rows(&weighted, &["b a a c"]).unwrap().data;
+        assert_eq!(data, [1.0, (2.0 * (1.0 + 2f64.ln())) as f32, 0.0]);
+        let unit =
+            rows(&Weights { sublinear: false, ..Weights::default() }, &["b a a c c"]).unwrap();
+        assert_eq!(unit.data, [1.0 / 3.0, 2.0 / 3.0, 2.0 / 3.0]);
+    }
+
+    #[test]
+    fn smooth_idf_of_known_frequencies() {
+        let vocabulary = Vocabulary::parse("t", b"a\nb\n", &[3, 0], 3).unwrap();
+        assert_eq!(vocabulary.smooth_idf(), [1.0, (1.0 + 4f64.ln()) as f32]);
+    }
+
+    #[test]
+    fn errors() {
+        let message = |idf: &[f32]| {
+            rows(&Weights { idf: Some(idf), ..Weights::default() }, &[]).unwrap_err().to_string()
+        };
+        assert_eq!(message(&[1.0; 2]), "idf: 2 values, expected 3");
+        let nan = message(&[1.0, f32::NAN, 1.0]);
+        assert_eq!(nan, "idf: row 1: value is not finite (feature 1)");
+    }
+}

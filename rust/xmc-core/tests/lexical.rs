@@ -1,0 +1,191 @@
+//! Lexical evidence against slow, obvious twins.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use xmc_core::lexical::{InvertedIndex, join_rows, label_centroids, pair_scores};
+use xmc_core::rayon::ThreadPoolBuilder;
+use xmc_core::{Csr, CsrPattern, CsrView, TopK};
+
+const N_FEATURES: usize = 9;
+const INF: f32 = f32::INFINITY;
+
+type Row = BTreeMap<i32, f32>;
+
+/// Values with ties, stored zeros and cancelling sums; mostly few of them.
+fn row() -> impl Strategy<Value = Row> {
+    let value = prop::sample::select(vec![-1.0f32, -0.5, 0.0, 0.5, 1.0, 1.0, 0.1, 3.0e-20]);
+    prop::collection::btree_map(0..N_FEATURES as i32, value, 0..4)
+}
+
+fn rows(n: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Row>> {
+    prop::collection::vec(row(), n)
+}
+
+fn csr(rows: &[Row], n_cols: usize) -> Csr {
+    let mut csr = Csr { n_cols, indptr: vec![0], indices: vec![], data: vec![] };
+    for row in rows {
+        csr.indices.extend(row.keys());
+        csr.data.extend(row.values());
+        csr.indptr.push(csr.indices.len() as i64);
+    }
+    csr
+}
+
+fn features<'a>(name: &'a str, csr: &'a Csr) -> CsrView<'a> {
+    CsrView::of_features(name, csr.n_cols, &csr.indptr, &csr.indices, &csr.data).unwrap()
+}
+
+/// The inner product, and whether there is a term in common.
+fn product(a: &Row, b: &Row) -> (f32, bool) {
+    let terms = a.iter().filter_map(|(column, &x)| b.get(column).map(|&y| (x, y)));
+    let terms: Vec<_> = terms.filter(|&(x, y)| x != 0.0 && y != 0.0).collect();
+    let sum: f64 = terms.iter().fold(0.0, |sum, &(x, y)| sum + f64::from(x) * f64::from(y));
+    (sum as f32, !terms.is_empty())
+}
+
+fn slow_search(
+    queries: &[Row],
+    rows: &[Row],
+    k: usize,
+    exclude: &[Row],
+    only: Option<&[bool]>,
+) -> TopK {
+    let mut top = TopK { k, ids: vec![], scores: vec![] };
+    for (query, excluded) in queries.iter().zip(exclude) {
+        let scored = rows.iter().enumerate().map(|(id, row)| (id, product(query, row)));
+        let mut scored: Vec<(usize, f32)> = scored
+            .filter(|&(id, (_, common))| {
+                common && only.is_none_or(|only| only[id]) && !excluded.contains_key(&(id as i32))
+            })
+            .map(|(id, (score, _))| (id, score))
+            .collect();
+        scored.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        scored.resize(k.max(scored.len()), (usize::MAX, -INF));
+        top.ids.extend(scored[..k].iter().map(|&(id, _)| id as i32));
+        top.scores.extend(scored[..k].iter().map(|&(_, score)| score));
+    }
+    top
+}
+
+proptest! {
+    #[test]
+    fn search_is_exact_and_agrees_with_pair_scores(
+        queries in rows(0..70),
+        indexed in rows(0..150),
+        k in 1usize..12,
+        mask in prop::collection::vec(any::<bool>(), 150),
+        masked in any::<bool>(),
+        drops in prop::collection::vec(prop::collection::btree_set(0i32..150, 0..5), 70),
+    ) {
+        let n = indexed.len();
+        let only = masked.then_some(&mask[..n]);
+        let exclude: Vec<Row> = (0..queries.len())
+            .map(|row| drops[row].iter().filter(|&&id| (id as usize) < n).map(|&id| (id, 1.0)).collect())
+            .collect();
+        let expected = slow_search(&queries, &indexed, k, &exclude, only);
+        let (q, r, e) = (csr(&queries, N_FEATURES), csr(&indexed, N_FEATURES), csr(&exclude, n));
+        let e = CsrPattern::new("exclude", n, &e.indptr, &e.indices).unwrap();
+        for threads in [1, 2, 7] {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let top = pool.install(|| {
+                let index = InvertedIndex::new(features("rows", &r)).unwrap();
+                index.search(features("queries", &q), k, Some(e), only).unwrap()
+            });
+            prop_assert_eq!(&top.ids, &expected.ids);
+            let bits = |scores: &[f32]| scores.iter().map(|&s| (s + 0.0).to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&top.scores), bits(&expected.scores));
+        }
+        let found = |row: usize| {
+            let ids = &expected.ids[row * k..(row + 1) * k];
+            ids.iter().filter(|&&id| id >= 0).map(|&id| (id, 1.0)).collect::<Row>()
+        };
+        let pairs: Vec<Row> = (0..queries.len()).map(found).collect();
+        let p = csr(&pairs, n);
+        let pattern = CsrPattern::new("pairs", n, &p.indptr, &p.indices).unwrap();
+        let scores = pair_scores(features("queries", &q), features("rows", &r), pattern).unwrap();
+        let twins = pairs.iter().zip(&queries).flat_map(|(ids, query)| {
+            ids.keys().map(|&id| product(query, &indexed[id as usize]).0).collect::<Vec<_>>()
+        });
+        prop_assert_eq!(scores, twins.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn centroids_are_cut_means(
+        points in rows(1..30),
+        y in prop::collection::vec(prop::collection::btree_set(0i32..5, 0..3), 30),
+        max_terms in 1usize..6,
+    ) {
+        let y: Vec<Row> =
+            y[..points.len()].iter().map(|set| set.iter().map(|&l| (l, 1.0)).collect()).collect();
+        let (x, labels) = (csr(&points, N_FEATURES), csr(&y, 5));
+        let mut expected = vec![];
+        for label in 0..5 {
+            let mut sums = BTreeMap::new();
+            for (_, row) in y.iter().zip(&points).filter(|(y, _)| y.contains_key(&label)) {
+                for (&column, &value) in row {
+                    *sums.entry(column).or_insert(0.0) += f64::from(value);
+                }
+            }
+            let norm = sums.values().map(|sum| sum * sum).sum::<f64>().sqrt();
+            let mut kept: Vec<(i32, f32)> = sums.iter().map(|(&c, s)| (c, (s / norm) as f32)).collect();
+            kept.retain(|&(_, weight)| weight != 0.0 && norm > 0.0);
+            kept.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            kept.truncate(max_terms);
+            expected.push(kept.into_iter().collect::<Row>());
+        }
+        let expected = csr(&expected, N_FEATURES);
+        for threads in [1, 2, 7] {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let y = labels.view("y").unwrap();
+            let found =
+                pool.install(|| label_centroids(features("x", &x), y, max_terms, &|| true).unwrap());
+            prop_assert_eq!(&found, &expected);
+        }
+    }
+
+    #[test]
+    fn joined_rows_hold_both(a in rows(5..6), b in rows(5..6), weight in -1.0f32..1.0) {
+        let (x, z) = (csr(&a, N_FEATURES), csr(&b, N_FEATURES));
+        let joined = join_rows(&[(features("a", &x), 1.0), (features("b", &z), weight)], false).unwrap();
+        let unit = join_rows(&[(features("a", &x), 1.0), (features("b", &z), weight)], true).unwrap();
+        for row in 0..5 {
+            let (columns, values) = features("joined", &joined).row(row);
+            let mut expected = a[row].clone();
+            let right = b[row].iter();
+            expected.extend(right.map(|(c, v)| (c + N_FEATURES as i32, (f64::from(weight) * f64::from(*v)) as f32)));
+            let found: Row = columns.iter().copied().zip(values.iter().copied()).collect();
+            prop_assert_eq!(&found, &expected);
+            let norm: f64 = features("unit", &unit).row(row).1.iter().map(|&v| f64::from(v).powi(2)).sum();
+            prop_assert!((norm - 1.0).abs() < 1e-6 || norm == 0.0);
+        }
+    }
+}
+
+#[test]
+fn index_errors_and_empty_sides() {
+    let empty = csr(&[], N_FEATURES);
+    let one = csr(&[Row::from([(2, 1.0)])], N_FEATURES);
+    let index = InvertedIndex::new(features("rows", &empty)).unwrap();
+    assert_eq!((index.n_rows(), index.n_features(), index.n_postings()), (0, 9, 0));
+    assert_eq!(index.search(features("q", &one), 2, None, None).unwrap().ids, [-1, -1]);
+    let index = InvertedIndex::new(features("rows", &one)).unwrap();
+    assert!(index.search(features("q", &empty), 2, None, None).unwrap().ids.is_empty());
+
+    let message = |queries: &Csr, k, only| {
+        index.search(features("q", queries), k, None, only).unwrap_err().to_string()
+    };
+    assert_eq!(message(&one, 0, None), "k must be at least 1, not 0");
+    assert_eq!(message(&csr(&[], 3), 1, None), "q: 3 features, expected 9");
+    assert_eq!(message(&one, 1, Some(&[true; 2])), "only: 2 rows, expected 1");
+    let nan = csr(&[Row::new(), Row::from([(4, f32::NAN)])], N_FEATURES);
+    assert_eq!(message(&nan, 1, None), "q: row 1: value is not finite (feature 4)");
+    let unsorted = CsrView::of_features("rows", 9, &[0, 2], &[4, 3], &[1.0; 2]).unwrap();
+    let fault = InvertedIndex::new(unsorted).unwrap_err().to_string();
+    assert_eq!(fault, "rows: row 0: column 3 is not in ascending order");
+    let pattern = CsrPattern::new("exclude", 2, &[0, 0], &[]).unwrap();
+    let shape = index.search(features("q", &one), 1, Some(pattern), None).unwrap_err();
+    assert_eq!(shape.to_string(), "exclude: 2 labels, expected 1");
+}
