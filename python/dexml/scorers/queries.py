@@ -49,3 +49,7 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def part(self, rows: slice) -> Queries:
+        """Some of the texts, nothing computed yet."""
+        return Queries(self.texts[rows], self.on_progress)
