@@ -1,4 +1,4 @@
-"""Texts as numbers: token ids of a tokenizer, ragged and cached."""
+"""Texts as numbers: token ids of a tokenizer, ragged and cached; and tf-idf rows (`lexical`)."""
 
 from dexml.text.tokens import Tokens, tokenize
 
