@@ -22,6 +22,7 @@ __all__ = [
     "co_occurrence",
     "drop_pairs_csr",
     "drop_pairs_ids",
+    "fit_ranker",
     "interval",
     "inv_propensity",
     "join_rows",
@@ -42,6 +43,7 @@ __all__ = [
     "save_labels",
     "save_npz",
     "save_pairs",
+    "score_ranker",
     "topk_csr",
     "topk_dense",
     "vote_sums",
@@ -565,3 +567,46 @@ def vote_sums(
     num_threads: int | None = None,
 ) -> _Truth:
     """Votes of the nearest points, summed by label, without zeros."""
+
+_Ranker: TypeAlias = tuple[
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.float32],
+]
+"""Mean and deviation (F,); linear (M, F); output (M, H); weights (M, H, F); bias (M, H).
+
+M members with F features and H hidden units; a member scores standardised features x as
+``linear . x + output . gelu(weights x + bias)``.
+"""
+
+def fit_ranker(
+    features: NDArray[np.float32],
+    indptr: NDArray[np.int64],
+    positive: NDArray[np.bool_],
+    *,
+    hidden: int,
+    n_members: int,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+    decay: float,
+    seed: int,
+    weights: NDArray[np.float32] | None = None,
+    non_negative: bool = False,
+    num_threads: int | None = None,
+) -> _Ranker:
+    """Train a ranker on the candidates of queries, with the decoupled softmax. Ctrl-C is heard.
+
+    `features` has shape (n_pairs, F); query q has the pairs ``indptr[q]:indptr[q + 1]``.
+    `weights` (n_pairs,) multiplies the loss term of each positive. Queries without a positive or
+    without a negative only count for mean and deviation. `epochs=0` returns the networks as they
+    start. `non_negative` keeps the weights of a linear ranker (`hidden=0`) at 0 or above.
+    """
+
+def score_ranker(
+    ranker: _Ranker, features: NDArray[np.float32], *, num_threads: int | None = None
+) -> NDArray[np.float32]:
+    """Score pairs (n_pairs, F) by the mean of the members: shape (n_pairs,)."""

@@ -1,1 +1,5 @@
 """The commands that use more than one room. ``python -m dexml.train`` and others call these."""
+
+from dexml import console
+
+console.require("train", "pydantic", "pydantic_settings", "tomli_w", "tqdm")

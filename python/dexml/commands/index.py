@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
@@ -14,16 +13,11 @@ from tqdm import tqdm
 from dexml import config, console
 from dexml.config import Settings
 from dexml.data import load_texts
-from dexml.index import LabelIndex, Manifest, choose_search, sealed
-from dexml.index.sealed import read_manifest
-from dexml.run import folder as rundir
-from dexml.scorers import load_memory, save_memory
-
-if TYPE_CHECKING:
-    from dexml.predict import Predictor
-
-
-_FOREIGN = "ANOTHER RUN'S: it is refused here; --overwrite builds one for this run"
+from dexml.index import IndexFacts, LabelIndex, choose_search
+from dexml.predict import Predictor, open_run
+from dexml.predict.served import indexed_anew
+from dexml.run import FORMAT, LabelSet, Run, hold, require
+from dexml.scorers.dense import INDEX, kept_queries, trained_vectors
 
 
 class IndexSettings(Settings):
@@ -64,66 +58,36 @@ def main(argv: list[str]) -> None:
     chosen = [f"--{name}" for name in tasks if getattr(settings, name)]
     if len(chosen) > 1:
         console.usage_error(f"{' and '.join(chosen)}: one at a time")
-    run = rundir.Run.open(settings.run)
-    folder = settings.run / "index"
+    run = Run.open(settings.run)
     if settings.info:
-        print(_table(read_manifest(folder), run))
+        print(_table(run))
         return
-    if not chosen or settings.overwrite:
-        _build(run, folder, settings)
-        return
-    added: list[tuple[int, str]] = []
-    if settings.add or settings.update:
-        sealed.read_manifest(folder)  # without an index there is nothing to edit
-        predictor = _predictor(settings)
-        index = predictor.index
-        if settings.add:
-            added = _add(predictor, settings.add, settings)
-        elif settings.update:
-            _update(predictor, settings.update, settings)
-    else:
-        index = LabelIndex.load(folder, encoder=run.fingerprint())
-        if settings.remove:
-            _remove(index, settings.remove)
+    doing = f"python -m dexml.index {' '.join(chosen)}".strip()
+    with hold(run.folder, doing):
+        if not chosen or settings.overwrite:
+            _build(settings)
         else:
-            index.rebuild(progress=not settings.quiet)
-    index.save(folder, progress=not settings.quiet)
-    for id_, text in added:  # only now are they given
-        print(f"{id_}\t{text}")
-    if not settings.quiet:
-        console.say(_summary(index.manifest, folder))
-    _warn(index.manifest)
+            _edit(settings)
 
 
-def _predictor(settings: IndexSettings) -> Predictor:
-    """What makes vectors of texts: the same, to the bit, as `Predictor.add_labels` in a service."""
-    from dexml.predict import Predictor
-
-    return Predictor.open(settings.run, device=settings.device)
-
-
-def _build(run: rundir.Run, folder: Path, settings: IndexSettings) -> None:
-    """Build from the label vectors of the run; an index that was edited is not lost unasked."""
-    if (folder / "manifest.json").exists() and not settings.overwrite:
-        try:
-            edits = read_manifest(folder).edits
-        except ValueError:  # damaged, or of an older version: nothing to lose
-            edits = 0
-        if edits:
-            raise FileExistsError(
-                f"{folder}: labels were edited {edits} times since it was built; --rebuild keeps "
-                "them, --overwrite starts from the run again"
-            )
-    vectors = run.load_array("label_emb")
+def _build(settings: IndexSettings) -> None:
+    """Build from the label vectors of the training; edits are not lost without being asked."""
+    opened = open_run(settings.run)
+    edits = opened.labels.edits
+    if edits and not settings.overwrite:
+        raise FileExistsError(
+            f"{settings.run}: labels were edited {edits} times since the index was built; "
+            "--rebuild keeps the edits, --overwrite starts from the training again"
+        )
+    state = opened.run.state
+    vectors = trained_vectors(state)
     search = settings.search
     if search == "auto":
         search = choose_search(len(vectors), None, settings.k)
     index = LabelIndex.build(
         vectors,
-        run.load_array("query_emb"),
-        texts=run.label_texts(),
+        kept_queries(state),
         search=search,
-        encoder=run.fingerprint(),
         m=settings.m,
         ef_construction=settings.ef_construction,
         k=settings.k,
@@ -131,60 +95,70 @@ def _build(run: rundir.Run, folder: Path, settings: IndexSettings) -> None:
         seed=settings.seed,
         progress=not settings.quiet,
     )
-    _forget_added(run, len(vectors))
-    index.save(folder)
-    print(_summary(index.manifest, folder))
-    _warn(index.manifest)
+    run = indexed_anew(opened, index).save(opened.run, opened.home, lock=False)
+    print(_summary(index.facts, run.folder / "index"))
+    _warn(index.facts)
 
 
-def _forget_added(run: rundir.Run, n_labels: int) -> None:
-    """Take the votes of labels that were added to the old index: their ids are given anew."""
-    folder = run.folder / "memory"
-    if folder.is_dir():
-        memory = load_memory(folder, encoder=run.fingerprint())
-        if memory.n_labels > n_labels:
-            memory.keep_labels(n_labels)
-            save_memory(memory, folder, encoder=run.fingerprint())
+def _edit(settings: IndexSettings) -> None:
+    """Edit the labels, or build the graph anew."""
+    if "index" not in Run.open(settings.run).facts:
+        raise FileNotFoundError(
+            f"{settings.run}: no index yet; build it: python -m dexml.index {settings.run}"
+        )
+    opened = open_run(settings.run, device=settings.device)
+    predictor = Predictor(opened)
+    added: list[tuple[int, str]] = []
+    if settings.add:
+        added = _add(predictor, settings.add, settings)
+    elif settings.remove:
+        predictor.remove_labels(_ids_of_lines(predictor.label_set, settings.remove))
+    elif settings.update:
+        _update(predictor, settings.update, settings)
+    else:
+        predictor.dense.index.rebuild(progress=not settings.quiet)
+    predictor.save(lock=False)
+    for id_, text in added:  # only now are the ids given
+        print(f"{id_}\t{text}")
+    facts = predictor.dense.index.facts
+    if not settings.quiet:
+        console.say(_summary(facts, predictor.run.folder / "index"))
+    _warn(facts)
 
 
 def _add(predictor: Predictor, path: Path, settings: IndexSettings) -> list[tuple[int, str]]:
-    """Add the texts that are no labels yet; return their ids and texts."""
-    index = predictor.index
-    known = {t for t, alive in zip(_texts(index), index.alive.tolist(), strict=True) if alive}
+    """Add the texts that are not labels yet; return their ids and texts."""
+    known = predictor.label_set.ids_by_text
     given = _lines(path)
     texts = [text for text in dict.fromkeys(given) if text not in known]
     if len(texts) < len(given) and not settings.quiet:
         console.say(f"note: {len(given) - len(texts)} of {len(given)} are labels already: skipped")
     with _bar(len(texts), settings) as bar:
-        ids = predictor.add_labels(texts, told=bar.update)
+        ids = predictor.add_labels(texts, on_progress=bar.update)
     return list(zip(ids.tolist(), texts, strict=True))
 
 
-def _remove(index: LabelIndex, path: Path) -> None:
-    """Remove by ids, where all lines are numbers, or by texts; never by a guess between them."""
+def _ids_of_lines(labels: LabelSet, path: Path) -> list[int]:
+    """Read ids, if all lines are numbers, or texts; never guess between them."""
     lines = _lines(path)
     if all(line.isdecimal() for line in lines):
         ids = [int(line) for line in lines]
-        _check_ids(index, ids, path)
-        texts = _texts(index)
-        by_text = {texts[i]: i for i in np.flatnonzero(index.alive).tolist()}
+        _check_ids(labels, ids, path)
         for number, line in enumerate(lines, start=1):
-            if by_text.get(line, int(line)) != int(line):
+            same_text = labels.ids_by_text.get(line, [int(line)])
+            if same_text[-1] != int(line):
                 raise ValueError(
-                    f"{path}:{number}: {line} is an id and also the text of label {by_text[line]}; "
-                    f"write 0{line} for the id"
+                    f"{path}:{number}: {line} is an id and also the text of label "
+                    f"{same_text[-1]}; write 0{line} for the id"
                 )
-    else:
-        places: dict[str, list[int]] = {}
-        texts = _texts(index)
-        for i in np.flatnonzero(index.alive).tolist():
-            places.setdefault(texts[i], []).append(i)
-        ids = []
-        for number, line in enumerate(lines, start=1):
-            if line not in places:
-                raise ValueError(f"{path}:{number}: no label has the text {line!r}")
-            ids += places.pop(line)
-    index.remove_labels(ids)
+        return ids
+    ids = []
+    left = dict(labels.ids_by_text)
+    for number, line in enumerate(lines, start=1):
+        if line not in left:
+            raise ValueError(f"{path}:{number}: no label has the text {line!r}")
+        ids += left.pop(line)
+    return ids
 
 
 def _update(predictor: Predictor, path: Path, settings: IndexSettings) -> None:
@@ -196,9 +170,9 @@ def _update(predictor: Predictor, path: Path, settings: IndexSettings) -> None:
             raise ValueError(f"{path}:{number}: expected ID TAB TEXT")
         ids.append(int(id_))
         texts.append(text.strip())
-    _check_ids(predictor.index, ids, path)
+    _check_ids(predictor.label_set, ids, path)
     with _bar(len(texts), settings) as bar:
-        predictor.update_labels(ids, texts, told=bar.update)
+        predictor.update_labels(ids, texts, on_progress=bar.update)
 
 
 def _bar(n: int, settings: IndexSettings) -> Any:
@@ -216,41 +190,35 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _check_ids(index: LabelIndex, ids: Sequence[int], path: Path) -> None:
+def _check_ids(labels: LabelSet, ids: Sequence[int], path: Path) -> None:
     seen: set[int] = set()
     for number, id_ in enumerate(ids, start=1):
-        if id_ >= index.n_labels:
-            raise ValueError(f"{path}:{number}: label {id_} of {index.n_labels} labels")
-        if not index.alive[id_]:
+        if id_ >= len(labels):
+            raise ValueError(f"{path}:{number}: label {id_} of {len(labels)} labels")
+        if not labels.alive[id_]:
             raise ValueError(f"{path}:{number}: label {id_} was removed before")
         if id_ in seen:
-            raise ValueError(f"{path}:{number}: label {id_} stands there twice")
+            raise ValueError(f"{path}:{number}: label {id_} is given twice")
         seen.add(id_)
 
 
-def _texts(index: LabelIndex) -> list[str]:
-    if index.texts is None:
-        raise ValueError("the index holds no texts; build it again")
-    return index.texts
-
-
-def _summary(made: Manifest, folder: Path) -> str:
+def _summary(facts: IndexFacts, folder: Path) -> str:
     """One line for exact search; for a graph a table of its recall."""
-    gone = made.n_labels - made.n_alive
+    gone = facts.n_labels - facts.n_alive
     removed = f" ({gone} removed)" if gone else ""
-    kind = "exact search" if made.kind == "exact" else f"HNSW, M {made.m}"
-    head = f"{made.n_alive} labels{removed}, {made.dim} dimensions; {kind}: {folder}"
+    kind = "exact search" if facts.kind == "exact" else f"HNSW, M {facts.m}"
+    head = f"{facts.n_alive} labels{removed}, {facts.dim} dimensions; {kind}: {folder}"
     rows = [
         f"recall@{row.k} against exact search {row.recall:.4f} at ef {row.ef} "
         f"({row.queries} points; asked for {row.wanted:g})"
-        for row in made.recalls
+        for row in facts.recalls
     ]
     return "\n".join([head, *rows])
 
 
-def _warn(made: Manifest) -> None:
+def _warn(facts: IndexFacts) -> None:
     first = 1
-    for row in made.recalls:
+    for row in facts.recalls:
         if not row.reached:
             console.say(
                 f"warning: recall@{row.k} stays below {row.wanted:g}; for k from {first} to "
@@ -259,28 +227,33 @@ def _warn(made: Manifest) -> None:
         first = row.k + 1
 
 
-def _table(made: Manifest, run: rundir.Run) -> str:
-    """The manifest for a reader, and whether it is that of an index of this run."""
-    own = made.encoder == run.info["fingerprint"]
+def _table(run: Run) -> str:
+    """What the manifest says of labels and index, for a reader."""
+    if "index" not in run.facts:
+        raise FileNotFoundError(
+            f"{run.folder}: no index yet; build it: python -m dexml.index {run.folder}"
+        )
+    try:
+        facts = IndexFacts.from_json(require(run.state, "index", {}))
+    except ValueError as error:
+        raise run.state.damaged(f"index: {error}") from None
+    labels = require(run.state, "labels", {"edits": int})
     rows = [
-        ("search", made.kind),
-        ("labels", str(made.n_alive)),
-        ("removed", str(made.n_labels - made.n_alive)),
-        ("next id", str(made.n_labels)),
-        ("edits since built", str(made.edits)),
-        ("dimensions", str(made.dim)),
-        ("encoder", f"{made.encoder[:16]} ({'that of the run' if own else _FOREIGN})"),
-        ("format", str(made.format_version)),
+        ("search", facts.kind),
+        ("labels", str(facts.n_alive)),
+        ("removed", str(facts.n_labels - facts.n_alive)),
+        ("next id", str(facts.n_labels)),
+        ("edits since built", str(labels["edits"])),
+        ("dimensions", str(facts.dim)),
+        ("format", str(FORMAT.version)),
     ]
-    if made.kind == "hnsw":
-        rows += [("M", str(made.m)), ("ef_construction", str(made.ef_construction))]
-        rows += [("seed", str(made.seed))]
-    for row in made.recalls:
+    if facts.kind == "hnsw":
+        rows += [("M", str(facts.m)), ("ef_construction", str(facts.ef_construction))]
+        rows += [("seed", str(facts.seed))]
+    for row in facts.recalls:
         rows.append((f"recall@{row.k}", f"{row.recall:.4f} (ef {row.ef}, {row.queries} queries)"))
-    rows += [(seal["name"], f"{seal['bytes']} bytes") for seal in made.files.values()]
+    for role, part in run.state.parts.items():
+        if role.startswith(INDEX):
+            rows.append((str(part["name"]), f"{part['bytes']} bytes"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
-
-
-if __name__ == "__main__":
-    raise SystemExit(console.run(main))

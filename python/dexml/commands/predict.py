@@ -6,8 +6,8 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic_settings import CliPositionalArg
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
-from dexml import config, console, data
+from dexml import config, console, data, locks
 from dexml.commands.inputs import count_lines, open_texts, read_group, stdin_texts
 from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
 from dexml.commands.show import as_json, as_table, csr_parts
@@ -28,6 +28,7 @@ from dexml.config import Settings
 from dexml.data import Csr
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
 from dexml.predict import Prediction, Predictor
+from dexml.scorers import OnProgress
 
 BLOCK = 4096
 """Texts encoded and searched at a time: memory does not grow with the input."""
@@ -65,7 +66,17 @@ class PredictSettings(Settings):
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: texts, and the labels that may answer."""
+    """What is asked.
+
+    Attributes:
+        texts: The texts.
+        total: How many there are, if that is known.
+        exclude: Pairs (text, label) to leave out.
+        only: Labels to choose from, a mask; None: all.
+        n_labels: Columns of the answer.
+        k: Labels a text.
+        block: Texts answered at a time.
+    """
 
     texts: Iterator[str]
     total: int | None
@@ -80,7 +91,8 @@ def main(argv: list[str]) -> None:
     """Run ``python -m dexml.predict``."""
     settings = config.parse(PredictSettings, argv, "python -m dexml.predict")
     _check(settings)
-    # Test points are asked once, and their scores are compared: there exact search is worth more.
+    # Test points are scored once, and the scores are compared with others: exact search is worth
+    # its time up to more labels.
     exact_up_to = EXACT_UP_TO if settings.texts else EXACT_TEST_UP_TO
     predictor = Predictor.open(
         settings.run,
@@ -97,7 +109,8 @@ def main(argv: list[str]) -> None:
         if settings.out is None:
             _print(settings, predictor, question)
         else:
-            _write(settings, settings.out, predictor, question)
+            with _held(settings.out):
+                _write(settings, settings.out, predictor, question)
 
 
 def _check(settings: PredictSettings) -> None:
@@ -107,7 +120,7 @@ def _check(settings: PredictSettings) -> None:
     if out is not None and settings.jsonl:
         console.usage_error("--jsonl is for stdout; name the file of --out .jsonl")
     if settings.resume and out is None:
-        console.usage_error("--resume needs --out: what is printed cannot be gone on with")
+        console.usage_error("--resume needs --out: printed answers cannot be continued")
     if settings.texts not in ("", "-"):
         path = Path(settings.texts)
         if not path.exists() or path.is_dir():
@@ -131,8 +144,8 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
     else:
         part = _test_part(settings, predictor)
         texts, total, exclude = iter(part.texts), len(part.texts), part.exclude
-        if (trained := predictor.run.info["n_labels"]) < n_labels:
-            # The truth knows no label added since: the answer takes its shape.
+        if (trained := predictor.label_set.n_trained) < n_labels:
+            # The data set does not know labels that were added since: the answer takes its shape.
             console.say(f"labels added since the training are left out: {n_labels - trained}")
             only = np.ones(n_labels, np.bool_) if only is None else only
             only[trained:] = False
@@ -145,38 +158,40 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
 
 
 def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
-    """The test points of the run's data set."""
+    """Read the test points of the run's data set."""
     folder = settings.data or predictor.run.data_dir()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: the data set is not there; name it with --data")
     try:
-        return data.load_part(folder, "tst", predictor.run.info["n_labels"])
+        return data.load_part(folder, "tst", predictor.label_set.n_trained)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; give a file of texts, or - for stdin") from None
 
 
 def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_] | None:
-    """The labels that may answer, as a mask; None: all."""
+    """Read the labels to choose from, as a mask; None: all."""
     mask = None
     if settings.only is not None:
-        mask = read_group(settings.only, predictor.label_texts, predictor.index.alive)
+        mask = read_group(settings.only, predictor.label_set)
     if settings.without is not None:
-        rest = ~read_group(settings.without, predictor.label_texts, predictor.index.alive)
+        rest = ~read_group(settings.without, predictor.label_set)
         mask = rest if mask is None else mask & rest
     return mask
 
 
 def _answers(
-    predictor: Predictor, question: Question, start: int, told: Callable[[int], object]
+    predictor: Predictor, question: Question, start: int, on_progress: OnProgress
 ) -> Iterator[tuple[list[str], Prediction]]:
-    """Blocks of texts from row `start` on, with their answers."""
+    """Yield blocks of texts from row `start` on, with their answers."""
     while texts := list(islice(question.texts, question.block)):
         pairs = None
         if question.exclude is not None:
             pairs = question.exclude[start : start + len(texts)]
         yield (
             texts,
-            predictor.predict(texts, question.k, exclude=pairs, only=question.only, told=told),
+            predictor.predict(
+                texts, question.k, exclude=pairs, only=question.only, on_progress=on_progress
+            ),
         )
         start += len(texts)
 
@@ -195,13 +210,14 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
 
 
 def _write(settings: PredictSettings, out: Path, predictor: Predictor, question: Question) -> None:
-    """Answer into a file; what a stopped run leaves can be gone on with."""
+    """Answer into a file; a later run can go on from what a stopped one leaves."""
     is_npz = out.suffix == ".npz"
     asked = _asked(settings, predictor, question)
     partial = Partial(out, asked, NPZ_FILES if is_npz else (ROWS,), resume=settings.resume)
     if not settings.quiet:
         if partial.replaced:
-            console.say(f"{partial.folder}: an unfinished output, begun anew (no --resume)")
+            why = "none of its answers were kept" if settings.resume else "no --resume"
+            console.say(f"{partial.folder}: an unfinished output, begun anew ({why})")
         elif settings.resume:
             console.say(f"{partial.rows} texts are answered already")
     label_texts = predictor.label_texts
@@ -231,24 +247,26 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
         console.say(f"{partial.rows} texts, {question.k} labels each: {out}")
 
 
+def _held(out: Path) -> AbstractContextManager[None]:
+    """Keep other processes from writing the same output."""
+    path = out.with_name(f".{out.name}.lock")
+    return locks.hold(path, str(out), "python -m dexml.predict --out", remove=True)
+
+
 def _asked(settings: PredictSettings, predictor: Predictor, question: Question) -> dict[str, Any]:
-    """All that the answers depend on, beside the texts."""
-    sealed = {
-        name: settings.run / name / "manifest.json" for name in ("index", "memory")
-    }  # each holds the hashes of all files beside it
-    pairs = None if question.exclude is None else csr_array(question.exclude)
+    """Return everything that the answers depend on, apart from the texts."""
+    pairs = question.exclude
     return {
-        "run": predictor.run.fingerprint(),
         "search": predictor.search_note(settings.k),
-        **{name: _digest(p.read_bytes()) if p.is_file() else None for name, p in sealed.items()},
+        "scorer": predictor.scorer.fingerprint(),
         "k": settings.k,
+        "block": question.block,
         "labels": None if question.only is None else _digest(question.only.tobytes()),
         "filter pairs": None
         if pairs is None
         else _digest(pairs.indptr.astype("<i8").tobytes() + pairs.indices.astype("<i4").tobytes()),
-        "device": predictor.encoder.device.type,
-        "precision": predictor.precision,
-        "block": question.block,
+        # Last, as a difference in the others says more.
+        "run.json": predictor.run.state.digest,
     }
 
 
@@ -265,7 +283,3 @@ def _bar(settings: PredictSettings, question: Question, start: int, *, hidden: b
         delay=2,
         disable=settings.quiet or hidden,
     )
-
-
-if __name__ == "__main__":
-    raise SystemExit(console.run(main))

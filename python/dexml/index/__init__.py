@@ -8,20 +8,18 @@ from dexml import console
 console.require("train", "tqdm")
 
 # isort: split
-from dexml.index.edits import check_texts
-from dexml.index.exact import Found, exact_search, exact_shard
+from dexml.index.exact import Hits, exact_search, exact_shard
+from dexml.index.facts import IndexFacts, Recall
 from dexml.index.labels import LabelIndex
 from dexml.index.recall import EXACT_TEST_UP_TO, EXACT_UP_TO, choose_search
-from dexml.index.sealed import Manifest, Recall
 
 __all__ = [
     "EXACT_TEST_UP_TO",
     "EXACT_UP_TO",
-    "Found",
+    "Hits",
+    "IndexFacts",
     "LabelIndex",
-    "Manifest",
     "Recall",
-    "check_texts",
     "choose_search",
     "exact_search",
     "exact_shard",

@@ -28,7 +28,7 @@ _GATHER = 2**22
 SPARE = 8
 """Candidates fetched beyond k, so that rounding seldom leaves a row unsettled."""
 
-Found = tuple[NDArray[np.int32], NDArray[np.float32]]
+Hits = tuple[NDArray[np.int32], NDArray[np.float32]]
 """``ids`` and ``scores``, both (n, k), best first, padded with -1 and -inf."""
 Only = NDArray[np.bool_] | NDArray[np.integer[Any]]
 """A group of labels: a mask over all of them, or their ids."""
@@ -43,7 +43,7 @@ def exact_search(
     only: Only | None = None,
     device: str = "cpu",
     progress: bool = False,
-) -> Found:
+) -> Hits:
     """Find the k vectors with the largest inner products, all of them compared.
 
     Memory beside inputs and result stays below about 400 MB, whatever the number of labels.
@@ -89,7 +89,7 @@ def exact_shard(
     exclude: Csr | None = None,
     device: str = "cpu",
     progress: bool = False,
-) -> Found:
+) -> Hits:
     """Search one shard of the labels, for a process of its own; `dexml.topk.merge` joins shards.
 
     The joined result is that of `exact_search` over all labels, bit for bit.
@@ -150,7 +150,7 @@ class Space:
         exclude: Csr | None = None,
         device: str = "cpu",
         progress: bool = False,
-    ) -> Found:
+    ) -> Hits:
         """As `exact_search`, of checked arguments."""
         ids = np.full((len(queries), k), -1, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
@@ -230,7 +230,7 @@ class Space:
         """
         width = min(width, len(self))
         pairs = None if exclude is None else csr_parts(exclude, "exclude")[:2]
-        near: Found | None = None
+        near: Hits | None = None
         for first, block in self.blocks(max(1, len(room) // len(queries))):
             products = room[: len(queries) * len(block)].reshape(len(queries), len(block))
             np.matmul(queries, block.T, out=products)
@@ -255,7 +255,7 @@ def ranked(
     exclude: Csr | None = None,
     *,
     num_threads: int | None = None,
-) -> Found:
+) -> Hits:
     """Compute the scores of candidates pair by pair, and keep the k best.
 
     Args:
@@ -267,15 +267,7 @@ def ranked(
         num_threads: Threads of the ranking.
     """
     known = candidates >= 0
-    values = np.empty(candidates.shape, np.float32)
-    columns = max(1, _GATHER // max(1, queries.shape[1]))
-    rows = max(1, columns // max(1, candidates.shape[1]))
-    for row in range(0, len(queries), rows):
-        for column in range(0, candidates.shape[1], columns):
-            part = slice(row, row + rows), slice(column, column + columns)
-            gathered = vectors[candidates[part]]  # of -1: the last vector, which does not count
-            np.vecdot(queries[part[0], None], gathered, out=values[part])
-    values += np.float32(0)  # -0 would rank below 0
+    values = pair_scores(queries, vectors, candidates)
     pairs = None if exclude is None else csr_parts(exclude, "exclude")[:2]
     starts = np.zeros(len(queries) + 1, np.int64)
     np.cumsum(known.sum(axis=1), out=starts[1:])
@@ -289,6 +281,22 @@ def ranked(
         pairs,
         num_threads=num_threads,
     )
+
+
+def pair_scores(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], ids: NDArray[np.integer[Any]]
+) -> NDArray[np.float32]:
+    """Scores (n, width) of the labels `ids` (n, width), each pair by itself; -1: no meaning."""
+    values = np.empty(ids.shape, np.float32)
+    columns = max(1, _GATHER // max(1, queries.shape[1]))
+    rows = max(1, columns // max(1, ids.shape[1]))
+    for row in range(0, len(queries), rows):
+        for column in range(0, ids.shape[1], columns):
+            part = slice(row, row + rows), slice(column, column + columns)
+            gathered = vectors[ids[part]]  # of -1: the last vector, which does not count
+            np.vecdot(queries[part[0], None], gathered, out=values[part])
+    values += np.float32(0)  # -0 would rank below 0
+    return values
 
 
 def longest(vectors: NDArray[np.float32]) -> float:

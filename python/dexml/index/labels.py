@@ -1,10 +1,11 @@
-"""A set of labels that can be searched, edited while it is searched, saved and opened again."""
+"""An index that can be searched, edited while it is searched, saved and opened again."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, csr_matrix
 
+from dexml import sealed
 from dexml.data import Csr
-from dexml.index import edits, folders, sealed
-from dexml.index.exact import Found, Only, check_queries
+from dexml.index import edits
+from dexml.index.exact import Hits, Only, check_queries, pair_scores
+from dexml.index.facts import IndexFacts, Recall
 from dexml.index.graph import Graph
+from dexml.index.parts import FORMAT, as_parts, read_parts
 from dexml.index.recall import (
     EDIT_QUERIES,
     MEASURED_KS,
@@ -26,8 +30,8 @@ from dexml.index.recall import (
     measure,
     wanted_recall,
 )
-from dexml.index.sealed import Manifest, Recall
 from dexml.index.snapshot import Snapshot
+from dexml.sealed import Home, Part, Sealed
 
 PENDING = 1024
 """New labels that are compared exactly before they are all put into the graph."""
@@ -39,14 +43,15 @@ Search = Literal["auto", "exact", "hnsw"]
 class LabelIndex:
     """Label vectors to search by inner product, exactly or by an HNSW graph.
 
-    An id is given once: removed labels leave a gap, and `n_labels` is the next id. Several threads
-    may search while another edits: a search sees the labels before an edit or after it, never a
-    part of it.
+    Row i is label i. An id is given once: removed labels leave a gap, and `n_labels` is the next
+    id. Several threads may search while another edits: a search sees the labels before an edit or
+    after it, never a part of it. `copy.copy` gives an index of its own, which later edits of this
+    one do not change.
 
     Example:
         >>> vectors = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
-        >>> index = LabelIndex.build(vectors, texts=["a", "b", "c"])
-        >>> index.add_labels(["d"], np.array([[3, 0]], np.float32)).tolist()
+        >>> index = LabelIndex.build(vectors)
+        >>> index.add_labels(np.array([[3, 0]], np.float32)).tolist()
         [3]
         >>> index.remove_labels([2])
         >>> ids, scores = index.search(np.array([[2, 1]], np.float32), 4)
@@ -54,19 +59,16 @@ class LabelIndex:
         ([[3, 0, 1, -1]], [[6.0, 2.0, 1.0, -inf]])
     """
 
-    def __init__(
-        self, snapshot: Snapshot, manifest: Manifest, queries: NDArray[np.float32]
-    ) -> None:
-        """Use `build` or `load`."""
+    def __init__(self, snapshot: Snapshot, facts: IndexFacts, queries: NDArray[np.float32]) -> None:
+        """Use `build`, `load` or `restore`."""
         self._now = snapshot
-        self._manifest = manifest
+        self._facts = facts
         self._queries = queries
         self._editing = threading.RLock()
         self._wanted = {k: wanted_recall(k) for k in MEASURED_KS}
-        self._wanted |= {row.k: row.wanted for row in manifest.recalls}
-        self._room = edits.Room(manifest.dim)
-        self._home: Path | None = None
-        self._unwritten = set(sealed.ROLES)
+        self._wanted |= {row.k: row.wanted for row in facts.recalls}
+        self._buffer = edits.Buffer(facts.dim)
+        self._home = Home()
         self._unmeasured = False
 
     @classmethod
@@ -75,9 +77,7 @@ class LabelIndex:
         vectors: NDArray[np.float32],
         queries: NDArray[np.float32] | None = None,
         *,
-        texts: Sequence[str] | None = None,
         search: Search = "auto",
-        encoder: str = "",
         m: int | None = None,
         ef_construction: int | None = None,
         k: int = 10,
@@ -93,9 +93,7 @@ class LabelIndex:
             vectors: Label vectors, shape (L, D), float32, any norm, L >= 0; not copied.
             queries: Points to measure the recall with, shape (n, D); at most 1,000 are used, and
                 kept. Default: the label vectors themselves.
-            texts: Texts of the labels, none with a line break.
             search: ``exact``, ``hnsw``, or ``auto``: as `choose_search` says.
-            encoder: Fingerprint of the encoder that made the vectors.
             m: Links of a node; default 16 for k <= 10, else 32.
             ef_construction: Candidates while building; default 200 for k <= 10, else 400.
             k: Labels a query for which recall is measured, beside 10 and 100.
@@ -104,14 +102,14 @@ class LabelIndex:
             progress: Show a bar.
 
         Raises:
-            ValueError: Shapes or dtypes are wrong, a vector is not finite, a text has a line break,
-                a number is out of range.
+            ValueError: Shapes or dtypes are wrong, a vector is not finite, a number is out of
+                range.
         """
-        vectors = edits.checked(vectors, None, texts, blank=True)
+        vectors = edits.check_vectors(vectors, None)
         check_parameters(k=k, m=m, ef_construction=ef_construction, recall=recall, seed=seed)
         if search not in ("auto", "exact", "hnsw"):
             raise ValueError(f"search = {search!r}; expected auto, exact or hnsw")
-        snapshot = Snapshot.of(vectors, texts)
+        snapshot = Snapshot.of(vectors)
         if queries is None or len(queries) == 0:
             rows = np.random.default_rng(seed).permutation(len(vectors))[:RECALL_QUERIES]
             queries = vectors[np.sort(rows)]
@@ -119,29 +117,26 @@ class LabelIndex:
         check_queries(queries, vectors.shape[1], 1)
         kind = choose_search(len(vectors), None, k) if search == "auto" else search
         default_m, default_ef = graph_parameters(k)
-        manifest = Manifest(
-            format_version=sealed.FORMAT_VERSION,
+        facts = IndexFacts(
             kind=kind,
             n_labels=len(vectors),
             n_alive=len(vectors),
             dim=vectors.shape[1],
-            encoder=encoder,
-            edits=0,
             m=m or default_m,
             ef_construction=ef_construction or default_ef,
             seed=seed,
         )
-        index = cls(snapshot, manifest, queries)
+        index = cls(snapshot, facts, queries)
         index._wanted[k] = recall or wanted_recall(k)
         if kind == "hnsw":
             index.rebuild(progress=progress)
         return index
 
     @property
-    def manifest(self) -> Manifest:
-        """What is known of the index; `files` and `digest` are those of the last save."""
+    def facts(self) -> IndexFacts:
+        """What the index is: kind, sizes, parameters, measured recall."""
         now = self._now
-        return replace(self._manifest, n_labels=len(now), n_alive=now.n_alive)
+        return replace(self._facts, n_labels=len(now), n_alive=now.n_alive)
 
     @property
     def n_labels(self) -> int:
@@ -158,14 +153,9 @@ class LabelIndex:
         """False for removed labels, shape (n_labels,); not to be written to."""
         return self._now.alive
 
-    @property
-    def texts(self) -> list[str] | None:
-        """Texts of the labels by id, those of removed labels included; not to be written to."""
-        return self._now.texts
-
     def recall_for(self, k: int) -> Recall | None:
         """The measurement that speaks for k labels a query: that of the next larger k."""
-        rows = [row for row in self._manifest.recalls if row.k >= min(k, self._now.n_alive)]
+        rows = [row for row in self._facts.recalls if row.k >= min(k, self._now.n_alive)]
         return min(rows, key=lambda row: row.k) if rows else None
 
     def search_for(self, k: int) -> Literal["exact", "hnsw"]:
@@ -184,7 +174,7 @@ class LabelIndex:
         device: str = "cpu",
         num_threads: int | None = None,
         progress: bool = False,
-    ) -> Found:
+    ) -> Hits:
         """Find the k best labels of each query.
 
         Args:
@@ -205,13 +195,13 @@ class LabelIndex:
             ValueError: Shapes disagree, `k` is below 1, a query is not finite, there is no graph.
         """
         now = self._now
-        check_queries(queries, self._manifest.dim, k)
+        check_queries(queries, self._facts.dim, k)
         shape = (len(queries), len(now))
         if exclude is not None and not isinstance(exclude, csr_array | csr_matrix):
             raise TypeError(f"exclude is {type(exclude).__name__}; give csr_array, shape {shape}")
         if exclude is not None and exclude.shape != shape:
             raise ValueError(f"exclude: shape {exclude.shape}, but queries and labels have {shape}")
-        if search == "hnsw" and self._manifest.kind != "hnsw":
+        if search == "hnsw" and self._facts.kind != "hnsw":
             raise ValueError("search = 'hnsw': this index has no graph; build it with hnsw")
         if search == "auto":
             search = self.search_for(k) if device == "cpu" else "exact"
@@ -219,17 +209,36 @@ class LabelIndex:
             return now.exact(
                 queries, k, exclude=exclude, only=only, device=device, progress=progress
             )
-        known = self.recall_for(k) or max(self._manifest.recalls, key=lambda row: row.k)
+        known = self.recall_for(k) or max(self._facts.recalls, key=lambda row: row.k)
         ef = known.ef if k <= known.k else max(known.ef, 3 * k)
         return now.near(queries, k, ef, exclude=exclude, num_threads=num_threads)
 
-    def add_labels(
-        self, texts: Sequence[str] | None, vectors: NDArray[np.float32]
-    ) -> NDArray[np.int32]:
+    def score_pairs(
+        self, queries: NDArray[np.float32], ids: NDArray[np.integer[Any]]
+    ) -> NDArray[np.float32]:
+        """Score given labels, to the bit as a search does.
+
+        Args:
+            queries: Shape (n, D), float32.
+            ids: Label ids, shape (n, m), padded with -1.
+
+        Returns:
+            Scores, float32, (n, m); -inf for padding, removed labels and ids beyond `n_labels`.
+        """
+        now = self._now
+        check_queries(queries, self._facts.dim, 1)
+        known = (ids >= 0) & (ids < len(now))
+        known[known] = now.alive[ids[known]]
+        scores = np.full(ids.shape, -np.inf, np.float32)
+        if known.any():
+            all_scores = pair_scores(queries, now.vectors, np.where(known, ids, 0))
+            scores[known] = all_scores[known]
+        return scores
+
+    def add_labels(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """Add labels; searches find them at once.
 
         Args:
-            texts: Their texts; None if the index holds none.
             vectors: Their vectors, shape (n, D), float32.
 
         Returns:
@@ -237,43 +246,38 @@ class LabelIndex:
         """
         with self._editing:
             now = self._now
-            after = edits.added(now, texts, edits.checked(vectors, now.dim, texts), self._room)
-            self._publish(after, "vectors", "alive", "labels", edited=len(after) - len(now))
+            after = edits.added(now, edits.check_vectors(vectors, now.dim), self._buffer)
+            self._publish(after)
             return np.arange(len(now), len(after), dtype=np.int32)
 
     def remove_labels(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> None:
         """Remove labels. Their ids are not given again.
 
         Raises:
-            ValueError: An id that is no label, was removed before, or stands twice.
+            ValueError: An id out of range, of a removed label, or given twice.
         """
         with self._editing:
-            rows = edits.rows_of(self._now, ids)
-            self._publish(edits.removed(self._now, rows), "alive", edited=len(rows))
+            self._publish(edits.removed(self._now, edits.check_rows(ids, self._now.alive)))
 
     def update_labels(
-        self,
-        ids: Sequence[int] | NDArray[np.integer[Any]],
-        texts: Sequence[str] | None,
-        vectors: NDArray[np.float32],
+        self, ids: Sequence[int] | NDArray[np.integer[Any]], vectors: NDArray[np.float32]
     ) -> None:
-        """Give labels new texts and vectors; their ids stay. Copies all vectors once.
+        """Give labels other vectors; their ids stay. Copies all vectors once.
 
         Raises:
             ValueError: As `add_labels` and `remove_labels`.
         """
         with self._editing:
-            now, rows = self._now, edits.rows_of(self._now, ids)
-            vectors = edits.checked(vectors, now.dim, texts)
-            after = edits.updated(now, rows, texts, vectors)
-            self._publish(after, "vectors", "labels", edited=len(rows))
+            now = self._now
+            rows = edits.check_rows(ids, now.alive)
+            self._publish(edits.updated(now, rows, edits.check_vectors(vectors, now.dim)))
 
     def rebuild(self, *, progress: bool = False) -> None:
         """Build the graph anew from the labels that are left, and measure its recall.
 
         Searches go on meanwhile with the old graph. Without effect on an exact index.
         """
-        if self._manifest.kind != "hnsw":
+        if self._facts.kind != "hnsw":
             return
         with self._editing:
             now = self._now
@@ -281,13 +285,13 @@ class LabelIndex:
             nodes = np.full(len(now), -1, np.int32)
             graph = None
             if len(labels):
-                made = self._manifest
+                made = self._facts
                 graph = Graph.empty(
                     made.dim, len(labels), m=made.m, ef_construction=made.ef_construction,
                     seed=made.seed,
                 )  # fmt: skip
                 nodes[labels] = graph.insert(labels, now.vectors, progress=progress)
-            self._publish(replace(now, graph=graph, nodes=nodes), "graph", "nodes")
+            self._publish(replace(now, graph=graph, nodes=nodes))
             self.measure(RECALL_QUERIES)
 
     def measure(self, n_queries: int = RECALL_QUERIES) -> tuple[Recall, ...]:
@@ -297,9 +301,9 @@ class LabelIndex:
             n_queries: Queries, of those that the index keeps.
 
         Returns:
-            The measurements, also in the manifest; none for an exact index.
+            The measurements, also in `facts`; none for an exact index.
         """
-        if self._manifest.kind != "hnsw":
+        if self._facts.kind != "hnsw":
             return ()
         with self._editing:
             now = self._now
@@ -312,20 +316,15 @@ class LabelIndex:
             recalls = measure(
                 lambda k, ef: now.near(queries, k, ef), truth, targets, max(1, now.n_alive)
             )
-            self._manifest = replace(self._manifest, recalls=recalls)
+            self._facts = replace(self._facts, recalls=recalls)
             self._unmeasured = False
             return recalls
 
-    def save(self, folder: Path, *, progress: bool = False) -> None:
-        """Write what changed since the index was loaded from or saved to `folder`, or all of it.
+    def prepare_save(self, *, progress: bool = False) -> None:
+        """Bring graph and recall up to date with the edits.
 
-        After edits that can lower the recall it is measured again (250 queries), and a graph of
-        which more than a fifth of the nodes are out of use is built anew first. A kill at any
-        moment leaves the old index whole.
-
-        Raises:
-            FileExistsError: The folder holds something that is not an index.
-            RuntimeError: Another process has saved to it since it was loaded.
+        After edits that can lower the recall it is measured again (250 queries). A graph of which
+        more than a fifth of the nodes are out of use is built anew first.
         """
         with self._editing:
             now = self._now
@@ -335,57 +334,76 @@ class LabelIndex:
                     self.rebuild(progress=progress)
             if self._unmeasured:
                 self.measure(EDIT_QUERIES)
-            now, home = self._now, folder.resolve()
-            manifest = self.manifest
-            if home != self._home:
-                manifest = replace(manifest, files={}, digest="")
-            writers = folders.writers(now, self._queries)
-            for role in writers.keys() & manifest.files.keys() - self._unwritten:
-                writers[role] = None
-            self._manifest = sealed.write(folder, manifest, writers)
-            self._home, self._unwritten = home, set()
+
+    def parts(self, prefix: str = "") -> dict[str, Part]:
+        """What a sealed folder keeps of the index, beside its `facts`."""
+        return as_parts(self._now, self._queries, self._facts, prefix)
 
     @classmethod
-    def load(cls, folder: Path, *, encoder: str | None = None) -> LabelIndex:
+    def restore(cls, state: Sealed, facts: Mapping[str, Any], prefix: str = "") -> LabelIndex:
+        """Open an index in a sealed folder whose bytes were checked; the vectors are mapped.
+
+        Raises:
+            ValueError: `facts` or a part cannot be right.
+        """
+        try:
+            known = IndexFacts.from_json(facts)
+        except ValueError as error:
+            raise state.damaged(str(error)) from None
+        snapshot, queries = read_parts(state, known, prefix)
+        return cls(snapshot, known, queries)
+
+    def save(self, folder: str | PathLike[str], *, progress: bool = False) -> None:
+        """Write what changed since the index was loaded from or saved to `folder`, or all of it.
+
+        Graph and recall are brought up to date first (`prepare_save`). A kill at any moment leaves
+        the old index or the new one.
+
+        Raises:
+            FileExistsError: The folder holds something that is not an index.
+            RuntimeError: Another process has saved to it since it was loaded, or is saving and does
+                not end.
+        """
+        with self._editing:
+            self.prepare_save(progress=progress)
+            self._home.save(Path(folder), FORMAT, self.facts.as_json(), self.parts())
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> LabelIndex:
         """Open an index folder; every byte is checked before anything else reads it.
 
-        The vectors are memory-mapped.
+        The vectors are mapped into memory.
 
         Args:
             folder: Written by `save`.
-            encoder: Fingerprint the index must carry, if given.
 
         Raises:
             FileNotFoundError: No index there.
-            ValueError: Damaged, of another version, or of another encoder.
+            ValueError: Damaged, or of another version.
         """
-        for attempt in range(sealed.ATTEMPTS):
-            manifest = sealed.read(folder)
-            if encoder is not None and manifest.encoder != encoder:
-                raise ValueError(
-                    f"{folder}: made by another encoder; run python -m dexml.index again"
-                )
-            try:
-                snapshot, queries = folders.read_snapshot(folder, manifest)
-                break
-            except (ValueError, FileNotFoundError):  # or a save came between, as in `sealed.read`?
-                last = attempt == sealed.ATTEMPTS - 1
-                if last or sealed.read_manifest(folder).digest == manifest.digest:
-                    raise
-        index = cls(snapshot, manifest, queries)
-        index._home, index._unwritten = folder.resolve(), set()
-        return index
 
-    def _publish(self, after: Snapshot, *changed: str, edited: int = 0) -> None:
+        def build(state: Sealed) -> LabelIndex:
+            index = cls.restore(state, state.facts)
+            index._home.note(state, index.parts())
+            return index
+
+        return sealed.load(Path(folder), FORMAT, build)
+
+    def __copy__(self) -> LabelIndex:
+        """An index of the same moment; both share what neither changes in place."""
+        other = LabelIndex(self._now, self._facts, self._queries)
+        other._wanted, other._buffer = dict(self._wanted), self._buffer
+        other._unmeasured, other._home = self._unmeasured, replace(self._home)
+        # Both may add nodes to the one graph, which must not grow while the other is saved.
+        other._editing = self._editing
+        return other
+
+    def _publish(self, after: Snapshot) -> None:
         """Let searches see `after`; put new labels into the graph once they are many."""
         before, self._now = self._now, after
-        self._unwritten |= set(changed)
-        if edited:
-            self._unwritten.add("nodes")
-            self._manifest = replace(self._manifest, edits=self._manifest.edits + edited)
         # New labels are compared exactly until then, so they cannot lower the recall.
         self._unmeasured |= bool((after.nodes[: len(before)] != before.nodes).any())
-        if self._manifest.kind == "hnsw" and len(after.pending) > PENDING:
+        if self._facts.kind == "hnsw" and len(after.pending) > PENDING:
             if after.graph is None:
                 self.rebuild()
                 return
@@ -393,5 +411,4 @@ class LabelIndex:
             nodes = after.nodes.copy()
             nodes[labels] = after.graph.insert(labels, after.vectors)
             self._now = replace(after, nodes=nodes)
-            self._unwritten |= {"graph", "nodes"}
             self._unmeasured = True

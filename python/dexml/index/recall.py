@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml.index.exact import Found
-from dexml.index.sealed import Recall
+from dexml.index.exact import Hits
+from dexml.index.facts import Recall
 
 EXACT_UP_TO, EXACT_TEST_UP_TO = 50_000, 131_072
 """Labels up to which exact search is the default, for k <= 10, and for k <= 100 or a few queries:
@@ -90,7 +90,7 @@ def check_parameters(
 
 
 def measure(
-    search: Callable[[int, int], Found],
+    search: Callable[[int, int], Hits],
     truth: NDArray[np.float32],
     targets: Sequence[tuple[int, float]],
     n_labels: int,

@@ -1,8 +1,7 @@
-"""The labels at one moment, and how they are searched. Nothing in it changes any more."""
+"""The rows of an index at one moment, and how they are searched. A snapshot never changes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml.data import Csr
-from dexml.index.exact import SPARE, Found, Only, Space, chosen, longest, ranked
+from dexml.index.exact import SPARE, Hits, Only, Space, chosen, longest, ranked
 from dexml.index.graph import Graph
 from dexml.index.recall import MAX_EF
 from dexml.topk import merge
@@ -26,30 +25,27 @@ class Snapshot:
     Attributes:
         vectors: Shape (L, D), float32, removed labels included.
         alive: False for removed labels, shape (L,).
-        nodes: The node of the graph that stands for each label, int32, shape (L,); -1: none,
-            and the label is compared exactly.
-        texts: Texts of the labels, if they are known.
+        nodes: The node of the graph that stands for each label, int32, shape (L,); -1 for a label
+            without a node, which is compared exactly.
         longest: At least the norm of any vector.
-        graph: Proposes labels; it may hold nodes of other moments.
+        graph: Proposes labels. It may hold nodes of other moments, which are passed over.
     """
 
     vectors: NDArray[np.float32]
     alive: NDArray[np.bool_]
     nodes: NDArray[np.int32]
-    texts: list[str] | None
     longest: float
     graph: Graph | None
 
     @classmethod
-    def of(cls, vectors: NDArray[np.float32], texts: Sequence[str] | None) -> Snapshot:
-        """Labels 0 to L - 1, not in a graph.
+    def of(cls, vectors: NDArray[np.float32]) -> Snapshot:
+        """Labels 0 to L - 1, all alive, without a graph.
 
         Raises:
             ValueError: A vector is not finite.
         """
         alive, nodes = np.ones(len(vectors), np.bool_), np.full(len(vectors), -1, np.int32)
-        listed = None if texts is None else list(texts)
-        return cls(vectors, alive, nodes, listed, longest(vectors), None)
+        return cls(vectors, alive, nodes, longest(vectors), None)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -66,12 +62,12 @@ class Snapshot:
 
     @cached_property
     def n_in_graph(self) -> int:
-        """Labels that a node stands for."""
+        """Labels with a node."""
         return int((self.nodes >= 0).sum())
 
     @cached_property
     def pending(self) -> NDArray[np.int64]:
-        """Labels that no node stands for."""
+        """Labels without a node."""
         return np.flatnonzero(self.alive & (self.nodes < 0))
 
     @cached_property
@@ -92,7 +88,7 @@ class Snapshot:
         only: Only | None = None,
         device: str = "cpu",
         progress: bool = False,
-    ) -> Found:
+    ) -> Hits:
         """Compare all labels, or those of a group."""
         space = self.space
         if only is not None:
@@ -113,18 +109,18 @@ class Snapshot:
         *,
         exclude: Csr | None = None,
         num_threads: int | None = None,
-    ) -> Found:
-        """Let the graph propose labels; those without a node are all compared.
+    ) -> Hits:
+        """Let the graph propose labels, and compare all labels without a node.
 
-        Rows for which it proposes too few are searched exactly.
+        Queries for which it proposes too few are searched exactly.
         """
-        found = [
+        parts = [
             self._near(
                 queries[rows], k, ef, None if exclude is None else exclude[rows], num_threads
             )
             for rows in (slice(i, i + _BLOCK) for i in range(0, max(1, len(queries)), _BLOCK))
         ]
-        return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+        return np.concatenate([ids for ids, _ in parts]), np.concatenate([s for _, s in parts])
 
     def _near(
         self,
@@ -133,11 +129,11 @@ class Snapshot:
         ef: int,
         exclude: Csr | None,
         num_threads: int | None,
-    ) -> Found:
+    ) -> Hits:
         extra = 0 if exclude is None else int(np.diff(exclude.indptr).max(initial=0))
         if self.graph is None or k + extra > MAX_EF:
             return self.exact(queries, k, exclude=exclude)
-        # As many more as there are nodes out of use.
+        # Nodes out of use take places among the nearest, so ask for as many more.
         share = len(self.graph) / max(1, self.n_in_graph)
         wide = int(np.ceil(max(ef, k + extra) * share))
         nodes, labels = self.graph.near(queries, wide, num_threads=num_threads)

@@ -3,6 +3,12 @@
 python -m dexml.predict RUN [TEXTS.txt or -] [-k 10] [--out FILE]
 """
 
-from dexml.predict.predictor import Prediction, Predictor
+from dexml import console
 
-__all__ = ["Prediction", "Predictor"]
+console.require("train", "tqdm")
+
+# isort: split
+from dexml.predict.predictor import Prediction, Predictor
+from dexml.predict.served import Opened, open_run
+
+__all__ = ["Opened", "Prediction", "Predictor", "open_run"]

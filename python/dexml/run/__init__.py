@@ -1,5 +1,18 @@
-"""The run folder: where training leaves its files and the later stages find them."""
+"""The run folder: where training leaves its files and everything later finds them.
 
-from dexml.run.folder import Run
+One manifest seals all parts; labels have one owner; one process at a time trains or edits.
+"""
 
-__all__ = ["Run"]
+from dexml.run.labels import LabelSet, check_texts
+from dexml.run.run import FORMAT, Run, check_there, encoder_seals, hold, require
+
+__all__ = [
+    "FORMAT",
+    "LabelSet",
+    "Run",
+    "check_texts",
+    "check_there",
+    "encoder_seals",
+    "hold",
+    "require",
+]

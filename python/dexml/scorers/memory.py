@@ -1,82 +1,55 @@
-"""Memory of the training points: the nearest of them vote for their labels.
+"""Training points that vote for their labels: who votes, and what the votes add to scores.
 
-The score of a label becomes ``score + weight x votes``, where each of the nearest training points
-gives its share of one vote to all of its labels. Figures and choices: ``docs/memory.md``. Knows
-numpy, scipy and the Rust core (and hnswlib where a graph is asked for), and nothing of torch.
+Each of the nearest training points gives its share of one vote to all of its labels. This file
+knows vectors only; `dexml.scorers.neighbours` makes them from texts. How the numbers were chosen:
+``docs/memory.md``.
 """
 
 from __future__ import annotations
 
-from copy import copy
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from threading import Lock, RLock
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from tqdm import tqdm
 
-from dexml import _rust
+from dexml import _rust, data
 from dexml.data import Csr, csr_parts, pair_parts
-from dexml.index import sealed
-from dexml.index.exact import Found
-from dexml.index.labels import LabelIndex
+from dexml.index import Hits
+from dexml.run import require
 from dexml.scorers.points import Points, positives_of, unit, widened
-from dexml.scorers.votes import NEIGHBOURS, TEMPERATURE, MemorySettings, mask_of, shares
+from dexml.scorers.votes import NEIGHBOURS, TEMPERATURE, VoteSettings, mask_of, shares
+from dexml.sealed import Part, Sealed, array_part
 
+PREFIX = "neighbours/"
 _BLOCK = 1024
-"""Queries mixed between two looks at the clock."""
+"""Queries mixed between two updates of the progress bar."""
 
 
-@dataclass
-class Home:
-    """The folder that a memory was loaded from or saved to; one for all copies of the memory."""
-
-    lock: Lock = field(default_factory=Lock)
-    """Of who saves."""
-    folder: Path | None = None
-    digest: str = ""
-    """Of the manifest there."""
-    state: Points | None = None
-    settings: MemorySettings | None = None
-    """What is there."""
-
-    def digest_in(self, folder: Path) -> str:
-        """The digest that the manifest must have there; ``""``: any."""
-        return self.digest if folder.resolve() == self.folder else ""
-
-    def has(self, folder: Path, points: Points, settings: MemorySettings) -> bool:
-        """Whether these points with these settings are what was loaded from there or saved."""
-        return self.digest_in(folder) != "" and points is self.state and settings == self.settings
-
-    def is_in(self, folder: Path) -> bool:
-        """Whether what was loaded or saved is there still."""
-        return sealed.digest_there(folder / sealed.MANIFEST) == self.digest_in(folder) != ""
-
-    def check(self, folder: Path) -> None:
-        """Refuse a folder that another process has saved to since."""
-        sealed.check_unchanged(folder, self.digest_in(folder))
-
-
+@dataclass(frozen=True, eq=False)
 class PointMemory:
-    """Training points that vote for their labels.
+    """Training points that vote for their labels. It never changes: edits return another one.
 
-    Points are found by the cosine of their embeddings, without the bias dimension of a search
-    vector: it is the same for all points and says nothing of them. Searches may run in other
-    threads while points are added or labels removed; each of them sees all of a change or none.
-    Those who change it wait for each other.
+    Points are compared by the cosine of their embeddings, without the bias dimension of a search
+    vector, which is the same for all points.
     """
 
-    def __init__(
-        self,
+    points: Points
+    settings: VoteSettings
+
+    @classmethod
+    def of(
+        cls,
         vectors: NDArray[np.float32],
         y: Csr,
         *,
         weight: float,
         neighbours: int = NEIGHBOURS,
         temperature: float = TEMPERATURE,
-    ) -> None:
+    ) -> PointMemory:
         """Keep unit copies of the vectors, and the positives of `y`.
 
         Args:
@@ -89,94 +62,43 @@ class PointMemory:
         Raises:
             ValueError: Shapes disagree, a vector is not finite, or a number is out of range.
         """
-        self.settings = MemorySettings(weight, neighbours, temperature)
+        settings = VoteSettings(weight, neighbours, temperature)
         vectors, y = unit(vectors, "vectors"), positives_of(y, len(vectors))
-        self.state = Points(vectors, vectors[:0], y, None)
-        self.home = Home()
-        self._editing = RLock()
-
-    @classmethod
-    def restored(cls, state: Points, settings: MemorySettings) -> PointMemory:
-        """A memory of points that have been checked before (`dexml.scorers.memory_files`)."""
-        memory = cls.__new__(cls)
-        memory.settings, memory.state = settings, state
-        memory.home, memory._editing = Home(), RLock()
-        return memory
+        return cls(Points(vectors, vectors[:0], y), settings)
 
     @property
     def n_points(self) -> int:
         """Points that may vote."""
-        return len(self.state)
+        return len(self.points)
 
     @property
     def n_labels(self) -> int:
-        """Labels that can have votes; the label vectors of a search may be more."""
-        return int(self.state.y.shape[1])
+        """Labels that can have votes; there may be more label vectors than these."""
+        return int(self.points.y.shape[1])
 
-    @property
-    def dim(self) -> int:
-        """Dimensions of a point, without the bias."""
-        return self.state.dim
+    @cached_property
+    def has_points(self) -> NDArray[np.bool_]:
+        """Whether any point has the label, shape (n_labels,)."""
+        mask = np.zeros(self.n_labels, np.bool_)
+        mask[self.points.y.indices] = True
+        return mask
 
-    def note(self) -> str:
-        """Say who votes, in a few words."""
-        made, by = self.settings, "" if self.state.graph is None else " found by HNSW"
-        return (
-            f"votes of {self.n_points} training points, weight {made.weight:g} "
-            f"({made.neighbours} a text{by}, temperature {made.temperature:g})"
-        )
+    def with_points(self, vectors: NDArray[np.float32], y: Csr) -> PointMemory:
+        """Return a memory with more points behind these; `y` may have more labels than before."""
+        added = unit(vectors, "vectors", self.points.dim)
+        more = self.points.with_more(added, positives_of(y, len(vectors)))
+        return replace(self, points=more)
 
-    def add_points(self, vectors: NDArray[np.float32], y: Csr) -> NDArray[np.int64]:
-        """Append points; rows as in the constructor. `y` may have more labels than before.
+    def with_first_labels(self, n_labels: int) -> PointMemory:
+        """Return a memory without labels from id `n_labels` on; all points stay."""
+        if n_labels >= self.n_labels:
+            return self
+        points = self.points.without(np.arange(n_labels, self.n_labels))
+        return replace(self, points=replace(points, y=widened(points.y, n_labels)))
 
-        Returns:
-            Row ids of the new points, for `own`.
-        """
-        added, new_y = unit(vectors, "vectors", self.dim), positives_of(y, len(vectors))
-        with self._editing:
-            old = self.state
-            self.state = old.with_more(added, new_y)
-        return np.arange(len(old), len(old) + len(added))
-
-    def remove_labels(self, ids: NDArray[np.integer[Any]] | list[int]) -> None:
-        """Take the votes of labels away for good; points stay, also without labels.
-
-        Raises:
-            ValueError: An id is negative. One beyond `n_labels` has no votes and is passed over.
-        """
-        gone = np.asarray(ids, np.int64)
-        if gone.size and gone.min() < 0:
-            raise ValueError(f"label {gone.min()} cannot be removed: ids start at 0")
-        with self._editing:
-            self.state = self.state.without(gone)
-
-    def keep_labels(self, n_labels: int) -> None:
-        """Forget labels from id `n_labels` on; their ids may be given to others."""
-        with self._editing:
-            if n_labels < self.n_labels:
-                self.remove_labels(np.arange(n_labels, self.n_labels))
-                self.state = replace(self.state, y=widened(self.state.y, n_labels))
-
-    def build_graph(self, *, seed: int, progress: bool = False, **options: Any) -> None:
-        """Search the points by an HNSW graph from now on: approximate, for many points.
-
-        Points added later are compared one by one until the graph is built again.
-
-        Args:
-            seed: Seed of the graph's levels.
-            progress: Show a bar.
-            options: Further arguments of `LabelIndex.build`, such as ``m`` or ``recall``.
-        """
-        with self._editing:
-            points = self.state
-            vectors = np.concatenate([points.base, points.added])
-            if not len(vectors):
-                raise ValueError("no points to build a graph over")
-            k = min(self.settings.neighbours, len(vectors))
-            graph = LabelIndex.build(
-                vectors, queries=vectors[:1000], k=k, seed=seed, progress=progress, **options
-            )
-            self.state = replace(points, base=graph.vectors, added=vectors[:0], graph=graph)
+    def with_settings(self, weight: float, neighbours: int, temperature: float) -> PointMemory:
+        """Return a memory of the same points with other settings; nothing is copied."""
+        return replace(self, settings=VoteSettings(weight, neighbours, temperature))
 
     def nearest(
         self,
@@ -184,7 +106,7 @@ class PointMemory:
         k: int,
         *,
         own: NDArray[np.integer[Any]] | None = None,
-    ) -> Found:
+    ) -> Hits:
         """Find the k nearest points of each query, and their cosines.
 
         Args:
@@ -195,60 +117,79 @@ class PointMemory:
         Returns:
             ``ids`` int32 and ``cosines`` float32, (n, k), padded with -1 and -inf.
         """
-        return self.state.nearest(queries, k, own)
+        return self.points.nearest(queries, k, own)
 
-    def with_settings(self, weight: float, neighbours: int, temperature: float) -> PointMemory:
-        """The same points with other settings; nothing is copied."""
-        other = copy(self)
-        other.settings = MemorySettings(weight, neighbours, temperature)
-        return other
+    def votes(self, queries: NDArray[np.float32]) -> Csr:
+        """Count the votes for each label, before the weight.
+
+        Args:
+            queries: As in `nearest`.
+
+        Returns:
+            Shape (n, n_labels), float64, ids ascending in each row; all voters together give a
+            label at most 1.
+        """
+        voters, cosines = self.nearest(queries, self.settings.neighbours)
+        weights = shares(cosines, self.settings.temperature)
+        known = voters >= 0
+        indptr = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
+        cast = csr_array(
+            (weights[known].astype(np.float64), voters[known], indptr),
+            shape=(len(queries), self.n_points),
+        )
+        votes = csr_array(cast @ self.points.y)
+        votes.sort_indices()
+        return votes
 
     def mix(
         self,
         queries: NDArray[np.float32],
-        found: Found,
+        hits: Hits,
         label_vectors: NDArray[np.float32],
         k: int,
         *,
         exclude: Csr | None = None,
         only: NDArray[Any] | None = None,
         own: NDArray[np.integer[Any]] | None = None,
-        near: Found | None = None,
+        near: Hits | None = None,
         progress: bool = False,
         num_threads: int | None = None,
-    ) -> Found:
-        """Rank by ``score + weight x votes``: as if all labels were scored, but sparsely.
+    ) -> Hits:
+        """Rank by ``score + weight x votes``, as if all labels were scored.
+
+        It is exact although few labels are looked at: a label without votes keeps its score, so
+        only `hits` and the labels that have votes can be among the best.
 
         Args:
             queries: Search vectors of the points in question, shape (n, D + 1) or, in a search
                 without biases, (n, D).
-            found: The best labels by score alone, ``ids`` and ``scores``, at least k columns, found
-                with the same `exclude` and `only`. Their scores are taken as they are.
+            hits: The best labels by score alone, ``ids`` and ``scores``, at least k columns, from
+                a search with the same `exclude` and `only`. Their scores are taken as they are.
             label_vectors: Vectors of all labels, same dimensions as the queries: they score the
-                labels that have votes but are not in `found`.
+                labels that have votes but are not among `hits`.
             k: Labels a query.
             exclude: Pairs (query, label) to leave out, shape (n, L).
-            only: Labels that may be found: a bool mask (L,), or their ids. It must leave out what
-                was removed from the index, unless `remove_labels` was told.
+            only: Labels that may be found: a bool mask (L,), or their ids. It must leave out
+                removed labels.
             own: For each query the row of the training point that it is, or -1; a point never
                 votes for itself.
-            near: What `nearest` found for these queries, at least `neighbours` columns, where
-                it is known already; `own` has no effect then.
+            near: What `nearest` gave for these queries, at least `neighbours` columns, where
+                they are known already; `own` has no effect then.
             progress: Show a bar.
             num_threads: Threads; default all cores. The result does not depend on it.
 
         Returns:
             ``ids`` int32 and ``scores`` float32, (n, k); equal scores: the smaller id first.
-            With weight 0, `found` itself, cut to k.
+            With weight 0, `hits` itself, cut to k.
 
         Raises:
-            ValueError: Shapes disagree, or `found` is too narrow.
+            ValueError: Shapes disagree, or `hits` is too narrow.
         """
-        points = self.state
-        ids, scores = np.ascontiguousarray(found[0]), np.ascontiguousarray(found[1])
+        points = self.points
+        ids, scores = np.ascontiguousarray(hits[0]), np.ascontiguousarray(hits[1])
         n, n_labels = len(queries), len(label_vectors)
         if ids.shape != scores.shape or ids.ndim != 2 or len(ids) != n:
-            raise ValueError(f"found: shapes {ids.shape} and {scores.shape} for {n} queries")
+            raise ValueError(f"hits: shapes {ids.shape} and {scores.shape} for {n} queries")
         if points.y.shape[1] > n_labels:
             raise ValueError(
                 f"label_vectors: {n_labels} labels, but points of the memory have "
@@ -286,3 +227,64 @@ class PointMemory:
                 )
                 bar.update(rows.stop - start)
         return out
+
+    def note(self) -> str:
+        """Say who votes, in a few words."""
+        settings = self.settings
+        return (
+            f"votes of {self.n_points} training points, weight {settings.weight:g} "
+            f"({settings.neighbours} a text, temperature {settings.temperature:g})"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return plain values for the manifest of a run."""
+        settings = self.settings
+        return {
+            "weight": settings.weight,
+            "neighbours": settings.neighbours,
+            "temperature": settings.temperature,
+            "n_points": self.n_points,
+        }
+
+    def parts(self) -> dict[str, Part]:
+        """Return the files that a run keeps of the points."""
+        points = self.points
+        if len(points.added):
+            vectors = Part(points.write_vectors, ".npy", (points.base, points.added))
+        else:
+            vectors = array_part(points.base)
+        return {
+            f"{PREFIX}points": vectors,
+            f"{PREFIX}positives": Part(
+                lambda path: data.save_labels(path, points.y), ".npz", (points.y,)
+            ),
+        }
+
+    @classmethod
+    def restore(cls, state: Sealed, n_labels: int, dim: int) -> PointMemory:
+        """Open the memory of a run whose bytes were checked; the vectors are mapped.
+
+        Args:
+            state: The run.
+            n_labels: Labels of the run; the memory may know fewer.
+            dim: Dimensions that an embedding has, without the bias.
+
+        Raises:
+            ValueError: The parts do not fit together.
+        """
+        number = int | float
+        kinds = {"weight": number, "neighbours": int, "temperature": number, "n_points": int}
+        facts = require(state, "neighbours", kinds)
+        n = facts["n_points"]
+        vectors = state.array(f"{PREFIX}points", np.float32, (n, None), mmap_mode="r")
+        try:
+            y = positives_of(data.load_labels(state.check(f"{PREFIX}positives")), n)
+            settings = VoteSettings(facts["weight"], facts["neighbours"], facts["temperature"])
+        except ValueError as error:
+            raise state.damaged(str(error)) from None
+        if y.shape[1] > n_labels or vectors.shape[1] != dim:
+            raise state.damaged(
+                f"points with {y.shape[1]} labels and {vectors.shape[1]} dimensions for "
+                f"{n_labels} labels of {dim}"
+            )
+        return cls(Points(vectors, vectors[:0], y), settings)

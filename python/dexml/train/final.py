@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,13 +11,17 @@ from numpy.typing import NDArray
 
 from dexml import console, data
 from dexml.data import Csr
-from dexml.files import replacing
+from dexml.files import replacing, write_json
 from dexml.metrics import Result
-from dexml.run import folder as rundir
-from dexml.run import info as runinfo
-from dexml.scorers import PointMemory, save_memory
+from dexml.run import FORMAT, LabelSet, encoder_seals
+from dexml.run.labels import TRAINED, text_part
+from dexml.run.run import ENCODER
+from dexml.scorers import PointMemory
+from dexml.scorers.dense import QUERIES, TABLE, VECTORS
+from dexml.sealed import Home, Part, array_part
 from dexml.train import features, processes, selection
 from dexml.train.problem import Model
+from dexml.train.schedule import parse_loss
 from dexml.train.selection import REPORTED
 from dexml.train.settings import TrainSettings
 
@@ -60,54 +65,51 @@ class Finished(NamedTuple):
 def save(
     settings: TrainSettings, saved: Saved, selected: dict[str, Any], temperature: float
 ) -> None:
-    """Write what the later stages read; `run.json` comes last and says that all is there."""
-    from safetensors.torch import save_file
-
+    """Write the parts of the run, and the manifest that says that all are there."""
     folder, model = settings.out, saved.model
-    with replacing(folder / "encoder") as beside:
+    with replacing(folder / ENCODER) as beside:
         facts = {
             "base_model": settings.encoder,
             "dataset": settings.data_dir.resolve().name,
             "settings": _changed(settings),
         }
         model.encoder.save(beside, max_tokens=settings.point_tokens, facts=facts)
-    table, prior = model.table, selected["prior"]
-    tensors = {"residual": table.residual.detach(), "bias": table.served_bias(prior)}
-    with replacing(folder / "labels.safetensors") as beside:
-        save_file({n: t.cpu().contiguous() for n, t in tensors.items()}, beside)
-    texts = "".join(f"{text}\n" for text in saved.label_texts)
-    rundir.write_bytes(folder / "labels.txt", texts.encode())
-    rundir.write_array(folder / "label_emb.npy", saved.vectors)
-    rundir.write_array(folder / "query_emb.npy", saved.queries)
-    files = runinfo.seals(folder)
-    fingerprint = runinfo.fingerprint(files)
-    if saved.memory is not None:
-        save_memory(saved.memory, folder / "memory", encoder=fingerprint)
-    info = {
-        "data": os.path.relpath(settings.data_dir, folder),
-        "n_labels": len(saved.label_texts),
+    labels = LabelSet.of(saved.label_texts, model.table.counts.cpu().numpy())
+    prior = selected["prior"]
+    dense: dict[str, Any] = {
         "dim": model.encoder.dim,
         "point_tokens": settings.point_tokens,
         "label_tokens": settings.label_tokens,
         "temperature": temperature,
         "prior": prior,
-        # In float32, as in the label vectors: new labels meet unseen ones to the bit.
-        "unseen_bias": float(np.float32(temperature) * np.float32(_unseen_bias(model))),
-        "memory": selected["memory"],
-        "fingerprint": fingerprint,
+        "unseen_bias": model.table.served_unseen_bias(temperature),
     }
-    if "bce" in settings.loss:
-        info |= {"log_scale": model.log_scale.item(), "offset": model.offset.item()}
-    runinfo.write_info(folder, info, files)
+    if any(part.loss.learns_scale for part in parse_loss(settings.loss)):
+        dense |= {"log_scale": model.log_scale.item(), "offset": model.offset.item()}
+    sections = {
+        "data": os.path.relpath(settings.data_dir, folder.resolve()),
+        "labels": labels.facts(),
+        "dense": dense,
+        "selected": selected["memory"],
+    }
+    parts = labels.parts() | {
+        TRAINED: text_part(labels.texts),
+        VECTORS: array_part(saved.vectors),
+        QUERIES: array_part(saved.queries),
+        TABLE: Part(lambda path: _write_table(path, model, prior), ".safetensors", ()),
+    }
+    if saved.memory is not None:
+        sections["neighbours"] = saved.memory.facts()
+        parts |= saved.memory.parts()
+    Home().save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
 
 
-def _unseen_bias(model: Model) -> float:
-    """The bias that a label without training points is served with: the rarest labels' mean."""
-    counts, bias = model.table.counts, model.table.bias.detach()
-    seen = counts > 0
-    if not bool(seen.any()):
-        return 0.0
-    return float(bias[counts == counts[seen].min()].mean())
+def _write_table(path: Path, model: Model, prior: float) -> None:
+    from safetensors.torch import save_file
+
+    table = model.table
+    tensors = {"residual": table.residual.detach(), "bias": table.served_bias(prior)}
+    save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path)
 
 
 def _changed(settings: TrainSettings) -> dict[str, Any]:
@@ -165,7 +167,7 @@ def score_test(
         )
         found["without_memory"] = plain.metrics
         rows["without memory"] = plain.metrics
-    rundir.write_json(settings.out / "metrics.json", found)
+    write_json(settings.out / "metrics.json", found)
     if show:
         console.say(console.table(rows, REPORTED, {"test, percent": errors}))
         console.say(f"±: standard error, bootstrap over {over}")

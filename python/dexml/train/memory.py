@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dexml.data import Csr
-from dexml.index import Found, exact_search
+from dexml.index import Hits, exact_search
 from dexml.metrics import Evaluator, Result, compare, seen_groups
-from dexml.scorers.memory import PointMemory
+from dexml.scorers import PointMemory
 
 PRIORS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 WEIGHTS = (0.1, 0.2, 0.4, 0.8)
@@ -98,11 +98,11 @@ class _Trials:
         self.validation = validation
         self.metrics = list(dict.fromkeys([select, *REPORTED]))
         self.k = max(int(name.split("@")[1]) for name in self.metrics)
-        self.memory = PointMemory(validation.points, validation.y, weight=0)
+        self.memory = PointMemory.of(validation.points, validation.y, weight=0)
         self.near = self.memory.nearest(validation.queries, max(1, n_neighbours))
         self.groups = {"seen": seen_groups(validation.y)}
         self.vectors = validation.label_vectors.copy()  # with the bias of the prior scored last
-        self.found: dict[float, Found] = {}
+        self.found: dict[float, Hits] = {}
 
     def score(
         self, prior: float, weight: float, neighbours: int = 1, temperature: float = 1.0

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, with_bias_dimension
-from dexml.index import Found, exact_search
+from dexml.index import Hits, exact_search
 from dexml.metrics import Evaluator, Result
 from dexml.scorers import PointMemory
 from dexml.train import processes
@@ -91,7 +91,7 @@ def search(
     memory: PointMemory | None = None,
     *,
     shared: bool,
-) -> Found:
+) -> Hits:
     """The best k labels of each point."""
     mine = processes.own(len(point_features)) if shared else slice(0, len(point_features))
     ids = np.zeros((len(point_features), k), np.int32)

@@ -17,7 +17,7 @@ pub(crate) type CsrArgs<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py,
 pub(crate) type Ranking<'py> = (Bound<'py, PyArray2<i32>>, Bound<'py, PyArray2<f32>>);
 
 /// Borrows an array of the given element type and number of dimensions.
-fn borrow<'py, T: Element, D: ndarray::Dimension>(
+pub(crate) fn borrow<'py, T: Element, D: ndarray::Dimension>(
     name: &str,
     object: &Bound<'py, PyAny>,
 ) -> PyResult<PyReadonlyArray<'py, T, D>> {

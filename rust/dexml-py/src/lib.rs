@@ -10,6 +10,7 @@ mod evaluator;
 mod files;
 mod lexical;
 mod pool;
+mod ranker;
 mod ranking;
 mod sampling;
 mod statistics;
@@ -31,6 +32,8 @@ mod _rust {
         PyInvertedIndex, PyTokenizer, PyVocabulary, join_rows, label_centroids, pair_scores,
         vote_sums,
     };
+    #[pymodule_export]
+    use super::ranker::{fit_ranker, score_ranker};
     #[pymodule_export]
     use super::ranking::{drop_pairs_csr, drop_pairs_ids, merge_topk, topk_csr, topk_dense};
     #[pymodule_export]

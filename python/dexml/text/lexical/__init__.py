@@ -16,6 +16,7 @@ from dexml.text.lexical.vectorizer import (
     VectorizerSettings,
     fit_vectorizer,
     load_vectorizer,
+    open_vectorizer,
 )
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "label_centroids",
     "load_vectorizer",
     "neighbour_votes",
+    "open_vectorizer",
     "pair_scores",
 ]

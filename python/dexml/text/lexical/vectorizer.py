@@ -134,6 +134,10 @@ class Vectorizer:
         vocabulary = _rust.Vocabulary.parse(TOKENS, tokens, df, len(texts))
         return replace(self, _vocabulary=vocabulary)
 
+    def tokens(self) -> bytes:
+        """Return the tokens, one a line, in the order of the columns, as UTF-8."""
+        return self._vocabulary.to_text()
+
     def save(self, folder: Path) -> None:
         """Write a folder with ``vectorizer.json``, ``tokens.txt`` (a token a line) and ``df.npy``.
 
@@ -205,7 +209,7 @@ def load_vectorizer(folder: Path) -> Vectorizer:
             for name, value in content["settings"].items()
         }
         settings, n_texts = VectorizerSettings(**values), int(content["n_texts"])
-        tokenizer = _tokenizer(settings)
+        _tokenizer(settings)  # refuses settings that no tokenizer can be made of
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / SETTINGS}: not a vectorizer: {error}") from error
     try:
@@ -214,9 +218,25 @@ def load_vectorizer(folder: Path) -> Vectorizer:
         raise ValueError(f"{folder / FREQUENCIES}: damaged: {error}") from error
     if df.dtype != np.int64 or df.ndim != 1:
         raise ValueError(f"{folder / FREQUENCIES}: {df.dtype}, {df.ndim}-d; expected int64, 1-d")
-    tokens = folder / TOKENS
+    return open_vectorizer(settings, folder / TOKENS, df, n_texts)
+
+
+def open_vectorizer(
+    settings: VectorizerSettings, tokens: Path, df: NDArray[np.int64], n_texts: int
+) -> Vectorizer:
+    """Put a vectorizer together again.
+
+    Args:
+        settings: Those it was fitted with.
+        tokens: The file with the bytes of `Vectorizer.tokens`.
+        df: `Vectorizer.df`.
+        n_texts: `Vectorizer.n_texts`.
+
+    Raises:
+        ValueError: They do not fit together; the message names the file.
+    """
     vocabulary = _rust.Vocabulary.parse(str(tokens), tokens.read_bytes(), df, n_texts)
-    return Vectorizer(settings, tokenizer, vocabulary)
+    return Vectorizer(settings, _tokenizer(settings), vocabulary)
 
 
 def _tokenizer(settings: VectorizerSettings) -> _rust.Tokenizer:

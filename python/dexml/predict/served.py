@@ -1,0 +1,169 @@
+"""A run as it is served: read from its folder, at one moment, and written back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+
+from dexml import sealed
+from dexml.index import EXACT_UP_TO, LabelIndex
+from dexml.predict.arguments import at_least_one
+from dexml.run import FORMAT, LabelSet, Run, check_there
+from dexml.scorers import (
+    Change,
+    DenseScorer,
+    Embedder,
+    Fusion,
+    NeighbourScorer,
+    PointMemory,
+    Scorer,
+    VotedScorer,
+)
+from dexml.scorers.dense import Search, encoder_folder
+from dexml.scorers.embedder import Precision
+from dexml.sealed import Home, Sealed
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """Labels and scorer at one moment. It never changes: edits return another one."""
+
+    labels: LabelSet
+    scorer: Scorer
+
+    def after(self, change: Change) -> Served:
+        """Return labels and scorer after an edit."""
+        return Served(change.labels, self.scorer.update(change))
+
+    def save(self, run: Run, home: Home, *, lock: bool = True) -> Run:
+        """Write labels and scorer to the run, all at once.
+
+        Parts of the run that belong to neither (encoder, what training left) stay as they are.
+
+        Args:
+            run: The run as it was opened or last saved.
+            home: What of labels and scorer lies in its folder already.
+            lock: Hold the run's lock meanwhile; False: the caller does.
+
+        Returns:
+            The run as it is now.
+
+        Raises:
+            ValueError: The scorer leaves out a section that the run's own scorer has.
+            RuntimeError: Another process has saved to the run meanwhile.
+        """
+        if (dense := dense_of(self.scorer)) is not None:
+            dense.index.prepare_save()
+        parts = self.labels.parts() | dict(self.scorer.parts())
+        # Labels were edited: what is left behind would not fit them, and the run not open again.
+        if lost := _sections(home.sources) - _sections(parts):
+            raise ValueError(
+                f"{run.folder}: this scorer does not save {', '.join(sorted(lost))}, which the run "
+                "has; make it a dexml.scorers.Fusion with the run's own scorer"
+            )
+        facts = dict(run.facts) | self.scorer.facts() | {"labels": self.labels.facts()}
+        keep = {
+            role: seal
+            for role, seal in run.state.parts.items()
+            if role not in parts and role not in home.sources
+        }
+        home.save(run.folder, FORMAT, facts, parts, keep=keep, lock=lock)
+        assert home.state is not None
+        return Run(home.state)
+
+
+def _sections(roles: Iterable[str]) -> set[str]:
+    return {role.split("/")[0] for role in roles}
+
+
+def scorers_in(scorer: Scorer) -> Iterator[Scorer]:
+    """Yield a scorer, and the scorers that it is made of."""
+    yield scorer
+    if isinstance(scorer, Fusion):
+        for member in scorer.members:
+            yield from scorers_in(member)
+    elif isinstance(scorer, VotedScorer | NeighbourScorer):
+        yield scorer.dense
+
+
+def dense_of(scorer: Scorer) -> DenseScorer | None:
+    """Return the first dense scorer in a scorer; None if there is none."""
+    return next((s for s in scorers_in(scorer) if isinstance(s, DenseScorer)), None)
+
+
+def memory_of(scorer: Scorer) -> PointMemory | None:
+    """Return the first points that vote in a scorer; None if there are none."""
+    voting = (s for s in scorers_in(scorer) if isinstance(s, VotedScorer | NeighbourScorer))
+    return next((s.memory for s in voting), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A run read from its folder.
+
+    Attributes:
+        run: The run.
+        labels: Its labels.
+        scorer: Its own scorer.
+        home: What of labels and scorer lies in the folder.
+    """
+
+    run: Run
+    labels: LabelSet
+    scorer: Scorer
+    home: Home = field(default_factory=Home)
+
+
+def open_run(
+    folder: str | PathLike[str],
+    *,
+    search: Search = "auto",
+    exact_up_to: int = EXACT_UP_TO,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: Precision = "auto",
+) -> Opened:
+    """Read a run, all of it from one state of its folder; every byte is checked first.
+
+    The encoder is loaded with the first text. Arguments: `dexml.predict.Predictor.open`.
+
+    Raises:
+        FileNotFoundError: No finished run there, a part is missing, or no index though `search`
+            needs it.
+        ValueError: A part is damaged, or an argument is not one of its values.
+    """
+    folder = Path(folder)
+    check_there(folder)
+    threads = None if threads is None else at_least_one("threads", threads)
+
+    def build(state: Sealed) -> Opened:
+        labels = LabelSet.restore(state)
+        embedder = Embedder(
+            encoder_folder(state), device=device, threads=threads, precision=precision
+        )
+        dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
+        scorer: Scorer = dense
+        if "neighbours" in state.facts:
+            scorer = VotedScorer(dense, PointMemory.restore(state, len(labels), dense.dim))
+        opened = Opened(Run(state), labels, scorer)
+        opened.home.note(state, labels.parts() | dict(scorer.parts()))
+        return opened
+
+    return sealed.load(folder, FORMAT, build)
+
+
+def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
+    """Return what training left, with a new index over its label vectors: edits are dropped.
+
+    Points that were added stay; their votes for labels that are dropped go.
+    """
+    labels, scorer = LabelSet.restore_trained(opened.run.state), opened.scorer
+    dense = dense_of(scorer)
+    assert dense is not None  # the label vectors of the index are its
+    dense = replace(dense, index=index)
+    memory = memory_of(scorer)
+    if memory is None:
+        return Served(labels, dense)
+    return Served(labels, VotedScorer(dense, memory.with_first_labels(len(labels))))

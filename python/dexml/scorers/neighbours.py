@@ -1,0 +1,189 @@
+"""Scorers in which training points vote: their votes alone, and the dense scorer plus votes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dexml import _rust
+from dexml.data import Csr, csr_parts
+from dexml.index import Hits
+from dexml.scorers.dense import DenseScorer
+from dexml.scorers.memory import PointMemory
+from dexml.scorers.points import widened
+from dexml.scorers.queries import Queries
+from dexml.scorers.scorer import Change
+from dexml.sealed import Part
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourScorer:
+    """Scores a label by the votes of the nearest training points, before the memory's weight.
+
+    It knows the labels that any of its points has. Those without votes among the nearest points
+    score 0.
+
+    Attributes:
+        dense: Embeds the texts, and knows which labels were removed.
+        memory: The points.
+    """
+
+    dense: DenseScorer
+    memory: PointMemory
+
+    def search(
+        self,
+        queries: Queries,
+        k: int,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> Hits:
+        """Find the k labels of each text with most votes; labels without votes are not found."""
+        index = self.dense.index
+        votes = widened(_votes(self.dense, self.memory, queries), index.n_labels)
+        allowed = index.alive if only is None else index.alive & only
+        kept = allowed[votes.indices] & (votes.data > 0)
+        indptr = np.concatenate([[0], np.cumsum(kept)])[votes.indptr]
+        return _rust.topk_csr(
+            indptr,
+            votes.indices[kept].astype(np.int32),
+            votes.data[kept].astype(np.float32),
+            index.n_labels,
+            k,
+            None if exclude is None else csr_parts(exclude, "exclude")[:2],
+        )
+
+    def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Return the votes for the labels `ids` (n, m) of each text; -inf for labels it knows not.
+
+        That is: padding, removed labels, and labels that none of the points has.
+        """
+        votes = _entries(_votes(self.dense, self.memory, queries), ids)
+        known = (ids >= 0) & (ids < self.memory.n_labels)
+        alive = self.dense.index.alive[: self.memory.n_labels]
+        known[known] = (alive & self.memory.has_points)[ids[known]]
+        return np.where(known, votes, np.float32(-np.inf))
+
+    def update(self, change: Change) -> NeighbourScorer:
+        """Return this scorer after an edit; new points vote at once."""
+        dense = self.dense.update(change)
+        return NeighbourScorer(dense, _memory_after(change, self.memory, dense))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the settings of the votes."""
+        return {"neighbours": self.memory.facts()}
+
+    def parts(self) -> dict[str, Part]:
+        """Return the files of the points and their labels."""
+        return self.memory.parts()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return how texts are encoded."""
+        return self.dense.fingerprint()
+
+    def note(self, k: int) -> str:
+        """Say which points vote."""
+        return self.memory.note()
+
+
+@dataclass(frozen=True, eq=False)
+class VotedScorer:
+    """Scores by ``dense + weight x votes``.
+
+    The same sum as a `dexml.scorers.Fusion` of a `DenseScorer` and a `NeighbourScorer`, but it
+    ranks all labels, where a fusion ranks the candidates of its members (`PointMemory.mix`).
+
+    Attributes:
+        dense: Scores and embeds.
+        memory: The points that vote, and their weight.
+    """
+
+    dense: DenseScorer
+    memory: PointMemory
+
+    def search(
+        self,
+        queries: Queries,
+        k: int,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> Hits:
+        """Find the k best labels of each text."""
+        hits = self.dense.search(queries, k, exclude=exclude, only=only)
+        index = self.dense.index
+        if not index.alive.all():  # points may still vote for labels that were removed
+            only = index.alive if only is None else only & index.alive
+        vectors = self.dense.vectors(queries)
+        return self.memory.mix(vectors, hits, index.vectors, k, exclude=exclude, only=only)
+
+    def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Score the labels `ids` (n, m) of each text; -inf for padding and removed labels.
+
+        Up to rounding as `search` does, which adds in another order.
+        """
+        votes = _entries(_votes(self.dense, self.memory, queries), ids)
+        scores = self.dense.score_pairs(queries, ids)
+        return np.asarray(scores + np.float32(self.memory.settings.weight) * votes, np.float32)
+
+    def update(self, change: Change) -> VotedScorer:
+        """Return this scorer after an edit; new points vote at once."""
+        dense = self.dense.update(change)
+        return VotedScorer(dense, _memory_after(change, self.memory, dense))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the settings of the dense scorer and of the votes."""
+        return self.dense.facts() | {"neighbours": self.memory.facts()}
+
+    def parts(self) -> dict[str, Part]:
+        """Return the files of the index, and those of the points."""
+        return self.dense.parts() | self.memory.parts()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return how texts are encoded."""
+        return self.dense.fingerprint()
+
+    def note(self, k: int) -> str:
+        """Say how labels are found and which points vote."""
+        return f"{self.dense.note(k)}; {self.memory.note()}"
+
+
+def _votes(dense: DenseScorer, memory: PointMemory, queries: Queries) -> Csr:
+    """Count the votes for the labels of each text, once for all scorers that ask."""
+    key = (dense.embedder, memory, "votes")
+    return queries.once(key, lambda: memory.votes(dense.vectors(queries)))
+
+
+def _memory_after(change: Change, memory: PointMemory, dense: DenseScorer) -> PointMemory:
+    """Add the points of an edit, once for all scorers with this memory.
+
+    Votes for removed labels stay in the memory: searches pass over them.
+    """
+    points, y = change.points, change.y
+    if points is None or y is None:
+        return memory
+
+    def grown() -> PointMemory:
+        return memory.with_points(np.ascontiguousarray(dense.vectors(points)[:, :-1]), y)
+
+    return change.once(memory, grown)
+
+
+def _entries(matrix: Csr, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    """Look up the columns `ids` (n, m) of each row, sorted by column; 0 where nothing is stored.
+
+    Never dense: a million labels and a block of texts would take gigabytes.
+    """
+    n, width = matrix.shape
+    stored = np.repeat(np.arange(n) * width, np.diff(matrix.indptr)) + matrix.indices
+    wanted = (np.arange(n) * width)[:, None] + ids
+    values = np.zeros(ids.shape, np.float32)
+    if len(stored):
+        at = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
+        hit = (stored[at] == wanted) & (ids >= 0) & (ids < width)
+        values[hit] = matrix.data[at[hit]]
+    return values

@@ -1,0 +1,356 @@
+//! Training of one network.
+
+use rayon::prelude::*;
+
+use super::network::{Network, Pass, Shape, TILE};
+use super::standard::Standard;
+use super::{Candidates, RankerOptions, parameter};
+use crate::error::{Error, Result};
+use crate::memory::{collected, reserve, with_room, zeroed};
+use crate::rng::Rng;
+
+/// Streams of random numbers: the starting weights, and the order of an epoch.
+const START: u64 = 0;
+const ORDER: u64 = 1;
+
+/// The queries that have something to teach, standardised.
+pub(super) struct Lessons<'a> {
+    n_features: usize,
+    /// The features of all lessons: tile after tile, each (`n_features`, [`TILE`]).
+    tiles: Vec<[f32; TILE]>,
+    lessons: Vec<Lesson>,
+    positive: &'a [bool],
+    weights: Option<&'a [f32]>,
+}
+
+/// One query: its first pair, how many it has, and its first tile.
+#[derive(Debug, Clone, Copy)]
+struct Lesson {
+    pair: usize,
+    n_pairs: usize,
+    tile: usize,
+}
+
+impl<'a> Lessons<'a> {
+    /// Takes the queries with both a positive and a negative.
+    pub fn new(candidates: &Candidates<'a>, standard: &Standard) -> Result<Self> {
+        let Candidates { features, n_features, indptr, positive, weights } = *candidates;
+        let (mut lessons, mut n_tiles) = (Vec::new(), 0usize);
+        for span in indptr.windows(2) {
+            let (first, end) = (span[0] as usize, span[1] as usize);
+            let found = &positive[first..end];
+            if found.contains(&true) && found.contains(&false) {
+                reserve(&mut lessons, 1)?;
+                lessons.push(Lesson { pair: first, n_pairs: end - first, tile: n_tiles });
+                n_tiles += (end - first).div_ceil(TILE);
+            }
+        }
+        if lessons.is_empty() {
+            let rule = "must hold a query with both a positive and a negative";
+            return Err(parameter("positive", rule, "none"));
+        }
+        let mut tiles = zeroed::<[f32; TILE]>(n_tiles.saturating_mul(n_features))?;
+        for lesson in &lessons {
+            let own = &mut tiles[lesson.tile * n_features..];
+            let rows = lesson.pair * n_features..(lesson.pair + lesson.n_pairs) * n_features;
+            let groups = features[rows].chunks(TILE * n_features);
+            for (i, (tile, rows)) in own.chunks_exact_mut(n_features).zip(groups).enumerate() {
+                let fill = standard.view().fill(tile, rows);
+                fill.map_err(|e| e.shift_rows(lesson.pair + i * TILE))?;
+            }
+        }
+        Ok(Self { n_features, tiles, lessons, positive, weights })
+    }
+
+    fn tiles(&self, lesson: Lesson) -> &[[f32; TILE]] {
+        let first = lesson.tile * self.n_features;
+        &self.tiles[first..first + lesson.n_pairs.div_ceil(TILE) * self.n_features]
+    }
+
+    /// Leaves the gradient of a query's loss in `pass` and returns the loss.
+    fn study(&self, lesson: Lesson, network: &Network, pass: &mut Pass) -> Result<f64> {
+        let tiles = self.tiles(lesson);
+        pass.forward(network, tiles)?;
+        let span = lesson.pair..lesson.pair + lesson.n_pairs;
+        let positive = &self.positive[span.clone()];
+        let weights = self.weights.map(|weights| &weights[span]);
+        let n_tiles = lesson.n_pairs.div_ceil(TILE);
+        let slopes = &mut pass.slopes[..n_tiles];
+        let loss = loss(pass.scores.as_flattened(), positive, weights, slopes.as_flattened_mut());
+        pass.backward(network, tiles);
+        Ok(loss)
+    }
+}
+
+/// The loss of a query, and in `slopes` its derivative by each score, 0 behind the last pair.
+fn loss(scores: &[f32], positive: &[bool], weights: Option<&[f32]>, slopes: &mut [f32]) -> f64 {
+    slopes.fill(0.0);
+    let negatives = || scores.iter().zip(positive).filter(|(_, positive)| !**positive);
+    let largest = negatives().map(|(&s, _)| s).fold(f32::NEG_INFINITY, f32::max);
+    // The slope of a negative is its share of all of them; its exponential is kept there meanwhile.
+    let mut sum = 0.0;
+    for ((slope, &s), _) in slopes.iter_mut().zip(scores).zip(positive).filter(|(_, p)| !**p) {
+        let power = (f64::from(s) - f64::from(largest)).exp();
+        sum += power;
+        *slope = power as f32;
+    }
+    let all = f64::from(largest) + sum.ln();
+    let n_positives = positive.iter().filter(|positive| **positive).count() as f64;
+    let (mut loss, mut pull) = (0.0, 0.0);
+    for (pair, _) in positive.iter().enumerate().filter(|(_, positive)| **positive) {
+        let weight = weights.map_or(1.0, |weights| f64::from(weights[pair])) / n_positives;
+        let behind = all - f64::from(scores[pair]);
+        // ln(1 + e^behind) and its derivative, without overflow.
+        let power = (-behind.abs()).exp();
+        loss += weight * (behind.max(0.0) + power.ln_1p());
+        let share = weight * if behind > 0.0 { 1.0 } else { power } / (1.0 + power);
+        slopes[pair] = -share as f32;
+        pull += share;
+    }
+    let scale = pull / sum;
+    for (slope, _) in slopes.iter_mut().zip(positive).filter(|(_, positive)| !**positive) {
+        *slope = (f64::from(*slope) * scale) as f32;
+    }
+    loss
+}
+
+/// Trains one network.
+pub(super) fn member(
+    lessons: &Lessons<'_>,
+    options: &RankerOptions,
+    member: u64,
+    keep_going: &(dyn Fn() -> bool + Sync),
+) -> Result<Network> {
+    let shape = Shape { n_features: lessons.n_features, hidden: options.hidden };
+    let mut network = start(shape, options.seed, member)?;
+    let n = lessons.lessons.len();
+    let batch = options.batch.min(n);
+    let n_steps = (n.div_ceil(batch) as f64) * options.epochs as f64;
+    let mut adam = Adam::new(&network.params, options)?;
+    let mut order = collected(0..n)?;
+    let mut passes = with_room(batch)?;
+    for _ in 0..batch {
+        passes.push(Pass::new(shape)?);
+    }
+    let mut gradient = zeroed::<f64>(shape.len())?;
+    let mut step = 0.0;
+    for epoch in 0..options.epochs {
+        shuffle(&mut order, &mut Rng::new(options.seed, &[ORDER, member, epoch as u64]));
+        for queries in order.chunks(batch) {
+            if !keep_going() {
+                return Err(Error::Interrupted);
+            }
+            let passes = &mut passes[..queries.len()];
+            let network_now = &network;
+            let studied = passes.par_iter_mut().zip(queries).map(|(pass, &query)| {
+                lessons.study(lessons.lessons[query], network_now, pass).map(|_| ())
+            });
+            studied.collect::<Result<()>>()?;
+            gradient.fill(0.0);
+            for pass in passes.iter() {
+                for (sum, &g) in gradient.iter_mut().zip(&pass.gradient.params) {
+                    *sum += f64::from(g);
+                }
+            }
+            gradient.iter_mut().for_each(|sum| *sum /= queries.len() as f64);
+            adam.step(&gradient, 1.0 - step / n_steps);
+            step += 1.0;
+            for (param, &exact) in network.params.iter_mut().zip(&adam.params) {
+                *param = exact as f32;
+            }
+        }
+    }
+    if network.params.iter().all(|param| param.is_finite()) {
+        Ok(network)
+    } else {
+        let rule = "(or the weights of positives) must be smaller: the network overflows";
+        Err(parameter("learning_rate", rule, options.learning_rate))
+    }
+}
+
+/// The network before its first step.
+fn start(shape: Shape, seed: u64, member: u64) -> Result<Network> {
+    let mut network = Network::zero(shape)?;
+    let mut rng = Rng::new(seed, &[START, member]);
+    let bound = 1.0 / (shape.n_features as f64).sqrt();
+    let mut even = || ((2.0 * rng.unit() - 1.0) * bound) as f32;
+    for unit in 0..shape.hidden {
+        for feature in 0..shape.n_features {
+            network.params[shape.weight(unit, feature)] = even();
+        }
+        network.params[shape.bias(unit)] = even();
+    }
+    Ok(network)
+}
+
+fn shuffle(order: &mut [usize], rng: &mut Rng) {
+    for i in (1..order.len()).rev() {
+        order.swap(i, rng.below(u32::try_from(i + 1).unwrap_or(u32::MAX)) as usize);
+    }
+}
+
+/// `AdamW`, in `f64`.
+struct Adam {
+    params: Vec<f64>,
+    first: Vec<f64>,
+    second: Vec<f64>,
+    n_steps: i32,
+    learning_rate: f64,
+    decay: f64,
+    non_negative: bool,
+}
+
+impl Adam {
+    const BETAS: (f64, f64) = (0.9, 0.999);
+    const EPSILON: f64 = 1e-8;
+
+    fn new(params: &[f32], options: &RankerOptions) -> Result<Self> {
+        Ok(Self {
+            params: collected(params.iter().map(|&param| f64::from(param)))?,
+            first: zeroed(params.len())?,
+            second: zeroed(params.len())?,
+            n_steps: 0,
+            learning_rate: options.learning_rate,
+            decay: options.decay,
+            non_negative: options.non_negative,
+        })
+    }
+
+    /// Takes a step with the given share of the learning rate.
+    fn step(&mut self, gradient: &[f64], share: f64) {
+        let (beta1, beta2) = Self::BETAS;
+        self.n_steps = self.n_steps.saturating_add(1);
+        let rate = self.learning_rate * share;
+        let (bias1, bias2) = (1.0 - beta1.powi(self.n_steps), 1.0 - beta2.powi(self.n_steps));
+        let moments = self.first.iter_mut().zip(&mut self.second);
+        for ((param, (first, second)), &g) in self.params.iter_mut().zip(moments).zip(gradient) {
+            *first += (1.0 - beta1) * (g - *first);
+            *second += (1.0 - beta2) * (g * g - *second);
+            *param *= 1.0 - rate * self.decay;
+            *param -= rate / bias1 * *first / ((*second / bias2).sqrt() + Self::EPSILON);
+            if self.non_negative {
+                *param = param.max(0.0);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The mean loss of all queries in `f64`, written down as the formulas are.
+    fn plain_loss(candidates: &Candidates<'_>, shape: Shape, params: &[f64]) -> f64 {
+        let standard = Standard::of(candidates.features, shape.n_features).unwrap();
+        let score = |pair: usize| {
+            let row = &candidates.features[pair * shape.n_features..(pair + 1) * shape.n_features];
+            let x: Vec<f64> = (0..shape.n_features)
+                .map(|f| (row[f] - standard.mean[f]) / standard.deviation[f])
+                .map(|x| f64::from(x.clamp(-5.0, 5.0)))
+                .collect();
+            let linear: f64 = (0..shape.n_features).map(|f| params[f] * x[f]).sum();
+            let hidden = (0..shape.hidden).map(|unit| {
+                let inner = (0..shape.n_features).map(|f| params[shape.weight(unit, f)] * x[f]);
+                let z = inner.sum::<f64>() + params[shape.bias(unit)];
+                let u = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044_715 * z.powi(3));
+                params[shape.output(unit)] * 0.5 * z * (1.0 + u.tanh())
+            });
+            linear + hidden.sum::<f64>()
+        };
+        let (mut total, mut n) = (0.0, 0.0);
+        for span in candidates.indptr.windows(2) {
+            let pairs = || span[0] as usize..span[1] as usize;
+            let positives: Vec<_> = pairs().filter(|&p| candidates.positive[p]).collect();
+            let negatives: Vec<_> = pairs().filter(|&p| !candidates.positive[p]).collect();
+            if positives.is_empty() || negatives.is_empty() {
+                continue;
+            }
+            let terms = positives.iter().map(|&p| {
+                let others: f64 = negatives.iter().map(|&n| (score(n) - score(p)).exp()).sum();
+                candidates.weights.map_or(1.0, |w| f64::from(w[p])) * others.ln_1p()
+            });
+            total += terms.sum::<f64>() / positives.len() as f64;
+            n += 1.0;
+        }
+        total / n
+    }
+
+    #[test]
+    fn gradient_agrees_with_finite_differences() {
+        let mut rng = Rng::new(7, &[]);
+        let shape = Shape { n_features: 5, hidden: 11 };
+        let indptr = [0, 6, 6, 13, 14, 17, 21];
+        let features: Vec<f32> = (0..21 * 5).map(|_| rng.unit() as f32 * 4.0 - 1.0).collect();
+        // Query 3 has one candidate, query 4 no positive; query 0 has only positives but one.
+        let positive: Vec<bool> =
+            (0..21).map(|p| p != 3 && (p < 6 || p % 3 == 0 && p < 14 || p > 18)).collect();
+        let weights: Vec<f32> = (0..21).map(|_| 0.5 + rng.unit() as f32).collect();
+        let candidates = Candidates {
+            features: &features,
+            n_features: 5,
+            indptr: &indptr,
+            positive: &positive,
+            weights: Some(&weights),
+        };
+        let standard = Standard::of(&features, 5).unwrap();
+        let lessons = Lessons::new(&candidates, &standard).unwrap();
+        assert_eq!(lessons.lessons.len(), 3);
+
+        let mut network = start(shape, 3, 0).unwrap();
+        for f in 0..5 {
+            network.params[f] = 0.3 * f as f32 - 0.5;
+        }
+        for unit in 0..shape.hidden {
+            network.params[shape.output(unit)] = 0.2 * unit as f32 - 1.0;
+        }
+        let params: Vec<f64> = network.params.iter().map(|&param| f64::from(param)).collect();
+        let mut gradient = vec![0.0; shape.len()];
+        let mut total = 0.0;
+        let mut pass = Pass::new(shape).unwrap();
+        for &lesson in &lessons.lessons {
+            total += lessons.study(lesson, &network, &mut pass).unwrap() / 3.0;
+            for (sum, &g) in gradient.iter_mut().zip(&pass.gradient.params) {
+                *sum += f64::from(g) / 3.0;
+            }
+        }
+        assert!((total - plain_loss(&candidates, shape, &params)).abs() < 1e-6);
+        let used = (0..shape.hidden).flat_map(|unit| {
+            let weights = (0..5).map(move |f| shape.weight(unit, f));
+            weights.chain([shape.bias(unit), shape.output(unit)])
+        });
+        for at in (0..5).chain(used) {
+            let shifted = |by: f64| {
+                let mut params = params.clone();
+                params[at] += by;
+                plain_loss(&candidates, shape, &params)
+            };
+            let difference = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
+            assert!((gradient[at] - difference).abs() < 2e-6, "{at} {} {difference}", gradient[at]);
+        }
+        // Units that only fill a chunk have gradient 0.
+        for unit in shape.hidden..16 {
+            assert_eq!((gradient[shape.output(unit)], gradient[shape.bias(unit)]), (0.0, 0.0));
+        }
+    }
+
+    #[test]
+    fn loss_stays_finite_for_huge_scores() {
+        let mut slopes = [1.0; 4];
+        for scores in [[3e38, -3e38, 0.0, 0.0], [-3e38, 3e38, 3e38, 0.0]] {
+            let value = loss(&scores, &[true, false, false], None, &mut slopes);
+            assert!(value.is_finite() && slopes.iter().all(|slope| slope.is_finite()));
+            assert_eq!(slopes[3], 0.0);
+        }
+        assert_eq!(slopes, [-1.0, 0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn every_epoch_has_every_query_once() {
+        let mut order: Vec<usize> = (0..50).collect();
+        shuffle(&mut order, &mut Rng::new(0, &[1]));
+        assert!(!order.is_sorted());
+        order.sort_unstable();
+        assert_eq!(order, (0..50).collect::<Vec<_>>());
+    }
+}
