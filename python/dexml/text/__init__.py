@@ -1,4 +1,4 @@
-"""Token ids of texts, ragged and cached."""
+"""Token ids of texts, ragged and cached; tf-idf rows are in `dexml.text.lexical`."""
 
 from dexml.text.tokens import Tokens, tokenize
 
