@@ -26,10 +26,10 @@ from dexml.commands.train import main as train_main
 from dexml.console import run
 from dexml.metrics import evaluate
 from dexml.report.of_training import report_training
-from dexml.run import folder as rundir
+from dexml.run import Run
 from dexml.train import checkpoint, final, fit, memory, selection, step
 from dexml.train.schedule import rate
-from small import assert_same, log_of, train_settings, weights
+from small import assert_same, log_of, part_path, train_settings, weights
 from tiny_encoders import tiny
 
 
@@ -45,9 +45,9 @@ def test_stage_heads_learns_and_leaves_a_complete_run(
     result = train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=30))
     assert result is not None
     assert result.metrics["P@1"] > 0.3  # a label drawn at random: 0.02
-    run_dir = rundir.Run.open(out)
-    assert run_dir.info["n_labels"] == 64
-    assert run_dir.data_dir() == tiny_data.resolve()
+    finished = Run.open(out)
+    assert finished.facts["labels"]["n_labels"] == 64
+    assert finished.data_dir() == tiny_data.resolve()
     saved = json.loads((out / "metrics.json").read_text())
     assert saved["metrics"] == result.metrics
     assert set(saved["standard_errors"]) == set(selection.REPORTED)
@@ -78,7 +78,7 @@ def test_best_validation_epoch_is_kept(
     out = tmp_path / "run"
     train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=4, refit=False))
     assert len(kept) == 4
-    saved = load_file(tmp_path / "run" / "labels.safetensors")
+    saved = load_file(part_path(tmp_path / "run", "dense/table"))
     assert torch.equal(saved["residual"], kept[1]["table.residual"])
     assert not torch.equal(saved["residual"], kept[3]["table.residual"])
 
@@ -103,15 +103,15 @@ def test_refit_uses_all_points_the_selected_epochs_and_the_selected_prior(
     chosen = json.loads((tmp_path / "run" / "checkpoint" / "selection.json").read_text())
     assert chosen["epochs"] == {"heads": 2}
     assert chosen["prior"] == 0.2
-    assert rundir.Run.open(tmp_path / "run").info["prior"] == 0.2
+    assert Run.open(tmp_path / "run").facts["dense"]["prior"] == 0.2
     train.train(
         train_settings(tiny_data, tiny_encoder, tmp_path / "plain", head_epochs=2, validation=0)
     )
     for name, tensor in weights(tmp_path / "plain").items():
         same = torch.equal(tensor, weights(tmp_path / "run")[name])
-        assert same != (name == "labels.safetensors/bias")  # the prior is part of it
+        assert same != (name == "dense/table/bias")  # the prior is part of it
     counts = np.bincount(data.load_part(tiny_data, "trn", 64).y.indices, minlength=64)
-    biases = [weights(tmp_path / n)["labels.safetensors/bias"].numpy() for n in ("run", "plain")]
+    biases = [weights(tmp_path / n)["dense/table/bias"].numpy() for n in ("run", "plain")]
     np.testing.assert_allclose(biases[0], biases[1] + 0.2 * np.log1p(counts), atol=1e-6)
 
 
@@ -119,7 +119,7 @@ def test_unseen_labels_keep_the_residual_zero(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
-    table = load_file(tmp_path / "run" / "labels.safetensors")
+    table = load_file(part_path(tmp_path / "run", "dense/table"))
     assert (table["residual"][5] == 0).all()
     assert (table["residual"][6] != 0).any()
 
@@ -185,7 +185,7 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(
         train.train(broken)
     monkeypatch.setattr(fit, "rate", rate)
     with pytest.raises(FileNotFoundError, match="--resume"):
-        rundir.Run.open(tmp_path / "broken")
+        Run.open(tmp_path / "broken")
     train.train(broken.model_copy(update={"resume": True}))
     assert_same(tmp_path / "whole", tmp_path / "broken")
     assert (
@@ -450,7 +450,7 @@ def test_no_epochs_leave_the_encoder_as_it_is(
     out = tmp_path / "run"
     result = train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=0))
     assert result is not None
-    assert (load_file(out / "labels.safetensors")["residual"] == 0).all()
+    assert (load_file(part_path(out, "dense/table"))["residual"] == 0).all()
     before = load_file(tiny_encoder / "model.safetensors")
     after = load_file(out / "encoder" / "model.safetensors")
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
@@ -507,10 +507,10 @@ def test_the_run_says_what_it_was_made_with(
     assert len(versions["dexml_run"]) == 64
     if (Path(__file__).parents[1] / ".git").exists():
         assert len(versions["git_commit"].removesuffix("-dirty")) == 40
-    info = rundir.Run.open(tmp_path / "run").info
-    assert info["log_scale"] != 0
-    assert info["offset"] < 0
-    assert info["temperature"] == pytest.approx(0.06 / math.exp(info["log_scale"]))
+    dense = Run.open(tmp_path / "run").facts["dense"]
+    assert dense["log_scale"] != 0
+    assert dense["offset"] < 0
+    assert dense["temperature"] == pytest.approx(0.06 / math.exp(dense["log_scale"]))
 
 
 def test_no_test_file_is_opened_before_the_final_scores(
@@ -531,9 +531,9 @@ def test_a_moved_run_directory_still_works(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
-    before = rundir.Run.open(tmp_path / "run").fingerprint()
+    before = predictions(tmp_path / "run")
     shutil.move(tmp_path / "run", tmp_path / "elsewhere" / "run2")
-    assert rundir.Run.open(tmp_path / "elsewhere" / "run2").fingerprint() == before
+    assert predictions(tmp_path / "elsewhere" / "run2") == before
 
 
 @pytest.mark.parametrize("n_points", [64, 65, 128])
@@ -697,7 +697,8 @@ def test_a_point_without_labels_and_few_ranks(
         select="P@10",
     )
     train.train(settings)
-    for path in [out / "label_emb.npy", out / "query_emb.npy", *(out / "cache").glob("*.npy")]:
+    parts = [part_path(out, f"dense/{name}") for name in ("vectors", "queries")]
+    for path in [*parts, *(out / "cache").glob("*.npy")]:
         assert np.load(path).dtype == np.float32
     log = log_of(out)
     assert all("P@10" in entry["validation"] for entry in log if "validation" in entry)

@@ -15,7 +15,8 @@ from dexml.commands.predict import main as predict_main
 from dexml.commands.train import main as train_main
 from dexml.commands.train import recipes, with_recipe
 from dexml.console import run
-from dexml.run import folder as rundir
+from dexml.run import Run
+from dexml.run.folder import read_config
 from dexml.train import TrainSettings, memory
 from small import assert_same, log_of
 
@@ -78,7 +79,7 @@ def test_a_failed_start_leaves_nothing_and_destroys_nothing(
     assert run(train_main, command(tiny_data, tiny_encoder, tmp_path / "run")) == 0
     (tmp_path / "run" / "notes.txt").write_text("mine")
     assert run(train_main, [*wrong, "--overwrite"]) == 1
-    rundir.Run.open(tmp_path / "run")  # the finished run is still there
+    Run.open(tmp_path / "run")  # the finished run is still there
     assert run(train_main, [*wrong, "--overwrite", "--resume"]) == 2
     again = command(tiny_data, tiny_encoder, tmp_path / "run", "--overwrite", "--seed", "9")
     assert run(train_main, again) == 0
@@ -130,7 +131,7 @@ def test_faulty_parts_do_not_cost_the_training(
         y[data.validation_mask(data.load_texts(copy / "raw" / "trn_X.txt"), 0.1)] = 0
         save_npz(copy / "Y.trn.npz", csr_array(y))
     assert run(train_main, command(copy, tiny_encoder, tmp_path / "run")) == expected
-    rundir.Run.open(tmp_path / "run")
+    Run.open(tmp_path / "run")
     assert {"no positives": "no test scores", "a text short": "79 lines"}.get(
         fault, "no validation part"
     ) in capsys.readouterr().err
@@ -207,7 +208,7 @@ def test_scores_with_memory_are_those_of_predict_and_an_overwrite_forgets_it(
     )
     assert scores == found["metrics"]
     assert run(train_main, [*first, "--overwrite", "--memory", "none"]) == 0
-    assert not (out / "memory").exists()
+    assert not (out / "neighbours").exists()
     assert run(predict_main, [str(out), "-k", "100", "--out", str(predictions), "--quiet"]) == 0
 
 
@@ -228,7 +229,7 @@ def test_recipes_are_found_by_name_and_can_be_changed(
     arguments += ["--encoder", str(tiny_encoder), "--quiet", "--encoder-epochs", "2"]
     arguments += ["--shortlist-start", "1", "--pooling", "auto", "--normalize", "auto"]
     assert run(train_main, [*arguments, "--head", "auto"]) == 0
-    settings = rundir.read_config(out)
+    settings = read_config(out)
     assert settings["negatives"] == "hard"
     assert settings["encoder_epochs"] == 2
     lines = log_of(out)
