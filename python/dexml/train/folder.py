@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from typing import TYPE_CHECKING
 
 from dexml import data
-from dexml.encoder import DualEncoder
 from dexml.run import folder as rundir
 from dexml.train.settings import SWITCHES, TrainSettings
+
+if TYPE_CHECKING:  # a light training has no encoder
+    from dexml.encoder import DualEncoder
 
 FINISHED = "finished"
 """The last event of a log."""

@@ -13,14 +13,15 @@ import torch
 from dexml import console
 from dexml.encoder import DualEncoder, with_bias_dimension
 from dexml.losses.shards import VIRTUAL_SHARDS
-from dexml.metrics import Result, inv_propensity, propensity_constants
+from dexml.metrics import Result, inv_propensity
 from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
 from dexml.train import choice, features, final, fit, processes, track
 from dexml.train.advice import advising
 from dexml.train.folder import begin_log, encoder_fingerprint, end_log, fingerprint, open_folder
-from dexml.train.inputs import DataSet, load_data, load_encoder
-from dexml.train.problem import Job, Model, Problem
+from dexml.train.inputs import DataSet, load_data
+from dexml.train.outcome import Finished, propensity_of
+from dexml.train.problem import Job, Model, Problem, load_encoder
 from dexml.train.schedule import SELECTION, fits, stage_schedules, starts_frozen, with_epochs
 from dexml.train.settings import TrainSettings
 
@@ -29,7 +30,7 @@ QUERIES = 1000
 
 
 def train(
-    settings: TrainSettings, conclude: Callable[[final.Finished], None] | None = None
+    settings: TrainSettings, conclude: Callable[[Finished], None] | None = None
 ) -> Result | None:
     """Train, save the run folder, and score the test part if the data set has one.
 
@@ -68,11 +69,11 @@ def train(
 def _train(
     settings: TrainSettings,
     device: torch.device,
-    conclude: Callable[[final.Finished], None] | None,
+    conclude: Callable[[Finished], None] | None,
 ) -> Result | None:
     started = time.perf_counter()
     given = load_data(settings)
-    propensity = _propensity(settings)
+    propensity = propensity_of(settings)
     weights = inv_propensity(given.part.y, **propensity)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -160,13 +161,6 @@ def _fit(
             fit.fit(job, tracker)
     job.model.eval()
     return job, selected
-
-
-def _propensity(settings: TrainSettings) -> dict[str, float]:
-    a, b = settings.propensity_a, settings.propensity_b
-    if settings.propensity:
-        a, b = propensity_constants(settings.propensity)
-    return {"a": a, "b": b}
 
 
 def _announce(given: DataSet, device: torch.device, settings: TrainSettings) -> None:
