@@ -23,6 +23,8 @@ from dexml.scorers import (
 )
 from dexml.scorers.dense import Search, encoder_folder
 from dexml.scorers.embedder import Precision
+from dexml.scorers.lexical import LexicalScorer
+from dexml.scorers.ranker import RankedScorer, restore_network
 from dexml.sealed import Home, Sealed
 
 
@@ -81,7 +83,7 @@ def _sections(roles: Iterable[str]) -> set[str]:
 def scorers_in(scorer: Scorer) -> Iterator[Scorer]:
     """Yield a scorer, and the scorers that it is made of."""
     yield scorer
-    if isinstance(scorer, Fusion):
+    if isinstance(scorer, Fusion | RankedScorer):
         for member in scorer.members:
             yield from scorers_in(member)
     elif isinstance(scorer, VotedScorer | NeighbourScorer):
@@ -143,15 +145,38 @@ def open_run(
         embedder = Embedder(
             encoder_folder(state), device=device, threads=threads, precision=precision
         )
-        dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
-        scorer: Scorer = dense
-        if "neighbours" in state.facts:
-            scorer = VotedScorer(dense, PointMemory.restore(state, len(labels), dense.dim))
+        scorer = _restore_scorer(state, labels, embedder, search, exact_up_to)
         opened = Opened(Run(state), labels, scorer)
         opened.home.note(state, labels.parts() | dict(scorer.parts()))
         return opened
 
     return sealed.load(folder, FORMAT, build)
+
+
+def _restore_scorer(
+    state: Sealed, labels: LabelSet, embedder: Embedder, search: Search, exact_up_to: int
+) -> Scorer:
+    """Return the scorer that the sections of the manifest describe."""
+    members: list[LexicalScorer] = []
+    own: Scorer | None = None
+    if "dense" in state.facts:
+        own = dense = DenseScorer.restore(
+            state, labels, embedder, search=search, exact_up_to=exact_up_to
+        )
+        if "neighbours" in state.facts:
+            own = VotedScorer(dense, PointMemory.restore(state, len(labels), dense.dim))
+    elif search == "hnsw":
+        raise ValueError(f"{state.folder}: a light run has no vectors to search by a graph")
+    lexical = LexicalScorer.restore(state, labels)
+    if lexical is not None:
+        members.append(lexical)
+    if not members:
+        if own is None:
+            raise state.damaged("no scorer in the manifest")
+        return own
+    return RankedScorer(
+        tuple(members), restore_network(state), members[0].y, labels.counts, len(labels)
+    )
 
 
 def indexed_anew(opened: Opened, index: LabelIndex) -> Served:

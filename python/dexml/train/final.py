@@ -1,4 +1,4 @@
-"""The end of a training: the run folder's files and the test scores."""
+"""The end of a training with an encoder: the run folder's parts and the test scores."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import console, data
 from dexml.data import Csr
-from dexml.files import replacing, write_json
-from dexml.metrics import Result
+from dexml.files import replacing
 from dexml.run import FORMAT, LabelSet, encoder_seals
 from dexml.run.labels import TRAINED, text_part
 from dexml.run.run import ENCODER
@@ -20,9 +18,15 @@ from dexml.scorers import PointMemory
 from dexml.scorers.dense import QUERIES, TABLE, VECTORS
 from dexml.sealed import Home, Part, array_part
 from dexml.train import features, processes, selection
+from dexml.train.outcome import (
+    Finished,
+    Scored,
+    changed,
+    load_test_part,
+    write_scores,
+)
 from dexml.train.problem import Model
 from dexml.train.schedule import parse_loss
-from dexml.train.selection import REPORTED
 from dexml.train.settings import TrainSettings
 
 

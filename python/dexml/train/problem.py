@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dexml.data import Csr
-from dexml.encoder import DualEncoder, LabelTable, Tokens
-from dexml.train.schedule import ALL_POINTS
+from dexml.encoder import DualEncoder, LabelTable, Tokens, upper_layers
+from dexml.encoder.attention import check_packable
+from dexml.train.schedule import ALL_POINTS, parse_stages
 from dexml.train.settings import TrainSettings
 
 Features = tuple[NDArray[np.float32], NDArray[np.float32]]

@@ -194,3 +194,14 @@ def evaluated(evidence: Evidence, asked: Asked, scores: NDArray[np.float32], sel
     )
     evaluator.update(asked.y_true, ids, exclude=asked.exclude)
     return evaluator.result()
+
+
+def summary(choice: Choice) -> str:
+    """One line about a choice, percent, for a person."""
+    gain = "; ".join(
+        f"{name} {100 * g['base']:.2f} -> {100 * g['ranker']:.2f}"
+        for name, g in choice.facts["gain"].items()
+    )
+    used = "ranker" if choice.network is not None else "no ranker, its gain is within the noise"
+    points = choice.facts["validation_points"]
+    return f"{used}: {gain} (cross-validation on {points} validation points)"

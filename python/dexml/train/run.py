@@ -29,27 +29,10 @@ QUERIES = 1000
 """Points that are kept to measure the recall of an index with."""
 
 
-def train(
+def train_encoder(
     settings: TrainSettings, conclude: Callable[[Finished], None] | None = None
 ) -> Result | None:
-    """Train, save the run folder, and score the test part if the data set has one.
-
-    Under torchrun, all processes call this; the first one writes, and scores the test part.
-
-    Args:
-        settings: The settings.
-        conclude: Called by the first process before the run counts as finished; writes a report.
-
-    Returns:
-        The test scores with values per point, or None without a test part.
-
-    Raises:
-        FileExistsError: The run directory has a run and neither resume nor overwrite is set.
-        ValueError: The data set or a setting is wrong; the message names file and line.
-        KeyboardInterrupt: A signal came; the run can be resumed.
-        RuntimeError: The loss is not finite, memory ran out, or another process is gone.
-        OSError: The disk is full, or a file cannot be read.
-    """
+    """Train with an encoder: `dexml.train.train`."""
     with advising(settings.out):
         device = processes.start(settings.device)
         try:

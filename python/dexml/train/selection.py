@@ -12,9 +12,9 @@ from dexml.index import Hits, exact_search
 from dexml.metrics import Evaluator, Result
 from dexml.scorers import PointMemory
 from dexml.train import processes
+from dexml.train.outcome import REPORTED
 from dexml.train.problem import Features, Model, Problem
 from dexml.train.settings import TrainSettings
-from dexml.train.outcome import REPORTED
 
 SCORE_BLOCK = 16_384
 """Points ranked and evaluated at a time."""

@@ -21,6 +21,10 @@ SWITCHES = (
 """Settings that do not belong to the result: a resumed run may have others."""
 
 
+NO_ENCODER = "none"
+"""The encoder of a light run."""
+
+
 class TrainSettings(Settings):
     """Train a dual encoder on a folder in the LF layout."""
 
@@ -35,7 +39,8 @@ class TrainSettings(Settings):
     wandb_mode: Literal["online", "offline"] = Field("online", description="offline: RUN/wandb")
 
     encoder: str = Field(
-        "sentence-transformers/all-MiniLM-L6-v2", description="encoder: a folder or a hub name"
+        "sentence-transformers/all-MiniLM-L6-v2",
+        description="folder or hub name; none: a light run, without torch",
     )
     pooling: Literal["auto", "mean", "cls"] = Field(
         "auto", description="how token states become one vector; auto: as the encoder's folder says"
