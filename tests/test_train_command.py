@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,7 @@ def test_foreign_folders_with_a_config_are_not_overwritten(
     for switch in ("--overwrite", "--resume"):
         assert run(train_main, command(tiny_data, tiny_encoder, site, switch)) == 1
         assert "holds something that is not a run" in capsys.readouterr().err
-    assert (site / "config.toml").read_text() == "title = 'my blog'"
+    assert [path.read_text() for path in site.iterdir()] == ["title = 'my blog'"]
 
 
 def test_resuming_on_other_data_is_refused(
@@ -163,6 +165,57 @@ def test_run_directories_are_not_overwritten(
     (tmp_path / "precious" / "file").write_text("mine")
     assert run(train_main, command(tiny_data, tiny_encoder, tmp_path / "precious", "--overwrite"))
     assert (tmp_path / "precious" / "file").read_text() == "mine"
+
+
+WAITING = """
+import sys, time
+from dexml.commands.train import main
+from dexml.console import run
+from dexml.train import fit
+
+def wait(*_):
+    print("training", flush=True)
+    time.sleep(600)
+
+fit.take_step = wait
+run(main, sys.argv[1:])
+"""
+
+
+def test_one_training_at_a_time_and_a_killed_one_can_be_resumed_at_once(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = command(tiny_data, tiny_encoder, out)
+    child = subprocess.Popen(
+        [sys.executable, "-c", WAITING, *words], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "training\n"
+        before = sorted(path.name for path in out.iterdir())
+        for more in ([], ["--resume"], ["--overwrite"]):
+            assert run(train_main, [*words, *more]) == 1
+            err = capsys.readouterr().err
+            assert err.count("\n") == 1
+            assert f"in use by process {child.pid} (python -m dexml.train, since " in err
+        assert sorted(path.name for path in out.iterdir()) == before
+    finally:
+        child.kill()
+        child.communicate()
+    assert run(train_main, [*words, "--resume"]) == 0
+    Run.open(out)
+
+
+def test_a_folder_with_only_hidden_files_counts_as_empty(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in (".DS_Store", ".lock", "Thumbs.db"):
+        (out / name).touch()
+    assert run(train_main, command(tiny_data, tiny_encoder, out)) == 0
+    assert (out / ".DS_Store").exists()
 
 
 def test_a_run_killed_before_its_scores_gets_them_on_resume(
