@@ -28,7 +28,7 @@ from dexml.metrics import evaluate
 from dexml.predict import Predictor
 from dexml.report.of_training import report_training
 from dexml.run import Run
-from dexml.train import checkpoint, final, fit, memory, selection, step
+from dexml.train import checkpoint, final, fit, memory, outcome, selection, step
 from dexml.train.schedule import rate
 from small import assert_same, log_of, part_path, train_settings, weights
 from tiny_encoders import tiny
@@ -51,7 +51,7 @@ def test_stage_heads_learns_and_leaves_a_complete_run(
     assert finished.data_dir() == tiny_data.resolve()
     saved = json.loads((out / "metrics.json").read_text())
     assert saved["metrics"] == result.metrics
-    assert set(saved["standard_errors"]) == set(selection.REPORTED)
+    assert set(saved["standard_errors"]) == set(outcome.REPORTED)
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["head_epochs"] == 30
     assert config["temperature"] == 0.06
