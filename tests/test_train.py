@@ -3,20 +3,16 @@
 import errno
 import json
 import math
-import os
 import shutil
-import signal
 import tomllib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.sparse import csr_array, save_npz
 
 from dexml import data, losses, train
@@ -26,12 +22,13 @@ from dexml.commands.train import main as train_main
 from dexml.console import run
 from dexml.metrics import evaluate
 from dexml.predict import Predictor
-from dexml.report.of_training import report_training
 from dexml.run import Run
-from dexml.train import checkpoint, final, fit, memory, outcome, selection, step
+from dexml.train import memory, outcome, selection, step
+from dexml.train.advice import advising
 from dexml.train.schedule import rate
 from small import assert_same, log_of, part_path, train_settings, weights
 from tiny_encoders import tiny
+from train_parts import start_of
 
 
 def test_stage_heads_learns_and_leaves_a_complete_run(
@@ -111,22 +108,25 @@ def test_refit_uses_all_points_the_selected_epochs_and_the_selected_prior(
     np.testing.assert_allclose(biases[0], biases[1] + 0.2 * np.log1p(counts), atol=1e-6)
 
 
-def test_unseen_labels_keep_the_residual_zero(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
-) -> None:
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
-    table = load_file(part_path(tmp_path / "run", "dense/table"))
+def test_unseen_labels_keep_the_residual_zero(shared_run: Callable[..., Path]) -> None:
+    table = load_file(part_path(shared_run(), "dense/table"))
     assert (table["residual"][5] == 0).all()
     assert (table["residual"][6] != 0).any()
+
+
+def first_points(n: int, original: Path, folder: Path) -> Path:
+    """A data set with the first `n` training points of another."""
+    shutil.copytree(original, folder)
+    lines = (folder / "raw" / "trn_X.txt").read_text().splitlines()
+    (folder / "raw" / "trn_X.txt").write_text("\n".join(lines[:n]) + "\n")
+    save_npz(folder / "Y.trn.npz", data.load_labels(folder / "Y.trn.npz")[:n])
+    return folder
 
 
 def test_too_few_points_name_the_data_set(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    copy = Path(shutil.copytree(tiny_data, tmp_path / "data"))
-    lines = (copy / "raw" / "trn_X.txt").read_text().splitlines()
-    (copy / "raw" / "trn_X.txt").write_text("\n".join(lines[:2]) + "\n")
-    save_npz(copy / "Y.trn.npz", data.load_labels(copy / "Y.trn.npz")[:2])
+    copy = first_points(2, tiny_data, tmp_path / "data")
     with pytest.raises(ValueError, match=f"{copy}: 2 training points; expected 3 or more"):
         train.train(train_settings(copy, tiny_encoder, tmp_path / "run"))
 
@@ -148,17 +148,14 @@ def test_finetuning_moves_only_the_upper_layers(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    train.train(
-        train_settings(
-            tiny_data,
-            tiny_encoder,
-            out,
-            stages="encoder",
-            encoder_epochs=1,
-            encoder_layers=1,
-            validation=0,
-        )
+    settings = train_settings(
+        *(tiny_data, tiny_encoder, out),
+        stages="encoder",
+        encoder_epochs=1,
+        encoder_layers=1,
+        validation=0,
     )
+    train.train(settings)
     before = load_file(tiny_encoder / "model.safetensors")
     after = load_file(out / "encoder" / "model.safetensors")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -166,12 +163,14 @@ def test_finetuning_moves_only_the_upper_layers(
     assert all("layer.1." in name for name in moved)
 
 
-def test_seeds_repeat_and_differ(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / name, seed=seed))
-    assert_same(tmp_path / "a", tmp_path / "b")
+def test_seeds_repeat_and_differ(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, shared_run: Callable[..., Path]
+) -> None:
+    for seed in (1, 2):
+        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / str(seed), seed=seed))
+    assert_same(shared_run(seed=1), tmp_path / "1")
     with pytest.raises(AssertionError):
-        assert_same(tmp_path / "a", tmp_path / "c")
+        assert_same(shared_run(seed=1), tmp_path / "2")
 
 
 def test_no_epochs_leave_the_encoder_as_it_is(
@@ -203,29 +202,17 @@ def test_patience_ends_a_stage(
 
 
 def test_few_validation_points_are_scored_and_always_the_same(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     found = []
-
-    def watch(problem: Any, model: Any, encoded: Any, rows: Any, *rest: Any) -> dict[str, float]:
-        found.append(rows)
-        return {"nDCG@5": 0.0}
-
-    monkeypatch.setattr(selection, "validate", watch)
-    for i, n in enumerate((20_000, 12, 12)):
-        settings = train_settings(
-            *(tiny_data, tiny_encoder, tmp_path / str(i)),
-            validation_points=n,
-            head_epochs=1,
-            seed=i,
-            refit=False,
-        )
-        train.train(settings)
-    each = len(found) // 3
+    for seed, n in enumerate((20_000, 12, 12)):
+        out = tmp_path / str(seed)
+        settings = train_settings(tiny_data, tiny_encoder, out, validation_points=n, seed=seed)
+        found.append(start_of(settings).validation_rows)
     assert len(found[0]) > 20
-    assert 0 < len(found[each]) <= 12
-    assert set(found[each]) < set(found[0])
-    np.testing.assert_array_equal(found[each], found[2 * each])
+    assert 0 < len(found[1]) <= 12
+    assert set(found[1]) < set(found[0])
+    np.testing.assert_array_equal(found[1], found[2])
 
 
 def test_the_run_says_what_it_was_made_with(
@@ -264,33 +251,14 @@ def test_a_moved_run_directory_still_works(run_dir: Path, tmp_path: Path) -> Non
     np.testing.assert_array_equal(found[0].scores, found[1].scores)
 
 
-@pytest.mark.parametrize("n_points", [64, 65, 128])
-def test_last_batch_is_never_empty(
-    tiny_data: Path,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    n_points: int,
-) -> None:
-    sizes = []
-    plain = losses.decoupled_softmax
-
-    def watch(points: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        sizes.append(len(points))
-        return plain(points, *arguments, **options)
-
-    monkeypatch.setattr(losses, "decoupled_softmax", watch)
-    monkeypatch.setattr(selection, "validate", lambda *a: {"nDCG@5": 0.0})
-    wanted = train_settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=1, validation=0)
-    original = fit.fit  # defect 3
-
-    def cut(job: Any, *rest: Any) -> Any:
-        return original(replace(job, rows=job.rows[:n_points]), *rest)
-
-    monkeypatch.setattr(fit, "fit", cut)
-    train.train(wanted)
-    assert sum(sizes) == n_points
-    assert min(sizes) > 0
+def test_a_batch_is_never_empty_and_each_point_is_in_one() -> None:
+    """Defect 3."""
+    for n in (1, 63, 64, 65, 128, 129):
+        rows = np.arange(n) * 7
+        batches = step.batches(rows, 64, 1)
+        assert len(batches) == -(-n // 64)
+        assert min(map(len, batches)) > 0
+        np.testing.assert_array_equal(np.sort(np.concatenate(batches)), rows)
 
 
 def test_schedule_rises_and_falls_to_zero() -> None:
@@ -323,20 +291,9 @@ def test_nan_loss_ends_with_advice(
         (RuntimeError("another thing"), "another thing"),
     ],
 )
-def test_memory_and_disk_end_with_advice(
-    tiny_data: Path,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    message: str,
-) -> None:
-    def fail(*arguments: Any, **options: Any) -> Any:
+def test_memory_and_disk_end_with_advice(error: Exception, message: str) -> None:
+    with pytest.raises((RuntimeError, OSError), match=message), advising(Path("run")):
         raise error
-
-    monkeypatch.setattr(losses, "decoupled_softmax", fail)
-    with pytest.raises((RuntimeError, OSError), match=message):
-        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
 
 
 def test_finetuning_that_makes_it_worse_is_undone(
@@ -344,19 +301,16 @@ def test_finetuning_that_makes_it_worse_is_undone(
 ) -> None:
     """The best epoch is the head's: nothing of the fine-tuned layers may remain."""
     for name, stages in (("head", "heads"), ("both", "heads,encoder")):
-        train.train(
-            train_settings(
-                tiny_data,
-                tiny_encoder,
-                tmp_path / name,
-                stages=stages,
-                encoder_epochs=1,
-                encoder_layers=1,
-                encoder_lr=10.0,
-                refit=False,
-                head_epochs=10,
-            )
+        settings = train_settings(
+            *(tiny_data, tiny_encoder, tmp_path / name),
+            stages=stages,
+            encoder_epochs=1,
+            encoder_layers=1,
+            encoder_lr=10.0,
+            refit=False,
+            head_epochs=10,
         )
+        train.train(settings)
     chosen = json.loads((tmp_path / "both" / "checkpoint" / "selection.json").read_text())
     assert "encoder" not in chosen["epochs"]
     assert_same(tmp_path / "head", tmp_path / "both")
@@ -368,7 +322,7 @@ def test_finetuning_that_makes_it_worse_is_undone(
 
 
 def test_stored_zeros_are_not_positives_and_negatives_are_refused(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, shared_run: Callable[..., Path]
 ) -> None:
     for name, value in (("zeros", 0.0), ("negative", -1.0)):
         copy = Path(shutil.copytree(tiny_data, tmp_path / name))
@@ -379,9 +333,8 @@ def test_stored_zeros_are_not_positives_and_negatives_are_refused(
         both = csr_array(y + extra)
         both.data[csr_array(both - 2 * extra).data < 0] = value
         save_npz(copy / "Y.trn.npz", both)
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "a"))
     train.train(train_settings(tmp_path / "zeros", tiny_encoder, tmp_path / "b"))
-    assert_same(tmp_path / "a", tmp_path / "b")
+    assert_same(shared_run(), tmp_path / "b")
     with pytest.raises(ValueError, match=r"Y\.trn\.npz: row 20: negative value"):
         train.train(train_settings(tmp_path / "negative", tiny_encoder, tmp_path / "c"))
 
@@ -390,11 +343,11 @@ def test_a_point_without_labels_and_few_ranks(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     """Defects 9 (point 7 has no label), 11 (top 10 only), 16 (float32 at every border)."""
-    assert data.load_part(tiny_data, "trn", 64).y[[7]].nnz == 0
-    out = tmp_path / "run"
+    few, out = first_points(40, tiny_data, tmp_path / "data"), tmp_path / "run"
+    assert data.load_part(few, "trn", 64).y[[7]].nnz == 0
     changes: dict[str, Any] = {"stages": "encoder,heads", "encoder_epochs": 1, "head_epochs": 1}
     settings = train_settings(
-        *(tiny_data, tiny_encoder, out),
+        *(few, tiny_encoder, out),
         **changes,
         positives_per_point=1,
         encoder_batch_size=1,
@@ -412,10 +365,9 @@ def test_a_point_without_labels_and_few_ranks(
 
 def test_end_to_end_on_real_data(debtags_mini: Path, real_encoder: Path, tmp_path: Path) -> None:
     """Train, index, predict and evaluate DebTags-mini: well above popularity."""
-
     out = tmp_path / "run"
-    arguments = [str(debtags_mini), "--out", str(out), "--encoder", str(real_encoder), "--quiet"]
-    assert run(train_main, arguments) == 0
+    arguments = [str(debtags_mini), "--out", str(out), "--encoder", str(real_encoder)]
+    assert run(train_main, [*arguments, "--point-tokens", "24", "--quiet"]) == 0
     assert run(index_command.main, [str(out), "--quiet"]) == 0
     pred = tmp_path / "pred.npz"
     assert run(predict_command.main, [str(out), "--out", str(pred), "-k", "100", "--quiet"]) == 0
