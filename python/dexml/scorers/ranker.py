@@ -31,7 +31,7 @@ BLOCK = 1024
 """Texts ranked at a time: some 250 candidates each, with some 30 features."""
 COMPANIONS = 30
 """Companions of its best labels that are proposed for a text."""
-_ARRAYS = ("mean", "deviation", "linear", "output", "weights", "bias")
+ARRAYS = ("mean", "deviation", "linear", "output", "weights", "bias")
 
 
 class Member(Scorer, Protocol):
@@ -116,6 +116,14 @@ class Network:
             num_threads=num_threads,
         )
         return cls(tuple(names), *arrays)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the section of the manifest of a run."""
+        return {"ranker": {"features": list(self.names)}}
+
+    def parts(self) -> dict[str, Part]:
+        """Return the arrays as files of a run."""
+        return {PREFIX + name: array_part(getattr(self, name)) for name in ARRAYS}
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores (n_pairs,) of features (n_pairs, F)."""
@@ -252,16 +260,13 @@ class RankedScorer:
     def facts(self) -> dict[str, Any]:
         """Sections of all members, and the names of the features."""
         sections = {name: s for member in self.members for name, s in member.facts().items()}
-        names = [] if self.network is None else list(self.network.names)
-        return sections | {"ranker": {"features": names}}
+        own = {"ranker": {"features": []}} if self.network is None else self.network.facts()
+        return sections | own
 
     def parts(self) -> Mapping[str, Part]:
         """Files of all members, and the network."""
         parts = {role: part for member in self.members for role, part in member.parts().items()}
-        if self.network is not None:
-            for name in _ARRAYS:
-                parts[PREFIX + name] = array_part(getattr(self.network, name))
-        return parts
+        return parts if self.network is None else parts | self.network.parts()
 
     def fingerprint(self) -> dict[str, Any]:
         """What the members' scores depend on."""

@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dexml import console
-from dexml.data import Csr
-from dexml.metrics import Evaluator, Result, inv_propensity
+from dexml.metrics import Result, inv_propensity
 from dexml.run import FORMAT, LabelSet, hold
 from dexml.run.labels import TRAINED, text_part
-from dexml.scorers import Queries, Scorer
 from dexml.scorers.lexical import LexicalScorer, Lexicon
 from dexml.scorers.points import positives_of
 from dexml.scorers.ranker import RankedScorer
@@ -31,17 +29,14 @@ from dexml.train import ranking
 from dexml.train.folder import begin_log, end_log, fingerprint, open_folder
 from dexml.train.inputs import DataSet, load_data
 from dexml.train.outcome import (
-    REPORTED,
     Finished,
     Scored,
+    evaluate_scorer,
     load_test_part,
     propensity_of,
     write_scores,
 )
 from dexml.train.settings import NO_ENCODER, TrainSettings
-
-SCORE_BLOCK = 4096
-"""Test points ranked and evaluated at a time."""
 
 
 def train_light(
@@ -148,28 +143,6 @@ def _score_test(
     return Finished(
         settings, given.label_texts, given.y, seconds, Scored(result, part, ids, scores)
     )
-
-
-def evaluate_scorer(
-    scorer: Scorer,
-    texts: list[str],
-    y_true: Csr,
-    exclude: Csr | None,
-    weights: NDArray[np.float64],
-    on_progress: Callable[[int], object],
-) -> tuple[Result, NDArray[np.int32], NDArray[np.float32]]:
-    """Rank and evaluate all points, with values per point; also ids and scores (n, k)."""
-    k = max(int(name.split("@")[1]) for name in REPORTED)
-    evaluator = Evaluator(y_true.shape[1], REPORTED, inv_propensity=weights, keep_rows=True)
-    ids = np.full((len(texts), k), -1, np.int32)
-    scores = np.full((len(texts), k), -np.inf, np.float32)
-    for start in range(0, len(texts), SCORE_BLOCK):
-        rows = slice(start, start + SCORE_BLOCK)
-        pairs = None if exclude is None else exclude[rows]
-        ids[rows], scores[rows] = scorer.search(Queries(texts[rows]), k, exclude=pairs)
-        evaluator.update(y_true[rows], ids[rows], exclude=pairs)
-        on_progress(len(texts[rows]))
-    return evaluator.result(), ids, scores
 
 
 def _announce(given: DataSet, settings: TrainSettings) -> None:
