@@ -221,6 +221,6 @@ fn check_length(name: &str, what: &'static str, expected: usize, found: usize) -
     Err(Error::Length { name: name.to_owned(), what, expected, found })
 }
 
-fn parameter(name: &'static str, rule: &'static str, value: impl ToString) -> Error {
+fn parameter(name: &'static str, rule: &'static str, value: impl std::fmt::Display) -> Error {
     Error::Parameter { name, rule, value: value.to_string() }
 }
