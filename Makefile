@@ -52,8 +52,9 @@ bench: setup  ## Speed: the core by itself (criterion), then against other tools
 	$(BIN)/python benches/train_step.py --processes 2
 	$(BIN)/python benches/search.py
 
-docs: setup  ## API pages of the Rust core (target/doc); every example in the pages is run
+docs: setup  ## API pages of Rust (target/doc) and Python (target/doc-python); run every example
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p xmc-core --locked
+	$(BIN)/python docs/api.py target/doc-python
 	$(BIN)/python -m pytest -q tests/test_docs.py python/dexml --doctest-modules
 
 demo: setup  ## The whole job on real data: train, index, predict, score

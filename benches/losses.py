@@ -4,9 +4,9 @@
     python benches/losses.py --labels 1305265 --points 64 --out benches/results/losses-1.3M.json
     python benches/losses.py --device cuda --points 3000 16384 --dim 768 --dtype bfloat16
 
-Forward and backward with both gradients. Values are compared before anything is timed, competitors
-take turns, the minimum counts: CPU seconds of one thread, or seconds of CUDA events. Scratch is the
-peak of the storage alive beside inputs and gradients, counted at every tensor made (on CUDA: by the
+Times forward and backward with both gradients: CPU seconds of one thread, or seconds of CUDA
+events. Values are compared first, then the competitors take turns, and the minimum counts. Scratch
+is the peak memory beside inputs and gradients, counted at every new tensor (on CUDA: by the
 allocator). A competitor that needs more than ``--dense-bytes`` is left out. Writes
 ``benches/results/losses.json`` and ``losses.md``.
 """
@@ -51,7 +51,7 @@ class Inputs:
         return torch.nn.functional.normalize(rows, dim=1, out=rows)
 
     def targets(self) -> Tensor:
-        """Dense B x L, as the original builds them."""
+        """Build them as a dense B x L matrix, as the original does."""
         y = torch.zeros(len(self.x), len(self.y), device=self.x.device)
         return y.scatter_(1, self.columns, 1.0)
 
@@ -77,7 +77,7 @@ def ours(name: str, data: Inputs, **options: Any) -> Step:
 
 
 def masked_autograd(data: Inputs) -> Step:
-    """(a) what one writes down: a boolean mask, logsumexp, autograd."""
+    """(a) the obvious code: a boolean mask, logsumexp, autograd."""
 
     def step() -> tuple[Tensor, Tensor, Tensor]:
         z = (data.x @ data.y.T).float() / TEMPERATURE
@@ -92,7 +92,8 @@ def masked_autograd(data: Inputs) -> Step:
 def original_decoupled(data: Inputs) -> Step:
     """(b) the original's pattern, with all positives so that the values are the same.
 
-    Scores of the positives taken out and overwritten by -100 in place, then plain autograd.
+    Takes out the scores of the positives, overwrites them by -100 in place, and leaves the rest to
+    autograd.
     """
     rows = torch.arange(len(data.x), device=data.x.device).repeat_interleave(5)
     columns = data.columns.ravel()
@@ -144,7 +145,7 @@ def original_topk(data: Inputs) -> Step:
 
 
 def products(data: Inputs) -> Step:
-    """(c) the three matrix products alone, tile by tile of labels; the values mean nothing."""
+    """(c) the three matrix products alone, tile by tile; the values mean nothing."""
 
     def step() -> tuple[Tensor, Tensor, Tensor]:
         x, y = data.x.detach(), data.y.detach()
@@ -161,7 +162,7 @@ def products(data: Inputs) -> Step:
 
 
 class Meter(TorchDispatchMode):
-    """Peak of the bytes alive that were made inside, one gradient of each shape left out."""
+    """The peak of bytes allocated inside, less one gradient of each shape."""
 
     def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -216,7 +217,7 @@ def seconds(step: Step, device: str) -> float:
 
 
 def compare(name: str, mine: Step, others: dict[str, Step], tolerance: float) -> None:
-    """Loss within `tolerance`, gradients within ten times that (Frobenius)."""
+    """Check that losses agree within `tolerance`, gradients within ten times that (Frobenius)."""
     value, d_x, d_y = mine()
     kept = value.clone(), d_x.clone(), d_y.clone()
     for other, step in others.items():
@@ -253,7 +254,7 @@ def measure(data: Inputs, arguments: argparse.Namespace) -> list[dict[str, Any]]
     for _ in range(arguments.rounds):
         for name, step in steps.items():
             times[name].append(seconds(step, arguments.device))
-    found = []
+    rows = []
     for name in steps:
         row = {
             "B": n_points,
@@ -272,9 +273,9 @@ def measure(data: Inputs, arguments: argparse.Namespace) -> list[dict[str, Any]]
         ):
             if other in times:
                 row[key] = min(times[name]) / min(times[other])
-        found.append(row)
+        rows.append(row)
         print(json.dumps({k: v for k, v in row.items() if k != "all_seconds"}), flush=True)
-    return found
+    return rows
 
 
 def table(rows: list[dict[str, Any]], machine: str) -> str:

@@ -1,5 +1,6 @@
-"""What votes of the training points do on validation points, in percent (docs/memory.md).
+"""What votes of the training points do on validation points, in percent.
 
+The results are in ``docs/experiments/memory.md``.
 The run must not have seen its validation points::
 
     python -m dexml.train DATA --out RUN --no-refit
@@ -19,9 +20,11 @@ from dexml import _rust, data
 from dexml.encoder import DualEncoder, with_bias_dimension
 from dexml.index import Hits, exact_search
 from dexml.metrics import Evaluator, inv_propensity, propensity_constants, seen_groups
+from dexml.run import LabelSet, Run
 from dexml.run import folder as rundir
-from dexml.scorers.memory import PointMemory
-from dexml.scorers.votes import centroid_labels, shares
+from dexml.scorers import PointMemory
+from dexml.scorers.dense import trained_vectors
+from dexml.scorers.votes import shares
 from dexml.train import cached_features
 from dexml.train.memory import PRIORS, VOTERS, WEIGHTS, Validation, choose_memory, summary
 
@@ -30,11 +33,11 @@ METRICS = ["P@1", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100"]
 
 def validation_of(folder: Path) -> tuple[Validation, dict[str, NDArray[np.float32]], float]:
     """The validation points of a run, features by the encoder before training, and the prior."""
-    run, config = rundir.Run.open(folder), rundir.read_config(folder)
+    run, config = Run.open(folder), rundir.read_config(folder)
     if config["refit"]:
         raise SystemExit(f"{folder}: has seen its validation points; train with --no-refit")
-    texts = run.label_texts()
-    part = data.load_part(run.data_dir(), "trn", len(texts))
+    labels = LabelSet.restore_trained(run.state)
+    part = data.load_part(run.data_dir(), "trn", len(labels))
     encoder = DualEncoder.load(str(folder / "encoder"))
     start = DualEncoder.load(config["encoder"])
     tokens = start.tokenize(part.texts, config["point_tokens"])
@@ -50,11 +53,12 @@ def validation_of(folder: Path) -> tuple[Validation, dict[str, NDArray[np.float3
     if config["propensity"]:
         a, b = propensity_constants(config["propensity"])
     y = csr_array((part.y > 0).astype(np.float32))
-    prior_bias = run.info["temperature"] * np.log1p(
+    dense = run.facts["dense"]
+    prior_bias = dense["temperature"] * np.log1p(
         np.bincount(y[rows].indices, minlength=y.shape[1])
     ).astype(np.float32)
-    vectors = run.load_array("label_emb")
-    vectors[:, -1] -= np.float32(run.info["prior"]) * prior_bias
+    vectors = np.array(trained_vectors(run.state))
+    vectors[:, -1] -= np.float32(dense["prior"]) * prior_bias
     validation = Validation(
         queries=with_bias_dimension(embedded[out]),
         y_true=y[out],
@@ -66,7 +70,27 @@ def validation_of(folder: Path) -> tuple[Validation, dict[str, NDArray[np.float3
         exclude=None if part.exclude is None else part.exclude[out],
         groups=None if part.groups is None else [part.groups[i] for i in out],
     )
-    return validation, {"queries": raw[out], "points": raw[rows]}, run.info["prior"]
+    return validation, {"queries": raw[out], "points": raw[rows]}, dense["prior"]
+
+
+def centroid_labels(
+    label_vectors: NDArray[np.float32], vectors: NDArray[np.float32], y: csr_array, share: float
+) -> NDArray[np.float32]:
+    """Move label vectors towards the mean of their training points: votes without a cost.
+
+    PEFA-XS: ``z <- share x z + (1 - share) x mean``, then back to the length of z. Labels without a
+    point, and biases, stay as they are. `y` holds ones.
+    """
+    dim, counts = vectors.shape[1], np.bincount(y.indices, minlength=y.shape[1])
+    seen = counts > 0
+    means = (y.T @ vectors)[seen] / counts[seen, None]
+    old = label_vectors[seen, :dim]
+    moved = share * old + (1 - share) * means
+    length = np.linalg.norm(moved, axis=1, keepdims=True)
+    new = label_vectors.copy()
+    scale = np.linalg.norm(old, axis=1, keepdims=True) / np.where(length > 0, length, 1)
+    new[seen, :dim] = np.where(length > 0, moved * scale, old)
+    return new
 
 
 def main() -> None:
@@ -98,8 +122,8 @@ def main() -> None:
         changed[:, -1] += np.float32(prior) * v.prior_bias
         return changed
 
-    memory = PointMemory(v.points, v.y, weight=0)
-    raw_memory = PointMemory(raw["points"], v.y, weight=0)
+    memory = PointMemory.of(v.points, v.y, weight=0)
+    raw_memory = PointMemory.of(raw["points"], v.y, weight=0)
     near, raw_near = memory.nearest(v.queries, 50), raw_memory.nearest(raw["queries"], 50)
     found = {p: exact_search(v.queries, biased(p), 100, exclude=v.exclude) for p in PRIORS}
 

@@ -2,7 +2,7 @@
 
     python benches/quality.py DATA_DIR --runs RUNS --cache CACHE --rows default zero-shot mnrl
     python benches/quality.py DATA_DIR --runs RUNS --cache CACHE --rows losses negatives --fast
-    python benches/quality.py                                # docs/results.md from all results
+    python benches/quality.py                                # docs/experiments/results.md
 
 Every row trains on the training part and is scored once on the test part by the same code, with
 standard errors over groups of points (or points). ``--fast`` trains the rows of an ablation without
@@ -33,7 +33,7 @@ from dexml.metrics import Evaluator, inv_propensity
 
 SHOWN = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
 RESULTS = Path(__file__).parent / "results" / "quality"
-PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+PAGE = Path(__file__).parents[1] / "docs" / "experiments" / "results.md"
 
 BEGIN, END = "<!-- tables of benches/quality.py -->", "<!-- end of the tables -->"
 """What `main` writes anew in the page stands between these."""

@@ -110,24 +110,24 @@ def build(
     index = LabelIndex.build(
         vectors, queries, search="exact" if exact else "hnsw", seed=0, progress=True
     )
-    made = {"build": time.process_time() - started}
+    seconds = {"build": time.process_time() - started}
     index.save(folder / "dexml")
     recalls = [row for k in ks if (row := index.recall_for(k))]
-    info: dict[str, Any] = made | {
-        "m": index.manifest.m,
-        "ef_construction": index.manifest.ef_construction,
+    info: dict[str, Any] = seconds | {
+        "m": index.facts.m,
+        "ef_construction": index.facts.ef_construction,
         "ef": {} if exact else {str(k): row.ef for k, row in zip(ks, recalls, strict=True)},
-        "disk": sum(seal["bytes"] for seal in index.manifest.files.values()),
+        "disk": sum(path.stat().st_size for path in (folder / "dexml").iterdir()),
     }
     (folder / "made.json").write_text(json.dumps(info))
     shutil.copytree(folder / "dexml", folder / "edited")
     index = LabelIndex.load(folder / "edited")
     more = clustered(1000, vectors.shape[1], 7, centres=max(1, len(vectors) // 50))
     info["edits"] = {
-        "add 1,000 labels": timed(lambda: index.add_labels(None, more)),
+        "add 1,000 labels": timed(lambda: index.add_labels(more)),
         "save them, recall measured": timed(lambda: index.save(folder / "edited")),
         "add 1,000 more (with a graph: all 2,000 go into it)": timed(
-            lambda: index.add_labels(None, more)
+            lambda: index.add_labels(more)
         ),
     }
     shutil.rmtree(folder / "edited")
@@ -269,7 +269,11 @@ def main(argv: list[str]) -> None:
     results: list[dict[str, Any]] = []
     tasks: list[tuple[str, Callable[[], tuple[Array, Array]]]] = []
     if chosen.run:
-        labels, points = (np.load(chosen.run / f"{name}_emb.npy") for name in ("label", "query"))
+        from dexml.run import Run
+        from dexml.scorers.dense import kept_queries, trained_vectors
+
+        state = Run.open(chosen.run).state
+        labels, points = np.array(trained_vectors(state)), kept_queries(state)
         title = f"{len(labels):,} label vectors of a run, D = {labels.shape[1]}"
         tasks.append((title, lambda: (labels, points)))
     else:

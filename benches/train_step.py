@@ -41,9 +41,9 @@ import torch.distributed as dist
 from scipy.sparse import csr_array
 from torch.multiprocessing.spawn import spawn
 
-from dexml.encoder import DualEncoder, LabelTable, Tokens
+from dexml.encoder import DualEncoder, Tokens
 from dexml.train import TrainSettings, stages
-from dexml.train.problem import Model, Problem
+from dexml.train.problem import Job, Model, Problem
 from dexml.train.step import gradients, take_step
 from original_step import Original
 
@@ -122,11 +122,11 @@ def settings_of(arguments: argparse.Namespace, n_points: int) -> TrainSettings:
 
 def ours(arguments: argparse.Namespace, problem: Problem, encoder: DualEncoder) -> Any:
     """The stage and its batch."""
-    n_points, n_labels = problem.y.shape
-    counts = torch.from_numpy(np.bincount(problem.y.indices, minlength=n_labels))
-    model = Model(encoder, LabelTable(counts, encoder.dim).to(encoder.device))
+    n_points = problem.y.shape[0]
     rows = np.arange(n_points)
-    return stages.make("encoder", problem, model, rows, settings_of(arguments, n_points)), rows
+    settings = settings_of(arguments, n_points)
+    job = Job(problem, Model.untrained(encoder, problem.y), rows, settings)
+    return stages.make("encoder", job), rows
 
 
 def rate(device: str) -> float:

@@ -32,31 +32,63 @@ def train_settings(data: Path, encoder: Path, out: Path, **changes: Any) -> "Tra
     return TrainSettings(**(values | changes))
 
 
+def part_path(run: Path, role: str) -> Path:
+    """The file of a part of a run, such as ``dense/table`` or ``labels/texts``."""
+    parts = json.loads((run / "run.json").read_text())["parts"]
+    return run / str(parts[role]["name"])
+
+
 def rewrite_info(run: Path, *gone: str, **changes: Any) -> None:
-    """Write ``run.json`` anew, sealed as training does: other fields, the files as they are now."""
-    from dexml.run import info as runinfo
+    """Write ``run.json`` anew, with seals of the files as they are now.
 
-    info = json.loads((run / "run.json").read_text()) | changes
-    runinfo.write_info(run, {name: value for name, value in info.items() if name not in gone})
+    Parts whose files are missing are dropped; the files of the encoder are listed again.
+
+    Args:
+        run: A finished run.
+        gone: Fields to drop: ``neighbours``, or ``dense.unseen_bias`` for a field of a section.
+        changes: New values; a dict changes only these fields of its section.
+    """
+    from dexml.files import seal_of
+    from dexml.run import encoder_seals
+
+    old = json.loads((run / "run.json").read_text())["parts"]
+    parts = {
+        role: {"name": part["name"], **seal_of(run / part["name"])}
+        for role, part in old.items()
+        if (run / part["name"]).is_file() and not role.startswith("encoder/")
+    }
+    forge_info(run, "parts", *gone, **({"parts": encoder_seals(run) | parts} | changes))
 
 
-def forge_info(run: Path, **changes: Any) -> None:
-    """Change fields of ``run.json`` with a digest that fits, and check nothing."""
+def forge_info(run: Path, *gone: str, **changes: Any) -> None:
+    """As `rewrite_info`, but look at no file: only the digest of ``run.json`` fits."""
     from dexml.files import digest_of, spelled
 
-    info = json.loads((run / "run.json").read_text()) | changes
-    (run / "run.json").write_text(spelled(info | {"digest": digest_of(info)}))
+    info = json.loads((run / "run.json").read_text())
+    for name in gone:
+        section, _, field = name.partition(".")
+        if field:
+            del info[section][field]
+        else:
+            del info[section]
+    for name, value in changes.items():
+        merge = isinstance(value, dict) and isinstance(info.get(name), dict)
+        info[name] = info[name] | value if merge else value
+    info["digest"] = changes.get("digest", digest_of(info))
+    (run / "run.json").write_text(spelled(info))
 
 
 def weights(run: Path) -> dict[str, "Tensor"]:
-    """All weights of a run directory, by file and name."""
+    """All weights of a run, by file (``dense/table`` for the label table) and name."""
     from safetensors.torch import load_file
 
-    found = {}
-    for path in sorted([*run.glob("encoder/**/*.safetensors"), run / "labels.safetensors"]):
-        for name, tensor in load_file(path).items():
-            found[f"{path.relative_to(run).as_posix()}/{name}"] = tensor
-    return found
+    paths = {p.relative_to(run).as_posix(): p for p in sorted(run.glob("encoder/**/*.safetensors"))}
+    paths["dense/table"] = part_path(run, "dense/table")
+    return {
+        f"{file}/{name}": tensor
+        for file, path in paths.items()
+        for name, tensor in load_file(path).items()
+    }
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ def test_saving_takes_any_sparse_matrix_and_refuses_what_cannot_be_loaded(tmp_pa
             assert_equal(data.load_labels(tmp_path / name), csr_array(dense.astype(np.float32)))
         with pytest.raises(ValueError, match="not finite"):
             data.save_labels(tmp_path / name, csr_array(np.array([[np.nan]])))
-        with pytest.raises(FileNotFoundError, match="nowhere is not there"):
+        with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
             data.save_labels(tmp_path / "nowhere" / "y.npz", csr_array(dense))
 
 
@@ -159,7 +159,7 @@ def copy(tiny_data: Path, tmp_path: Path) -> Path:
     [
         ("raw/trn_X.txt", lambda s: s[:-10], None),
         ("raw/trn_X.txt", lambda s: s[: s[:-1].rfind(b"\n") + 1], "299 lines, but .*300 rows"),
-        ("raw/Y.txt", lambda s: b"", "no label in it"),
+        ("raw/Y.txt", lambda s: b"", "empty; expected a label text a line"),
         ("raw/Y.txt", lambda s: s + b"one more\n", "64 labels, but .* has 65 lines"),
         ("filter_labels_test.txt", lambda s: s + b"80 1\n", r"filter_labels_test.txt:21: .*80"),
         ("filter_labels_test.txt", lambda s: b"", None),
@@ -197,7 +197,7 @@ def test_a_data_set_from_python(tmp_path: Path) -> None:
     assert found.y_test.toarray().tolist() == [[0, 0, 1]]
     data.save_dataset(tmp_path / "alone", labels, train)
     assert not list((tmp_path / "alone").rglob("*tst*"))
-    with pytest.raises(FileExistsError, match="alone: is there already"):
+    with pytest.raises(FileExistsError, match="alone: exists already"):
         data.save_dataset(tmp_path / "alone", labels, train)
 
 
@@ -213,7 +213,7 @@ def test_a_data_set_from_python(tmp_path: Path) -> None:
         ((["a"], csr_array((2, 3))), ValueError, r"1 texts and trn labels \(2, 3\) for 3 labels"),
         ((["a", "b"], [[0], [3]]), ValueError, r"trn labels\[1\]: label 3 out of range \(n_labels"),
         ((["a"], [[-1]]), ValueError, r"trn labels\[0\]: label -1 out of range"),
-        ((["a"], [[1, 2, 1]]), ValueError, r"trn labels\[0\]: label 1 stands twice"),
+        ((["a"], [[1, 2, 1]]), ValueError, r"trn labels\[0\]: duplicate label 1"),
         ((["a"], [[0.5]]), ValueError, r"trn labels\[0\]: holds 0.5 of type float; expected label"),
         ((["a"], [["x"]]), ValueError, r"trn labels\[0\]: holds 'x' of type str; expected label"),
         (("a", [[0]]), TypeError, "trn_X.txt: texts is a single string; give a list"),

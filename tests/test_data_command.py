@@ -53,7 +53,7 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         f"{path}:2: label 7 out of range (n_labels = 5)",
         f"{path}:2: duplicate label 0",
         f"{path}:3: value is not finite (label 1)",
-        f"{path}: convert --repair would mend this: 1 duplicates summed, 1 entries out of range "
+        f"{path}: convert --repair would repair this: 1 duplicates summed, 1 entries out of range "
         "and 1 not finite dropped, 0 rows sorted",
         f"error: {path}:2: label 7 out of range (n_labels = 5)",
     ]
@@ -104,9 +104,9 @@ def test_convert_parts_and_repairs(tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["y.npz", "y.npy"], 2, "y.npy: no format of that name; give .npz, .txt or .txt.gz"),
-        (["y.npz", "y.npz.gz"], 2, "y.npz.gz: no format of that name"),
-        (["y.npz", "y.txt.GZ"], 2, "y.txt.GZ: no format of that name"),
+        (["y.npz", "y.npy"], 2, "y.npy: unknown suffix; give .npz, .txt or .txt.gz"),
+        (["y.npz", "y.npz.gz"], 2, "y.npz.gz: unknown suffix"),
+        (["y.npz", "y.txt.GZ"], 2, "y.txt.GZ: unknown suffix"),
         (["y.npz", "."], 1, ".: is a folder; give a file"),
         (["y.npz", ""], 1, "is a folder; give a file"),
         (["--part", "labels", "y.npz", "z.npz"], 2, "--part is for bags of words; y.npz holds one"),
@@ -167,7 +167,7 @@ def test_repeated_pairs_are_counted(
 def test_prepare_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "target").write_text("mine")
     assert call("prepare", raw(tmp_path / "source"), tmp_path / "target") == 1
-    assert capsys.readouterr().err == f"error: {tmp_path}/target: is a file; give a folder\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/target: a file; give a folder\n"
     assert (tmp_path / "target").read_text() == "mine"
 
 
@@ -202,11 +202,11 @@ def test_a_folder_without_a_test_part_and_its_label_texts(
     assert shown.err.splitlines() == [
         f"{folder}: no test part",
         f"{folder}/raw/Y.txt:2: empty label text (1 in all)",
-        f"{folder}/raw/Y.txt:3: the text of line 1 again, 'a' (2 label texts stand more than once)",
+        f"{folder}/raw/Y.txt:3: the same text as line 1, 'a' (2 label texts occur more than once)",
     ]
     (folder / "raw" / "tst_X.txt").write_text("y\n")
     assert run(command.main, ["check", str(folder)]) == 1
-    assert "neither Y.tst.npz nor tst_X_Y.txt is there" in capsys.readouterr().err
+    assert "has neither Y.tst.npz nor tst_X_Y.txt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -245,7 +245,7 @@ def test_prepare(tmp_path: Path, packed: bool, capsys: pytest.CaptureFixture[str
         ({"tst": '{"title": "a", "target_ind": [1]}\nno\n'}, "tst.json:2: not JSON"),
         ({"tst": "[]\n"}, "tst.json:1: expected a JSON object, not list"),
         ({"tst": "\n{}\n"}, "tst.json:1: blank line"),
-        ({"lbl": ""}, "lbl.json: no label in it"),
+        ({"lbl": ""}, "lbl.json: empty; expected a label a line"),
         ({"lbl": '{"title": "\\ud800"}\n'}, "lbl.json:1: half of a surrogate pair"),
         ({"lbl": '{"title": "a"}\n'}, "trn.json:1: label 1 out of range"),
     ],
@@ -269,7 +269,7 @@ def test_prepare_repairs_and_names_damage(
     (source / "tst.json").unlink()
     (source / "trn.json").write_text('{"title": "a", "target_ind": [1]}\n')
     assert call("prepare", source) == 1
-    assert "neither tst.json nor tst.json.gz is there" in capsys.readouterr().err
+    assert "has neither tst.json nor tst.json.gz" in capsys.readouterr().err
     packed = gzip.compress(b'{"title": "a", "target_ind": []}\n' * 99)
     (source / "tst.json.gz").write_bytes(packed[:-9])
     assert call("prepare", source) == 1

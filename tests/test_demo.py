@@ -18,7 +18,7 @@ from dexml.demo import hpo
 from dexml.encoder import DualEncoder
 from dexml.index import exact_search
 from dexml.metrics import Evaluator, evaluate, inv_propensity
-from dexml.train import TrainSettings, fit
+from dexml.train import TrainSettings, fit, selection
 from small import write_tiny_data
 
 ROWS = ("popularity", "zero-shot", "untrained vote", "dexml")
@@ -85,10 +85,10 @@ def test_compare_is_evaluate_with_errors_over_groups(dataset: Dataset) -> None:
     q = inv_propensity(dataset.y_train)
     y_true, exclude = dataset.y_test, dataset.exclude_test
     for name, y_pred in predictions.items():
-        expected = evaluate(y_true, y_pred, fit.REPORTED, inv_propensity=q, exclude=exclude)
+        expected = evaluate(y_true, y_pred, selection.REPORTED, inv_propensity=q, exclude=exclude)
         assert results[name].metrics == expected
-        assert expected != evaluate(y_true, y_pred, fit.REPORTED, inv_propensity=q)
-        evaluator = Evaluator(64, fit.REPORTED, inv_propensity=q, keep_rows=True)
+        assert expected != evaluate(y_true, y_pred, selection.REPORTED, inv_propensity=q)
+        evaluator = Evaluator(64, selection.REPORTED, inv_propensity=q, keep_rows=True)
         evaluator.update(y_true, y_pred, exclude=exclude)
         own = evaluator.result()
         assert errors[name] == own.standard_errors(dataset.test_groups, seed=3)
@@ -125,7 +125,7 @@ class Demo:
     def __init__(self, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.out = out
         self.prepared: list[Path] = []
-        self.stages: list[str] = []
+        self.fits: list[str] = []
         self._capsys = capsys
 
     def run(self, *more: str) -> tuple[int, str, str]:
@@ -153,7 +153,7 @@ def tiny_demo(
         return plain(str(tiny_encoder) if name == minilm else name, **options)
 
     def watch_fit(*arguments: Any, plain: Callable[..., Any] = fit.fit) -> Any:
-        made.stages.append(arguments[6].name)
+        made.fits.append(arguments[0].name)
         return plain(*arguments)
 
     monkeypatch.setattr(hpo, "prepare", prepare)
@@ -175,7 +175,7 @@ def table_of(out: str) -> dict[str, list[str]]:
 def test_the_whole_job_then_again_and_overwrite(tiny_demo: Demo) -> None:
     code, out, err = tiny_demo.run()
     assert code == 0, err
-    assert tiny_demo.stages == ["selection", "all points"]
+    assert tiny_demo.fits == ["selection", "all points"]
     assert len(tiny_demo.prepared) == 1
     assert tuple(table_of(out)) == ROWS
     assert "80 test diseases, 64 phenotype terms (HPO 2001-02-03)" in out
@@ -187,7 +187,7 @@ def test_the_whole_job_then_again_and_overwrite(tiny_demo: Demo) -> None:
 
     code, again, _ = tiny_demo.run()
     assert code == 0
-    assert len(tiny_demo.stages) == 2
+    assert len(tiny_demo.fits) == 2
     assert len(tiny_demo.prepared) == 1
     assert table_of(again) == table_of(out)
     assert (tiny_demo.out / "run" / "run.json").read_text() == info
@@ -198,7 +198,7 @@ def test_the_whole_job_then_again_and_overwrite(tiny_demo: Demo) -> None:
 
     code, other, err = tiny_demo.run("--seed", "3", "--overwrite", "--quiet")
     assert code == 0, err
-    assert tiny_demo.stages == ["selection", "all points"] * 2
+    assert tiny_demo.fits == ["selection", "all points"] * 2
     assert len(tiny_demo.prepared) == 1  # the data are kept
     assert table_of(other)["dexml"] != table_of(out)["dexml"]
     assert (tiny_demo.out / "run" / "run.json").read_text() != info
@@ -225,16 +225,16 @@ def test_rows_of_the_table_are_what_they_are_called(tiny_demo: Demo, tiny_encode
         scores = evaluate(
             dataset.y_test,
             y_pred,
-            fit.REPORTED,
+            selection.REPORTED,
             inv_propensity=q,
             exclude=dataset.exclude_test,
         )
         found = [float(cell.split("±")[0]) for cell in rows[name]]
-        assert found == pytest.approx([100 * scores[m] for m in fit.REPORTED], abs=0.01), name
+        assert found == pytest.approx([100 * scores[m] for m in selection.REPORTED], abs=0.01), name
     saved = json.loads((tiny_demo.out / "run" / "metrics.json").read_text())
     assert rows["dexml"] == [
         f"{100 * saved['metrics'][m]:.2f}±{100 * saved['standard_errors'][m]:.1f}"
-        for m in fit.REPORTED
+        for m in selection.REPORTED
     ]
 
 

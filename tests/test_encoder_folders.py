@@ -86,7 +86,7 @@ def test_pooling_of_a_sentence_transformers_folder_is_read(
     pooling.write_text(json.dumps({"embedding_dimension": 16, "pooling_mode": "cls"}))
     assert DualEncoder.load(str(tmp_path)).pooling == "cls"
     pooling.write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    with pytest.raises(ValueError, match="pooling max is not known here"):
+    with pytest.raises(ValueError, match="unknown pooling max"):
         DualEncoder.load(str(tmp_path))
 
 
@@ -337,7 +337,7 @@ def test_folders_that_cannot_be_represented_are_refused(tiny_encoder: Path, tmp_
     with pytest.raises(ValueError, match="its module path /etc leads out of the folder"):
         DualEncoder.load(str(tmp_path))
     modules.write_text('[{"type": "a.Transformer"}]')
-    with pytest.raises(ValueError, match=r"modules\.json: damaged \(no list of modules\)"):
+    with pytest.raises(ValueError, match=r"modules\.json: damaged \(not a list of modules\)"):
         DualEncoder.load(str(tmp_path))
 
 
@@ -422,7 +422,7 @@ def test_a_card_names_no_folder_as_base_model_and_both_sides_of_two_heads(tmp_pa
 
 
 def test_a_folder_that_is_no_encoder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no encoder there \(no config.json\); give a folder"):
+    with pytest.raises(ValueError, match=r"not an encoder \(no config.json\); give a folder"):
         DualEncoder.load(str(tmp_path))
 
 

@@ -1,11 +1,11 @@
-"""What takes the place of a file or a folder, and what is left when it cannot."""
+"""Files and folders that are written beside their name, and what is left if that fails."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from dexml.files import replacing
+from dexml.files import beside_name, is_foreign, is_leftover, replacing
 
 
 def write(path: Path, folder: bool, text: str) -> None:
@@ -41,10 +41,62 @@ def test_the_new_one_takes_the_place(target: Path, folder: bool) -> None:
 
 
 def test_what_a_crash_left_is_no_hindrance(target: Path, folder: bool) -> None:
-    write(target.with_name(f".{os.getpid()}.old.target"), folder, "older")
+    for kind in ("new", "old"):
+        write(beside_name(target, kind), folder, "older")
     with replacing(target) as beside:
         write(beside, folder, "new")
     assert content(target) == "new"
+
+
+def test_what_a_crash_left_is_known_by_its_name() -> None:
+    path = Path("folder") / "vectors.npy"
+    once = beside_name(path)
+    assert once.suffix == ".npy"
+    for left in (once, beside_name(path, "old"), beside_name(once)):  # that of `follow_umask`
+        assert is_leftover(left.name)
+        assert is_leftover(left.name, "vectors")
+        assert not is_leftover(left.name, "graph")
+        assert not is_foreign(left.name)
+    for name in ("vectors.npy", ".vectors.npy", ".123.new.vectors.npy", f".{'g' * 16}.new.x"):
+        assert not is_leftover(name)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "file"
+    with (
+        pytest.raises(FileNotFoundError, match=r"no/file: the folder .*no does not exist"),
+        replacing(path),
+    ):
+        pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no umask")
+@pytest.mark.parametrize(("mask", "mode"), [(0o027, 0o640), (0o002, 0o664)])
+def test_files_follow_the_umask(target: Path, folder: bool, mask: int, mode: int) -> None:
+    old = os.umask(mask)
+    try:
+        with replacing(target) as beside:
+            write(beside, folder, "new")
+            (beside / "inside" if folder else beside).chmod(0o600)  # as safetensors does
+    finally:
+        os.umask(old)
+    written = target / "inside" if folder else target
+    assert written.stat().st_mode & 0o777 == mode
+
+
+def test_all_that_was_written_is_on_the_disk_before_it_has_its_name(
+    target: Path, folder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+
+    def note(path: Path) -> None:
+        assert content(target) == "old"
+        synced.append(path.name)
+
+    monkeypatch.setattr("dexml.files.sync", note)
+    with replacing(target) as beside:
+        write(beside, folder, "new")
+    assert synced == (["inside", beside.name] if folder else [beside.name])
 
 
 def test_a_block_that_fails_changes_nothing(target: Path, folder: bool) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dexml.train import stages, step
 from small import log_of, train_settings, weights, write_tiny_data
 from train_parts import start_of
 
-BOTH_PHASES = pytest.mark.parametrize("phase", ["heads", "encoder"])
+BOTH_STAGES = pytest.mark.parametrize("name", ["heads", "encoder"])
 N_LABELS = 64
 
 
@@ -40,21 +41,22 @@ def as_dense(pairs: Any, labels: NDArray[np.int64], n_rows: int) -> NDArray[np.b
     return dense
 
 
-@BOTH_PHASES
+@BOTH_STAGES
 def test_the_loss_is_given_the_positives_and_the_pairs_of_its_points(
     filtered: Path,
     tiny_encoder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    phase: str,
+    name: str,
 ) -> None:
     settings = train_settings(
         *(filtered, tiny_encoder, tmp_path / "run"),
-        stages=phase,
+        stages=name,
         negatives="in-batch",
-        deterministic=phase == "encoder",
+        deterministic=name == "encoder",
     )
-    problem, model, *_ = start_of(settings)
+    job = start_of(settings)
+    model = job.model
     plain = losses.decoupled_softmax
     calls: list[dict[str, Any]] = []
 
@@ -66,12 +68,13 @@ def test_the_loss_is_given_the_positives_and_the_pairs_of_its_points(
     with torch.no_grad():  # so that the biases tell which labels are scored
         model.table.bias.copy_(torch.arange(N_LABELS))
     rows = np.array([0, 3, 4, 7, 8, 9, 150, 299])
-    stage = stages.make(phase, problem, model, np.arange(300), settings)
+    stage = stages.make(name, replace(job, rows=np.arange(300)))
     step.gradients(stage, rows, 1, 0, 10)
-    if stage.point_lengths is not None:  # the order in which they are encoded
-        rows = rows[np.lexsort((rows, stage.point_lengths[rows]))]
+    lengths = stage.texts.point_lengths
+    if lengths is not None:  # the order in which they are encoded
+        rows = rows[np.lexsort((rows, lengths[rows]))]
     labels = calls[0]["label_bias"].detach().numpy().astype(np.int64)
-    assert (len(labels) < N_LABELS) == (phase == "encoder")
+    assert (len(labels) < N_LABELS) == (name == "encoder")
     scored = np.isin(np.arange(N_LABELS), labels)
     part = data.load_part(filtered, "trn", N_LABELS)
     assert part.exclude is not None
@@ -91,27 +94,29 @@ def test_a_positive_that_is_a_filter_pair_is_not_trained_on(
     with (folder / "filter_labels_train.txt").open("a") as file:
         file.writelines(f"{row} {label}\n" for row, label in positives)
     settings = train_settings(folder, tiny_encoder, tmp_path / "run", validation=0)
-    problem, model, *_ = start_of(settings)
+    job = start_of(settings)
+    problem, model = job.problem, job.model
     expected = part.y.toarray()
     expected[positives[:, 0], positives[:, 1]] = 0
     np.testing.assert_array_equal(problem.y.toarray(), expected)
     np.testing.assert_array_equal(model.table.counts, expected.sum(axis=0))
 
 
-@BOTH_PHASES
+@BOTH_STAGES
 def test_an_ignored_label_has_no_gradient_at_all(
     filtered: Path,
     tiny_encoder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    phase: str,
+    name: str,
 ) -> None:
     """Of one point's loss: exactly 0 for its filter pairs, and for no other (defect 14)."""
     settings = train_settings(
-        filtered, tiny_encoder, tmp_path / "run", stages=phase, negatives="all"
+        filtered, tiny_encoder, tmp_path / "run", stages=name, negatives="all"
     )
-    problem, model, *_ = start_of(settings)
-    stage = stages.make(phase, problem, model, np.arange(problem.y.shape[0]), settings)
+    job = start_of(settings)
+    problem = job.problem
+    stage = stages.make(name, replace(job, rows=np.arange(problem.y.shape[0])))
     exclude = data.load_pairs(filtered / "filter_labels_train.txt", problem.y.shape)
     plain = losses.decoupled_softmax
     given: list[torch.Tensor] = []
@@ -124,8 +129,8 @@ def test_an_ignored_label_has_no_gradient_at_all(
     n_ignored = 0
     for row in (0, 3, 4, 6, 297):
         step.gradients(stage, np.array([row]), 1, 0, 10)
-        assert stage.label_plan is not None
-        ignored = (exclude[[row]].toarray()[0] > 0)[stage.label_plan.ids]
+        assert stage.scratch.label_plan is not None
+        ignored = (exclude[[row]].toarray()[0] > 0)[stage.scratch.label_plan.ids]
         n_ignored += ignored.sum()
         gradient = given[-1].grad
         assert gradient is not None
@@ -164,10 +169,10 @@ def test_no_group_lies_on_both_sides_of_the_cut(
 ) -> None:
     keys = np.array((grouped / "raw" / "trn_groups.txt").read_text().split())
     assert max(np.unique(keys, return_counts=True)[1]) == 3
-    stage = start_of(train_settings(grouped, tiny_encoder, tmp_path / "run"))
-    assert len(stage.validation_rows) > 0
-    assert not set(keys[stage.rows]) & set(keys[stage.validation_rows])
-    both = np.concatenate([stage.rows, stage.validation_rows])
+    job = start_of(train_settings(grouped, tiny_encoder, tmp_path / "run"))
+    assert len(job.validation_rows) > 0
+    assert not set(keys[job.rows]) & set(keys[job.validation_rows])
+    both = np.concatenate([job.rows, job.validation_rows])
     np.testing.assert_array_equal(np.sort(both), np.arange(300))
 
 
@@ -180,9 +185,9 @@ def test_equal_texts_stay_together_without_groups(
     texts = (folder / "raw" / "trn_X.txt").read_text().splitlines()
     texts[150:] = texts[:150]
     (folder / "raw" / "trn_X.txt").write_text("\n".join(texts))
-    stage = start_of(train_settings(folder, tiny_encoder, tmp_path / "run"))
-    assert len(stage.validation_rows) > 0
-    assert set(stage.rows % 150).isdisjoint(stage.validation_rows % 150)
+    job = start_of(train_settings(folder, tiny_encoder, tmp_path / "run"))
+    assert len(job.validation_rows) > 0
+    assert set(job.rows % 150).isdisjoint(job.validation_rows % 150)
 
 
 def test_standard_errors_are_taken_over_the_groups(
@@ -212,27 +217,27 @@ def test_counts_and_centroids_come_from_the_fitted_points(
     settings = train_settings(
         tiny_data, tiny_encoder, tmp_path / "run", validation=0.8, residual_shrink=3.0
     )
-    stage = start_of(settings)
-    assert stage.problem.features is not None
-    y, features = stage.problem.y.toarray() > 0, stage.problem.features[0].astype(np.float64)
-    counts = y[stage.rows].sum(axis=0)
+    job = start_of(settings)
+    assert job.problem.features is not None
+    y, features = job.problem.y.toarray() > 0, job.problem.features[0].astype(np.float64)
+    counts = y[job.rows].sum(axis=0)
     assert ((counts == 0) & (y.sum(axis=0) > 0)).any()
-    np.testing.assert_array_equal(stage.model.table.counts.numpy(), counts)
-    stages.make("heads", stage.problem, stage.model, stage.rows, settings)
-    residual = stage.model.table.residual.detach().numpy()
+    np.testing.assert_array_equal(job.model.table.counts.numpy(), counts)
+    stages.make("heads", job)
+    residual = job.model.table.residual.detach().numpy()
     for label in range(N_LABELS):
-        mean = features[[i for i in stage.rows if y[i, label]]].sum(axis=0)
+        mean = features[[i for i in job.rows if y[i, label]]].sum(axis=0)
         expected = mean / max(np.linalg.norm(mean), 1e-12) * counts[label] / (counts[label] + 3.0)
         np.testing.assert_allclose(residual[label], expected, atol=1e-6)
 
 
-@BOTH_PHASES
+@BOTH_STAGES
 def test_nothing_of_the_validation_points_reaches_the_weights(
-    tiny_encoder: Path, tmp_path: Path, phase: str
+    tiny_encoder: Path, tmp_path: Path, name: str
 ) -> None:
     """Other texts, labels and filter pairs of these points: the same head, layers, residuals."""
     changes: dict[str, Any] = {
-        "stages": phase,
+        "stages": name,
         "head_epochs": 1,
         "encoder_epochs": 1,
         "negatives_per_point": 8,
@@ -261,7 +266,7 @@ def test_nothing_of_the_validation_points_reaches_the_weights(
     with (folder / "filter_labels_train.txt").open("a") as file:
         file.writelines(f"{row} {(row + 1) % 64}\n" for row in np.flatnonzero(held_out))
     after = trained("after")
-    del before["labels.safetensors/bias"], after["labels.safetensors/bias"]  # the prior is in it
+    del before["dense/table/bias"], after["dense/table/bias"]  # the prior is in it
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]), name
     y[np.flatnonzero(~held_out)[0]] = 1

@@ -10,8 +10,10 @@ import torch
 
 from dexml.commands.train import main as train_main
 from dexml.console import run
-from dexml.plan.forecast import forecast, phase_of
+from dexml.plan.forecast import count, forecast, planned_stage
 from dexml.train import TrainSettings, features
+from dexml.train.inputs import load_encoder
+from dexml.train.schedule import stage_schedule
 from small import train_settings
 from train_parts import start_of
 
@@ -157,66 +159,75 @@ def test_the_pool_is_as_large_as_those_of_the_engine(
 
     values = {"stages": "encoder", "encoder_batch_size": 10} | changes
     settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", **values)
-    problem, model, rows, _ = start_of(settings)
-    stage = stages.make(settings.stages, problem, model, rows, settings)
+    job = start_of(settings)
+    stage = stages.make(settings.stages, job)
     sizes = [
         len(stage.sampler.candidates(batch, epoch).ids)
         for epoch in range(1, 5)
-        for batch in step.batches(rows, stage.batch_size, 7, epoch)
-        if len(batch) == stage.batch_size
+        for batch in step.batches(job.rows, 10, 7, epoch)
+        if len(batch) == 10
     ]
-    found = phase_of(settings.stages, problem.y, problem.exclude, rows, settings)
+    problem = job.problem
+    found = planned_stage(stage.schedule, problem.y, problem.exclude, job.rows, settings)
     assert found.drawn
-    assert found.batch_size == 10
+    assert found.schedule.batch_size == 10
     assert min(sizes) - 1 <= found.candidates <= max(sizes) + 1
     assert abs(found.candidates - np.mean(sizes)) < 0.12 * np.mean(sizes)
 
 
-def test_all_labels_and_refreshes(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+def test_all_labels_and_hard_negatives(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:
     def of(name: str, **changes: Any) -> Any:
         settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", **changes)
-        return phase_of(name, problem.y, problem.exclude, rows, settings)
+        schedule = stage_schedule(name, settings, 64)
+        return planned_stage(schedule, problem.y, problem.exclude, job.rows, settings)
 
-    settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run")
-    problem, _, rows, _ = start_of(settings)
-    assert of("heads") == ("heads", 3, 64, 64, 0, False)
-    assert of("encoder", negatives="all", encoder_epochs=7) == ("encoder", 7, 64, 64, 0, False)
+    job = start_of(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
+    problem = job.problem
+    heads, encoder = of("heads"), of("encoder", negatives="all", encoder_epochs=7)
+    assert (heads.schedule.epochs, heads.schedule.batch_size) == (3, 64)
+    assert (encoder.schedule.epochs, encoder.schedule.batch_size) == (7, 64)
+    for stage in (heads, encoder):
+        assert stage.candidates == 64
+        assert not stage.drawn
     hard = {"negatives": "hard 0.5, uniform 0.5", "shortlist_every": 3, "encoder_epochs": 7}
-    assert of("encoder", **hard).refreshes == 3  # before epochs 1, 4, 7
-    assert of("encoder", **hard, shortlist_start=2).refreshes == 2  # before epochs 3, 6
+    mined = of("encoder", **hard).schedule
+    assert [epoch for epoch in range(1, 8) if mined.mines_before(epoch)] == [1, 4, 7]
+    late = of("encoder", **hard, shortlist_start=2).schedule
+    assert [epoch for epoch in range(1, 8) if late.mines_before(epoch)] == [3, 6]
     assert of("encoder", **hard).candidates == of("encoder", encoder_epochs=7).candidates
 
 
 def test_what_is_counted_is_what_is_trained(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    from dexml import plan as planning
-
-    seen = []
-    monkeypatch.setattr(planning, "plan", lambda given, speed, there: seen.append(given))
-
     def given(**changes: Any) -> Any:
-        forecast(train_settings(tiny_data, tiny_encoder, tmp_path / "run", **changes))
-        return seen[-1]
+        settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", **changes)
+        return count(settings, load_encoder(settings))
 
-    settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", stages="encoder")
-    problem, model, _, validation = start_of(settings)
+    job = start_of(train_settings(tiny_data, tiny_encoder, tmp_path / "run", stages="encoder"))
+    problem, model = job.problem, job.model
     whole = given(stages="encoder")
     assert len(whole.point_lengths) == problem.y.shape[0]
     assert np.array_equal(whole.label_lengths, np.diff(problem.label_tokens.offsets))
     assert whole.n_positives == problem.y.nnz
-    assert whole.n_validation == len(validation)
+    assert whole.n_validation == len(job.validation_rows)
     assert whole.n_trained == whole.n_weights == sum(p.numel() for p in model.encoder.parameters())
-    one = given(stages="encoder", encoder_layers=1, cache_layers=True, keep_tokens=77)
-    assert (one.n_blocks, one.n_trained_blocks, one.lower_cached) == (2, 1, True)
+    one = given(stages="encoder", encoder_layers=1)
+    assert (one.n_blocks, one.trained_share) == (2, 0.5)
     assert one.n_trained < one.n_weights
-    assert one.keep_tokens == 77
     frozen = given(stages="encoder", freeze_embeddings=True)
     assert one.n_trained < frozen.n_trained < frozen.n_weights
     assert given(validation=0).n_validation == 0
-    assert given(memory="none").memory is False
-    assert given(loss="decoupled, soft-top-5 from 0.3", residual_lr=0).residual is False
-    assert given(loss="bce", head_negatives="uniform", head_pool=64).phases[0].drawn
+    assert given(memory="none").votes is False
+    assert given(loss="bce", head_negatives="uniform", head_pool=64).stages[0].drawn
+    planned = forecast(
+        train_settings(
+            *(tiny_data, tiny_encoder, tmp_path / "run"),
+            loss="decoupled, soft-top-5 from 0.3",
+            residual_lr=0,
+        )
+    )
+    assert planned.memory["cpu, heads"]["label table, moments"] == 8 * 64  # biases alone
 
 
 def test_a_cache_that_is_named_gets_the_tokens(

@@ -124,9 +124,9 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"features: row 0: value is not finite \(label 0\)"):
         data.save_bow(tmp_path / "x.txt", csr_array(np.array([[np.inf]])), csr_array(np.eye(1)))
     for save in (data.save_labels, data.save_pairs, data.save_scores):
-        with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere is not there"):
+        with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
             save(tmp_path / "nowhere" / "y.npz", three)
-    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere is not there"):
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
         data.save_bow(tmp_path / "nowhere" / "x.txt", three, three)
     for save in (data.save_labels, data.save_pairs, data.save_scores):
         with pytest.raises(ValueError, match=r"(y|pairs): expected a scipy CSR array, not ndarray"):

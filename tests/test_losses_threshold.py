@@ -9,7 +9,6 @@ from torch import Tensor
 import losses_reference as dense
 from dexml import losses
 from dexml.losses import threshold
-from dexml.losses.thresholded import Operator
 
 F64 = torch.float64
 AHLE = [-4.5951, -2.1972, -3.1781, 0.0, -1.1527]
@@ -196,11 +195,3 @@ def test_scores_that_underflow_are_measured_again() -> None:
 def test_errors_of_the_operator(x: Tensor, k: int | Tensor, alpha: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         losses.soft_topk_operator(x, k, alpha=alpha)
-
-
-def test_operator_class_is_shared() -> None:
-    """The public function adds checks to the autograd function, nothing else."""
-    x = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
-    plain = Operator.apply(x, torch.tensor([2, 2]), 1.0)
-    for a, b in zip(plain, losses.soft_topk_operator(x, 2), strict=True):
-        assert torch.equal(a, b)

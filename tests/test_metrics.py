@@ -233,7 +233,7 @@ def test_groups_by_training_frequency() -> None:
         (lambda y: metrics.decile_groups(y * 0), "y_train: no positive"),
         (lambda y: metrics.seen_groups(y, few_max=0), "few_max must be at least 1, not 0"),
         (lambda y: metrics.LabelGroups("ab", [0, 1]), "names must be a list of strings"),
-        (lambda y: metrics.LabelGroups(["a", "a"], [0]), "the name 'a' stands twice"),
+        (lambda y: metrics.LabelGroups(["a", "a"], [0]), "the name 'a' occurs twice"),
         (lambda y: metrics.LabelGroups(["a"], [0, 1]), r"group 1 of label 1 out of range \(1 gr"),
         (lambda y: metrics.LabelGroups(["a"], [-2]), "group -2 of label 0 out of range"),
         (lambda y: metrics.LabelGroups(["a"], [0.5]), "dtype float64; give an integer"),

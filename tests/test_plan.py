@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from dexml import plan as planning
-from dexml.plan import Machine, Phase, PlanInput, Speed, as_text, expected_batches, plan
+from dexml.plan import Machine, PlanInput, PlannedStage, Speed, as_text, expected_batches, plan
+from dexml.train import TrainSettings
+from dexml.train.schedule import StageSchedule
 
 GIB = 2**30
 LARGE = Machine(10**15, 10**15)
@@ -23,16 +25,27 @@ SPEED = Speed(
     batch=0.0,
     token=1e-3,
     token_pair=0.0,
-    backward=3.0,
+    search=1e-7,
+    host_search=1e-7,
     heads_step=0.5,
     heads_label=1e-2,
-    score=1e-6,
-    search=1e-7,
-    token_bytes=1000.0,
     label_bytes=100.0,
+    backward=3.0,
+    token_bytes=1000.0,
+    score=1e-6,
 )
-HEADS = Phase("heads", 4, 10, 50)
-ENCODER = Phase("encoder", 2, 10, 50)
+
+
+def stage(name: Any, candidates: int = 50, **changes: Any) -> PlannedStage:
+    """Steps of 10 points against all 50 labels: 4 epochs of the heads, 2 of the encoder."""
+    epochs = {"heads": 4, "encoder": 2}[name]
+    values: dict[str, Any] = {"epochs": epochs, "batch_size": 10, "negatives": "all"}
+    values |= {"per_point": 2} | changes
+    return PlannedStage(StageSchedule(name, **values), candidates)
+
+
+HEADS, ENCODER = stage("heads"), stage("encoder")
+DRAWN: Any = {"uniform": 1.0}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -40,24 +53,30 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def given(**changes: Any) -> PlanInput:
-    """100 points of 8 tokens, 50 labels of 4; 20 points held out."""
+def given(*stages: PlannedStage, **changes: Any) -> PlanInput:
+    """100 points of 8 tokens, 50 labels of 4; 20 points held out. Changes may be of settings."""
+    stages = stages or (HEADS,)
     values: dict[str, Any] = {
         "point_lengths": np.full(100, 8),
         "label_lengths": np.full(50, 4),
         "n_positives": 300,
         "n_unseen": 5,
         "n_validation": 20,
-        "phases": [HEADS],
         "dim": 16,
         "width": 16,
         "n_weights": 10_000,
         "n_trained": 6_000,
         "n_blocks": 4,
-        "n_trained_blocks": 4,
-        "keep_tokens": 10**9,
     }
-    return PlanInput(**(values | changes))
+    names = ",".join(stage.name for stage in stages)
+    settings: dict[str, Any] = {"stages": names, "memory": "none", "keep_tokens": 10**9}
+    for name, value in changes.items():
+        (values if name in PlanInput.__dataclass_fields__ else settings)[name] = value
+    return PlanInput(
+        settings=TrainSettings(data_dir=Path("unused"), out=Path("unused"), **settings),
+        stages=stages,
+        **values,
+    )
 
 
 def test_heads_on_frozen_features() -> None:
@@ -87,15 +106,15 @@ def test_heads_on_frozen_features() -> None:
     ("changes", "units"),
     [
         ({}, 3.0),
-        ({"keep_tokens": 0}, 4.0),  # all encoded twice: gradient cache
+        ({"keep_tokens": 1}, 4.0 - 2 / 280),  # all else is encoded twice: gradient cache
         ({"keep_tokens": 70}, 3.5),  # of each side: half of 280 tokens
-        ({"n_trained_blocks": 2}, 2.0),
-        ({"n_trained_blocks": 1, "lower_cached": True}, 0.75),
-        ({"n_trained_blocks": 2, "lower_cached": True, "keep_tokens": 0}, 2.0),
+        ({"encoder_layers": 2}, 2.0),
+        ({"encoder_layers": 1, "cache_layers": True}, 0.75),
+        ({"encoder_layers": 2, "cache_layers": True, "keep_tokens": 1}, 2.0 - 1 / 280),
     ],
 )
 def test_forward_units_of_a_trained_token(changes: dict[str, Any], units: float) -> None:
-    found = plan(given(phases=[ENCODER], n_validation=0, **changes), SPEED, LARGE)
+    found = plan(given(ENCODER, n_validation=0, **changes), SPEED, LARGE)
     assert math.isclose(found.units["encoder"], units)
     part, last = [part for part in found.parts if part.name != "frozen layers"]
     tokens = 10 * 8 + 50 * 4
@@ -103,23 +122,30 @@ def test_forward_units_of_a_trained_token(changes: dict[str, Any], units: float)
     assert part.tokens_an_epoch == 10 * tokens
     assert math.isclose(part.seconds_an_epoch, 10 * (tokens * 1e-3 * units + 500 * 1e-6))
     assert math.isclose(part.seconds, 2 * part.seconds_an_epoch)
-    assert (last.name, last.seconds) == ("vectors to search", (100 * 8 + 50 * 4) * 1e-3)
+    assert last.name == "vectors to search"
+    assert math.isclose(last.seconds, (100 * 8 + 50 * 4) * 1e-3)
 
 
 def test_validations_and_refreshed_shortlists_encode_and_search() -> None:
-    phase = ENCODER._replace(epochs=5, refreshes=3)
-    found = plan(given(phases=[phase], evaluate_every=2, scored_points=15), SPEED, LARGE)
-    plain = plan(given(phases=[phase._replace(refreshes=0)], evaluate_every=99), SPEED, LARGE)
+    often = stage("encoder", epochs=5, evaluate_every=2)  # after epochs 2, 4 and the last
+    mining = stage(
+        "encoder", epochs=5, evaluate_every=2, negatives={"hard": 1.0}, shortlist_every=2
+    )
+    once = stage("encoder", epochs=5, evaluate_every=99)
+    found = plan(given(mining, validation_points=15), SPEED, LARGE)
+    unmined = plan(given(often, validation_points=15), SPEED, LARGE)
+    plain = plan(given(once), SPEED, LARGE)
     one_validation = (15 * 8 + 50 * 4) * 1e-3 + 15 * 50 * 1e-7
     whole = (20 * 8 + 50 * 4) * 1e-3 + 20 * 50 * 1e-7
     a_refresh = (80 * 8 + 50 * 4) * 1e-3 + 80 * 50 * 1e-7
-    expected = plain.parts[0].seconds - whole + 3 * one_validation + 3 * a_refresh
-    assert math.isclose(found.parts[0].seconds, expected)
+    expected = plain.parts[0].seconds - whole + 3 * one_validation
+    assert math.isclose(unmined.parts[0].seconds, expected)
+    assert math.isclose(found.parts[0].seconds, expected + 3 * a_refresh)  # epochs 1, 3, 5
 
 
 def test_several_processes_share_the_work() -> None:
-    one = plan(given(phases=[ENCODER], n_validation=0), SPEED, LARGE)
-    two = plan(given(phases=[ENCODER], n_validation=0, world=2), SPEED, LARGE)
+    one = plan(given(ENCODER, n_validation=0), SPEED, LARGE)
+    two = plan(given(ENCODER, n_validation=0, world=2), SPEED, LARGE)
     assert math.isclose(one.seconds, 2 * two.seconds)
     one = plan(given(device="cuda"), SPEED, LARGE)
     two = plan(given(device="cuda", world=2), SPEED, LARGE)
@@ -146,14 +172,14 @@ def test_packed_micro_batches_are_fewer() -> None:
     lengths = np.random.default_rng(0).integers(3, 14, 100)
     seconds = []
     for packed in (False, True):
-        asked = given(phases=[ENCODER], point_lengths=lengths, micro_tokens=64, packed=packed)
+        asked = given(ENCODER, point_lengths=lengths, micro_tokens=64, packed=packed)
         parts = plan(asked, replace(SPEED, batch=1.0), LARGE).parts
         seconds += [part.seconds_an_epoch for part in parts if part.name == "selection: encoder"]
     assert seconds[1] < 0.8 * seconds[0]
 
 
 def test_memory_by_part() -> None:
-    memory = plan(given(device="cuda", phases=[HEADS, ENCODER]), SPEED, LARGE).memory
+    memory = plan(given(HEADS, ENCODER, device="cuda"), SPEED, LARGE).memory
     heads, encoder, host = memory["cuda, heads"], memory["cuda, encoder"], memory["host"]
     assert heads["encoder, weights"] == encoder["encoder, weights"] == 40_000
     assert heads["label features"] == 4 * 50 * 16
@@ -164,9 +190,9 @@ def test_memory_by_part() -> None:
     assert encoder["label embeddings and their gradients"] == 8 * 50 * 16
     assert encoder["activations"] == 280 * 1000
     assert host["point features"] == 4 * 100 * 16
-    bare = plan(given(device="cuda", residual=False), SPEED, LARGE).memory["cuda, heads"]
+    bare = plan(given(device="cuda", residual_lr=0), SPEED, LARGE).memory["cuda, heads"]
     assert bare["label table, moments"] == 8 * 50
-    kept = given(device="cuda", phases=[ENCODER], keep_tokens=100, micro_tokens=120)
+    kept = given(ENCODER, device="cuda", keep_tokens=100, micro_tokens=120)
     # All points, while 120 tokens of labels are encoded again; kept were 100.
     assert plan(kept, SPEED, LARGE).memory["cuda, encoder"]["activations"] == (80 + 120) * 1000
     cpu = plan(given(world=2), SPEED, LARGE).memory
@@ -183,51 +209,71 @@ def test_memory_by_part() -> None:
     assert on_gpu["host"]["loaded already: libraries, texts, pairs"] == GIB
 
 
+MANY_LABELS = {"label_lengths": np.full(10**6, 4)}
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("stage", "changes", "message"),
     [
         (
-            {"label_lengths": np.full(10**6, 4), "phases": [Phase("heads", 1, 10, 1000)]},
+            stage("heads", 1000, negatives=DRAWN),
+            MANY_LABELS,
             r"cuda, heads needs .* GiB of 1.0 GiB, most for label table, moments .*--residual-lr 0",
         ),
         (
-            {"label_lengths": np.full(10**6, 4), "phases": [Phase("heads", 1, 10, 10**6)]},
+            stage("heads", 10**6),
+            MANY_LABELS,
             "cuda, heads needs .*most for label embeddings, .*draw negatives",
         ),
         (
-            {"phases": [Phase("encoder", 1, 500_000, 50)], "point_lengths": np.full(10**6, 8)},
+            stage("encoder", batch_size=500_000),
+            {"point_lengths": np.full(10**6, 8)},
             r"cuda, encoder needs .*most for activations \(.*--keep-tokens",
         ),
-        ({"n_weights": 10**9}, "cuda, heads needs .*most for encoder, weights .*smaller encoder"),
-        ({"resident": 2 * GIB, "world": 4}, "host needs 8.0 GiB .*most for loaded already.*fewer"),
         (
+            HEADS,
+            {"n_weights": 10**9},
+            "cuda, heads needs .*most for encoder, weights .*smaller encoder",
+        ),
+        (
+            HEADS,
+            {"resident": 2 * GIB, "world": 4},
+            "host needs 8.0 GiB .*most for loaded already.*fewer",
+        ),
+        (
+            HEADS,
             {"point_lengths": np.full(10**8, 8)},
             "host needs .*most for point features,? .*fewer points",
         ),
     ],
 )
-def test_what_will_not_fit_says_what_to_change(changes: dict[str, Any], message: str) -> None:
+def test_what_will_not_fit_says_what_to_change(
+    stage: PlannedStage, changes: dict[str, Any], message: str
+) -> None:
     wide = {"dim": 384, "width": 384, "device": "cuda"} | changes
-    found = plan(given(**wide), SPEED, Machine(GIB, GIB, "cuda:0"))
+    found = plan(given(stage, **wide), SPEED, Machine(GIB, GIB, "cuda:0"))
     assert any(re.search(message, problem) for problem in found.problems)
     assert "will not fit: cuda" in as_text(found) or "will not fit: host" in as_text(found)
     assert plan(given(), SPEED, LARGE).problems == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("candidates", "changes", "message"),
     [
-        ({"point_lengths": np.zeros(0, int)}, "0 points and 50 labels; there is nothing to train"),
-        ({"n_validation": 100}, "n_validation = 100 of 100 points"),
-        ({"world": 0}, "world = 0; expected at least 1"),
-        ({"phases": []}, "no phase to train"),
-        ({"phases": [Phase("heads", 1, 0, 50)]}, "phase heads has batch_size 0 and 50 candidates"),
-        ({"phases": [Phase("heads", 1, 1, 51)]}, "51 candidates of 50 labels"),
+        (
+            50,
+            {"point_lengths": np.zeros(0, int)},
+            "0 points and 50 labels; there is nothing to train",
+        ),
+        (50, {"n_validation": 100}, "n_validation = 100 of 100 points"),
+        (50, {"world": 0}, "world = 0; expected at least 1"),
+        (51, {}, "stage heads has 51 candidates of 50 labels"),
+        (0, {}, "stage heads has 0 candidates"),
     ],
 )
-def test_quantities_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+def test_quantities_that_cannot_be(candidates: int, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan(given(**changes), SPEED, LARGE)
+        plan(given(stage("heads", candidates), **changes), SPEED, LARGE)
 
 
 def test_without_validation_or_refit() -> None:
@@ -239,7 +285,7 @@ def test_without_validation_or_refit() -> None:
 
 
 def test_text_and_json() -> None:
-    found = plan(given(phases=[HEADS, ENCODER]), SPEED, LARGE)
+    found = plan(given(HEADS, ENCODER), SPEED, LARGE)
     text = as_text(found)
     assert max(map(len, text.splitlines())) <= 80
     for words in (
@@ -255,30 +301,30 @@ def test_text_and_json() -> None:
 
 
 def test_what_is_cached_and_what_features_are_encoded_again() -> None:
-    def parts(**changes: Any) -> dict[str, float]:
-        found = plan(given(**({"phases": [HEADS, ENCODER]} | changes)), SPEED, LARGE).parts
+    def parts(*stages: PlannedStage, **changes: Any) -> dict[str, float]:
+        found = plan(given(*stages, **changes), SPEED, LARGE).parts
         return {part.name: part.seconds for part in found}
 
     whole = (100 * 8 + 50 * 4) * 1e-3
-    assert math.isclose(parts()["features"], whole)
-    assert "features" not in parts(features_cached=True)
-    behind = parts(phases=[ENCODER, HEADS])
+    assert math.isclose(parts(HEADS, ENCODER)["features"], whole)
+    assert "features" not in parts(HEADS, ENCODER, features_cached=True)
+    behind = parts(ENCODER, HEADS)
     assert "features" not in behind
     assert math.isclose(behind["selection: features"], whole)
     assert math.isclose(behind["all points: features"], whole)
-    lower = parts(phases=[ENCODER], lower_cached=True, n_trained_blocks=1)
+    lower = parts(ENCODER, cache_layers=True, encoder_layers=1)
     assert math.isclose(lower["frozen layers"], 0.75 * whole)
-    assert not any("heads" in name for name in parts(phases=[ENCODER, HEADS._replace(epochs=0)]))
+    assert not any("heads" in name for name in parts(ENCODER, stage("heads", epochs=0)))
 
 
 def test_votes_of_points_are_searched_and_encoded() -> None:
-    def prior(**changes: Any) -> float:
-        found = plan(given(**changes), SPEED, LARGE).parts
+    def prior(*stages: PlannedStage, **changes: Any) -> float:
+        found = plan(given(*stages, **changes), SPEED, LARGE).parts
         return next(part.seconds for part in found if part.name == "selection: prior")
 
-    assert math.isclose(prior(memory=True) - prior(), 20 * 80 * 1e-7)
-    assert math.isclose(prior(phases=[ENCODER]) - prior(), (20 * 8 + 50 * 4) * 1e-3)
-    votes = prior(phases=[ENCODER], memory=True) - prior(phases=[ENCODER])
+    assert math.isclose(prior(memory="auto") - prior(), 20 * 80 * 1e-7)
+    assert math.isclose(prior(ENCODER) - prior(), (20 * 8 + 50 * 4) * 1e-3)
+    votes = prior(ENCODER, memory="auto") - prior(ENCODER)
     assert math.isclose(votes, 20 * 80 * 1e-7 + 80 * 8 * 1e-3)
     # One process chooses, on the host.
     assert math.isclose(prior(world=2), prior())
@@ -288,15 +334,16 @@ def test_votes_of_points_are_searched_and_encoded() -> None:
 
 def test_the_last_batch_has_fewer_points_but_all_labels_where_all_compete() -> None:
     odd = {"point_lengths": np.full(95, 8), "n_validation": 0}
-    for phase, labels in ((ENCODER, 50), (ENCODER._replace(drawn=True), 25)):
-        part = plan(given(phases=[phase], **odd), SPEED, LARGE).parts[0]
+    for one, labels in ((ENCODER, 50), (stage("encoder", negatives=DRAWN), 25)):
+        part = plan(given(one, **odd), SPEED, LARGE).parts[0]
         assert part.tokens_an_epoch == 9 * (10 * 8 + 50 * 4) + 5 * 8 + labels * 4
 
 
 def test_rows_of_drawn_labels_and_rows_of_all() -> None:
     def sizes(drawn: bool, world: int) -> dict[str, float]:
-        phase = HEADS._replace(drawn=drawn)
-        found = given(device="cuda", phases=[phase], world=world)
+        found = given(
+            stage("heads", negatives=DRAWN if drawn else "all"), device="cuda", world=world
+        )
         return plan(found, SPEED, LARGE).memory["cuda, heads"]
 
     whole, drawn = sizes(False, 2), sizes(True, 2)
@@ -311,10 +358,10 @@ def test_rows_of_drawn_labels_and_rows_of_all() -> None:
 def test_one_point_and_one_label() -> None:
     lengths = np.array([3])
     small = given(
+        stage("heads", 1, batch_size=1),
         point_lengths=lengths,
         label_lengths=lengths,
         n_validation=0,
-        phases=[Phase("heads", 1, 1, 1)],
     )
     assert "features" in as_text(plan(small, SPEED, LARGE))
 
@@ -343,14 +390,16 @@ def test_the_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def measured(tiny_encoder: Path) -> Callable[..., tuple[Any, Speed]]:
     from dexml.encoder import DualEncoder
     from dexml.plan.measure import measure
+    from dexml.train.schedule import stage_schedules
 
     def run(**changes: Any) -> tuple[Any, Speed]:
-        encoder = DualEncoder.load(str(tiny_encoder))
+        encoder = DualEncoder.load(str(tiny_encoder), head="shared")
         torch.manual_seed(3)
-        texts = ["kernel driver a", "music", "font theme b c d e"]
-        tokens = encoder.tokenize(texts, 16)
-        options: dict[str, Any] = {"batch_size": 4, "positives": 1.5, "micro_tokens": 64}
-        return encoder, measure(encoder, tokens, tokens, **(options | changes))
+        values: dict[str, Any] = {"stages": "heads,encoder", "head_batch_size": 4}
+        values |= {"micro_tokens": 64} | changes
+        settings = TrainSettings(data_dir=Path("unused"), out=Path("unused"), **values)
+        lengths, planned = np.array([4, 4, 3, 3, 9, 9]), stage_schedules(settings, 3)
+        return encoder, measure(encoder, lengths, 3, settings, planned, positives=1.5)
 
     return run
 
@@ -364,7 +413,7 @@ def test_measuring_leaves_everything_as_it_was(
     expected = torch.rand(4)
     encoder, speed = measured()  # seeds as above
     assert torch.equal(torch.rand(4), expected)
-    fresh = DualEncoder.load(str(tiny_encoder))
+    fresh = DualEncoder.load(str(tiny_encoder), head="shared")
     assert encoder.training == fresh.training
     for (name, parameter), other in zip(
         encoder.named_parameters(), fresh.parameters(), strict=True
@@ -385,7 +434,7 @@ def test_bytes_of_a_token_are_those_that_autograd_keeps(
     _, speed = measured()
     width, layers, middle = 16, 2, 32
     assert 4 * layers * (width + middle) < speed.token_bytes < 4 * layers * 40 * (width + middle)
-    _, without = measured(encodes=False)
+    _, without = measured(stages="heads")
     assert (without.backward, without.token_bytes) == (3.0, 0.0)
 
 
@@ -393,7 +442,8 @@ def test_bytes_of_a_token_are_those_that_autograd_keeps(
 def test_a_step_on_drawn_rows_is_measured(
     measured: Callable[..., tuple[Any, Speed]], residual: bool
 ) -> None:
-    _, speed = measured(drawn=True, residual=residual, precision="bf16")
+    rate = 1e-3 if residual else 0.0
+    _, speed = measured(head_negatives="uniform", residual_lr=rate, precision="bf16")
     assert speed.heads_step + speed.heads_label > 0
     assert speed.label_bytes > 0
     assert speed.update > 0
@@ -401,8 +451,8 @@ def test_a_step_on_drawn_rows_is_measured(
 
 def test_a_measured_plan(measured: Callable[..., tuple[Any, Speed]]) -> None:
     _, speed = measured()
-    found = plan(given(phases=[HEADS, ENCODER]), speed, planning.machine())
+    found = plan(given(HEADS, ENCODER), speed, planning.machine())
     assert found.seconds > 0
     assert found.problems == []
-    slower = plan(given(phases=[HEADS, ENCODER]), replace(speed, token=1.0), planning.machine())
+    slower = plan(given(HEADS, ENCODER), replace(speed, token=1.0), planning.machine())
     assert slower.seconds > found.seconds

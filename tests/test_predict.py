@@ -1,10 +1,12 @@
 """Index and predict as commands, on a small run."""
 
+import hashlib
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,17 @@ from dexml.commands import index as index_command
 from dexml.commands import predict as predict_command
 from dexml.console import run
 from dexml.encoder import with_bias_dimension
-from dexml.index import LabelIndex, exact_search
+from dexml.index import exact_search
 from dexml.index.snapshot import Snapshot
 from dexml.predict import Predictor
-from small import forge_info, rewrite_info
+from small import forge_info, part_path, rewrite_info
+
+
+def copied(run_dir: Path, folder: Path) -> Path:
+    """A run of its own, to be changed."""
+    return Path(
+        shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("checkpoint", "cache"))
+    )
 
 
 def test_index_command_prints_its_recall(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +36,7 @@ def test_index_command_prints_its_recall(run_dir: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "64 labels, 17 dimensions; HNSW" in out
     assert "recall@10 against exact search 1.0000" in out
-    assert LabelIndex.load(run_dir / "index").manifest.recall == 1.0
+    assert Predictor.open(run_dir).dense.index.facts.recalls[0].recall == 1.0
 
 
 def test_test_points_become_csr_that_scores_as_training_said(
@@ -79,7 +88,7 @@ def test_jsonl_and_table(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert run(predict_command.main, [*arguments, "--out", str(out)]) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["text"] for line in lines] == ["music player a b", "", "kernel driver"]
-    names = run_dir.joinpath("labels.txt").read_text().splitlines()
+    names = part_path(run_dir, "labels/texts").read_text().splitlines()
     for line in lines:
         assert len(line["labels"]) == 3
         scores = [label["score"] for label in line["labels"]]
@@ -139,15 +148,12 @@ def test_auto_takes_the_index_for_many_labels_and_says_so(
 def test_what_is_said_of_the_search_is_what_is_done(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
-    copy = tmp_path / "copy"
-    shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("checkpoint", "cache"))
-    monkeypatch.setattr("dexml.index.recall._recall", lambda found, truth: 1 - truth.shape[1] / 500)
+    copy = copied(run_dir, tmp_path / "copy")
+    monkeypatch.setattr("dexml.index.recall._recall", lambda hits, truth: 1 - truth.shape[1] / 500)
     arguments = [str(copy), "--search", "hnsw", "--quiet"]
     assert run(index_command.main, arguments) == 0  # recall@10 0.98, recall@64 0.872
     auto = Predictor.open(copy, exact_up_to=0)
-    told = Predictor.open(copy, search="hnsw")
+    hnsw = Predictor.open(copy, search="hnsw")
     done: list[int] = []
     near = Snapshot.near
 
@@ -159,19 +165,18 @@ def test_what_is_said_of_the_search_is_what_is_done(
     auto.predict(["kernel"], 5)
     assert not done
     assert auto.search_note(5) == "exact, 64 labels (the graph does not find enough for k = 5)"
-    assert "recall@10 0.9800" in told.search_note(5)
-    told.predict(["kernel"], 5)
+    assert "recall@10 0.9800" in hnsw.search_note(5)
+    hnsw.predict(["kernel"], 5)
     assert len(done) == 1
-    assert "HNSW, 64 labels, recall@64 0.8720 against" in told.search_note(11)
+    assert "HNSW, 64 labels, recall@64 0.8720 against" in hnsw.search_note(11)
     assert auto.search_note(100).startswith("exact, 64 labels (")
     monkeypatch.undo()
     assert run(index_command.main, [*arguments, "-k", "3", "--recall", "0.5"]) == 0
-    index = LabelIndex.load(copy / "index")
-    few = replace(index.manifest, recalls=index.manifest.recalls[:2])  # k = 3 and 10
-    index._manifest = few
+    recalls = json.loads((copy / "run.json").read_text())["index"]["recalls"]
+    rewrite_info(copy, index={"recalls": recalls[:2]})  # k = 3 and 10
     search: Any
     for search, said in (("auto", "exact, 64 labels (the graph"), ("hnsw", "HNSW, 64 labels, rec")):
-        asked = Predictor(auto.run, auto.encoder, index, search=search)
+        asked = Predictor.open(copy, search=search, exact_up_to=0)
         assert asked.search_note(20).startswith(said)
         assert "recall@3 1.0000" in asked.search_note(2)
     assert "recall not known for k = 20" in asked.search_note(20)
@@ -187,16 +192,17 @@ def test_exact_and_hnsw_agree(run_dir: Path, tiny_data: Path) -> None:
 def test_predictor_is_the_saved_encoder_and_vectors(run_dir: Path) -> None:
     predictor = Predictor.open(run_dir)
     texts = ["game theme", "font parser c"]
-    queries = with_bias_dimension(predictor.encoder.encode(texts, max_tokens=64))
+    encoder, index = predictor.dense.embedder.encoder, predictor.dense.index
+    queries = with_bias_dimension(encoder.encode(texts, max_tokens=64))
     np.testing.assert_array_equal(
-        predictor.predict(texts, 4)[0], exact_search(queries, predictor.vectors, 4)[0]
+        predictor.predict(texts, 4)[0], exact_search(queries, index.vectors, 4)[0]
     )
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 1, "nowhere: no such run directory; make one"),
+        (["nowhere"], 1, "nowhere: no such run folder; make one"),
         (["empty"], 1, "empty: no finished run in it (no run.json)"),
         (["RUN", "nowhere.txt"], 1, "nowhere.txt: no such file"),
         (["RUN", "latin.txt"], 1, "latin.txt:2: not UTF-8"),
@@ -210,7 +216,7 @@ def test_predictor_is_the_saved_encoder_and_vectors(run_dir: Path) -> None:
         (
             ["OLD", "--search", "hnsw"],
             1,
-            "labels.safetensors: damaged (not the file that",
+            "damaged (not the file that was saved); copy the whole run again, or train again",
         ),
     ],
 )
@@ -223,16 +229,13 @@ def test_wrong_use_is_one_line(
     code: int,
     message: str,
 ) -> None:
-    import shutil
-
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("latin.txt").write_bytes(b"good\nb\xe4d\n")
     if "OLD" in arguments:
         shutil.copytree(run_dir, "OLD")
-        weights = bytearray(Path("OLD/labels.safetensors").read_bytes())
-        weights[-1] ^= 1
-        Path("OLD/labels.safetensors").write_bytes(weights)
+        table = part_path(Path("OLD"), "dense/table")
+        table.write_bytes(table.read_bytes()[:-1] + b"x")
     arguments = [str(run_dir) if a == "RUN" else a for a in arguments]
     assert run(predict_command.main, [*arguments, "--quiet"]) == code
     err = capsys.readouterr().err
@@ -241,59 +244,89 @@ def test_wrong_use_is_one_line(
     assert message in err
 
 
-def test_damaged_run_files_are_named(
+def test_contents_that_do_not_fit_are_named(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
+    """With a digest and sums that fit, so that only the contents are wrong."""
+    copy = copied(run_dir, tmp_path / "copy")
+    rewrite_info(copy, "index")  # with one, its own vectors are read
+    np.save(part_path(copy, "dense/vectors"), np.zeros((30, 17), np.float32))
+    rewrite_info(copy)
+    assert run(predict_command.main, [str(copy), "--quiet"]) == 1
+    assert ".npy: damaged (float32 of shape (30, 17), expected" in capsys.readouterr().err
+    part_path(copy, "dense/vectors").write_bytes(b"\x93NUMPY\x01\x00")
+    rewrite_info(copy)
+    assert run(predict_command.main, [str(copy), "--quiet"]) == 1
+    assert ".npy: damaged" in capsys.readouterr().err
 
-    copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
-    shutil.rmtree(copy / "index")  # with one, its own vectors are read
-    np.save(copy / "label_emb.npy", np.zeros((30, 17), np.float32))
-    rewrite_info(copy)
-    assert run(predict_command.main, [str(copy), "--quiet"]) == 1
-    assert "label_emb.npy: float32 of shape (30, 17), expected" in capsys.readouterr().err
-    (copy / "label_emb.npy").write_bytes(b"\x93NUMPY\x01\x00")
-    rewrite_info(copy)
-    assert run(predict_command.main, [str(copy), "--quiet"]) == 1
-    assert "label_emb.npy: damaged" in capsys.readouterr().err
-    changes: list[dict[str, Any]] = [{"n_labels": "64"}, {"format_version": "9"}, {"dim": None}]
-    changes += [{"unseen_bias": "0.5"}, {"unseen_bias": float("nan")}, {"dim": True}]
-    changes += [{"memory": "votes"}, {"data": 3}, {"offset": []}, {"files": []}, {"prior": None}]
-    changes += [{"files": {"labels.txt": "x"}}, {"digest": None}]
-    for change in changes:
-        (name,) = change
-        forged = Path(shutil.copytree(copy, tmp_path / "forged"))
-        forge_info(forged, **change)
-        if "digest" in change:
-            text = (forged / "run.json").read_text()
-            (forged / "run.json").write_text(text.replace('"digest"', '"other"'))
-        for command in (predict_command.main, index_command.main):
-            assert run(command, [str(forged)]) == 1
-            assert f"run.json: damaged (no proper '{name}')" in capsys.readouterr().err
-        shutil.rmtree(forged)
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": {"n_labels": "64"}}, "no proper 'labels.n_labels'"),
+        ({"labels": None}, "no proper 'labels'"),
+        ({"dense": {"dim": None}}, "no proper 'dense.dim'"),
+        ({"dense": {"dim": True}}, "no proper 'dense.dim'"),
+        ({"dense": {"dim": 15}}, "64 vectors of 17 dimensions for 64 labels of 16"),
+        ({"dense": {"unseen_bias": "0.5"}}, "no proper 'dense.unseen_bias'"),
+        ({"dense": {"unseen_bias": float("nan")}}, "no proper 'dense.unseen_bias'"),
+        ({"dense": {"prior": None}}, "no proper 'dense.prior'"),
+        ({"dense": []}, "no proper 'dense'"),
+        ({"neighbours": "votes"}, "no proper 'neighbours'"),
+        ({"index": {"dim": "17"}}, "dim"),
+        ({"parts": {"labels/texts": "x"}}, ""),
+        ({"digest": None}, ""),
+    ],
+)
+def test_a_manifest_that_cannot_be_right_is_refused(
+    run_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    copy = copied(run_dir, tmp_path / "copy")
+    forge_info(copy, **changes)
+    for command in (predict_command.main, index_command.main):
+        assert run(command, [str(copy), "--quiet"]) == 1
+        shown = capsys.readouterr().err
+        assert shown.startswith(f"error: {copy / 'run.json'}: damaged (")
+        assert message in shown
+        assert shown.count("\n") == 1
+    with pytest.raises(ValueError, match=r"run.json: damaged"):
+        Predictor.open(copy)
+
+
+def test_a_changed_manifest_is_refused(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = copied(run_dir, tmp_path / "copy")
     text = (copy / "run.json").read_text()
-    (copy / "run.json").write_text(text.replace('"point_tokens": 6', '"point_tokens": 7'))
-    assert run(predict_command.main, [str(copy)]) == 1
-    assert "run.json: damaged (its digest is another)" in capsys.readouterr().err
-    (copy / "run.json").write_text("{")
-    assert run(index_command.main, [str(copy)]) == 1
-    assert "run.json: damaged" in capsys.readouterr().err
+    changed = re.sub(r'"point_tokens": \d+', '"point_tokens": 7', text)
+    for content in (changed, "{", text.replace('"digest"', '"other"')):
+        assert content != text
+        (copy / "run.json").write_text(content)
+        for command in (predict_command.main, index_command.main):
+            assert run(command, [str(copy)]) == 1
+            assert "run.json: damaged" in capsys.readouterr().err
+    (copy / "run.json").write_text(text.replace('"format_version": 3', '"format_version": 9'))
+    with pytest.raises(ValueError, match=r"format 9 .*update dexml"):
+        Predictor.open(copy)
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
 def test_every_file_of_a_run_is_checked_before_it_is_read(
     run_dir: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
-    copy = tmp_path / "copy"
-    shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("checkpoint", "cache", "index"))
-    names = json.loads((copy / "run.json").read_text())["files"]
-    read = {"labels.txt", "label_emb.npy", "query_emb.npy", "labels.safetensors"}
+    copy = copied(run_dir, tmp_path / "copy")
+    parts = json.loads((copy / "run.json").read_text())["parts"]
     encoder = {p for p in (copy / "encoder").rglob("*") if p.is_file() and p.name != "README.md"}
-    assert names.keys() == read | {p.relative_to(copy).as_posix() for p in encoder}
-    for name in names:
-        path = copy / name
+    assert {role for role in parts if role.startswith("encoder/")} == {
+        p.relative_to(copy).as_posix() for p in encoder
+    }
+    before = (copy / "run.json").read_bytes()
+    for part in parts.values():
+        path = copy / part["name"]
         whole = path.read_bytes()
         middle = len(whole) // 2
         if how == "gone":
@@ -303,56 +336,47 @@ def test_every_file_of_a_run_is_checked_before_it_is_read(
         else:
             path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
         for command in (index_command, predict_command):
-            if name == "query_emb.npy" and command is predict_command:
-                continue
             assert run(command.main, [str(copy), "--quiet"]) == 1
             shown = capsys.readouterr().err
-            assert shown.startswith(f"error: {path}: {'not there' if how == 'gone' else 'damaged'}")
+            assert shown.startswith(f"error: {path}: {'missing' if how == 'gone' else 'damaged'}")
             assert shown.count("\n") == 1
-            assert not (copy / "index").exists()
-        if name == "query_emb.npy":
-            path.write_bytes(whole)
-            continue
         with pytest.raises((ValueError, FileNotFoundError), match=path.name):
             Predictor.open(copy)
         path.write_bytes(whole)
+    assert (copy / "run.json").read_bytes() == before
     Predictor.open(copy)
     (copy / "encoder" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"adapter_config.json: no part of the run; remove it"):
+    with pytest.raises(ValueError, match=r"adapter_config.json: not a part of a run; remove it"):
         Predictor.open(copy)
 
 
 def test_the_residuals_of_a_run_that_was_replaced_are_not_taken(
     run_dir: Path, tmp_path: Path
 ) -> None:
-    """A service may be open while its run is trained again: a file is checked when read."""
-    import shutil
-
-    copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
+    """A service may be open while its run is trained again: a file is checked when it is read."""
+    copy = copied(run_dir, tmp_path / "copy")
     predictor = Predictor.open(copy)
     predictor.update_labels([3], ["kernel game"])
-    table = bytearray((copy / "labels.safetensors").read_bytes())
-    table[-1] ^= 1
-    (copy / "labels.safetensors").write_bytes(table)
-    with pytest.raises(ValueError, match=r"labels.safetensors: damaged \(not the file"):
+    before = predictor.label_texts
+    table = part_path(copy, "dense/table")
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"safetensors: damaged \(not the file"):
         predictor.update_labels([3], ["kernel"])
+    assert predictor.label_texts == before
 
 
-def test_the_weights_are_hashed_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hashlib
-
+def test_every_file_is_hashed_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
     digest = hashlib.file_digest
 
     def counted(file: Any, *rest: Any) -> Any:
-        hashed.append(Path(file.name).name)
+        hashed.append(Path(file.name).relative_to(run_dir.resolve()).as_posix())
         return digest(file, *rest)
 
     monkeypatch.setattr("hashlib.file_digest", counted)
     Predictor.open(run_dir)
-    assert hashed.count("labels.safetensors") == 1
-    weights = [path.name for path in run_dir.glob("encoder/**/model.safetensors")]
-    assert hashed.count("model.safetensors") == len(weights)
+    parts = json.loads((run_dir / "run.json").read_text())["parts"].values()
+    assert sorted(hashed) == sorted({part["name"] for part in parts})
 
 
 def test_a_reader_that_stops_early_is_no_error(run_dir: Path) -> None:

@@ -1,7 +1,10 @@
-"""A run with a memory, edited from Python and from the command line: one answer, nothing lost."""
+"""A run whose points vote, edited from Python and by the command: one answer, nothing lost."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,28 +17,19 @@ from scipy.sparse import csr_array, vstack
 from dexml.commands.index import main as index_main
 from dexml.commands.predict import main as predict_main
 from dexml.console import run as run_command
-from dexml.index import LabelIndex, sealed
-from dexml.predict import Predictor
-from dexml.run.folder import Run
-from dexml.scorers import PointMemory, save_memory
-from small import forge_info, rewrite_info
-
-
-def positives(pairs: list[tuple[int, int]], shape: tuple[int, int]) -> csr_array:
-    rows, columns = zip(*pairs, strict=True)
-    return csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
+from dexml.predict import Predictor, open_run
+from dexml.predict import served as served_module
+from dexml.run import LabelSet, Run
+from dexml.scorers import Embedder, Queries, VotedScorer
+from dexml.scorers.dense import trained_vectors
+from small import forge_info, part_path, rewrite_info
+from voting import positives, voting_run
 
 
 @pytest.fixture
 def voting(run_dir: Path, tmp_path: Path) -> Path:
     """A run of its own with an exact index and five points that vote."""
-    copy = tmp_path / "run"
-    shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("checkpoint", "cache", "memory"))
-    assert run_command(index_main, [str(copy), "--search", "exact", "--quiet"]) == 0
-    points = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
-    memory = PointMemory(points, positives([(i, 7 * i) for i in range(5)], (5, 64)), weight=3)
-    save_memory(memory, copy / "memory", encoder=Run.open(copy).fingerprint())
-    return copy
+    return voting_run(run_dir, tmp_path / "run")
 
 
 def call(command: Any, *argv: object) -> int:
@@ -50,26 +44,29 @@ def test_a_call_sees_one_moment(voting: Path, search: Any, monkeypatch: pytest.M
     predictor = Predictor.open(voting, search=search, threads=1)
     before = predictor.predict(["kernel driver"], 64)
     group = predictor.predict(["kernel driver"], 5, only=[3, 9, 60])
-    encode, best = predictor._encode, int(before.ids[0, 0])
+    best, encode = int(before.ids[0, 0]), Embedder.points
 
-    def edited(texts: list[str], *rest: Any) -> Any:
-        vectors = encode(texts, *rest)
-        monkeypatch.setattr(predictor, "_encode", encode)
-        predictor.add_labels(["kernel driver"])
-        if predictor.index.alive[best]:
-            predictor.remove_labels([best])
-        y = positives([(0, predictor.n_labels - 1)], (1, predictor.n_labels))
-        predictor.add_points(["kernel driver"], y)
-        monkeypatch.setattr(predictor, "_encode", edited)
+    def edited(embedder: Embedder, queries: Queries, max_tokens: int) -> Any:
+        vectors = encode(embedder, queries, max_tokens)
+        with monkeypatch.context() as patch:
+            patch.setattr(Embedder, "points", encode)
+            predictor.add_labels(["kernel driver"])
+            if predictor.label_set.alive[best]:
+                predictor.remove_labels([best])
+            y = positives([(0, predictor.n_labels - 1)], (1, predictor.n_labels))
+            predictor.add_points(["kernel driver"], y)
         return vectors
 
-    monkeypatch.setattr(predictor, "_encode", edited)
-    found = predictor.predict(["kernel driver"], 64)
-    np.testing.assert_array_equal(found.ids, before.ids)
-    np.testing.assert_array_equal(found.scores, before.scores)
+    monkeypatch.setattr(Embedder, "points", edited)
+    asked = predictor.predict(["kernel driver"], 64)
+    np.testing.assert_array_equal(asked.ids, before.ids)
+    np.testing.assert_array_equal(asked.scores, before.scores)
     if best not in (3, 9, 60):
-        found = predictor.predict(["kernel driver"], 5, only=[3, 9, 60])
-        np.testing.assert_array_equal(found.ids, group.ids)
+        asked = predictor.predict(["kernel driver"], 5, only=[3, 9, 60])
+        np.testing.assert_array_equal(asked.ids, group.ids)
+    monkeypatch.undo()
+    assert predictor.n_labels > 64
+    assert best not in predictor.predict(["kernel driver"], 64).ids
 
 
 def test_labels_of_points_are_lists_of_ids_or_a_matrix(voting: Path) -> None:
@@ -82,14 +79,14 @@ def test_labels_of_points_are_lists_of_ids_or_a_matrix(voting: Path) -> None:
     np.testing.assert_array_equal(asked[0].ids, asked[1].ids)
     np.testing.assert_array_equal(asked[0].scores, asked[1].scores)
     assert by_lists.memory is not None
-    assert by_lists.memory.state.y[[5, 6, 7]].indices.tolist() == [3, 9, 63]
+    assert by_lists.memory.points.y[[5, 6, 7]].indices.tolist() == [3, 9, 63]
     by_lists.add_labels(["one more"])
     by_lists.add_points(["kernel"], positives([(0, 3)], (1, 64)))  # of before that label
     by_lists.add_points(["kernel"], [np.array([64], np.int16)])
     by_lists.save()
     opened = Predictor.open(voting, threads=1)
     assert opened.memory is not None
-    assert opened.memory.state.y[[8, 9]].indices.tolist() == [3, 64]
+    assert opened.memory.points.y[[8, 9]].indices.tolist() == [3, 64]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +99,7 @@ def test_labels_of_points_are_lists_of_ids_or_a_matrix(voting: Path) -> None:
         ([[3], ["kernel"]], ValueError, r"y\[1\]: holds 'kernel' of type str; expected label"),
         ([[3], [[1, 2]]], ValueError, r"y\[1\]: 2 dimensions; expected a list of label ids"),
         ([[3], [True]], ValueError, r"y\[1\]: holds True of type bool"),
-        ([[3], [0, 0, 1, 0]], ValueError, r"y\[1\]: label 0 stands twice"),
+        ([[3], [0, 0, 1, 0]], ValueError, r"y\[1\]: duplicate label 0"),
         ([[3], "kernel"], TypeError, r"y\[1\] is str; expected a list of label ids"),
         ([3, 4], TypeError, r"y\[0\] is int; expected a list of label ids"),
         (None, TypeError, "y is NoneType; give a sparse matrix"),
@@ -111,7 +108,7 @@ def test_labels_of_points_are_lists_of_ids_or_a_matrix(voting: Path) -> None:
         (csr_array((3, 64)), ValueError, r"2 texts and y \(3, 64\) for 64 labels"),
     ],
 )
-def test_what_are_no_labels_of_points_is_named(
+def test_anything_but_labels_of_points_is_refused(
     voting: Path, y: Any, error: type[Exception], message: str
 ) -> None:
     predictor = Predictor.open(voting, threads=1)
@@ -119,9 +116,13 @@ def test_what_are_no_labels_of_points_is_named(
         predictor.add_points(["kernel", "mail"], y)
     assert predictor.memory is not None
     assert predictor.memory.n_points == 5
-    predictor.memory = None
-    with pytest.raises(ValueError, match="has no memory of training points to add to"):
-        predictor.add_points(["kernel", "mail"], y)
+
+
+def test_points_need_a_run_in_which_points_vote(run_dir: Path) -> None:
+    predictor = Predictor.open(run_dir, threads=1)
+    assert predictor.memory is None
+    with pytest.raises(ValueError, match="run: no training points vote in this run"):
+        predictor.add_points(["kernel"], [[3]])
 
 
 def test_points_added_by_threads_are_all_there(
@@ -151,17 +152,16 @@ def test_the_command_makes_the_vectors_of_a_service(voting: Path, tmp_path: Path
     service.update_labels([3, 5, 64], ["music server", "game theme", "database parser"])
     assert call(index_main, voting, "--add", tmp_path / "add.txt", "--quiet") == 0
     assert call(index_main, voting, "--update", tmp_path / "update.tsv", "--quiet") == 0
-    saved = LabelIndex.load(voting / "index")
-    np.testing.assert_array_equal(saved.vectors, service.vectors)
-    assert saved.texts == service.label_texts
-    trained = Run.open(voting).load_array("label_emb")
-    assert saved.vectors[3, -1] == trained[3, -1]  # what training learned stays
-    assert saved.vectors[66, -1] == np.float32(Run.open(voting).unseen_bias())
+    saved = Predictor.open(voting, threads=1)
+    vectors = saved.dense.index.vectors
+    np.testing.assert_array_equal(vectors, service.dense.index.vectors)
+    assert saved.label_texts == service.label_texts
+    trained = trained_vectors(Run.open(voting).state)
+    assert vectors[3, -1] == trained[3, -1]  # what training learned stays
+    assert vectors[66, -1] == np.float32(saved.dense.settings["unseen_bias"])
 
 
-def test_labels_that_an_overwritten_index_forgets_have_no_votes(
-    voting: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labels_that_an_overwritten_index_forgets_have_no_votes(voting: Path) -> None:
     """Their ids are given to others, which must not inherit the votes."""
     first = Predictor.open(voting, threads=1)
     plain = first.predict(["kernel driver"], 64)
@@ -169,11 +169,6 @@ def test_labels_that_an_overwritten_index_forgets_have_no_votes(
     first.add_points(["kernel driver"] * 60, positives([(i, 64) for i in range(60)], (60, 65)))
     assert first.predict(["kernel driver"], 1).ids[0, 0] == 64
     first.save()
-    aside = tmp_path / "aside"
-    (voting / "index").rename(aside)
-    with pytest.raises(ValueError, match=r"have 65 labels, but the index has 64; .*--overwrite"):
-        Predictor.open(voting)
-    aside.rename(voting / "index")
     assert call(index_main, voting, "--overwrite", "--search", "exact", "--quiet") == 0
     second = Predictor.open(voting, threads=1)
     assert second.memory is not None
@@ -181,74 +176,69 @@ def test_labels_that_an_overwritten_index_forgets_have_no_votes(
     assert second.memory.n_points == 65
     assert second.predict(["kernel driver"], 64).ids.shape == plain.ids.shape
     assert second.add_labels(["quite another"]).tolist() == [64]
-    found = second.predict(["kernel driver"], 65)
-    query = np.concatenate([second.encoder.encode(["kernel driver"]), [[1]]], axis=1)
-    at = found.ids[0].tolist().index(64)
-    assert found.scores[0, at] == pytest.approx(float(query[0] @ second.vectors[64]), abs=1e-5)
+    asked, dense = second.predict(["kernel driver"], 65), second.dense
+    (query,) = dense.vectors(Queries(["kernel driver"]))
+    at = asked.ids[0].tolist().index(64)
+    score = float(query @ dense.index.vectors[64])
+    assert asked.scores[0, at] == pytest.approx(score, abs=1e-5)
 
 
-@pytest.mark.parametrize("fails", ["labels", "points"])
-def test_a_save_that_ends_in_between_leaves_what_fits_together(
-    voting: Path, fails: str, monkeypatch: pytest.MonkeyPatch
+def test_a_save_that_fails_writes_nothing_and_can_be_tried_again(
+    voting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Predictor.open(voting, threads=1)
     first.add_labels(["kernel driver"])
     first.remove_labels([7, 14])
     first.add_points(["kernel driver"] * 9, positives([(i, 64) for i in range(9)], (9, 65)))
-    assert first.predict(["kernel driver"], 1).ids[0, 0] == 64
-    places = {
-        "labels": "dexml.index.sealed.write",
-        "points": "dexml.scorers.memory_files.sealed.put",
-    }
-    before = Predictor.open(voting, threads=1).predict(["kernel driver"], 64)
-    put, calls = sealed.put, []
+    before = (voting / "run.json").read_bytes()
 
-    def full(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        if fails == "labels" or "labels-{}.npz" in args:  # the second file of the points
-            raise OSError("no space left")
-        return put(*args, **kwargs)
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
 
-    monkeypatch.setattr(places[fails], full)
-    with pytest.raises(OSError, match="no space left"):
-        first.save()
-    monkeypatch.undo()
-    assert len(calls) > (fails == "points")
-    second = Predictor.open(voting, threads=1)
-    assert second.memory is not None
-    assert second.memory.n_points == 5
-    found = second.predict(["kernel driver"], 64)
-    if fails == "labels":
-        assert second.n_labels == 64
-        np.testing.assert_array_equal(found.ids, before.ids)
-    else:  # the labels of now with the points of before: each has the votes it had
-        assert second.n_labels == 65
-        assert not np.isin(found.ids, [7, 14]).any()
-        scores = dict(zip(before.ids[0].tolist(), before.scores[0].tolist(), strict=True))
-        for i, score in zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True):
-            assert i in (-1, 64) or score == pytest.approx(scores[i], abs=1e-5)
-    first.save()  # the rest, now that there is room
+    for name in ("write_array", "write_text"):  # points and vectors; texts
+        with monkeypatch.context() as patch:
+            patch.setattr(f"dexml.{WRITERS[name]}.{name}", full)
+            with pytest.raises(OSError, match="no space left"):
+                first.save()
+        assert (voting / "run.json").read_bytes() == before
+        second = Predictor.open(voting, threads=1)
+        assert second.memory is not None
+        assert (second.n_labels, second.memory.n_points) == (64, 5)
+    first.save()  # now that there is room
     np.testing.assert_array_equal(
         Predictor.open(voting, threads=1).predict(["kernel driver"], 64).ids,
         first.predict(["kernel driver"], 64).ids,
     )
 
 
-def test_points_that_come_while_the_labels_are_saved_do_not_name_labels_that_are_not(
+WRITERS = {"write_array": "scorers.points", "write_text": "run.labels"}
+"""Where each part that has changed is written from."""
+
+
+def test_a_save_takes_labels_and_points_of_one_moment(
     voting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Edits that other threads begin while the run is saved wait, and come with the next save."""
     predictor = Predictor.open(voting, threads=1)
     predictor.add_points(["kernel"], positives([(0, 3)], (1, 64)))
-    save = LabelIndex.save
+    parts = LabelSet.parts
 
-    def slowly(index: LabelIndex, folder: Path) -> None:
-        save(index, folder)
+    def edit() -> None:
         (new,) = predictor.add_labels(["one of this moment"])
         predictor.add_points(["kernel"], positives([(0, int(new))], (1, int(new) + 1)))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(LabelIndex, "save", slowly)
-        predictor.save()
+    with ThreadPoolExecutor(1) as pool:
+
+        def slowly(labels: LabelSet) -> Any:
+            edits.append(pool.submit(edit))
+            time.sleep(0.2)
+            return parts(labels)
+
+        edits: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(LabelSet, "parts", slowly)
+            predictor.save()
+        edits[0].result()
     opened = Predictor.open(voting, threads=1)
     assert opened.memory is not None
     assert (opened.n_labels, opened.memory.n_points) == (64, 6)
@@ -258,30 +248,32 @@ def test_points_that_come_while_the_labels_are_saved_do_not_name_labels_that_are
     assert (opened.n_labels, opened.memory.n_points) == (65, 7)
 
 
-@pytest.mark.parametrize("before", ["the points", "the labels"])
-def test_who_opens_while_another_saves_gets_what_fits_together(
+@pytest.mark.parametrize("before", ["labels", "index", "points"])
+def test_a_run_opened_while_another_saves_is_of_one_moment(
     voting: Path, before: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = Predictor.open(voting, threads=1)
     service.add_labels(["kernel driver"])
     service.add_points(["kernel driver"], positives([(0, 64)], (1, 65)))
-    place = {"the points": "load_memory", "the labels": "_open_index"}[before]
-    from dexml.predict import labels
-
-    whole = getattr(labels, place)
+    kind = {"labels": "LabelSet", "index": "DenseScorer", "points": "PointMemory"}[before]
+    whole = getattr(served_module, kind)
+    restore = whole.restore
+    saves: list[int] = []
 
     def late(*args: Any, **kwargs: Any) -> Any:
-        monkeypatch.setattr(labels, place, whole)
-        service.save()
-        return whole(*args, **kwargs)
+        if not saves:
+            saves.append(1)
+            service.save()
+        return restore(*args, **kwargs)
 
-    monkeypatch.setattr(labels, place, late)
+    monkeypatch.setattr(whole, "restore", late)
     opened = Predictor.open(voting, threads=1)
+    assert saves
     assert opened.memory is not None
     assert (opened.n_labels, opened.memory.n_points) == (65, 6)
 
 
-def test_who_opens_while_an_index_is_built_anew_takes_no_votes_for_old_ids(
+def test_a_run_opened_while_its_index_is_built_anew_has_no_votes_for_old_ids(
     voting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = Predictor.open(voting, threads=1)
@@ -289,17 +281,15 @@ def test_who_opens_while_an_index_is_built_anew_takes_no_votes_for_old_ids(
     service.add_points(["kernel driver"] * 9, positives([(i, 64) for i in range(9)], (9, 65)))
     service.save()
     (tmp_path / "add.txt").write_text("quite another\n")
-    from dexml.predict import labels
+    restore = LabelSet.restore
 
-    whole = labels._open_index
-
-    def late(*args: Any, **kwargs: Any) -> Any:
-        monkeypatch.setattr(labels, "_open_index", whole)
+    def late(*args: Any) -> Any:
+        monkeypatch.setattr(LabelSet, "restore", restore)
         assert call(index_main, voting, "--overwrite", "--search", "exact", "--quiet") == 0
         assert call(index_main, voting, "--add", tmp_path / "add.txt", "--quiet") == 0
-        return whole(*args, **kwargs)
+        return restore(*args)
 
-    monkeypatch.setattr(labels, "_open_index", late)
+    monkeypatch.setattr(LabelSet, "restore", late)
     opened = Predictor.open(voting, threads=1)
     assert opened.label_texts[64] == "quite another"
     assert opened.memory is not None
@@ -310,21 +300,105 @@ def test_two_services_do_not_overwrite_each_other(voting: Path) -> None:
     first, second, third = (Predictor.open(voting, threads=1) for _ in range(3))
     first.add_points(["kernel"], positives([(0, 3)], (1, 64)))
     first.save()
+    first.add_labels(["of the first"])
+    first.save()  # what it saved itself is no surprise
     second.add_labels(["kernel"])
     second.add_points(["kernel"], positives([(0, 64)], (1, 65)))
-    before = (voting / "index" / "manifest.json").read_bytes()
-    with pytest.raises(RuntimeError, match="memory: changed by another process since it was"):
-        second.save()
-    assert (voting / "index" / "manifest.json").read_bytes() == before  # all of it or nothing
     third.add_labels(["of one who has changed no point"])
-    third.save()
+    before = {path: path.read_bytes() for path in voting.rglob("*") if path.is_file()}
+    for late in (second, third):
+        with pytest.raises(RuntimeError, match=r"run: changed .*since it was opened"):
+            late.save()
+    assert {path: path.read_bytes() for path in voting.rglob("*") if path.is_file()} == before
     opened = Predictor.open(voting, threads=1)
     assert opened.memory is not None
-    assert (opened.n_labels, opened.memory.n_points) == (65, 6)
+    assert (opened.label_texts[64:], opened.memory.n_points) == (["of the first"], 6)
 
 
-def test_an_answer_is_told_with_who_votes(
-    voting: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_two_services_of_one_opened_run_do_not_overwrite_each_other(voting: Path) -> None:
+    opened = open_run(voting, threads=1)
+    first, second = Predictor(opened), Predictor(opened)
+    first.add_labels(["of the first"])
+    second.add_labels(["of the second"])
+    assert (first.label_texts[64], second.label_texts[64]) == ("of the first", "of the second")
+    first.save()
+    with pytest.raises(RuntimeError, match=r"changed .*since it was opened"):
+        second.save()
+
+
+def test_a_kill_while_saving_leaves_all_as_before_or_all_as_now(
+    voting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every step: labels, index and points are of one moment, and the next save cleans up.
+
+    What a kill leaves is the folder as it is then: it is copied at each step.
+    """
+    predictor = Predictor.open(voting, threads=1)
+    predictor.add_labels(["kernel driver"])
+    predictor.remove_labels([3])
+    predictor.add_points(["kernel driver"] * 2, [[64], [64]])
+    left: list[Path] = []
+
+    def copied(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for when in ("before", "after"):
+                with monkeypatch.context() as patch:
+                    for name, original in originals.items():
+                        patch.setattr(os, name, original)
+                    left.append(tmp_path / f"{len(left):03}-{when}")
+                    shutil.copytree(voting, left[-1])
+                if when == "before":
+                    result = function(*args, **kwargs)
+            return result
+
+        return call
+
+    originals = {name: getattr(os, name) for name in ("replace", "fsync", "unlink")}
+    with monkeypatch.context() as patch:
+        for name, original in originals.items():
+            patch.setattr(os, name, copied(original))
+        predictor.save()
+    outcomes = []
+    for folder in left:
+        opened = open_run(folder, threads=1)
+        assert isinstance(opened.scorer, VotedScorer)
+        index, n_points = opened.scorer.dense.index, opened.scorer.memory.n_points
+        outcome = (len(opened.labels), index.n_labels, bool(opened.labels.alive[3]), n_points)
+        outcomes.append(outcome == (65, 65, False, 7))
+        assert outcomes[-1] or outcome == (64, 64, True, 5)
+        again = Predictor(opened)
+        again.remove_labels([4])
+        again.save()
+        parts = json.loads((folder / "run.json").read_text())["parts"].values()
+        lies = {p.relative_to(folder).as_posix() for p in folder.glob("*/*") if p.is_file()}
+        assert {name for name in lies if not name.startswith("encoder/")} == {
+            part["name"] for part in parts if not part["name"].startswith("encoder/")
+        }
+    assert outcomes == sorted(outcomes)
+    assert outcomes.count(False) > 10
+    assert outcomes.count(True) > 1
+
+
+def test_a_saved_run_answers_the_same_in_another_process(voting: Path) -> None:
+    predictor = Predictor.open(voting, threads=1)
+    (new,) = predictor.add_labels(["kernel driver"])
+    predictor.remove_labels([9])
+    predictor.update_labels([11], ["mail theme"])
+    predictor.add_points(["kernel driver"], [[int(new)]])
+    predictor.save()
+    code = (
+        "import sys; from dexml.predict import Predictor; "
+        "ids, scores = Predictor.open(sys.argv[1], threads=1).predict(['kernel driver'], 64); "
+        "print(ids.tolist(), scores.tobytes().hex())"
+    )
+    command = [sys.executable, "-c", code, str(voting)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    ids, scores = predictor.predict(["kernel driver"], 64)
+    assert done.stdout.split("] ") == [f"{ids.tolist()}"[:-1], f"{scores.tobytes().hex()}\n"]
+
+
+def test_the_command_says_who_votes(
+    voting: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("kernel driver\n")
@@ -333,19 +407,11 @@ def test_an_answer_is_told_with_who_votes(
     assert capsys.readouterr().err.startswith(first)
     predictor = Predictor.open(voting, threads=1)
     predictor.add_points(["kernel"], positives([(0, 3)], (1, 64)))
-    assert predictor.memory is not None
-    predictor.memory.build_graph(seed=0)
     predictor.save()
     assert call(predict_main, voting, texts) == 0
-    assert "votes of 6 training points, weight 3 (50 a text found by HNSW, temperature 0.2)" in (
-        capsys.readouterr().err
-    )
-    shutil.rmtree(voting / "memory")
-    assert call(predict_main, voting, texts) == 0
+    assert "votes of 6 training points" in capsys.readouterr().err
+    assert call(predict_main, run_dir, texts) == 0
     assert "vote" not in capsys.readouterr().err
-    rewrite_info(voting, memory={"kind": "votes"})
-    assert call(predict_main, voting, texts) == 0
-    assert f"no votes of training points: {voting / 'memory'} is not" in capsys.readouterr().err
 
 
 def test_resume_knows_the_memory(
@@ -379,13 +445,14 @@ def test_a_number_that_is_a_text_and_an_id_is_not_guessed_at(
     assert message in capsys.readouterr().err
     (tmp_path / "gone.txt").write_text("017\n64\n")
     assert call(index_main, voting, "--remove", tmp_path / "gone.txt", "--quiet") == 0
-    assert np.flatnonzero(~LabelIndex.load(voting / "index").alive).tolist() == [17, 64]
+    opened = Predictor.open(voting, threads=1)
+    assert np.flatnonzero(~opened.label_set.alive).tolist() == [17, 64]
+    assert np.flatnonzero(~opened.dense.index.alive).tolist() == [17, 64]
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "swapped"])
-def test_damaged_files_of_index_and_memory_are_refused(
-    voting: Path, how: str, tmp_path: Path
-) -> None:
+def test_damaged_parts_are_refused(voting: Path, how: str, tmp_path: Path) -> None:
+    """Every part that edits write; `swapped`: whole files, of another state of the same run."""
     other = tmp_path / "other"
     shutil.copytree(voting, other)
     edited = Predictor.open(other, threads=1)
@@ -393,34 +460,36 @@ def test_damaged_files_of_index_and_memory_are_refused(
     edited.add_labels(["x"])
     edited.add_points(["x"], positives([(0, 3)], (1, 65)))
     edited.save()
-    for folder in ("index", "memory"):
-        for path in sorted((voting / folder).iterdir()):
-            if path.name == ".lock":
-                continue
-            whole = path.read_bytes()
-            if how == "cut":
-                path.write_bytes(whole[: len(whole) // 2])
-            elif how == "flipped":
-                middle = len(whole) // 2
-                path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
-            else:
-                role = path.name.split("-")[0]
-                path.write_bytes(next((other / folder).glob(f"{role}*")).read_bytes())
-            if path.read_bytes() != whole:
-                with pytest.raises((ValueError, FileNotFoundError), match=folder):
-                    Predictor.open(voting)
-            path.write_bytes(whole)
+    roles = json.loads((voting / "run.json").read_text())["parts"]
+    checked = 0
+    for role in (r for r in roles if r.split("/")[0] in ("labels", "index", "neighbours")):
+        path = part_path(voting, role)
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        if how == "cut":
+            path.write_bytes(whole[:middle])
+        elif how == "flipped":
+            path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
+        else:
+            path.write_bytes(part_path(other, role).read_bytes())
+        if path.read_bytes() != whole:
+            checked += 1
+            with pytest.raises(ValueError, match=f"{path.name}: damaged"):
+                Predictor.open(voting)
+        path.write_bytes(whole)
+    assert checked >= 7
     Predictor.open(voting)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fingerprint": "0" * 64}, "run.json: the encoder or labels.safetensors are not those"),
-        ({"dim": -1}, r"run.json: damaged \(dim = -1\)"),
-        ({"point_tokens": 0}, r"run.json: damaged \(point_tokens = 0\)"),
-        ({"dim": 15}, "index: 64 labels of 17 dimensions, but run.json says 64 of 16"),
-        ({"n_labels": 65}, "index: 64 labels of 17 dimensions, but run.json says 65 of 17"),
+        ({"dense": {"dim": -1}}, "dim"),
+        ({"dense": {"dim": 15}}, "64 vectors of 17 dimensions for 64 labels of 16"),
+        ({"labels": {"n_labels": 65}}, "64 lines for 65 labels"),
+        ({"labels": {"n_trained": 65}}, "65 at the end of training"),
+        ({"index": {"n_alive": 63}}, "64 labels, not 63"),
+        ({"neighbours": {"n_points": 6}}, r"float32 of shape \(5, 16\), expected float32 \(6, "),
     ],
 )
 def test_a_run_json_that_does_not_fit_is_refused(
@@ -428,4 +497,12 @@ def test_a_run_json_that_does_not_fit_is_refused(
 ) -> None:
     forge_info(voting, **changes)
     with pytest.raises(ValueError, match=message):
+        Predictor.open(voting)
+
+
+def test_parts_of_two_moments_are_refused(voting: Path) -> None:
+    """Labels that were removed by one state, and an index of another: files of sound content."""
+    np.save(part_path(voting, "labels/alive"), np.arange(64) != 5)
+    rewrite_info(voting)
+    with pytest.raises(ValueError, match="index and labels disagree on which labels were removed"):
         Predictor.open(voting)

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -20,6 +21,8 @@ from dexml.commands.inputs import count_lines, open_texts, read_group
 from dexml.commands.show import as_table, csr_parts, fit
 from dexml.console import run
 from dexml.predict import Predictor
+from dexml.run import LabelSet
+from small import part_path
 
 ROOT = Path(__file__).parents[1]
 
@@ -196,7 +199,10 @@ def unfinished(
         (["-k", "4"], "begun with k = 3, now 4; ask the same"),
         (["--block", "5"], "begun with block = 4, now 5"),
         (["--only", "ONLY"], "begun with labels = null, now "),
-        (["--precision", "bfloat16"], 'begun with precision = "float32", now "bfloat16"'),
+        (
+            ["--precision", "bfloat16"],
+            'begun with scorer = {"device": "cpu", "precision": "float32"}, now {',
+        ),
         (["--search", "hnsw"], 'begun with search = "exact, 64 labels", now "HNSW'),
     ],
 )
@@ -252,6 +258,52 @@ def test_a_damaged_partial_output_is_refused(
     err = capsys.readouterr().err
     assert "damaged" in err or "not of this version" in err
     assert answer(run_dir, texts_file, unfinished, "--quiet") == 0
+
+
+def test_a_full_disk_at_the_end_loses_no_answer(
+    run_dir: Path, texts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The answers are complete and their files closed when the archive is made of them."""
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    out, whole = tmp_path / "out.npz", tmp_path / "whole.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "finish_npz", full)
+        assert answer(run_dir, texts_file, out) == 1
+    shown = capsys.readouterr().err
+    assert "error: no space left" in shown
+    assert "23 texts are answered and kept" in shown
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(0, patch, Stop())
+        assert answer(run_dir, texts_file, out, "--resume", "--quiet") == 0
+    assert answer(run_dir, texts_file, whole, "--quiet") == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_run_that_was_edited_is_another_question(
+    run_dir: Path, texts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_copy, out = tmp_path / "run", tmp_path / "out.jsonl"
+    shutil.copytree(run_dir, run_copy, ignore=shutil.ignore_patterns("checkpoint", "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(3, patch, Stop())  # one of them warms up
+        assert answer(run_copy, texts_file, out, "--quiet") == 1
+    predictor = Predictor.open(run_copy)
+    predictor.update_labels([3], ["another text"])  # as many labels as before
+    predictor.save()
+    assert answer(run_copy, texts_file, out, "--resume", "--quiet") == 1
+    assert 'begun with run.json = "' in capsys.readouterr().err
+
+
+def test_nothing_kept_is_said_when_there_is_nothing_to_resume(
+    run_dir: Path, texts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    (tmp_path / "out.jsonl.partial").mkdir()  # of a run that was killed before its first answers
+    assert answer(run_dir, texts_file, out, "--resume") == 0
+    assert "begun anew (none of its answers were kept)" in capsys.readouterr().err
 
 
 def test_bad_utf8_names_its_line_and_keeps_what_was_done(
@@ -330,7 +382,7 @@ def test_a_pipe_is_read_once(run_dir: Path, texts_file: Path, tmp_path: Path) ->
 def test_groups_by_text_and_id(
     run_dir: Path, texts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = (run_dir / "labels.txt").read_text().splitlines()
+    names = part_path(run_dir, "labels/texts").read_text().splitlines()
     only, without = tmp_path / "only.txt", tmp_path / "without.txt"
     only.write_text(f"3\n{names[9]}\n\n12\n")
     without.write_text(f"{names[12]}\n40\n")
@@ -353,18 +405,18 @@ def test_groups_by_text_and_id(
 
 
 def test_a_removed_label_is_in_no_group(tmp_path: Path) -> None:
-    path, texts = tmp_path / "only.txt", ["a", "b", "a", "c"]
-    alive = np.array([False, True, True, False])
+    path = tmp_path / "only.txt"
+    labels = LabelSet.of(["a", "b", "a", "c"], np.zeros(4, np.int64)).removed(np.array([0, 3]))
     for content, mask in (("a\n", [2]), ("b\n2\n", [1, 2])):
         path.write_text(content)
-        assert np.flatnonzero(read_group(path, texts, alive)).tolist() == mask
+        assert np.flatnonzero(read_group(path, labels)).tolist() == mask
     for content, message in (
         ("1\n0\n", "only.txt:2: label 0 was removed"),
         ("c\n", "no label has"),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
-            read_group(path, texts, alive)
+            read_group(path, labels)
 
 
 def test_labels_added_later_do_not_widen_the_answer_for_test_points(
@@ -480,6 +532,7 @@ import numpy as np
 from dexml.console import run
 from dexml.predict import Predictor
 from dexml.commands import predict as command
+from dexml.scorers import Embedder
 
 opened = []
 original = Predictor.open
@@ -490,7 +543,7 @@ def open_limited(*args, **given):
     predictor = original(*args, **given)
     opened.append(predictor)
     vectors = np.random.default_rng(0).normal(size=(4096, 17)).astype(np.float32)
-    predictor._encode = lambda texts, *_: vectors[: len(texts)]
+    Embedder.points = lambda self, queries, _: vectors[: len(queries)]
     predictor.predict(["x"] * 4096, 10)
     used = next(int(s.split()[1]) << 10 for s in open("/proc/self/status") if "VmData" in s)
     resource.setrlimit(resource.RLIMIT_DATA, (used + (40 << 20),) * 2)

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,8 +110,6 @@ def test_the_serving_page_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With a small run in the place of the demo's."""
-    import shutil
-
     copy = shutil.copytree(run_dir, tmp_path / "run")
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", page, flags=re.S)

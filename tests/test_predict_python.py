@@ -11,21 +11,28 @@ import torch
 from scipy.sparse import csr_array
 
 from dexml import data
-from dexml.index import LabelIndex, exact_search
-from dexml.predict import Predictor
-from dexml.run.folder import Run
+from dexml.index import exact_search
+from dexml.predict import Opened, Predictor, open_run
+from dexml.run import Run
+from dexml.scorers import Queries
+from dexml.scorers.dense import read_residual, trained_vectors
 
 
 @pytest.fixture(scope="module")
-def predictor(run_dir: Path) -> Predictor:
-    return Predictor.open(run_dir, threads=1)
+def opened(run_dir: Path) -> Opened:
+    return open_run(run_dir, search="exact", threads=1)
+
+
+@pytest.fixture(scope="module")
+def predictor(opened: Opened) -> Predictor:
+    """Never edited."""
+    return Predictor(opened)
 
 
 @pytest.fixture
-def fresh(predictor: Predictor) -> Predictor:
-    """To be edited."""
-    index = LabelIndex.build(predictor.vectors, texts=predictor.label_texts, search="exact")
-    return Predictor(predictor.run, predictor.encoder, index)
+def fresh(opened: Opened) -> Predictor:
+    """To be edited; it shares the encoder with `predictor`, whose edits it never sees."""
+    return Predictor(opened)
 
 
 @pytest.fixture(scope="module")
@@ -104,41 +111,47 @@ def test_threads_that_ask_while_labels_change(fresh: Predictor) -> None:
 
 
 def test_a_new_label_is_its_text_with_an_unseen_bias(fresh: Predictor, run_dir: Path) -> None:
-    encoder, run = fresh.encoder, Run.open(run_dir)
+    encoder, tokens = fresh.dense.embedder.encoder, fresh.dense.settings["label_tokens"]
     (new,) = fresh.add_labels(["mail theme c"])
     assert new == 64
-    expected = encoder.encode(["mail theme c"], max_tokens=run.info["label_tokens"])[0]
-    np.testing.assert_allclose(fresh.vectors[64, :-1], expected, atol=1e-6)
+    expected = encoder.encode(["mail theme c"], max_tokens=tokens)[0]
+    vectors = fresh.dense.index.vectors
+    np.testing.assert_allclose(vectors[64, :-1], expected, atol=1e-6)
     # Label 5 has no training point (see small.py): it shows the bias of an unseen label.
-    assert fresh.vectors[64, -1] == run.load_array("label_emb")[5, -1]
+    trained = trained_vectors(Run.open(run_dir).state)
+    assert vectors[64, -1] == trained[5, -1] == np.float32(fresh.dense.settings["unseen_bias"])
     assert new in fresh.predict(["mail theme c"], 3).ids
     assert fresh.labels(np.array([[64]]))[0] == ["mail theme c"]
 
 
 def test_an_unseen_label_added_again_ties_with_itself(fresh: Predictor) -> None:
     (new,) = fresh.add_labels([fresh.label_texts[5]])
-    np.testing.assert_allclose(fresh.vectors[new], fresh.vectors[5], atol=1e-6)
+    vectors = fresh.dense.index.vectors
+    np.testing.assert_allclose(vectors[new], vectors[5], atol=1e-6)
 
 
 def test_an_updated_label_keeps_what_training_learned(fresh: Predictor) -> None:
-    before = fresh.vectors[[7, 8]].copy()
+    encoder, run = fresh.dense.embedder.encoder, fresh.run
+    before = fresh.dense.index.vectors[[7, 8]]
     fresh.update_labels([7], [fresh.label_texts[7]])
-    np.testing.assert_allclose(fresh.vectors[[7, 8]], before, atol=1e-6)
+    np.testing.assert_allclose(fresh.dense.index.vectors[[7, 8]], before, atol=1e-6)
     fresh.update_labels([7], ["mail theme c"])
     assert fresh.label_texts[7] == "mail theme c"
-    residual = fresh.run.residual()[7]
+    residual = read_residual(run.state, 64, 16)[7]
     with torch.inference_mode():
-        tokens = fresh.encoder.tokenize(["mail theme c"], 64)
+        tokens = encoder.tokenize(["mail theme c"], 64)
         ids = tokens.tensor(np.array([0]), torch.device("cpu"))
-        head = fresh.encoder.head(fresh.encoder.features(ids))[0].numpy()
+        head = encoder.head(encoder.features(ids))[0].numpy()
     expected = (head + residual) / np.linalg.norm(head + residual)
-    np.testing.assert_allclose(fresh.vectors[7, :-1], expected, atol=1e-6)
-    assert fresh.vectors[7, -1] == before[0, -1]
-    np.testing.assert_array_equal(fresh.vectors[8], before[1])
+    after = fresh.dense.index.vectors[[7, 8]]
+    np.testing.assert_allclose(after[0, :-1], expected, atol=1e-6)
+    assert after[0, -1] == before[0, -1]
+    np.testing.assert_array_equal(after[1], before[1])
     (new,) = fresh.add_labels(["font"])
     fresh.update_labels([new], ["font parser b"])  # it has no residual
     (twin,) = fresh.add_labels(["font parser b"])
-    np.testing.assert_array_equal(fresh.vectors[new], fresh.vectors[twin])
+    vectors = fresh.dense.index.vectors
+    np.testing.assert_array_equal(vectors[new], vectors[twin])
 
 
 def test_removed_labels_leave_every_answer(fresh: Predictor, texts: list[str]) -> None:
@@ -153,20 +166,6 @@ def test_removed_labels_leave_every_answer(fresh: Predictor, texts: list[str]) -
         fresh.remove_labels(gone[:1])
 
 
-def test_the_bias_of_unseen_labels_where_there_are_none(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = Run.open(run_dir)
-    told = {name: value for name, value in opened.info.items() if name != "unseen_bias"}
-    run = Run(opened.folder, told)  # as older runs are
-    assert run.unseen_bias() == pytest.approx(opened.unseen_bias())  # by the unseen label it has
-    served = np.sort(run.load_array("label_emb")[:, -1])
-    monkeypatch.setattr(Run, "residual", lambda self: np.ones((64, 16), np.float32))
-    assert run.unseen_bias() == pytest.approx(served[:6].mean())
-    said = Run(run.folder, run.info | {"unseen_bias": -0.25})
-    assert said.unseen_bias() == -0.25
-
-
 @pytest.mark.parametrize("search", ["exact", "hnsw"])
 def test_a_group_is_answered_as_a_sort_of_its_labels(
     run_dir: Path, predictor: Predictor, texts: list[str], search: Any
@@ -175,7 +174,8 @@ def test_a_group_is_answered_as_a_sort_of_its_labels(
     group = np.sort(np.random.default_rng(0).choice(64, 15, replace=False))
     pairs = csr_array((np.random.default_rng(1).random((len(texts), 64)) < 0.2).astype(np.float32))
     ids, scores = asked.predict(texts, 20, only=group, exclude=pairs)
-    every = exact_search(predictor._encode(texts, 64, None), predictor.vectors, 64, exclude=pairs)
+    dense = predictor.dense
+    every = exact_search(dense.vectors(Queries(texts)), dense.index.vectors, 64, exclude=pairs)
     for row in range(len(texts)):
         kept = np.isin(every[0][row], group)
         n = int(kept.sum())
@@ -214,7 +214,7 @@ def test_a_wrong_group_is_refused(predictor: Predictor, only: Any, message: str)
         (["a", "b\ud800"], ValueError, r"texts\[1\]: not valid Unicode at character 1 \('\\ud800'"),
     ],
 )
-def test_what_is_no_text_is_named(
+def test_anything_but_texts_is_refused(
     predictor: Predictor, given: Any, error: type[Exception], message: str
 ) -> None:
     for call in (predictor.predict, predictor.add_labels):
@@ -225,7 +225,7 @@ def test_what_is_no_text_is_named(
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (["a", ""], ValueError, r"texts\[1\]: empty; a label has a text"),
+        (["a", ""], ValueError, r"texts\[1\]: empty; a label needs a text"),
         ([" \t\u2003"], ValueError, r"texts\[0\]: empty"),
         (["a", "b\nc"], ValueError, r"texts\[1\]: holds a line break; a label is one line"),
         (["a", None], TypeError, r"texts\[1\] is NoneType; expected a string"),
@@ -233,20 +233,19 @@ def test_what_is_no_text_is_named(
         (["a\ud800"], ValueError, r"texts\[0\]: not valid Unicode at character 1"),
     ],
 )
-def test_what_is_no_label_is_refused_as_the_command_does(
+def test_label_texts_are_checked_as_the_command_does(
     fresh: Predictor, given: Any, error: Any, message: str
 ) -> None:
-    vectors = np.ones((len(given), 17), np.float32)
-    ids = list(range(len(given)))
+    ids = np.arange(len(given))
     for call in (
         lambda: fresh.add_labels(given),
         lambda: fresh.update_labels(ids, given),
-        lambda: fresh.index.add_labels(given, vectors),
-        lambda: fresh.index.update_labels(ids, given, vectors),
+        lambda: fresh.label_set.added(given),
+        lambda: fresh.label_set.updated(ids, given),
     ):
         with pytest.raises(error, match=message):
             call()
-    assert fresh.index.manifest.edits == 0
+    assert fresh.label_set.edits == 0
 
 
 def test_texts_of_labels_are_stripped_as_the_command_does(fresh: Predictor) -> None:
@@ -279,6 +278,11 @@ def test_odd_texts_are_answered(predictor: Predictor) -> None:
             TypeError,
             r"exclude is list; give csr_array, shape \(1, 64\)",
         ),
+        (
+            lambda p: p.predict(["x"], exclude=csr_array((2, 64))),
+            ValueError,
+            r"exclude: shape \(2, 64\), but texts and labels have \(1, 64\)",
+        ),
         (lambda p: p.labels([1, 2]), ValueError, r"ids: shape \(2,\); expected \(n, k\)"),
         (lambda p: p.labels([[1, 64]]), ValueError, "ids: label 64 out of range"),
         (lambda p: p.open(p.run.folder, threads=0), ValueError, "threads = 0; expected at least"),
@@ -300,39 +304,21 @@ def test_wrong_arguments(fresh: Predictor, call: Any, error: type[Exception], me
 
 
 def test_progress_counts_every_text(predictor: Predictor, texts: list[str]) -> None:
-    told: list[int] = []
-    predictor.predict(texts, 2, told=told.append)
-    assert sum(told) == len(texts)
+    counts: list[int] = []
+    predictor.predict(texts, 2, on_progress=counts.append)
+    assert sum(counts) == len(texts)
 
 
-def test_a_memory_has_the_last_word(predictor: Predictor, texts: list[str]) -> None:
-    class Memory:
-        def mix(
-            self,
-            queries: Any,
-            found: Any,
-            label_vectors: Any,
-            k: int,
-            *,
-            exclude: Any = None,
-            only: Any = None,
-        ) -> Any:
-            assert queries.shape == (2, 17)
-            assert (queries[:, -1] == 1).all()
-            assert label_vectors is predictor.vectors
-            assert exclude is only is None
-            return found[0][:, ::-1], found[1][:, ::-1]
-
-    memory: Any = Memory()
-    mixed = Predictor(predictor.run, predictor.encoder, predictor.index, memory=memory)
-    np.testing.assert_array_equal(
-        mixed.predict(texts[:2], 5).ids, predictor.predict(texts[:2], 5).ids[:, ::-1]
-    )
+def test_progress_counts_every_label_that_is_encoded(fresh: Predictor) -> None:
+    counts: list[int] = []
+    fresh.add_labels(["kernel", "mail"], on_progress=counts.append)
+    fresh.update_labels([3, 5, 7], ["kernel", "mail", "font"], on_progress=counts.append)
+    assert sum(counts) == 5
 
 
 @pytest.mark.parametrize("search", ["exact", "hnsw"])
 def test_label_vectors_are_mapped_and_not_loaded(run_dir: Path, search: Any) -> None:
-    vectors = Predictor.open(run_dir, search=search).vectors
+    vectors = Predictor.open(run_dir, search=search).dense.index.vectors
     assert not vectors.flags.writeable
     held: Any = vectors
     while not isinstance(held, np.memmap):
@@ -344,7 +330,7 @@ def test_bfloat16_is_near_float32(run_dir: Path, predictor: Predictor, texts: li
     half = Predictor.open(run_dir, precision="bfloat16", threads=1)
     _, scores = half.predict(texts, 64)
     _, exact = predictor.predict(texts, 64)
-    assert half.precision == "bfloat16"
-    assert predictor.precision == "float32"
+    assert half.dense.embedder.precision == "bfloat16"
+    assert predictor.dense.embedder.precision == "float32"
     assert not np.array_equal(scores, exact)
     np.testing.assert_allclose(scores[:, 0], exact[:, 0], atol=0.05)

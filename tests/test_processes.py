@@ -1,9 +1,15 @@
-"""Evaluators on their way from one process to another, and copies of them."""
+"""Process groups, whoever forms them; evaluators between processes, and copies of them."""
 
 import multiprocessing
+import os
 import pickle
+import socket
+import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from copy import copy, deepcopy
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,3 +89,75 @@ def test_bytes_that_are_no_evaluator() -> None:
             _rust.Evaluator.from_bytes(bad)
     with pytest.raises(ValueError, match="num_threads must be in"):
         _rust.Evaluator.from_bytes(state, 0)
+
+
+def sum_of_ranks() -> float:
+    import torch
+    import torch.distributed as dist
+
+    tensor = torch.tensor([float(dist.get_rank() + 1)])
+    dist.all_reduce(tensor)
+    return tensor.item()
+
+
+def slow() -> bool:
+    time.sleep(1.5)
+    return True
+
+
+def guests_of_a_group(rank: int, folder: str, port: str) -> None:
+    """A program such as Lightning has formed the group; its collectives may take 1 second."""
+    import torch.distributed as dist
+
+    from dexml.train import processes
+
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=1),
+    )
+    for work in (slow, lambda: False):  # it may train twice
+        device = processes.start("cpu")
+        assert processes.first(work, device) == (work is slow)
+        processes.end()
+        assert dist.is_initialized()
+        assert sum_of_ranks() == 3
+    dist.destroy_process_group()
+
+
+def owners_of_a_group(rank: int, folder: str, port: str) -> None:
+    """As torchrun starts them."""
+    import torch.distributed as dist
+
+    from dexml.train import processes
+
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    processes.start("cpu")
+    assert sum_of_ranks() == 3
+    processes.end()
+    assert not dist.is_initialized()
+    assert processes.size() == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over files")
+@pytest.mark.parametrize("work", [guests_of_a_group, owners_of_a_group])
+def test_a_training_destroys_the_groups_that_it_has_formed_and_no_others(
+    tmp_path: Path, work: Any
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    spawn = multiprocessing.get_context("spawn")
+    started = [spawn.Process(target=work, args=(rank, str(tmp_path), port)) for rank in (0, 1)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(timeout=100)
+        process.kill()
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]

@@ -3,26 +3,24 @@
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml.metrics import Evaluator, Result, decile_groups
-from dexml.report import (
-    Predictions,
-    charts,
-    command,
-    curves,
-    deciles,
-    examples,
-    page,
-    write_report,
-)
+from dexml.metrics import Evaluator
+from dexml.report import Evaluation, Training, charts, curves, examples, frequency, write_report
+from dexml.report.of_training import report_training
+from dexml.report.repeat import command
+from dexml.report.text import pieces, printable
 from dexml.run.folder import read_log
+from dexml.train import train
+from small import train_settings
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 NASTY = "<script>alert('x')</script> & \"quoted\" \u202egnp.exe\x00\u200b\u2028 מילה"
@@ -53,6 +51,8 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag in ("td", "th", "text", "title"):
+            self.words.append(" ")
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] != "style":
@@ -63,51 +63,71 @@ class Page(HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-def problem(
+def evaluation(
     n_points: int = 40, n_labels: int = 30, k: int = 100, *, seed: int = 0, positives: float = 0.1
-) -> dict[str, Any]:
-    """Arguments of `write_report` on random predictions, some of them true."""
+) -> Evaluation:
+    """Random predictions, some of them true."""
     generator = np.random.default_rng(seed)
     y = csr_array((generator.random((n_points, n_labels)) < positives).astype(np.float32))
     k = min(k, n_labels)
     ids = np.argsort(generator.random((n_points, n_labels)), axis=1)[:, :k].astype(np.int32)
     scores = -np.sort(-generator.random(ids.shape)).astype(np.float32)
-    counts = generator.integers(0, 9, n_labels) ** 3
     metrics = ["P@1", "nDCG@5", f"R@{k}"] if k >= 5 else ["P@1"]
     evaluator = Evaluator(n_labels, metrics, keep_rows=True)
     evaluator.update(y, ids)
     result = evaluator.result()
-    return {
+    return Evaluation(
+        result=result,
+        intervals=result.intervals(seed=0, n_resamples=50),
+        resampled="points, 50 resamples",
+        y_true=y,
+        ids=ids,
+        scores=scores,
+        texts=[f"text {i}" for i in range(n_points)],
+    )
+
+
+def labels_of(counts: NDArray[np.integer[Any]], n_points: int = 0) -> csr_array:
+    """Labels of training points, `counts` of each label."""
+    n_points = n_points or int(counts.max(initial=1))
+    rows = np.concatenate([np.arange(count) for count in counts])
+    labels = np.repeat(np.arange(len(counts)), counts)
+    values = np.ones(len(rows), np.float32)
+    return csr_array((values, (rows, labels)), shape=(n_points, len(counts)))
+
+
+def training(test: Evaluation | None = None, **changes: Any) -> Training:
+    """A training with `test`, or without a test part."""
+    n_labels = 30 if test is None else test.y_true.shape[1]
+    facts: dict[str, Any] = {
         "settings": {"data_dir": "sets/Small", "out": "run", "seed": 3, "select": "nDCG@5"},
         "defaults": {"seed": 0, "select": "nDCG@5"},
         "log": log(),
-        "train_counts": counts,
-        "n_train": 100,
         "label_texts": [f"label {i}" for i in range(n_labels)],
         "versions": {"python": "3.11", "torch": "2"},
         "seconds": 75.0,
-        "result": result,
-        "intervals": result.intervals(seed=0, n_resamples=50),
-        "resampled": "points, 50 resamples",
-        "predictions": Predictions("test", y, ids, [f"text {i}" for i in range(n_points)], scores),
     }
+    if "y" not in changes:
+        counts = np.random.default_rng(n_labels).integers(0, 9, n_labels) ** 3
+        facts["y"] = labels_of(counts, 600)
+    return Training(**facts | changes, test=test)
 
 
 def log(per_epoch: int = 1) -> list[dict[str, Any]]:
-    """Two stages of two phases, the best epoch of the selection being the second of all."""
+    """Two fits of two stages, the best epoch of the selection being the second of all."""
     lines: list[dict[str, Any]] = [
-        {"time": 1.7e9, "event": "label graph", "edges": 120, "share": {"kept": 0.5}},
+        {"time": 1.7e9, "event": "label graph", "edges": 120, "kind": "words"},
         {"event": "shortlist", "recall": 0.7, "seconds": 1.5},
         {"event": "shortlist", "recall": 0.9, "seconds": 1.0},
     ]
     scores = iter([0.2, 0.5, 0.4, 0.5])
-    for stage in ("selection", "all points"):
-        for phase in ("heads", "encoder"):
+    for fit in ("selection", "all points"):
+        for stage in ("heads", "encoder"):
             for step in range(1, 2 * per_epoch + 1):
                 entry: dict[str, Any] = {
                     "time": 1.7e9 + step,
-                    "stage": stage,
-                    "phase": phase,
+                    curves.FIT: fit,
+                    curves.STAGE: stage,
                     "epoch": (step - 1) // per_epoch + 1,
                     "step": 10 * step,
                     "steps": 20 * per_epoch,
@@ -115,22 +135,23 @@ def log(per_epoch: int = 1) -> list[dict[str, Any]]:
                     "lr": 1e-3 / step,
                     "seconds": 2.0 * step,
                 }
-                if stage == "selection" and step % per_epoch == 0:
+                if fit == "selection" and step % per_epoch == 0:
                     value = next(scores)
                     entry["validation"] = {"P@1": value, "nDCG@5": value, "R@100": 0.9}
                 lines.append(entry)
     return lines
 
 
-def html_of(folder: Path, arguments: dict[str, Any]) -> str:
-    path = write_report(folder, **arguments)
+def html_of(folder: Path, of: Training) -> str:
+    path = write_report(folder, of)
     assert path == folder / "report.html"
     return path.read_text(encoding="utf-8")
 
 
 def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
-    html = html_of(tmp_path, problem())
+    html = html_of(tmp_path, training(evaluation()))
     found = Page(html)
+    assert html.startswith("<!DOCTYPE html>")
     assert found.tags["svg"] > 8
     assert not found.tags.keys() & {"script", "link", "img", "iframe", "object", "base", "form"}
     assert not {name for _, name, _ in found.attributes} & {"src", "href", "srcset", "action"}
@@ -144,40 +165,55 @@ def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_a_training_reports_what_it_did(
+    tmp_path: Path, tiny_data: Path, tiny_encoder: Path
+) -> None:
+    settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=2)
+    result = train(settings, report_training)
+    assert result is not None
+    found = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text
+    for name, value in result.metrics.items():
+        assert f"{name} {100 * value:.2f}" in found
+    assert "kept: heads epoch" in found
+    assert re.search(r"selection heads 2 \d+ .* all points heads \d+ \d+ ", found)
+    assert f"python -m dexml.train {tiny_data} --out {tmp_path / 'run'}" in found
+
+
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
-    first = html_of(tmp_path, problem())
-    assert html_of(tmp_path, problem()) == first
-    assert html_of(tmp_path, problem(seed=1)) != first
+    first = html_of(tmp_path, training(evaluation()))
+    assert html_of(tmp_path, training(evaluation())) == first
+    assert html_of(tmp_path, training(evaluation(seed=1))) != first
 
 
 def test_scores_and_groups_are_the_evaluators(tmp_path: Path) -> None:
-    arguments = problem(200, 40, seed=5)
-    found = Page(html_of(tmp_path, arguments)).text
-    result, intervals = arguments["result"], arguments["intervals"]
-    for name, value in result.metrics.items():
-        low, high = (100 * x for x in (intervals[name].low, intervals[name].high))
-        assert f"{name} {100 * value:.2f} {low:.2f} to {high:.2f}".replace(" ", "") in (
-            found.replace(" ", "")
-        )
-    y, ids = arguments["predictions"].y_true, arguments["predictions"].ids
-    groups = deciles.by_decile(y, ids, arguments["train_counts"])
-    assert math.isclose(sum(g.contribution["P@1"] for g in groups.values()), result.metrics["P@1"])
+    test = evaluation(200, 40, seed=5)
+    whole = training(test)
+    found = Page(html_of(tmp_path, whole)).text
+    for name, value in test.result.metrics.items():
+        low, high = (100 * x for x in (test.intervals[name].low, test.intervals[name].high))
+        assert f"{name} {100 * value:.2f} {low:.2f} to {high:.2f}" in found
+    y, ids = test.y_true, test.ids
+    deciles = frequency.by_decile(whole.y, test)
+    total = sum(one.scores.contribution["P@1"] for one in deciles)
+    assert math.isclose(total, test.result.metrics["P@1"])
     dense = y.toarray() > 0
-    names = deciles.frequency_deciles(arguments["train_counts"])
-    for number, (name, group) in enumerate(groups.items()):
-        own = names.of_label == number
+    counts = whole.y.sum(axis=0).astype(int)
+    share = np.array(slow_deciles(counts.tolist(), 10))
+    assert [one.number - 1 for one in deciles] == sorted(set(share))
+    for one in deciles:
+        own, scores = share == one.number - 1, one.scores
+        assert (one.low, one.high) == (counts[own].min(), counts[own].max())
+        assert one.unseen == (one.number == 11)
         hits = np.mean([dense[i, ids[i, 0]] and own[ids[i, 0]] for i in range(len(ids))])
-        assert math.isclose(group.contribution["P@1"], hits, abs_tol=1e-12)
+        assert math.isclose(scores.contribution["P@1"], hits, abs_tol=1e-12)
         recalls = [
             np.mean([label in set(ids[i]) for label in np.flatnonzero(dense[i] & own)])
             for i in range(len(ids))
             if (dense[i] & own).any()
         ]
-        assert math.isclose(group.metrics["R@40"], float(np.mean(recalls)))
-        row = (
-            f"{name.replace(' ', '')}{own.sum()}{group.n_positives}{group.n_points}{100 * hits:.2f}"
-        )
-        assert row in found.replace(" ", "").replace(",", "")
+        assert math.isclose(scores.metrics["R@40"], float(np.mean(recalls)))
+        row = f"{one.span} {own.sum()} {scores.n_positives} {scores.n_points} {100 * hits:.2f}"
+        assert row in found
 
 
 def slow_deciles(counts: list[int], n: int) -> list[int]:
@@ -195,77 +231,101 @@ def test_deciles_are_equal_shares_of_the_pairs(seed: int) -> None:
     generator = np.random.default_rng(seed)
     counts = generator.integers(0, 6, generator.integers(1, 40)) ** int(generator.integers(1, 3))
     expected = slow_deciles(counts.tolist(), 10)
-    groups = deciles.frequency_deciles(counts)
-    used = sorted(set(expected))
-    assert [used[g] for g in groups.of_label] == expected
-    assert len(set(groups.names)) == len(groups.names) == len(used)
-    assert (groups.names[-1] == "unseen") == bool((counts == 0).any())
-    if counts.sum():  # the same as the core's, but for unseen labels
-        y = csr_array((np.arange(counts.max())[:, None] < counts).astype(np.float32))
-        same = decile_groups(y).of_label[counts > 0]
-        assert same.tolist() == [e for e in expected if e < 10]
+    deciles = frequency.by_decile(labels_of(counts), evaluation(20, len(counts)))
+    assert [one.number - 1 for one in deciles] == sorted(set(expected))
+    assert [one.scores.n_labels for one in deciles] == [
+        expected.count(share) for share in sorted(set(expected))
+    ]
 
 
-def test_the_tail_counts_every_label_once() -> None:
-    train, test = np.array([0, 1, 1, 7, 50, 2000, 0]), np.array([3, 0, 1, 2, 0, 9, 0])
-    rows = deciles.tail(train, test)
-    assert [row[0] for row in rows] == ["0", "1", "2-10", "11-100", "101-1,000", "1,001 or more"]
-    assert [row[1] for row in rows] == [2, 2, 1, 1, 0, 1]
-    assert [row[2] for row in rows] == [0, 2, 7, 50, 0, 2000]
-    assert [row[3] for row in rows] == [3, 1, 2, 0, 0, 9]
+def test_the_tail_counts_every_label_and_pair_once() -> None:
+    train = np.array([0, 1, 1, 7, 50, 2000, 0])
+    tested = np.array([3, 0, 1, 2, 0, 9, 0])
+    y = csr_array((np.arange(9)[:, None] < tested).astype(np.float32))
+    test = replace(evaluation(9, 7), y_true=y)
+    sizes = frequency.sizes(training(test, y=labels_of(train)))
+    spans = [band.span for band in sizes.tail]
+    assert spans == ["0", "1", "2-10", "11-100", "101-1,000", "1,001 or more"]
+    assert [band.n_labels for band in sizes.tail] == [2, 2, 1, 1, 0, 1]
+    assert [band.train_pairs for band in sizes.tail] == [0, 2, 7, 50, 0, 2000]
+    assert [band.test_pairs for band in sizes.tail] == [3, 1, 2, 0, 0, 9]
+    assert sizes[:5] == (7, 5, 2059, 15, 7)
 
 
 def test_texts_are_shown_and_never_run(tmp_path: Path) -> None:
-    arguments = problem()
-    n = len(arguments["predictions"].texts)
-    arguments["label_texts"] = [NASTY] * len(arguments["label_texts"])
-    arguments["predictions"] = arguments["predictions"]._replace(texts=[NASTY] * n)
-    arguments["settings"] |= {"data_dir": f"a/{NASTY[:30]}", "encoder": NASTY}
-    arguments["versions"] = {NASTY: NASTY}
-    arguments["log"] = [*arguments["log"], {"event": NASTY, NASTY: 1}]
-    arguments["log"] += [{"stage": NASTY, "phase": NASTY, "step": 1, "loss": 1.0}]
-    html = html_of(tmp_path, arguments)
-    found = Page(html)
-    assert not found.tags["script"]
-    assert "<script>alert('x')</script>" in found.text
-    assert not set(html) & set("\u202e\x00\u200b\u2028")
-    assert '<span class="odd">U+202E</span>' in html
+    test = evaluation()
+    nasty = training(
+        replace(test, texts=[NASTY] * len(test.texts), resampled=NASTY),
+        label_texts=[NASTY] * 30,
+        settings={"data_dir": f"a/{NASTY[:30]}", "encoder": NASTY, "select": NASTY, NASTY: NASTY},
+        defaults={NASTY: f"{NASTY}!"},
+        versions={NASTY: NASTY},
+        log=[
+            *log(),
+            {"event": NASTY, NASTY: 1},
+            {
+                curves.FIT: NASTY,
+                curves.STAGE: NASTY,
+                "step": 1,
+                "loss": 1.0,
+                "validation": {NASTY: 0.5},
+            },
+        ],
+    )
+    for one in (nasty, replace(nasty, test=None)):
+        html = html_of(tmp_path, one)
+        found = Page(html)
+        assert not found.tags["script"]
+        assert "<script>alert('x')</script>" in found.text
+        assert not set(html) & set("\u202e\x00\u200b\u2028")
+        assert "U+202E" in html
+    assert '<span class="odd">U+202E</span>' in html_of(tmp_path, nasty)
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("text", "expected"),
     [
-        ("a<b>&\"'", "<bdi>a&lt;b&gt;&amp;&quot;&#x27;</bdi>"),
-        ("tab\there", "<bdi>tab here</bdi>"),
-        ("\ud800", '<bdi><span class="odd">U+D800</span></bdi>'),
-        (
-            "\u2066x\u2069",
-            '<bdi><span class="odd">U+2066</span>x<span class="odd">U+2069</span></bdi>',
-        ),
-        ("می\u200cر 👩\u200d🔬", "<bdi>می\u200cر 👩\u200d🔬</bdi>"),
-        (" ", '<bdi> <span class="more">(empty)</span></bdi>'),
-        ("x" * 12, '<bdi>xxxxxxxxxx <span class="more">… and 2 more characters</span></bdi>'),
+        ("a<b>&\"'", [(False, "a<b>&\"'")]),
+        ("tab\there\r\n", [(False, "tab here  ")]),
+        ("\ud800", [(True, "U+D800")]),
+        ("\u2066\x00x\u2069", [(True, "U+2066"), (True, "U+0000"), (False, "x"), (True, "U+2069")]),
+        ("می\u200cر 👩\u200d🔬", [(False, "می\u200cر 👩\u200d🔬")]),
+        ("", []),
     ],
 )
-def test_text(words: str, expected: str) -> None:
-    assert page.text(words, 10 if words.startswith("xx") else 320) == expected
+def test_hidden_characters_of_a_text_are_told_apart(
+    text: str, expected: list[tuple[bool, str]]
+) -> None:
+    assert pieces(text) == expected
+
+
+def test_hidden_characters_are_written_by_number_in_plain_text() -> None:
+    assert printable("a\u202eb\nc\u200d") == "a[U+202E]b[U+000A]c\u200d"
+
+
+def test_long_and_empty_texts_are_shown_as_such(tmp_path: Path) -> None:
+    test = evaluation()
+    texts = ["x" * 330, " "] * 20
+    html = html_of(tmp_path, training(replace(test, texts=texts)))
+    assert f'<bdi>{"x" * 320} <span class="more">… and 10 more characters</span></bdi>' in html
+    assert '<bdi> <span class="more">(empty)</span></bdi>' in html
 
 
 def test_without_a_test_part_the_chosen_validation_is_shown(tmp_path: Path) -> None:
-    arguments = problem() | {"result": None, "intervals": None, "predictions": None}
-    found = Page(html_of(tmp_path, arguments)).text
+    found = Page(html_of(tmp_path, training())).text
     assert "Validation scores" in found
-    assert "No test part was scored" in found
+    assert "There was no test part to score" in found
     assert "heads epoch 2 by nDCG@5" in found
     assert "kept: heads epoch 2, nDCG@5 50" in found
     assert "Test scores" not in found
     assert "Examples" not in found
+    assert "test pairs" not in found
 
 
 def test_without_any_scores(tmp_path: Path) -> None:
-    bare = problem() | {"result": None, "intervals": None, "predictions": None, "log": []}
-    found = Page(html_of(tmp_path, bare)).text
-    assert "No test part and no validation part." in found
+    found = Page(html_of(tmp_path, training(log=[]))).text
+    assert "There is no test part and no validation part." in found
+    assert "Events" not in found
 
 
 @pytest.mark.parametrize(
@@ -273,52 +333,54 @@ def test_without_any_scores(tmp_path: Path) -> None:
     [(1, 1, 1, 1.0), (1, 30, 100, 0.2), (20, 30, 3, 0.1), (20, 30, 30, 0.0), (5, 2, 2, 0.5)],
 )
 def test_odd_sizes(tmp_path: Path, n_points: int, n_labels: int, k: int, positives: float) -> None:
-    Page(html_of(tmp_path, problem(n_points, n_labels, k, positives=positives)))
+    Page(html_of(tmp_path, training(evaluation(n_points, n_labels, k, positives=positives))))
 
 
-def test_nothing_was_seen_and_nothing_ranked(tmp_path: Path) -> None:
-    arguments = problem()
-    arguments["train_counts"] = np.zeros(30, np.int64)
-    nothing = np.full((40, 5), -1, np.int32)
-    arguments["predictions"] = arguments["predictions"]._replace(ids=nothing, scores=None)
-    found = Page(html_of(tmp_path, arguments)).text
+@pytest.mark.parametrize("width", [0, 5])
+def test_nothing_was_seen_and_nothing_ranked(tmp_path: Path, width: int) -> None:
+    ids, scores = np.full((40, width), -1, np.int32), np.zeros((40, width), np.float32)
+    test = replace(evaluation(), ids=ids, scores=scores)
+    found = Page(html_of(tmp_path, training(test, y=csr_array((9, 30), dtype=np.float32)))).text
     assert "Examples" not in found
     assert "0 (0.0 %)" in found
 
 
-def test_a_skipped_metric_is_a_dash(tmp_path: Path) -> None:
-    arguments = problem()
-    result: Result = arguments["result"]
-    result.metrics["P@1"] = math.nan
-    assert "P@1\u2013" in Page(html_of(tmp_path, arguments)).text
+def test_a_metric_without_a_value_is_a_dash(tmp_path: Path) -> None:
+    test = evaluation()
+    test.result.metrics["P@1"] = math.nan
+    assert "P@1 \u2013" in Page(html_of(tmp_path, training(test))).text
+
+
+def test_a_metric_without_an_interval_has_none_in_the_table(tmp_path: Path) -> None:
+    test = evaluation()
+    intervals = {name: one for name, one in test.intervals.items() if name != "P@1"}
+    found = Page(html_of(tmp_path, training(replace(test, intervals=intervals)))).text
+    assert f"P@1 {100 * test.result.metrics['P@1']:.2f} \u2013" in found
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label_texts": ["a"]}, "report: 1 label texts for 30 label counts"),
-        ({"y_true": csr_array((40, 7))}, "y_true has 7 labels, train_counts 30"),
         ({"texts": ["a"]}, r"ids of shape \(40, 30\) and 1 texts for 40 points"),
         ({"scores": np.zeros((1, 1), np.float32)}, r"scores of shape \(1, 1\), but ids \(40, 30\)"),
         ({"exclude": csr_array((1, 30))}, r"exclude of shape \(1, 30\), but y_true \(40, 30\)"),
     ],
 )
-def test_sizes_that_disagree(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    arguments = problem()
-    for name, value in changes.items():
-        if name in arguments:
-            arguments[name] = value
-        else:
-            arguments["predictions"] = arguments["predictions"]._replace(**{name: value})
+def test_sizes_of_an_evaluation_that_disagree(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        write_report(tmp_path, **arguments)
-    assert not list(tmp_path.iterdir())
+        replace(evaluation(), **changes)
+
+
+def test_numbers_of_labels_that_disagree() -> None:
+    with pytest.raises(ValueError, match="report: 1 label texts, but y has 30 labels"):
+        training(label_texts=["a"])
+    with pytest.raises(ValueError, match="y_true has 7 labels, but y 30"):
+        replace(training(), test=evaluation(n_labels=7))
 
 
 def test_a_large_run_stays_a_small_page(tmp_path: Path) -> None:
     n_points, n_labels, k = 20_000, 100_000, 10
     generator = np.random.default_rng(0)
-    arguments = problem()
     indices = generator.integers(0, n_labels, 5 * n_points).astype(np.int32)
     y = csr_array(
         (np.ones(len(indices), np.float32), indices, np.arange(0, len(indices) + 1, 5)),
@@ -326,77 +388,93 @@ def test_a_large_run_stays_a_small_page(tmp_path: Path) -> None:
     )
     y.sum_duplicates()
     ids = (np.arange(k) + generator.integers(0, n_labels - k, (n_points, 1))).astype(np.int32)
-    arguments |= {
-        "log": log(per_epoch=3000),
-        "train_counts": generator.zipf(1.5, n_labels).clip(0, 10**6) - 1,
-        "label_texts": ["label " * 400] * n_labels,
-        "predictions": Predictions("test", y, ids, ["text " * 2000] * n_points),
-        "settings": {f"setting {i}": "v" * 10_000 for i in range(60)},
-    }
-    assert len(html_of(tmp_path, arguments)) < 500_000
+    test = replace(
+        evaluation(n_points, 1),
+        y_true=y,
+        ids=ids,
+        scores=np.zeros(ids.shape, np.float32),
+        texts=["text " * 2000] * n_points,
+    )
+    large = training(
+        test,
+        log=log(per_epoch=3000),
+        y=labels_of(generator.zipf(1.5, n_labels).clip(0, 100) - 1),
+        label_texts=["label " * 400] * n_labels,
+        settings={f"setting {i}": "v" * 10_000 for i in range(60)},
+    )
+    assert len(html_of(tmp_path, large)) < 500_000
 
 
 def test_examples_are_right_and_wrong_as_said() -> None:
-    arguments = problem(300, 20, seed=2)
-    _, y, ids, _, scores, _ = arguments["predictions"]
-    generator = np.random.default_rng(7)
-    exclude = csr_array((generator.random(y.shape) < 0.1).astype(np.float32))
-    dense = (y.toarray() > 0) & (exclude.toarray() == 0)
-    right, has = examples.first_is_right(y, ids, exclude)
-    assert right.tolist() == [bool(dense[i, ids[i, 0]]) for i in range(300)]
-    assert has.tolist() == dense.any(axis=1).tolist()
-    for kind, found in zip(
-        (True, False), examples.choose(y, ids, scores, exclude, seed=1), strict=True
-    ):
+    test = evaluation(300, 20, k=10, seed=2)
+    y, ids = test.y_true, test.ids
+    drawn = np.random.default_rng(7).random(y.shape) < 0.2
+    np.put_along_axis(drawn, ids, False, axis=1)  # rankings hold no excluded pair
+    test = replace(test, exclude=csr_array(drawn.astype(np.float32)))
+    dense = (y.toarray() > 0) & ~drawn
+    for kind, found in zip((True, False), examples.choose(test, seed=1), strict=True):
         assert len({example.point for example in found}) == 6
         for point, ranked, missed, n_missed, n_true in found:
-            assert [label for label, *_ in ranked] == ids[point, :8].tolist()
-            assert [true for *_, true in ranked] == dense[point, ids[point, :8]].tolist()
-            assert ranked[0][2] == kind
-            assert [score for _, score, _ in ranked] == scores[point, :8].tolist()
+            assert [one.label for one in ranked] == ids[point, :8].tolist()
+            assert [one.true for one in ranked] == dense[point, ids[point, :8]].tolist()
+            assert ranked[0].true == kind
+            assert [one.score for one in ranked] == test.scores[point, :8].tolist()
             rest = set(np.flatnonzero(dense[point])) - set(ids[point, :8].tolist())
             assert (n_missed, n_true) == (len(rest), dense[point].sum())
-            assert {label for label, _ in missed} <= rest
+            assert n_true > 0
+            assert {one.label for one in missed} <= rest
             for label, rank in missed:
-                assert rank is not None
-                assert ids[point, rank - 1] == label
-    assert examples.choose(y, ids, scores, exclude, seed=1) == examples.choose(
-        y, ids, scores, exclude, seed=1
-    )
-    assert examples.choose(y, ids, seed=1) != examples.choose(y, ids, seed=2)
+                assert (rank is None) == (label not in ids[point])
+                assert rank is None or ids[point, rank - 1] == label
+    assert examples.choose(test, seed=1) == examples.choose(test, seed=1)
+    assert examples.choose(test, seed=1) != examples.choose(test, seed=2)
 
 
-def test_curves_follow_stages_and_phases_and_resumed_runs_count_once() -> None:
+def test_curves_follow_stages_and_resumed_runs_count_once() -> None:
     lines = log()
     found = curves.spans([*lines, *lines[5:8]])
     assert found == curves.spans(lines)
-    assert [(s.stage, s.phase, s.start, s.stop, s.epochs) for s in found] == [
+    assert [(s.fit, s.stage, s.start, s.steps, s.epochs) for s in found] == [
         ("selection", "heads", 0, 20, 2),
-        ("selection", "encoder", 20, 40, 2),
+        ("selection", "encoder", 20, 20, 2),
         ("all points", "heads", 0, 20, 2),
-        ("all points", "encoder", 20, 40, 2),
+        ("all points", "encoder", 20, 20, 2),
     ]
     loss = curves.curve(found, "loss")
     assert [one.name for one in loss] == [
         *("selection: heads", "selection: encoder", "all points: heads", "all points: encoder")
     ]
-    assert [list(one.x) for one in loss[:2]] == [[10, 20], [30, 40]]
-    assert [list(one.y) for one in loss[:2]] == [[3.0, 1.5], [3.0, 1.5]]
-    one_phase = curves.curve([span for span in found if span.phase == "heads"], "loss")
-    assert [one.name for one in one_phase] == ["selection", "all points"]
-    chosen = curves.best(found, "nDCG@5")
-    assert chosen is not None
-    assert (chosen[0].phase, chosen[1]["epoch"]) == ("heads", 2)  # the first of equals
+    assert [[(p.x, p.y) for p in one.points] for one in loss[:2]] == [
+        [(10, 3.0), (20, 1.5)],
+        [(30, 3.0), (40, 1.5)],
+    ]
+    one_stage = curves.curve([span for span in found if span.stage == "heads"], "loss")
+    assert [one.name for one in one_stage] == ["selection", "all points"]
+    assert curves.curve(found, "no such field") == []
     assert [span.seconds for span in found] == [4.0] * 4
-    assert curves.events(lines) == {
-        "label graph": {"edges": [120.0], "share kept": [0.5]},
+
+
+def test_the_first_of_equal_validations_is_the_best() -> None:
+    found = curves.spans(log())
+    kept = curves.best(found, "nDCG@5")
+    assert kept is not None
+    assert (kept.stage, kept.epoch, kept.step) == ("heads", 2, 20)
+    assert curves.best(found, "P@7") is None
+    assert [one.name for one in curves.validation(found, ["R@100", "P@7", "P@1"])] == [
+        *("R@100", "P@1")
+    ]
+
+
+def test_events_are_collected_by_name_and_field() -> None:
+    assert curves.events(log()) == {
+        "label graph": {"edges": [120.0]},
         "shortlist": {"recall": [0.7, 0.9], "seconds": [1.5, 1.0]},
     }
 
 
-def test_the_clock_of_a_resumed_phase_starts_again() -> None:
+def test_the_clock_of_a_resumed_stage_starts_again() -> None:
     lines = [
-        {"stage": "selection", "phase": "heads", "epoch": i, "step": i, "seconds": seconds}
+        {curves.FIT: "selection", curves.STAGE: "heads", "epoch": i, "step": i, "seconds": seconds}
         for i, seconds in enumerate([5.0, 10.0, 4.0, 8.0], start=1)
     ]
     assert curves.spans(lines)[0].seconds == 18.0
@@ -441,37 +519,66 @@ def test_ticks_are_round_and_around(low: float, high: float) -> None:
     assert found[-1] >= high - 1e-12
 
 
-def test_lines_leave_out_what_is_not_finite_and_average_what_is_too_long() -> None:
-    series = charts.Series("a", [1, 2, 3], [1.0, math.nan, math.inf])
-    drawn = charts.lines([series], label="x")
-    assert drawn.count("<circle") == 1
-    assert charts.lines([charts.Series("a", [1], [math.nan])], label="x") == ""
+def drawn(points: list[tuple[float, float]], **options: Any) -> str:
+    """One line as SVG."""
+    series = charts.Series("a", [charts.Point(x, y) for x, y in points])
+    figure = charts.lines("x", [series], x_name="step", **options)
+    return "" if figure is None else str(figure.svg)
+
+
+def line(svg: str) -> list[tuple[float, float]]:
+    """The points of the line in a chart."""
+    (points,) = re.findall(r'points="([^"]*)"', svg)
+    return [(float(x), float(y)) for x, y in (point.split(",") for point in points.split())]
+
+
+def test_lines_leave_out_what_is_not_finite() -> None:
+    assert drawn([(1, 1.0), (2, math.nan), (3, math.inf)]).count("<circle") == 1
+    assert drawn([(1, math.nan)]) == ""
+
+
+def test_logarithmic_axes_leave_out_what_is_not_above_0() -> None:
+    places = line(drawn([(0, 5), (1, 1), (10, 10), (100, 0), (100, 100)], log=True))
+    assert places == [
+        (charts.LEFT, charts.HEIGHT - charts.BOTTOM),
+        pytest.approx(np.mean([places[0], places[2]], axis=0), abs=0.06),
+        (charts.WIDTH - charts.RIGHT, charts.TOP),
+    ]
+
+
+def test_lines_average_what_is_too_long() -> None:
     n = 10 * charts.MAX_POINTS + 7
-    drawn = charts.lines([charts.Series("a", range(n), [2.0] * n)], label="x")
-    points = re.findall(r'points="([^"]*)"', drawn)[0].split()
+    points = line(drawn([(i, 2.0) for i in range(n)]))
     assert charts.MAX_POINTS * 0.8 < len(points) <= charts.MAX_POINTS
-    assert len({point.split(",")[1] for point in points}) == 1
+    assert len({y for _, y in points}) == 1
 
 
 def test_places_are_linear_in_the_values() -> None:
-    drawn = charts.lines([charts.Series("a", [0, 5, 10], [0, 50, 100])], label="x")
-    places = [
-        tuple(map(float, p.split(","))) for p in re.findall(r'points="([^"]*)"', drawn)[0].split()
-    ]
+    places = line(drawn([(0, 0), (5, 50), (10, 100)]))
     assert places[0] == (charts.LEFT, charts.HEIGHT - charts.BOTTOM)
     assert places[2] == (charts.WIDTH - charts.RIGHT, charts.TOP)
     assert np.allclose(places[1], np.mean([places[0], places[2]], axis=0), atol=0.06)
 
 
 def test_bars_are_as_high_as_their_values() -> None:
-    bars = [charts.Bar(["a"], value, "t") for value in (0.1, 0.2, math.nan, 0.4)]
-    heights = [float(h) for h in re.findall(r'height="([\d.]+)" rx', charts.bars(bars, label="x"))]
+    bars = [charts.Bar(["a"], value, "v", "t") for value in (0.1, 0.2, math.nan, 0.4)]
+    svg = charts.bars("x", bars).svg
+    heights = [float(h) for h in re.findall(r'height="([\d.]+)" rx', svg)]
     assert np.allclose(np.array(heights) / heights[3], [0.25, 0.5, 0, 1], atol=0.01)
+
+
+def test_words_in_charts_are_escaped_and_hide_nothing() -> None:
+    (bar,) = re.findall("<g>.*</g>", charts.bars(NASTY, [charts.Bar([NASTY], 1, NASTY, NASTY)]).svg)
+    assert "<script>" not in bar
+    assert bar.count("&lt;script&gt;") == bar.count("[U+202E]") == 3
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(0, "0"), (0.05, "0.05"), (1200, "1,200"), (3.4e6, "3.4M"), (2e-5, "2e-5"), (12_345, "12.3k")],
+    [
+        *((0, "0"), (0.05, "0.05"), (0.0025, "0.0025"), (1e-3, "1e-3"), (2.5e-4, "2.5e-4")),
+        *((-2e-5, "-2e-5"), (1200, "1,200"), (12_345, "12.3k"), (-3.4e6, "-3.4M"), (2e9, "2G")),
+    ],
 )
 def test_number(value: float, expected: str) -> None:
     assert charts.number(value) == expected

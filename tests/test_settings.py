@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -392,8 +393,8 @@ def test_compile_compiles_the_features(
         ("loss", "softmax, bce", "later losses need 'from SHARE', rising and below 1"),
         ("loss", "softmax, bce from 1", "later losses need"),
         ("loss", "softmax, bce from 0.6, decoupled from 0.5", "later losses need"),
-        ("loss", "softmax, bce from 0.5.1", "0.5.1 is no share of the steps"),
-        ("loss", "soft max", "'soft max' is no loss"),
+        ("loss", "softmax, bce from 0.5.1", "0.5.1 is not a share of the steps"),
+        ("loss", "soft max", "'soft max' is not a loss"),
         ("negatives", "hrad", "unknown negatives 'hrad' .*did you mean 'hard'"),
         ("negatives", "hard 0.5, uniform 0.2", "add up to 0.7, not 1"),
         ("negatives", "hard 0.5, hard 0.5", "each source once"),
@@ -445,16 +446,20 @@ def test_old_names_are_unknown(
 
 def test_losses_in_turn() -> None:
     parts = schedule.parse_loss("decoupled, soft-top-5 from 0.7, topk-hinge-12 from .9")
-    assert parts == ((0, "decoupled", 0), (0.7, "soft-top", 5), (0.9, "topk-hinge", 12))
-    names = [schedule.loss_at(parts, number, 10).name for number in range(10)]
+    found = [(part.start, part.loss.name, part.k) for part in parts]
+    assert found == [(0, "decoupled", None), (0.7, "soft-top", 5), (0.9, "topk-hinge", 12)]
+    names = [schedule.loss_at(parts, number, 10).loss.name for number in range(10)]
     assert names == ["decoupled"] * 7 + ["soft-top"] * 2 + ["topk-hinge"]
 
 
 def test_shortlist_right_after_the_start() -> None:
     """Defect 23: start 3, refresh 5."""
-    due = [epoch for epoch in range(1, 16) if schedule.shortlist_due(epoch, 3, 5)]
-    assert due == [4, 9, 14]
-    assert schedule.shortlist_due(1, 0, 5)
+    late = schedule.StageSchedule(
+        "encoder", 15, 64, {"hard": 1.0}, 2, shortlist_start=3, shortlist_every=5
+    )
+    assert [epoch for epoch in range(1, 16) if late.mines_before(epoch)] == [4, 9, 14]
+    assert replace(late, shortlist_start=0).mines_before(1)
+    assert not replace(late, shortlist_start=0, negatives={"uniform": 1.0}).mines_before(1)
 
 
 @pytest.fixture(scope="module")

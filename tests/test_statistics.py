@@ -223,7 +223,11 @@ GOOD = replace(
             "PSP@1 is a ratio in one of them",
         ),
         (GOOD, {"groups": ["a"]}, "groups: 1 keys for 2 points"),
-        (GOOD, {"groups": [["a"], ["b"]]}, r"groups: give a string or a number a point \(unh"),
+        (
+            GOOD,
+            {"groups": [["a"], ["b"]]},
+            r"groups: give a string or a number for each point \(unh",
+        ),
         (GOOD, {"seed": -1}, r"seed must be in 0..2\^64 - 1, not -1"),
         (GOOD, {"n_resamples": 1}, "n_resamples must be at least 2, not 1"),
         (GOOD, {"confidence": 1.0}, "confidence must lie between 0 and 1, not 1"),

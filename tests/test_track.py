@@ -1,4 +1,4 @@
-"""TensorBoard and W&B get what log.jsonl gets; a missing package names its extra."""
+"""TensorBoard and W&B get the numbers of log.jsonl; a missing package names its extra."""
 
 import importlib
 import struct
@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from dexml.train.track import postfix, scalars, trackers
+from dexml.train.track import scalars, trackers
 
 LINE = {
     "time": 1.7e9,
-    "stage": "selection",
-    "phase": "heads",
+    "fit": "selection",
+    "stage": "heads",
     "epoch": 2,
     "step": 20,
     "steps": 40,
@@ -65,13 +65,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return found
 
 
-def test_scalars_are_the_numbers_under_their_stage_and_phase() -> None:
+def test_scalars_are_the_numbers_of_a_line_under_its_group() -> None:
     assert scalars(LINE) == TAGS
     assert scalars(EVENT) == {"shortlist/recall": 0.9}
     assert scalars({"loss": 2}) == {"training/loss": 2}
 
 
-def test_nothing_is_asked_for_and_nothing_imported(tmp_path: Path) -> None:
+def test_without_trackers_nothing_is_written(tmp_path: Path) -> None:
     with trackers(tmp_path) as track:
         track(LINE)
     assert not list(tmp_path.iterdir())
@@ -91,7 +91,7 @@ def test_tensorboard_gets_every_number(tmp_path: Path, fake: Fake) -> None:
     assert [name for name, *_ in fake.calls][-1] == "close"
 
 
-def test_wandb_gets_every_number_with_the_step_of_its_phase(tmp_path: Path, fake: Fake) -> None:
+def test_wandb_gets_every_number_with_the_step_of_its_group(tmp_path: Path, fake: Fake) -> None:
     arguments: dict[str, Any] = {"wandb": "xmc", "wandb_mode": "offline", "config": {"seed": 1}}
     with trackers(tmp_path / "run", **arguments) as track:
         track(LINE)
@@ -123,7 +123,7 @@ def test_wandb_gets_every_number_with_the_step_of_its_phase(tmp_path: Path, fake
     assert fake.of("init")[2][1]["id"] != options["id"]
 
 
-def test_a_failed_training_closes_them_too(tmp_path: Path, fake: Fake) -> None:
+def test_a_failed_training_closes_the_trackers_too(tmp_path: Path, fake: Fake) -> None:
     with (
         pytest.raises(RuntimeError, match="the loss is nan"),
         trackers(tmp_path, tensorboard=True, wandb="xmc"),
@@ -147,7 +147,7 @@ def test_a_missing_package_names_its_extra(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_mode(tmp_path: Path) -> None:
+def test_an_unknown_wandb_mode_is_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="wandb_mode = 'of'; expected one of online, offline"),
         trackers(tmp_path, wandb="x", wandb_mode="of"),
@@ -155,8 +155,8 @@ def test_an_unknown_mode(tmp_path: Path) -> None:
         pass
 
 
-def test_event_files_hold_the_values(tmp_path: Path) -> None:
-    """With the real writer: records of length, checksum, event, checksum."""
+def test_event_files_of_the_real_writer_hold_the_values(tmp_path: Path) -> None:
+    """A file is a row of records: length, checksum, event, checksum."""
     pytest.importorskip("tensorboardX")
     event_type = importlib.import_module("tensorboardX.proto.event_pb2").Event
     with trackers(tmp_path, tensorboard=True) as track:
@@ -173,29 +173,3 @@ def test_event_files_hold_the_values(tmp_path: Path) -> None:
     assert found["selection/heads/loss", 20] == 1.5
     assert found["selection/heads/loss", 40] == 0.5
     assert found["selection/heads/validation/P_at_1", 20] == 0.25
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (
-            {
-                "step": 50,
-                "steps": 150,
-                "seconds": 60,
-                "loss": 3.21449,
-                "lr": 8.1e-4,
-                "tokens": 2**21,
-            },
-            "loss 3.214, lr 8.1e-04, 35k tokens/s, 2 min 00 s left",
-        ),
-        (
-            {"step": 50, "steps": 150, "seconds": 10, "begun": 40, "loss": 1.0},
-            "loss 1, 1 min 40 s left",
-        ),
-        ({"step": 0, "steps": 5, "seconds": 0.0, "loss": 1.0}, "loss 1"),
-        ({"step": 5, "steps": 5, "seconds": 9.0, "loss": 1.0, "tokens": 90}, "loss 1, 10 tokens/s"),
-    ],
-)
-def test_postfix(values: dict[str, Any], expected: str) -> None:
-    assert postfix(**values) == expected

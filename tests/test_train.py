@@ -1,4 +1,4 @@
-"""Training: both phases, resuming, honest selection, the run directory."""
+"""Training: both stages, resuming, honest selection, the run directory."""
 
 import errno
 import json
@@ -8,6 +8,7 @@ import shutil
 import signal
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dexml.commands import predict as predict_command
 from dexml.commands.train import main as train_main
 from dexml.console import run
 from dexml.metrics import evaluate
+from dexml.report.of_training import report_training
 from dexml.run import folder as rundir
 from dexml.train import checkpoint, final, fit, memory, selection, step
 from dexml.train.schedule import rate
@@ -36,7 +38,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def test_head_phase_learns_and_leaves_a_complete_run(
+def test_stage_heads_learns_and_leaves_a_complete_run(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -54,10 +56,10 @@ def test_head_phase_learns_and_leaves_a_complete_run(
     assert config["temperature"] == 0.06
     assert "torch" in json.loads((out / "versions.json").read_text())
     log = log_of(out)
-    chosen = [entry for entry in log if entry["stage"] == "selection"]
+    chosen = [entry for entry in log if entry["fit"] == "selection"]
     assert [entry["epoch"] for entry in chosen] == list(range(1, 31))
     assert log[-1]["loss"] < log[0]["loss"]
-    assert log[-1]["stage"] == "all points"
+    assert log[-1]["fit"] == "all points"
     assert 0 <= log[0]["validation"]["nDCG@5"] <= 1
     assert not list(out.glob(".*"))  # nothing half-written is left
 
@@ -329,7 +331,7 @@ def test_the_time_of_a_resumed_run_is_that_of_all_its_sessions(
     lines[0]["time"] = lines[-1]["time"] - 5000
     text = "".join(json.dumps(line) + "\n" for line in lines)
     path.write_text(text + '{"time": 17, "st')  # killed while it wrote
-    train.train(settings.model_copy(update={"resume": True}))
+    train.train(settings.model_copy(update={"resume": True}), report_training)
     assert path.read_text().startswith(text)
     found = json.loads((settings.out / "metrics.json").read_text())["training_seconds"]
     assert 5000 < found < 5300
@@ -368,7 +370,7 @@ def test_more_layers_than_there_are_and_packing_where_it_is_not_known(
 ) -> None:
     for changes, message in (
         ({"encoder_layers": 99}, "99 upper layers; this encoder has 2: give 1..2"),
-        ({"encoder": str(tiny("mpnet", tmp_path / "m")), "packed": True}, "packing is not known"),
+        ({"encoder": str(tiny("mpnet", tmp_path / "m")), "packed": True}, "texts cannot be packed"),
     ):
         settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", stages="encoder")
         with pytest.raises(ValueError, match=message):
@@ -407,7 +409,7 @@ def test_a_signal_ends_the_run_after_a_saved_step(
     monkeypatch.undo()
     found = checkpoint.newest(tmp_path / "broken" / "checkpoint" / "selection")
     assert found is not None
-    assert found[1]["step"] == 8
+    assert found[1].step == 8
     train.train(broken.model_copy(update={"resume": True}))
     assert_same(tmp_path / "whole", tmp_path / "broken")
 
@@ -554,8 +556,8 @@ def test_last_batch_is_never_empty(
     wanted = train_settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=1, validation=0)
     original = fit.fit  # defect 3
 
-    def cut(problem: Any, model: Any, rows: Any, *rest: Any) -> Any:
-        return original(problem, model, rows[:n_points], *rest)
+    def cut(job: Any, *rest: Any) -> Any:
+        return original(replace(job, rows=job.rows[:n_points]), *rest)
 
     monkeypatch.setattr(fit, "fit", cut)
     train.train(wanted)

@@ -2,6 +2,8 @@
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +40,15 @@ def stage_of(
         settings = train_settings(
             filtered, tiny_encoder, tmp_path / "run", stages=name, overwrite=True, **changes
         )
-        problem, model, rows, _ = start_of(settings)
+        job = start_of(settings)
+        problem, model = job.problem, job.model
         model.double()
         with torch.no_grad():
             model.table.bias.copy_(torch.linspace(-1, 1, len(model.table.bias)))
         if problem.features is not None:
             wide = tuple(part.astype(np.float64) for part in problem.features)
             object.__setattr__(problem, "features", wide)
-        stage = stages.make(name, problem, model, rows, settings)
+        stage = stages.make(name, job)
         model.train()
         return stage
 
@@ -62,17 +65,19 @@ def one_shot(stage: Stage, step_number: int = 4) -> tuple[float, torch.Tensor]:
     settings, model = stage.settings, stage.model
     found = stage.sampler.candidates(BATCH, 1)
     sides = []
-    for side, (ids, lengths, encode) in enumerate(
-        (
-            (BATCH, stage.point_lengths, stage.encode_points),
-            (found.ids, stage.label_lengths, lambda i, p: stage.encode_labels(i, p, None)),
-        )
-    ):
+    texts = stage.texts
+    both: list[tuple[Any, Any, towers.Encode]] = [
+        (BATCH, texts.point_lengths, texts.points),
+        (found.ids, texts.label_lengths, partial(texts.labels, None)),
+    ]
+    for side, (ids, lengths, encode) in enumerate(both):
         cut = plan(ids, lengths, stage.max_tokens, packed=settings.packed)
         rows = []
         for m in range(len(cut.tokens)):
             a, b = cut.cuts[m], cut.cuts[m + 1]
-            torch.manual_seed(towers.seed_of(settings.seed, stage.number, step_number, side, m))
+            torch.manual_seed(
+                towers.seed_of(settings.seed, stage.schedule.number, step_number, side, m)
+            )
             rows.append(encode(cut.ids[a:b], a))
         back = torch.empty(len(ids), dtype=torch.int64)
         back[torch.from_numpy(cut.order)] = torch.arange(len(ids))
@@ -125,7 +130,7 @@ def test_packed_texts_give_the_gradient_of_texts_of_one_length(
         stage = stage_of("encoder", micro_tokens=99, keep_tokens=1, negatives="all", packed=packed)
         stage.model.eval()  # no dropout, which other micro-batches draw in another way
         loss, _ = step.gradients(stage, BATCH, 1, 4, 10)
-        batches = plan(BATCH, stage.point_lengths, stage.max_tokens, packed=packed)
+        batches = plan(BATCH, stage.texts.point_lengths, stage.max_tokens, packed=packed)
         found.append((loss, flat_gradient(stage), len(batches.tokens)))
     (loss, expected, n_batches), (packed_loss, ours, n_packed) = found
     assert n_packed < n_batches
@@ -142,7 +147,7 @@ def test_without_replayed_dropout_the_gradient_is_another(
     monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
     with pytest.raises(RuntimeError, match="gives other embeddings when it encodes a text again"):
         step.gradients(stage, BATCH, 1, 4, 10)
-    stage.checked = True
+    stage.scratch.checked = True
     step.gradients(stage, BATCH, 1, 4, 10)
     assert float((flat_gradient(stage) - expected).abs().max()) > 1e-4
 
@@ -156,8 +161,8 @@ def test_steps_have_their_own_dropout_and_repeat_it(stage_of: Callable[..., Stag
 @pytest.mark.parametrize("negatives", ["all", "uniform 0.5, graph 0.5"])
 def test_heads_gradient_equals_autograd(stage_of: Callable[..., Stage], negatives: str) -> None:
     stage = stage_of("heads", head_negatives=negatives, head_pool=128)  # 2 a point
-    stage.max_tokens = 10
-    problem_features = stage.encode(np.arange(300))
+    stage = replace(stage, max_tokens=10)
+    problem_features = stage.texts.features(np.arange(300))
     table, encoder = stage.model.table, stage.model.encoder
     found = stage.sampler.candidates(BATCH, 1)
     n = (len(BATCH), len(found.ids))
@@ -203,8 +208,7 @@ def test_precision_changes_no_scale(filtered: Path, tiny_encoder: Path, tmp_path
             negatives="all",
             precision=precision,
         )
-        problem, model, rows, _ = start_of(settings)
-        stage = stages.make("encoder", problem, model, rows, settings)
+        stage = stages.make("encoder", start_of(settings))
         step.gradients(stage, BATCH, 1, 0, 10)
         found[precision] = flat_gradient(stage)
     cosine = torch.cosine_similarity(found["float32"], found["bf16"], dim=0)
@@ -321,9 +325,8 @@ def test_steps_leave_no_tensors_behind(
 ) -> None:
     """Not even until the garbage collector runs: on a large table it would come too late."""
     settings = train_settings(filtered, tiny_encoder, tmp_path / "run", stages=name, **changes)
-    problem, model, rows, _ = start_of(settings)
-    stage = stages.make(name, problem, model, rows, settings)
-    model.train()
+    stage = stages.make(name, start_of(settings))
+    stage.model.train()
 
     def alive() -> int:
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
@@ -340,6 +343,11 @@ def test_steps_leave_no_tensors_behind(
         gc.enable()
 
 
+def with_settings(stage: Stage, **changes: Any) -> Stage:
+    settings = stage.settings.model_copy(update=changes)
+    return replace(stage, job=replace(stage.job, settings=settings))
+
+
 def test_a_loss_after_bce_goes_on_with_its_scale(stage_of: Callable[..., Stage]) -> None:
     """The scale is what scores are served with; it and the offset stand still then."""
     stage = stage_of("heads", loss="bce, decoupled from 0.5")
@@ -348,21 +356,12 @@ def test_a_loss_after_bce_goes_on_with_its_scale(stage_of: Callable[..., Stage])
         step.take_step(stage, BATCH, 1, number, 10)
     scale, offset = float(model.log_scale.detach()), float(model.offset.detach())
     assert scale != 0
-    stage.settings = stage.settings.model_copy(
-        update={
-            "temperature": stage.settings.temperature * float(np.exp(-scale)),
-            "loss": "softmax",
-        }
-    )
+    temperature = stage.settings.temperature
+    stage = with_settings(stage, temperature=temperature * float(np.exp(-scale)), loss="softmax")
     with torch.no_grad():
         model.log_scale.zero_()
     expected, _ = step.gradients(stage, BATCH, 1, 5, 10)
-    stage.settings = stage.settings.model_copy(
-        update={
-            "temperature": stage.settings.temperature * float(np.exp(scale)),
-            "loss": "bce, softmax from 0.5",
-        }
-    )
+    stage = with_settings(stage, temperature=temperature, loss="bce, softmax from 0.5")
     with torch.no_grad():
         model.log_scale.fill_(scale)
     found, _ = step.take_step(stage, BATCH, 1, 5, 10)

@@ -63,13 +63,14 @@ def some_steps(
     """Losses and weights after some steps, and the sizes of all-reduces of each step."""
     if dtype == torch.float64:
         DualEncoder.features = features64  # type: ignore[method-assign]
-    problem, model, rows, _ = start_of(settings)
+    job = start_of(settings)
+    problem, model, rows = job.problem, job.model, job.rows
     model.to(dtype)
     if problem.features is not None and dtype == torch.float64:
         wide = tuple(part.astype(np.float64) for part in problem.features)
         object.__setattr__(problem, "features", wide)
     name = settings.stages
-    stage = stages.make(name, problem, model, rows, settings)
+    stage = stages.make(name, job)
     model.train()
     found: list[float] = []
     sizes: list[list[int]] = []

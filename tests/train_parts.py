@@ -1,39 +1,29 @@
 """What a training starts from, for tests that look at a single step."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from dexml import train
 from dexml.encoder import DualEncoder
 from dexml.encoder.attention import packed_states, pooled
 from dexml.train import TrainSettings, fit
-from dexml.train.problem import Model, Problem
-
-
-class Start(NamedTuple):
-    """Arguments of the first `fit.fit` of a training: the selection, if there is one."""
-
-    problem: Problem
-    model: Model
-    rows: NDArray[np.int64]
-    validation_rows: NDArray[np.int64]
+from dexml.train.problem import Job
 
 
 class Caught(BaseException):
     """Ends a training where it would begin to fit."""
 
 
-def start_of(settings: TrainSettings) -> Start:
-    """Prepare a training as `train` does, up to its first step."""
-    found: list[Start] = []
+def start_of(settings: TrainSettings) -> Job:
+    """The first job of a training, as `train` prepares it: the selection, if there is one."""
+    found: list[Job] = []
 
-    def stop(problem: Any, model: Any, rows: Any, validation_rows: Any, *rest: Any) -> Any:
-        found.append(Start(problem, model.eval(), rows, validation_rows))
+    def stop(job: Job, *rest: Any) -> Any:
+        job.model.eval()
+        found.append(job)
         raise Caught
 
     with pytest.MonkeyPatch.context() as patched:

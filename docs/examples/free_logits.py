@@ -2,8 +2,8 @@
 
     python docs/examples/free_logits.py [OUT.svg]
 
-50 free logits of one point, five of them positives, the first starting ahead at 3, all others at 0;
-Adam on the logits (rate 0.1), temperature 1, alpha 2.
+Trains 50 free logits of one point with Adam (rate 0.1), temperature 1, alpha 2. Five logits are
+positives; the first of them starts ahead at 3, all others start at 0.
 """
 
 import sys
@@ -28,7 +28,7 @@ WIDTH, HEIGHT, GAP, MARGIN = 230, 170, 34, 34
 
 
 def follow(loss: Any, options: dict[str, Any]) -> tuple[list[tuple[float, float, float]], float]:
-    """Easy, hard (the fifth) and a negative logit at each step, and the loss at the end."""
+    """Return an easy, a hard (the fifth) and a negative logit at each step, and the last loss."""
     z = torch.zeros(1, 50, dtype=torch.float64)
     z[0, 0] = 3.0
     z.requires_grad_()
@@ -46,7 +46,7 @@ def follow(loss: Any, options: dict[str, Any]) -> tuple[list[tuple[float, float,
 
 
 def draw() -> str:
-    """The picture as SVG text."""
+    """Return the picture as SVG text."""
     columns = 3
     width = columns * (WIDTH + GAP) + MARGIN
     height = -(-len(PANELS) // columns) * (HEIGHT + 2 * GAP) + 30
@@ -55,8 +55,8 @@ def draw() -> str:
         f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
-    for place, (name, colour) in enumerate(CURVES):  # legend
-        x = MARGIN + place * 140
+    for number, (name, colour) in enumerate(CURVES):  # legend
+        x = MARGIN + number * 140
         out.append(
             f'<line x1="{x}" y1="14" x2="{x + 24}" y2="14" stroke="{colour}" stroke-width="2"/>'
         )
@@ -87,8 +87,8 @@ def draw() -> str:
             out.append(
                 f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
             )
-        place = f'x="{left + WIDTH}" y="{top + HEIGHT + 16}"'
-        out.append(f'<text {place} text-anchor="end">steps of Adam</text>')
+        corner = f'x="{left + WIDTH}" y="{top + HEIGHT + 16}"'
+        out.append(f'<text {corner} text-anchor="end">steps of Adam</text>')
     out.append("</svg>")
     return "\n".join(out) + "\n"
 

@@ -1,9 +1,9 @@
-"""How long a run takes to open and to answer: wall and CPU time of one text after the other.
+"""Measure how long a run takes to open and to answer: wall and CPU time, text after text.
 
     python docs/examples/latency.py RUN [TEXTS.txt] [--search hnsw] [--threads 1] [--n 300]
 
-Without TEXTS: the test points of the run's data set. Times of single steps (tokenise, encode,
-search) and other tools: `benches/search.py`.
+Without TEXTS, it asks the test points of the run's data set. `benches/search.py` measures single
+steps (tokenise, encode, search) and other tools.
 """
 
 import time
@@ -22,7 +22,7 @@ from dexml.predict import Predictor  # noqa: E402
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall and CPU seconds of a call."""
+    """Return wall and CPU seconds of a call."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("texts", type=Path, nargs="?")
     parser.add_argument("--search", default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--n", type=int, default=300, help="texts asked")
+    parser.add_argument("--n", type=int, default=300, help="number of texts to ask")
     arguments = parser.parse_args(argv)
     imported = time.perf_counter() - _STARTED[0], time.process_time() - _STARTED[1]
     opened: list[Predictor] = []

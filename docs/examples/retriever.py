@@ -3,12 +3,12 @@
     pip install langchain-core
     python docs/examples/retriever.py RUN "Juvenile myopathy with cataract and deafness"
 
-`LabelRetriever` is a LangChain retriever as any other: it goes where a chain expects one
-(`invoke`, `batch`, `ainvoke`, `|`). Labels are the documents: what a label's text stands for (a
-product, a page, a tag) is looked up by its id, here in `passages`.
+`LabelRetriever` works like any other LangChain retriever (`invoke`, `batch`, `ainvoke`, `|`). The
+documents are labels. What a label's text stands for (a product, a page, a tag) is looked up by its
+id, here in `passages`.
 
-The language model below answers with the start of its prompt, so that the example runs offline;
-put a chat model in its place.
+The language model below repeats its context, so that the example runs offline. Replace it by a chat
+model.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from dexml.predict import Predictor
 
 
 class LabelRetriever(BaseRetriever):
-    """The k best labels of a question as documents, best first.
+    """Returns the k best labels of a question as documents, best first.
 
-    A document's text is the label's passage where `passages` has one, else the label's text;
-    its metadata: label_id, label (the text) and score.
+    The text of a document is the label's passage if `passages` has one, else the label's text. Its
+    metadata are label_id, label (the text) and score.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -39,7 +39,7 @@ class LabelRetriever(BaseRetriever):
     k: int = 5
     passages: dict[int, str] = Field(default_factory=dict)
     only: list[int] | None = None
-    """Label ids to choose from; None: all."""
+    """Label ids to choose from; None for all."""
     min_score: float = float("-inf")
 
     def _get_relevant_documents(
@@ -58,12 +58,12 @@ class LabelRetriever(BaseRetriever):
 
 
 def as_context(documents: list[Document]) -> str:
-    """Documents as the numbered list of a prompt."""
+    """Return the documents as a numbered list for a prompt."""
     return "\n".join(f"[{n}] {d.page_content}" for n, d in enumerate(documents, start=1))
 
 
 def offline_model(prompt: Any) -> str:
-    """Stand in for a chat model: repeat the context that it was given."""
+    """Stand in for a chat model: repeat the context."""
     return "From the context:\n" + prompt.to_string().split("Context:\n")[1].split("\n\n")[0]
 
 
@@ -74,8 +74,8 @@ def answering(retriever: BaseRetriever, model: Any = offline_model) -> Runnable[
         "Context:\n{context}\n\nQuestion: {question}"
     )
     llm = model if isinstance(model, Runnable) else RunnableLambda(model)
-    found = {"context": retriever | as_context, "question": RunnablePassthrough()}
-    return found | prompt | llm | StrOutputParser()
+    inputs = {"context": retriever | as_context, "question": RunnablePassthrough()}
+    return inputs | prompt | llm | StrOutputParser()
 
 
 def main(argv: list[str] | None = None) -> str:

@@ -3,8 +3,8 @@
     python docs/examples/train_sentence_transformers.py MODEL [--loss soft_topk] [--steps 40]
 
 MODEL is a name or folder that `SentenceTransformer` opens. The loss module has the signature of
-sentence-transformers' own, so `SentenceTransformerTrainer(..., loss=loss)` takes it too, with the
-columns (point, label text) and a column "label" that holds the group. Below is a plain loop, which
+those of sentence-transformers, so `SentenceTransformerTrainer(..., loss=loss)` takes it too, with
+the columns (point, label text) and a column "label" with the group. Below is a plain loop, which
 needs neither `datasets` nor `accelerate`.
 """
 
@@ -28,7 +28,7 @@ LOSSES = {
 
 
 def batch(generator: random.Random, size: int) -> tuple[list[str], list[str], torch.Tensor]:
-    """Points with a label each; points of one topic (the group) share their labels."""
+    """Draw points with a label each; points of one topic (the group) share their labels."""
     groups = [generator.randrange(len(TOPICS)) for _ in range(size)]
     points = [
         f"{TOPICS[g]} {generator.choice(PARTS)} {generator.choice('abcdefgh')}" for g in groups
@@ -38,7 +38,7 @@ def batch(generator: random.Random, size: int) -> tuple[list[str], list[str], to
 
 
 def main(argv: list[str] | None = None) -> list[float]:
-    """Train for some steps; gives the loss of each."""
+    """Train for some steps and return the loss of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--loss", choices=LOSSES, default="decoupled_softmax")

@@ -1,6 +1,15 @@
 """Dual encoders for extreme multi-label classification (XMC).
 
-The rooms: :mod:`dexml.data` (files), :mod:`dexml.metrics` (scores), :mod:`dexml.sampling`
-(label pools), :mod:`dexml.losses` and :mod:`dexml.encoder` (torch), :mod:`dexml.train`,
-:mod:`dexml.index`, :mod:`dexml.predict` (commands), :mod:`dexml.demo` (a worked example).
+- `dexml.data`: data sets, label matrices, texts.
+- `dexml.metrics`: exact metrics, intervals and paired tests.
+- `dexml.sampling` and `dexml.topk`: negatives, label graphs, rankings.
+- `dexml.losses`: losses over all labels or a pool.
+- `dexml.model`: the text encoder.
+- `dexml.index`: exact and approximate search over vectors that change.
+- `dexml.train`: the training, also ``python -m dexml.train``.
+- `dexml.predict`: a trained run that answers, also ``python -m dexml.predict``.
+
+`dexml.data`, `dexml.metrics`, `dexml.sampling` and `dexml.topk` need only numpy and scipy. The rest
+needs the extra ``train``.
+``python -m dexml.demo`` runs the whole job on real data. The manual is in ``docs/``.
 """

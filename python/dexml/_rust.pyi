@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Evaluator",
+    "InvertedIndex",
     "LabelTree",
     "NegativeSampler",
     "Resampler",
+    "Tokenizer",
+    "Vocabulary",
     "check_csr",
     "co_occurrence",
     "drop_pairs_csr",
@@ -24,6 +27,8 @@ __all__ = [
     "fit_tree",
     "interval",
     "inv_propensity",
+    "join_rows",
+    "label_centroids",
     "label_counts",
     "load_bow",
     "load_bytes",
@@ -33,6 +38,7 @@ __all__ = [
     "merge_topk",
     "mix_votes",
     "p_value",
+    "pair_scores",
     "parse_metrics",
     "random_walk",
     "save_bow",
@@ -42,6 +48,7 @@ __all__ = [
     "score_ranker",
     "topk_csr",
     "topk_dense",
+    "vote_sums",
 ]
 
 _Pattern: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32]]
@@ -428,6 +435,140 @@ def interval(values: NDArray[np.float64], confidence: float) -> tuple[float, flo
 
 def p_value(difference: float, tolerance: float, flips: NDArray[np.float64]) -> float:
     """Two-sided p-value of a difference among those under random swaps."""
+
+_Texts: TypeAlias = Sequence[str] | Sequence[list[str]]
+
+@final
+class Tokenizer:
+    """Cuts texts into words, and words into n-grams."""
+
+    def __new__(
+        cls,
+        grams: Literal["words", "chars"],
+        sizes: tuple[int, int],
+        *,
+        edges: bool = True,
+        stemmer: str | None = None,
+        stop_words: Sequence[str] = ...,
+        max_chars: int | None = None,
+    ) -> Tokenizer: ...
+    def words(self, text: str) -> list[str]:
+        """Words of a text."""
+
+    def grams(self, text: str) -> list[str]:
+        """Tokens of a text, as often as they occur."""
+
+@final
+class Vocabulary:
+    """Numbered tokens and the number of texts that hold each."""
+
+    @staticmethod
+    def build(
+        tokenizer: Tokenizer,
+        texts: _Texts,
+        *,
+        min_df: int = 1,
+        max_df: float = 1.0,
+        max_size: int | None = None,
+        num_threads: int | None = None,
+    ) -> Vocabulary:
+        """Count the tokens of texts and keep the frequent ones. Ctrl-C is heard."""
+
+    @staticmethod
+    def parse(file: str, text: bytes, df: NDArray[np.int64], n_texts: int) -> Vocabulary:
+        """Read what `to_text` wrote; `file` is its name in messages."""
+
+    def to_text(self) -> bytes:
+        """Tokens, one a line, UTF-8; line feeds in a token are escaped."""
+
+    def __len__(self) -> int: ...
+    def id(self, token: str) -> int | None:
+        """Id of a token, None if it is unknown."""
+
+    def token(self, id: int) -> str:
+        """Token with an id."""
+
+    @property
+    def df(self) -> NDArray[np.int64]: ...
+    @property
+    def n_texts(self) -> int: ...
+    def smooth_idf(self) -> NDArray[np.float32]:
+        """``1 + ln((1 + n) / (1 + df))`` of each token."""
+
+    def rows(
+        self,
+        tokenizer: Tokenizer,
+        texts: _Texts,
+        *,
+        idf: NDArray[np.float32] | None,
+        sublinear: bool,
+        unit: bool,
+        num_threads: int | None = None,
+    ) -> _Truth:
+        """Weighted rows of texts, sorted by token. Ctrl-C is heard."""
+
+@final
+class InvertedIndex:
+    """Sparse rows by column. Rows must be sorted, without duplicates."""
+
+    def __new__(
+        cls, rows: _Truth, n_features: int, *, num_threads: int | None = None
+    ) -> InvertedIndex: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def n_postings(self) -> int: ...
+    def search(
+        self,
+        queries: _Truth,
+        k: int,
+        *,
+        exclude: _Pattern | None = None,
+        only: NDArray[np.bool_] | None = None,
+        num_threads: int | None = None,
+    ) -> _Ranking:
+        """The k rows of largest inner product that share a term, padded with -1 and -inf."""
+
+def join_rows(
+    parts: Sequence[_Truth],
+    n_features: Sequence[int],
+    weights: Sequence[float],
+    *,
+    unit: bool,
+    num_threads: int | None = None,
+) -> _Truth:
+    """Matrices side by side, each times its weight."""
+
+def label_centroids(
+    rows: _Truth,
+    n_features: int,
+    y: _Truth,
+    n_labels: int,
+    max_terms: int,
+    *,
+    num_threads: int | None = None,
+) -> _Truth:
+    """Unit means of the rows of each label's points, cut to the largest weights."""
+
+def pair_scores(
+    queries: _Truth,
+    rows: _Truth,
+    n_features: int,
+    pairs: _Pattern,
+    *,
+    num_threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Inner products of given pairs, in their order."""
+
+def vote_sums(
+    neighbours: NDArray[np.int32],
+    votes: NDArray[np.float32],
+    y: _Pattern,
+    n_labels: int,
+    *,
+    num_threads: int | None = None,
+) -> _Truth:
+    """Votes of the nearest points, summed by label, without zeros."""
 
 _Ranker: TypeAlias = tuple[
     NDArray[np.float32],

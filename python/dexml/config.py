@@ -1,4 +1,4 @@
-"""Settings of the commands: one flat model each, read from a TOML file and the command line."""
+"""Settings of the commands: a flat model for each, read from a TOML file and the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dexml import console
 
 
 class Settings(BaseSettings):
-    """What all commands share. Nothing is read from the environment."""
+    """Settings that all commands share. Nothing is read from the environment."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from the constructor alone."""
+        """Take values only from the constructor."""
         return (init_settings,)
 
 
@@ -42,7 +42,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def parse(model: type[S], argv: list[str], prog: str) -> S:
-    """Read settings from ``--config FILE.toml`` and the command line, which wins.
+    """Read settings from ``--config FILE.toml`` and from the command line; the latter wins.
 
     A wrong name or value ends the command with one line and exit code 2.
     """
@@ -65,7 +65,7 @@ def parse(model: type[S], argv: list[str], prog: str) -> S:
 
 
 def check(model: type[S], values: dict[str, Any], source: str) -> S:
-    """Make settings of `values`; what is wrong with the first one ends the command."""
+    """Build settings from `values`; the first wrong one ends the command with a message."""
     for name in values:
         if name not in model.model_fields:
             hint = console.did_you_mean(name, list(model.model_fields))
@@ -79,7 +79,7 @@ def check(model: type[S], values: dict[str, Any], source: str) -> S:
             shown = "--" + name.replace("_", "-")
             console.usage_error(f"{shown} is missing: {model.model_fields[name].description}")
         message = str(first["msg"]).removeprefix("Value error, ")
-        if not name:  # of several settings at once
+        if not name:  # an error of several settings together
             console.usage_error(message)
         console.usage_error(f"{name} = {first['input']!r}: {message[:1].lower()}{message[1:]}")
 

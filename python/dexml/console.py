@@ -1,4 +1,4 @@
-"""What every command shows: one-line errors, exit codes, tables and progress."""
+"""What all commands share: one-line errors, exit codes, tables and progress."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import NoReturn
 OK, FAILED, USAGE = 0, 1, 2
 WIDTH = 80
 PATIENCE = 0.5
-"""Seconds before progress is shown."""
+"""Seconds before the first line of progress."""
 
 
 def say(message: str) -> None:
     """Print a message for people on stderr; stdout belongs to results."""
-    if sys.stderr is not None:  # closed; print would turn to stdout
+    if sys.stderr is not None:  # None if closed: print would then write to stdout
         print(message, file=sys.stderr, flush=True)
 
 
 def usage_error(message: str) -> NoReturn:
-    """End the command as wrongly called: one line on stderr, exit code 2."""
+    """End the command because of a wrong call: one line on stderr, exit code 2."""
     say(f"error: {message}")
     raise SystemExit(USAGE)
 
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, with the nearest known name."""
 
     def error(self, message: str) -> NoReturn:
-        """End the command as wrongly called."""
+        """End the command because of a wrong call."""
         if message.startswith("unrecognized arguments: -"):
             option = message.split()[2].split("=")[0]
             hint = did_you_mean(option, list(self._option_string_actions))
@@ -44,23 +44,23 @@ class Parser(argparse.ArgumentParser):
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the known name nearest to `name`, or nothing."""
+    """Return ``; did you mean 'x'?`` with the known name nearest to `name`, or an empty string."""
     near = get_close_matches(name, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
 class _Closed(io.TextIOBase):
-    """Stands for a stdout that was closed (``>&-``), for which Python has None."""
+    """Takes the place of a stdout that was closed (``>&-``): Python gives None for it."""
 
     def write(self, _: str) -> int:
         raise OSError("standard output is closed")
 
 
 def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
-    """Run a command: errors end as one line on stderr, with ``--debug`` as a traceback.
+    """Run a command; an error is printed as one line on stderr, or as a traceback (``--debug``).
 
     Returns:
-        The exit code: 0; 1 for bad data or a failed run; 2 for usage; 130 after Ctrl-C.
+        The exit code: 0; 1 for bad data or a failed run; 2 for a wrong call; 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
     if sys.stdout is None:
@@ -74,10 +74,10 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
         say("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader (`head`, say) has enough; what Python flushes at exit must go nowhere.
+        # The reader (`head`, say) has enough. Python flushes at exit: that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except Exception as error:  # The outermost place: everything ends as one line here.
+    except Exception as error:  # outermost: a user gets one line, whatever happened
         if "--debug" in argv:
             traceback.print_exc()
         else:
@@ -87,7 +87,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of `error` on one line; unexpected kinds are named as well."""
+    """Return the message of `error` on one line, with the class if the error is unexpected."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     else:
@@ -98,13 +98,13 @@ def one_line(error: Exception) -> str:
 
 
 def require(extra: str, *modules: str) -> None:
-    """Raise an ``ImportError`` that names the extra to install, if one of `modules` is missing."""
+    """Raise ``ImportError`` with the extra to install if one of `modules` is missing."""
     for module in modules:
         try:
-            found = importlib.util.find_spec(module) is not None
+            installed = importlib.util.find_spec(module) is not None
         except ImportError:  # a finder may refuse
-            found = False
-        if not found:
+            installed = False
+        if not installed:
             raise ImportError(
                 f"{module} is not installed; it comes with: pip install 'dexml-xmc[{extra}]'"
             )
@@ -115,7 +115,7 @@ def table(
     columns: Sequence[str],
     errors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
-    """Lay out fractions as percent: a line a row, a column a metric, standard errors after ±."""
+    """Lay out fractions as percent: one line a row, one column a metric, ± standard errors."""
     head = ["", *columns]
     lines = [head]
     for name, values in rows.items():
@@ -139,7 +139,7 @@ def table(
 def grid(corner: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
     """Lay out cells under column heads, at most 80 characters wide.
 
-    Columns that do not fit follow below, beside the same row names.
+    Columns that do not fit go into further tables below, with the same row names.
     """
     names = [corner, *(name for name, _ in rows)]
     stub = max(map(len, names))
@@ -166,10 +166,10 @@ def grid(corner: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence
 
 
 def progress(what: str, *, quiet: bool = False) -> Callable[[int, int], None]:
-    """Give a function to be told how many of how many steps are done.
+    """Return a callback for the number of steps done and of all steps, which shows the time left.
 
-    It shows a line with the time left on stderr, once the work has taken a while and if a person
-    is watching (stderr is a terminal); the line goes when all is done.
+    It writes one line on stderr, only if stderr is a terminal and once the work has taken a while.
+    The line is removed when all steps are done.
     """
     start = shown = time.monotonic()
     on = not quiet and sys.stderr is not None and sys.stderr.isatty()
@@ -193,7 +193,7 @@ def progress(what: str, *, quiet: bool = False) -> Callable[[int, int], None]:
 
 
 def duration(seconds: float) -> str:
-    """Write a time for people: ``7 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Format seconds for people: ``7 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = max(1, round(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -1,7 +1,8 @@
-"""Files and folders written so that a name never stands for half of one."""
+"""Files and folders that are written beside their name and renamed, so that each is whole."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,14 +20,14 @@ from numpy.typing import NDArray
 
 _CHUNK = 2**24
 """Bytes of an array that are written at a time."""
-_BESIDE = re.compile(r"\.[0-9a-f]{16}\.(?:new|old)\.(.*)", re.DOTALL)
+_BESIDE = re.compile(r"(?:\.[0-9a-f]{16}\.(?:new|old)\.)+(.*)", re.DOTALL)
 _SYSTEM = re.compile(r"\..*|Thumbs\.db|[Dd]esktop\.ini|__MACOSX|@eaDir|System Volume Information")
 """Names that systems and editors leave in folders by themselves: hidden files above all."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; at the end it takes the place of `path`.
+    """Give a path beside `path` to write to; at the end, rename it to `path`.
 
     Works for files and folders. If the block fails, or writes nothing, `path` stays as it was and
     nothing is left behind. The temporary name is unique across threads and machines, and keeps the
@@ -44,8 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
         if not beside.exists():
             raise FileNotFoundError(f"{path}: nothing was written")
         follow_umask(beside)
-        if beside.is_file():
-            sync(beside)
+        sync_all(beside)
         if path.is_dir():  # A folder cannot be renamed over one that holds files.
             _swap(beside, path, old)
         else:
@@ -138,7 +138,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_array(path: Path, array: NDArray[Any]) -> int:
-    """Write an array as ``.npy``, in place; the size in bytes that the file must have.
+    """Write an array as ``.npy``, in place, and return the bytes that the file must have.
 
     `numpy.save` hands the array to C, where an error at the end of the file goes unnoticed; here
     every write is checked.
@@ -154,7 +154,7 @@ def write_array(path: Path, array: NDArray[Any]) -> int:
 
 
 def write_text(path: Path, text: str) -> int:
-    """Write a text as UTF-8, in place; the size in bytes that the file must have."""
+    """Write a text as UTF-8, in place, and return the bytes that the file must have."""
     return path.write_bytes(text.encode())
 
 
@@ -185,10 +185,23 @@ def spelled(content: Mapping[str, Any]) -> str:
 
 def sync(path: Path) -> None:
     """Wait until the disk has a file, or the names in a folder."""
-    if os.name == "nt" and path.is_dir():
+    is_folder = path.is_dir()
+    if os.name == "nt" and is_folder:
         return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot do it for folders.
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
+
+
+def sync_all(path: Path) -> None:
+    """Wait until the disk has a file, or a folder with everything in it."""
+    if path.is_dir():
+        for entry in path.rglob("*"):
+            sync(entry)
+    sync(path)

@@ -1,9 +1,7 @@
-"""The best labels of each row: from sparse or dense scores, or from the rankings of label shards.
+"""Rank the labels of each row, merge the rankings of label shards, drop pairs.
 
-Pairs may be excluded before the cut (`topk`) or dropped from what is there (`drop_pairs`).
-
-Needs numpy and scipy only. Larger scores rank first, equal ones by the smaller label; NaN is an
-error.
+Larger scores rank first. Of equal scores the smaller label id ranks first. NaN is an error.
+Needs only numpy and scipy.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from dexml.data.parts import joined
 _Id = TypeVar("_Id", np.int32, np.int64)
 
 Ranking = tuple[NDArray[np.int32], NDArray[np.float32]]
-"""``ids`` and ``scores``, both (n, k), best first, padded with -1 and -inf."""
+"""``ids`` and ``scores``, both of shape (n, k), best first, padded with -1 and -inf."""
 
 
 def topk(
@@ -35,15 +33,15 @@ def topk(
     """Rank the labels of each row and keep the k best.
 
     Args:
-        scores: Shape (n, n_labels). Of a CSR matrix the stored entries are ranked (also zeros);
-            of a dense one all labels, fastest in float32. Float64 scores are not rounded before
-            they are ranked.
+        scores: Shape (n, n_labels). A CSR matrix: its stored entries are ranked, zeros included.
+            A dense array: all labels are ranked, fastest in float32. Float64 scores are ranked
+            without rounding them first.
         k: Labels a row; rows with fewer are padded.
-        exclude: Pairs to leave out, same shape. They are dropped before the cut, so that k remain.
+        exclude: Pairs to leave out, same shape. They are dropped first, so that k labels remain.
         num_threads: Threads; default all cores.
 
     Returns:
-        ``ids`` int32 and ``scores`` float32, both (n, k).
+        ``ids`` (int32) and ``scores`` (float32), both of shape (n, k).
 
     Raises:
         ValueError: Shapes disagree, `k` is below 1, a score is NaN, a row stores a label twice.
@@ -70,7 +68,7 @@ def topk(
 
 
 def _stored(scores: NDArray[Any]) -> Csr:
-    """Store every entry of a dense matrix: rounding scores to float32 would make ties."""
+    """Return a CSR matrix with every entry: rounding scores to float32 would make ties."""
     n_points, n_labels = scores.shape
     labels = np.tile(np.arange(n_labels, dtype=np.int32), n_points)
     starts = n_labels * np.arange(n_points + 1, dtype=np.int64)
@@ -87,18 +85,18 @@ def merge(
     """Merge the rankings of label shards, row by row, into the k best of all.
 
     Args:
-        ids: Labels of each shard, best first, padded with -1: S arrays of shape (n, w), where w
-            may differ, or one of shape (S, n, w). int32.
-        scores: Their scores, the same shapes, float32.
+        ids: Labels of each shard, int32, best first, padded with -1: S arrays of shape (n, w),
+            where w may differ, or one array of shape (S, n, w). No label is in two shards.
+        scores: Their scores, float32, same shapes.
         k: Labels a row; rows with fewer are padded.
         num_threads: Threads; default all cores.
 
     Returns:
-        ``ids`` int32 and ``scores`` float32, both (n, k).
+        ``ids`` (int32) and ``scores`` (float32), both of shape (n, k).
 
     Raises:
-        ValueError: Shapes disagree, or among what had to be read (each row only as far as needed)
-            a row is not in order, a score is NaN or a label came from two shards.
+        ValueError: Shapes disagree, a row is not in order, a score is NaN, or a label came from two
+            shards. Each row is read, and checked, only as far as needed.
 
     Example:
         >>> left = np.array([[0, 2]], np.int32), np.array([[0.9, 0.3]], np.float32)
@@ -120,21 +118,21 @@ def drop_pairs(y_pred: Csr, exclude: Csr, *, num_threads: int | None = None) -> 
 def drop_pairs(
     y_pred: Csr | NDArray[Any], exclude: Csr, *, num_threads: int | None = None
 ) -> Csr | NDArray[Any]:
-    """Drop pairs from predictions without ranking them again.
+    """Drop pairs from predictions and keep the order of the rest.
 
     Args:
         y_pred: Scores, shape (n, n_labels), or ranked ids, int32 or int64, shape (n, k), padded
             with -1.
         exclude: Pairs to drop, shape (n, n_labels): every stored entry, whatever its value. Pairs
-            that `y_pred` does not hold are passed over.
+            that are not in `y_pred` are ignored.
         num_threads: Threads; default all cores.
 
     Returns:
-        The scores that are left, in the order they had, float32 or float64; or the ids that are
-        left, moved up and padded with -1. What is missing in number (`nnz`) was dropped.
+        Scores: a CSR matrix without the pairs, float32 or float64 as before. Ids: an array of the
+        same shape, the rest moved up and padded with -1.
 
     Raises:
-        ValueError: Shapes disagree, or an id is out of range or stands after padding.
+        ValueError: Shapes disagree, an id is out of range, or an id follows padding.
 
     Example:
         >>> from scipy.sparse import csr_array
@@ -142,8 +140,8 @@ def drop_pairs(
         >>> drop_pairs(np.array([[4, 7, 2], [1, 8, -1]]), exclude).tolist()
         [[4, 2, -1], [1, 8, -1]]
         >>> scores = csr_array(([0.5, 0.25], ([0, 0], [7, 8])), shape=(2, 9))
-        >>> left = drop_pairs(scores, exclude)
-        >>> left.nnz, left[0, 8].item()
+        >>> kept = drop_pairs(scores, exclude)
+        >>> kept.nnz, kept[0, 8].item()
         (1, 0.25)
     """
     n_labels, pairs = exclude.shape[1], csr_parts(exclude, "exclude")[:2]
@@ -153,5 +151,5 @@ def drop_pairs(
     parts = csr_parts(y_pred, "y_pred")
     if exclude.shape != y_pred.shape:
         raise ValueError(f"exclude: shape {exclude.shape}, but y_pred has {y_pred.shape}")
-    left = _rust.drop_pairs_csr(*parts, n_labels, pairs, num_threads=num_threads)
-    return joined(y_pred.shape, *left)
+    kept = _rust.drop_pairs_csr(*parts, n_labels, pairs, num_threads=num_threads)
+    return joined(y_pred.shape, *kept)

@@ -16,7 +16,7 @@ from dexml.data import load_texts
 from dexml.index import IndexFacts, LabelIndex, choose_search
 from dexml.predict import Predictor, open_run
 from dexml.predict.served import indexed_anew
-from dexml.run import FORMAT, LabelSet, Run, hold
+from dexml.run import FORMAT, LabelSet, Run, hold, require
 from dexml.scorers.dense import INDEX, kept_queries, trained_vectors
 
 
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
 def _build(settings: IndexSettings) -> None:
     """Build from the label vectors of the training; edits are not lost without being asked."""
     opened = open_run(settings.run)
-    edits = opened.served.labels.edits
+    edits = opened.labels.edits
     if edits and not settings.overwrite:
         raise FileExistsError(
             f"{settings.run}: labels were edited {edits} times since the index was built; "
@@ -104,7 +104,7 @@ def _edit(settings: IndexSettings) -> None:
     """Edit the labels, or build the graph anew."""
     if "index" not in Run.open(settings.run).facts:
         raise FileNotFoundError(
-            f"{settings.run}: no index yet; build it first: python -m dexml.index {settings.run}"
+            f"{settings.run}: no index yet; build it: python -m dexml.index {settings.run}"
         )
     opened = open_run(settings.run, device=settings.device)
     predictor = Predictor(opened)
@@ -233,13 +233,17 @@ def _table(run: Run) -> str:
         raise FileNotFoundError(
             f"{run.folder}: no index yet; build it: python -m dexml.index {run.folder}"
         )
-    facts = IndexFacts.from_json(run.facts["index"])
+    try:
+        facts = IndexFacts.from_json(require(run.state, "index", {}))
+    except ValueError as error:
+        raise run.state.damaged(f"index: {error}") from None
+    labels = require(run.state, "labels", {"edits": int})
     rows = [
         ("search", facts.kind),
         ("labels", str(facts.n_alive)),
         ("removed", str(facts.n_labels - facts.n_alive)),
         ("next id", str(facts.n_labels)),
-        ("edits since built", str(run.facts["labels"]["edits"])),
+        ("edits since built", str(labels["edits"])),
         ("dimensions", str(facts.dim)),
         ("format", str(FORMAT.version)),
     ]

@@ -1,11 +1,11 @@
-"""What the command reads: texts of any number, and the labels of a group."""
+"""What ``dexml.predict`` reads: any number of texts, and files that name a group of labels."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust, console, data
+from dexml.run import LabelSet
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 @contextmanager
 def open_texts(path: Path) -> Iterator[Iterator[str]]:
-    """Open a file, or a pipe, with a text a line; gzip and zstd are unpacked.
+    """Open a file or a pipe with a text a line; gzip and zstd are unpacked.
 
-    Memory does not grow with the file, except for zstd, which is unpacked as a whole.
+    Memory does not grow with the file, except for zstd: it is unpacked as a whole.
     """
     with path.open("rb") as stream:
         head = stream.peek(4)
@@ -43,7 +44,7 @@ def _gzip_lines(stream: gzip.GzipFile, name: str) -> Iterator[str]:
 
 
 def count_lines(path: Path) -> int | None:
-    """Count the lines of a plain file, for the time left; None where that takes too much."""
+    """Count the lines of a plain file, for the progress bar; None for pipes and packed files."""
     if not path.is_file():  # a pipe can be read once
         return None
     count, last = 0, b"\n"
@@ -56,46 +57,44 @@ def count_lines(path: Path) -> int | None:
     return count + (last != b"\n")
 
 
-def read_group(
-    path: Path, label_texts: Sequence[str], alive: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Read a group of labels, one a line: a label's text, or else its id; blank lines are skipped.
+def read_group(path: Path, labels: LabelSet) -> NDArray[np.bool_]:
+    """Read a group of labels, one a line: the text of a label, or else its id.
 
-    Where several labels have that text, all of them are meant; removed labels (`alive` is False)
-    are none.
+    If several labels have the text, all of them belong to the group; removed labels do not. Blank
+    lines are skipped.
 
     Returns:
         A bool mask over the labels.
+
+    Raises:
+        ValueError: A line that is neither, an id out of range or of a removed label.
     """
-    by_text: dict[str, list[int]] = {}
-    for i, text in enumerate(label_texts):
-        if alive[i]:
-            by_text.setdefault(text, []).append(i)
-    mask = np.zeros(len(label_texts), np.bool_)
+    by_text = labels.ids_by_text
+    mask = np.zeros(len(labels), np.bool_)
     for number, line in enumerate(data.load_texts(path), start=1):
         if line in by_text and line:
             mask[by_text[line]] = True
         elif line.isascii() and line.isdigit():
-            if int(line) >= len(label_texts):
+            if int(line) >= len(labels):
                 raise ValueError(
-                    f"{path}:{number}: label {line} out of range (n_labels = {len(label_texts)})"
+                    f"{path}:{number}: label {line} out of range (n_labels = {len(labels)})"
                 )
-            if not alive[int(line)]:
+            if not labels.alive[int(line)]:
                 raise ValueError(f"{path}:{number}: label {line} was removed")
             mask[int(line)] = True
         elif line:
             hint = console.did_you_mean(line, list(by_text)) if len(by_text) <= 20_000 else ""
             raise ValueError(
-                f"{path}:{number}: no label has the text or id '{console_text(line)}'{hint}"
+                f"{path}:{number}: no label has the text or id '{_shortened(line)}'{hint}"
             )
     return mask
 
 
-def console_text(text: str) -> str:
-    """Return the start of a text, for a message."""
+def _shortened(text: str) -> str:
+    """Return a text, or the start of a long one, for a message."""
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def stdin_texts(stream: BinaryIO) -> Iterator[str]:
-    """Texts of standard input, a line each."""
+    """Read a text a line from standard input."""
     return data.lines(stream, "stdin")

@@ -1,8 +1,8 @@
-"""An output in the making: a folder beside it that a later run can go on with.
+"""An unfinished output: a folder beside it, from which a later run can go on.
 
 ``x.jsonl.partial/`` holds the data files and ``state.json``: what was asked, how many texts are
-answered, a hash of them, and the size of each data file at that moment. What a killed run wrote
-beyond that is cut off. The output itself appears when all is done.
+answered, a hash of them, and the size of each data file at that moment. Anything that a killed run
+wrote after that is cut off. The output itself appears when all texts are answered.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust
-from dexml.run import folder as rundir
+from dexml.files import read_json, write_json
 
 FORMAT_VERSION = 1
 COMMIT_SECONDS = 1.0
-"""Answers younger than this may be lost when a run is killed."""
+"""Answers of the last moments before a kill may be lost: those younger than this."""
 PACK_UP_TO = 2**22
 """Entries (32 MiB) up to which a CSR archive is packed."""
 NPZ_FILES = ("indptr.i8", "indices.i4", "scores.f4")
 
 
 class Partial:
-    """The unfinished output of a run; a context that keeps what was done when it fails."""
+    """The unfinished output of a run; a context that keeps the answers so far if it fails."""
 
     def __init__(
         self, out: Path, asked: Mapping[str, Any], names: Sequence[str], *, resume: bool
@@ -42,13 +42,13 @@ class Partial:
         """Begin, or go on.
 
         Args:
-            out: The output to be.
-            asked: Everything the answers depend on, beside the texts; JSON values.
+            out: Path of the output.
+            asked: Everything that the answers depend on, apart from the texts; JSON values.
             names: Names of the data files.
-            resume: Go on with a partial output if there is one.
+            resume: Go on with the unfinished output if there is one.
 
         Raises:
-            ValueError: The partial output is damaged, or another question's.
+            ValueError: The unfinished output is damaged, or belongs to another question.
         """
         self.folder = out.with_name(f"{out.name}.partial")
         self.rows = 0
@@ -71,7 +71,7 @@ class Partial:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Open the data files."""
+        """Open the data files, and cut off what no state knows of."""
         self.folder.mkdir(exist_ok=True)
         for name in self._names:
             path = self.folder / name
@@ -87,15 +87,19 @@ class Partial:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Keep what was done, if anything was."""
-        if kind is not None and self.rows:
-            self.commit()
-        self._stack.close()
+        """After an error, keep the answers so far; without any, leave no folder."""
+        with self._stack:  # closes the data files whatever happens
+            if kind is not None and self.rows:
+                self.commit()
         if kind is not None and not self.rows:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def skip(self, texts: Iterator[str]) -> None:
-        """Pass over the texts that are answered, and see that they are the same as then."""
+        """Pass over the texts that are answered already.
+
+        Raises:
+            ValueError: They are not the same as then.
+        """
         count = 0
         for text in islice(texts, self.rows):
             self._add(text)
@@ -126,7 +130,7 @@ class Partial:
             self.commit()
 
     def commit(self) -> None:
-        """Put the answers down for good, then say so in the state."""
+        """Put the answers on the disk, then note them in the state."""
         if self.rows == self._committed:
             return
         for file in self._files.values():
@@ -139,18 +143,16 @@ class Partial:
             "sha256": self._hash.hexdigest(),
             "bytes": {name: file.tell() for name, file in self._files.items()},
         }
-        rundir.write_json(self.folder / "state.json", state)
+        write_json(self.folder / "state.json", state)
         self._committed, self._when = self.rows, time.monotonic()
 
     def close(self) -> None:
-        """Close the data files, all written."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
+        """Put all answers on the disk and close the data files; no later failure loses any."""
+        self.commit()
         self._stack.close()
 
     def remove(self) -> None:
-        """Remove the folder: the output is there."""
+        """Remove the folder, now that the output is there."""
         (self.folder / "state.json").unlink(missing_ok=True)  # first: without it nothing is resumed
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -161,7 +163,7 @@ class Partial:
     def _read_state(self) -> dict[str, Any]:
         path = self.folder / "state.json"
         anew = "leave out --resume to start anew"
-        state = rundir.read_json(path)
+        state = read_json(path)
         if state.get("format_version") != FORMAT_VERSION:
             raise ValueError(f"{path}: not of this version of dexml; {anew}")
         try:
@@ -187,7 +189,14 @@ class Partial:
 def npz_parts(
     counts: NDArray[np.int64], ids: NDArray[np.int32], scores: NDArray[np.float32], base: int | None
 ) -> dict[str, bytes]:
-    """Bytes for the data files of a CSR archive; `base`: entries so far, None at the start."""
+    """Return bytes for the data files of a CSR archive.
+
+    Args:
+        counts: Entries of each row.
+        ids: Their label ids, row after row.
+        scores: Their scores.
+        base: Entries that the files hold already; None if not even the first offset is there.
+    """
     stops = np.cumsum(counts, dtype=np.int64) + (base or 0)
     if base is None:
         stops = np.concatenate([np.zeros(1, np.int64), stops])
@@ -196,9 +205,9 @@ def npz_parts(
 
 
 def finish_npz(out: Path, folder: Path, n_labels: int) -> None:
-    """Make a CSR archive of the data files; they are mapped into memory, not loaded.
+    """Make a CSR archive of the data files, which are mapped into memory, not loaded.
 
-    A large one is stored, not packed: packing holds all the packed bytes at once.
+    A large archive is stored, not packed: packing holds all the packed bytes at once.
     """
     indptr = _mapped(folder / NPZ_FILES[0], np.dtype("<i8"))
     if not len(indptr):  # no texts

@@ -66,7 +66,17 @@ class PredictSettings(Settings):
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: texts, and the labels that may answer."""
+    """What is asked.
+
+    Attributes:
+        texts: The texts.
+        total: How many there are, if that is known.
+        exclude: Pairs (text, label) to leave out.
+        only: Labels to choose from, a mask; None: all.
+        n_labels: Columns of the answer.
+        k: Labels a text.
+        block: Texts answered at a time.
+    """
 
     texts: Iterator[str]
     total: int | None
@@ -81,7 +91,8 @@ def main(argv: list[str]) -> None:
     """Run ``python -m dexml.predict``."""
     settings = config.parse(PredictSettings, argv, "python -m dexml.predict")
     _check(settings)
-    # Test points are asked once, and their scores are compared: there exact search is worth more.
+    # Test points are scored once, and the scores are compared with others: exact search is worth
+    # its time up to more labels.
     exact_up_to = EXACT_UP_TO if settings.texts else EXACT_TEST_UP_TO
     predictor = Predictor.open(
         settings.run,
@@ -109,7 +120,7 @@ def _check(settings: PredictSettings) -> None:
     if out is not None and settings.jsonl:
         console.usage_error("--jsonl is for stdout; name the file of --out .jsonl")
     if settings.resume and out is None:
-        console.usage_error("--resume needs --out: what is printed cannot be gone on with")
+        console.usage_error("--resume needs --out: printed answers cannot be continued")
     if settings.texts not in ("", "-"):
         path = Path(settings.texts)
         if not path.exists() or path.is_dir():
@@ -134,7 +145,7 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
         part = _test_part(settings, predictor)
         texts, total, exclude = iter(part.texts), len(part.texts), part.exclude
         if (trained := predictor.label_set.n_trained) < n_labels:
-            # The truth knows no label added since: the answer takes its shape.
+            # The data set does not know labels that were added since: the answer takes its shape.
             console.say(f"labels added since the training are left out: {n_labels - trained}")
             only = np.ones(n_labels, np.bool_) if only is None else only
             only[trained:] = False
@@ -147,7 +158,7 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
 
 
 def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
-    """The test points of the run's data set."""
+    """Read the test points of the run's data set."""
     folder = settings.data or predictor.run.data_dir()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: the data set is not there; name it with --data")
@@ -158,12 +169,12 @@ def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
 
 
 def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_] | None:
-    """The labels that may answer, as a mask; None: all."""
+    """Read the labels to choose from, as a mask; None: all."""
     mask = None
     if settings.only is not None:
-        mask = read_group(settings.only, predictor.label_texts, predictor.label_set.alive)
+        mask = read_group(settings.only, predictor.label_set)
     if settings.without is not None:
-        rest = ~read_group(settings.without, predictor.label_texts, predictor.label_set.alive)
+        rest = ~read_group(settings.without, predictor.label_set)
         mask = rest if mask is None else mask & rest
     return mask
 
@@ -171,7 +182,7 @@ def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_]
 def _answers(
     predictor: Predictor, question: Question, start: int, on_progress: OnProgress
 ) -> Iterator[tuple[list[str], Prediction]]:
-    """Blocks of texts from row `start` on, with their answers."""
+    """Yield blocks of texts from row `start` on, with their answers."""
     while texts := list(islice(question.texts, question.block)):
         pairs = None
         if question.exclude is not None:
@@ -199,13 +210,14 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
 
 
 def _write(settings: PredictSettings, out: Path, predictor: Predictor, question: Question) -> None:
-    """Answer into a file; what a stopped run leaves can be gone on with."""
+    """Answer into a file; a later run can go on from what a stopped one leaves."""
     is_npz = out.suffix == ".npz"
     asked = _asked(settings, predictor, question)
     partial = Partial(out, asked, NPZ_FILES if is_npz else (ROWS,), resume=settings.resume)
     if not settings.quiet:
         if partial.replaced:
-            console.say(f"{partial.folder}: an unfinished output, begun anew (no --resume)")
+            why = "none of its answers were kept" if settings.resume else "no --resume"
+            console.say(f"{partial.folder}: an unfinished output, begun anew ({why})")
         elif settings.resume:
             console.say(f"{partial.rows} texts are answered already")
     label_texts = predictor.label_texts
@@ -236,24 +248,25 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
 
 
 def _held(out: Path) -> AbstractContextManager[None]:
-    """Let no other process write the same output meanwhile."""
+    """Keep other processes from writing the same output."""
     path = out.with_name(f".{out.name}.lock")
     return locks.hold(path, str(out), "python -m dexml.predict --out", remove=True)
 
 
 def _asked(settings: PredictSettings, predictor: Predictor, question: Question) -> dict[str, Any]:
-    """All that the answers depend on, beside the texts."""
-    pairs = None if question.exclude is None else csr_array(question.exclude)
+    """Return everything that the answers depend on, apart from the texts."""
+    pairs = question.exclude
     return {
-        "run": predictor.run.state.digest,
         "search": predictor.search_note(settings.k),
+        "scorer": predictor.scorer.fingerprint(),
         "k": settings.k,
+        "block": question.block,
         "labels": None if question.only is None else _digest(question.only.tobytes()),
         "filter pairs": None
         if pairs is None
         else _digest(pairs.indptr.astype("<i8").tobytes() + pairs.indices.astype("<i4").tobytes()),
-        **predictor.scorer.fingerprint(),
-        "block": question.block,
+        # Last, as a difference in the others says more.
+        "run.json": predictor.run.state.digest,
     }
 
 
@@ -270,7 +283,3 @@ def _bar(settings: PredictSettings, question: Question, start: int, *, hidden: b
         delay=2,
         disable=settings.quiet or hidden,
     )
-
-
-if __name__ == "__main__":
-    raise SystemExit(console.run(main))

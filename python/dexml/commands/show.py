@@ -14,7 +14,7 @@ Scores = NDArray[np.float32]
 
 
 def as_json(texts: Sequence[str], ids: Ids, scores: Scores, label_texts: Sequence[str]) -> str:
-    """One JSON object a line: ``text``, ``labels``: ``[{id, text, score}]``."""
+    """Write a JSON object a line: ``text``, ``labels``: ``[{id, text, score}]``."""
     lines = []
     for text, row_ids, row_scores in zip(texts, ids.tolist(), scores.tolist(), strict=True):
         labels = [
@@ -33,9 +33,14 @@ def as_table(
     label_texts: Sequence[str],
     width: int | None = None,
 ) -> str:
-    """Each text with its labels below: score, id, text.
+    """Write each text with its labels below: score, id, text.
 
-    `width`: columns of a terminal; lines are cut there, and control characters replaced.
+    Args:
+        texts: The texts.
+        ids: Label ids, shape (n, k), padded with -1.
+        scores: Their scores.
+        label_texts: Texts of the labels, by id.
+        width: Columns of a terminal: lines are cut there, and control characters replaced.
     """
     digits = len(str(max(0, len(label_texts) - 1)))
     lines = []
@@ -48,25 +53,25 @@ def as_table(
 
 
 def fit(line: str, width: int | None) -> str:
-    """Cut a line to `width` columns of a terminal, an ellipsis at its end; None: as it is."""
+    """Cut a line to `width` columns of a terminal, ending in an ellipsis; None: do not."""
     if width is None:
         return line
     line = "".join("\ufffd" if unicodedata.category(c) == "Cc" else c for c in line[: 4 * width])
     used, cut = 0, 0
-    for place, c in enumerate(line):
+    for position, c in enumerate(line):
         wide = unicodedata.east_asian_width(c) in "WF"
         used += 0 if unicodedata.combining(c) else 1 + wide
         if used <= width - 1:
-            cut = place + 1
+            cut = position + 1
         if used > width:
             return line[:cut] + "…"
     return line
 
 
 def csr_parts(ids: Ids, scores: Scores) -> tuple[NDArray[np.int64], Ids, Scores]:
-    """Rows as CSR: entries of each row, then ids ascending in each row, and their scores.
+    """Return rows as CSR: the number of entries of each, ids ascending in each, and their scores.
 
-    The scores hold the ranking; padding goes.
+    Padding is dropped; the ranking is in the scores.
     """
     order = np.argsort(ids, axis=1, kind="stable")
     ids = np.take_along_axis(ids, order, axis=1)

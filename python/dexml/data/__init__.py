@@ -1,7 +1,7 @@
 """Data sets in the LF layout: label matrices, bags of words, texts, filter pairs and splits.
 
-Needs numpy and scipy only. Matrices are ``scipy.sparse.csr_array``: points x labels, float32
-values, int32 ids sorted within a row. Formats: ``docs/formats.md``.
+Matrices are ``scipy.sparse.csr_array`` of points x labels, with float32 values and int32 label
+ids that are sorted in each row. Formats: ``docs/formats.md``. Needs only numpy and scipy.
 """
 
 from dexml.data.layout import (

@@ -1,4 +1,4 @@
-"""The command ``python -m dexml.data``: what is in data sets and matrices, and is it whole?"""
+"""``python -m dexml.data``: describe, check, convert and prepare data sets and matrices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dexml.data.prepare import prepare
 from dexml.data.stats import describe, table
 
 TEXT = ("", ".txt", ".dat", ".svm")
-"""Suffixes under which text is written; a ``.gz`` or ``.zst`` may follow."""
+"""Suffixes of text files; ``.gz`` or ``.zst`` may follow."""
 
 EPILOG = """\
 examples:
@@ -42,25 +42,29 @@ def arguments() -> argparse.ArgumentParser:
     common.add_argument("--quiet", action="store_true", help="hide progress")
     actions = parser.add_subparsers(dest="action", required=True, parser_class=console.Parser)
 
-    stats = actions.add_parser("stats", parents=[common], help="what is in it")
-    check = actions.add_parser("check", parents=[common], help="say what is wrong, with its line")
+    stats = actions.add_parser("stats", parents=[common], help="describe the content")
+    check = actions.add_parser("check", parents=[common], help="report faults with their line")
     for action in (stats, check):
         action.add_argument("path", type=Path, help="a folder in the LF layout, or a matrix")
-    stats.add_argument("--json", action="store_true", help="one object on stdout")
+    stats.add_argument("--json", action="store_true", help="print one JSON object")
 
     convert = actions.add_parser("convert", parents=[common], help="write in another format")
-    convert.add_argument("source", type=Path, help="LF text, bag of words or .npz; may be packed")
+    convert.add_argument(
+        "source", type=Path, help="LF text, bag of words or .npz; may be compressed"
+    )
     convert.add_argument(
         "target", type=Path, help="the suffix decides: .npz, or .txt, .txt.gz, .txt.zst"
     )
-    convert.add_argument("--repair", action="store_true", help="mend the source and say what")
+    convert.add_argument("--repair", action="store_true", help="repair the source and say what")
     convert.add_argument(
         "--part",
         choices=["labels", "features", "both"],
         help="what to keep of a bag of words (default labels); both: a bag of words again",
     )
 
-    raw = actions.add_parser("prepare", parents=[common], help="raw downloads to the LF layout")
+    raw = actions.add_parser(
+        "prepare", parents=[common], help="turn raw downloads into the LF layout"
+    )
     raw.add_argument("source", type=Path, help="folder with lbl.json, trn.json, tst.json (or .gz)")
     raw.add_argument("target", type=Path, nargs="?", help="new folder; by default the source")
     raw.add_argument("--text", choices=["title", "content", "both"], default="both")
@@ -74,9 +78,9 @@ def main(argv: list[str]) -> None:
     """Run ``python -m dexml.data stats|check|convert|prepare``."""
     args = arguments().parse_args(argv)
     if args.action == "stats":
-        found = matrices(args.path)
-        say_repeated_pairs(args.path, found)
-        described = {name: describe(y) for name, y in found.items()}
+        loaded = matrices(args.path)
+        say_repeated_pairs(args.path, loaded)
+        described = {name: describe(y) for name, y in loaded.items()}
         print(json.dumps(described) if args.json else table(described))
     elif args.action == "check":
         say_repeated_pairs(args.path, check_path(args.path))
@@ -94,8 +98,8 @@ def main(argv: list[str]) -> None:
 def matrices(path: Path) -> dict[str, Csr]:
     """Load all matrices of a folder or a file, by name."""
     if not path.is_dir():
-        found, _ = load_any(path)
-        return found
+        loaded, _ = load_any(path)
+        return loaded
     n_labels = len(data.load_label_texts(path))
     parts = {"training": data.load_part(path, "trn", n_labels)}
     names = ("Y.tst.npz", "tst_X_Y.txt", "raw/tst_X.txt")
@@ -103,13 +107,13 @@ def matrices(path: Path) -> dict[str, Csr]:
         parts["test"] = data.load_part(path, "tst", n_labels)
     else:
         console.say(f"{path}: no test part")
-    found = {name: part.y for name, part in parts.items()}
+    loaded = {name: part.y for name, part in parts.items()}
     pairs = {f"{name} filter": part.exclude for name, part in parts.items()}
-    return found | {name: y for name, y in pairs.items() if y is not None}
+    return loaded | {name: y for name, y in pairs.items() if y is not None}
 
 
 def say_label_texts(path: Path) -> None:
-    """Say which label texts of a folder are empty or stand more than once."""
+    """Report label texts of a folder that are empty or occur more than once."""
     lines: dict[str, list[int]] = {}
     for number, text in enumerate(data.load_label_texts(path), start=1):
         lines.setdefault(text, []).append(number)
@@ -117,26 +121,26 @@ def say_label_texts(path: Path) -> None:
     empty = lines.pop("", [])
     if empty:
         console.say(f"{file}:{empty[0]}: empty label text ({len(empty)} in all)")
-    twice = {text: places for text, places in lines.items() if len(places) > 1}
+    twice = {text: numbers for text, numbers in lines.items() if len(numbers) > 1}
     for text, (first, second, *_) in list(twice.items())[:1]:
         console.say(
-            f"{file}:{second}: the text of line {first} again, {text!r} ({len(twice)} label texts "
-            "stand more than once)"
+            f"{file}:{second}: the same text as line {first}, {text!r} ({len(twice)} label texts "
+            "occur more than once)"
         )
 
 
-def say_repeated_pairs(path: Path, found: dict[str, Csr]) -> None:
-    """Say how many pairs stand more than once in the filter files of a folder."""
+def say_repeated_pairs(path: Path, loaded: dict[str, Csr]) -> None:
+    """Report how many pairs are repeated in the filter files of a folder."""
     for part, name in (("training", "train"), ("test", "test")):
-        if f"{part} filter" in found:
+        if f"{part} filter" in loaded:
             pairs = find(path, f"filter_labels_{name}.txt")
-            _, n_repeated = counted_pairs(pairs, found[part].shape)
+            _, n_repeated = counted_pairs(pairs, loaded[part].shape)
             if n_repeated:
                 console.say(f"{pairs}: {n_repeated} repeated pairs merged")
 
 
 def load_any(path: Path, *, repair: bool = False) -> tuple[dict[str, Csr], Repairs | None]:
-    """Load a matrix file, or both matrices of a bag of words, which its header gives away."""
+    """Load a matrix file, or both matrices of a bag of words (recognised by its header)."""
     try:
         if repair:
             y, repairs = data.repair_labels(path)
@@ -161,7 +165,7 @@ def load_any(path: Path, *, repair: bool = False) -> tuple[dict[str, Csr], Repai
 def check_path(path: Path) -> dict[str, Csr]:
     """Load all matrices, or raise for the first fault.
 
-    Before that, say which of all faults a repair would mend.
+    For a file that `load_any` can repair, first print the faults.
     """
     try:
         return matrices(path)
@@ -170,12 +174,12 @@ def check_path(path: Path) -> dict[str, Csr]:
             try:
                 _, repairs = load_any(path, repair=True)
             except ValueError:
-                pass  # beyond repair: the first fault says it
+                pass  # cannot be repaired: the first fault is raised below
             else:
                 if repairs is not None:
                     for fault in repairs.first:
                         console.say(fault)
-                    console.say(f"{path}: convert --repair would mend this: {repairs}")
+                    console.say(f"{path}: convert --repair would repair this: {repairs}")
         raise
 
 
@@ -183,17 +187,17 @@ def convert_file(source: Path, target: Path, *, repair: bool, part: str | None) 
     """Read one format and write another."""
     to_archive = target.suffix.lower() == ".npz"
     if not to_archive and not target.is_dir():
-        packed = target.suffix in (".gz", ".zst")  # in lower case, as the writers have them
+        packed = target.suffix in (".gz", ".zst")  # writers know only lower case
         suffix = target.with_suffix("").suffix if packed else target.suffix
         if suffix.lower() not in TEXT:
-            console.usage_error(f"{target}: no format of that name; give .npz, .txt or .txt.gz")
-    found, repairs = load_any(source, repair=repair)
-    if part is not None and "features" not in found:
+            console.usage_error(f"{target}: unknown suffix; give .npz, .txt or .txt.gz")
+    loaded, repairs = load_any(source, repair=repair)
+    if part is not None and "features" not in loaded:
         console.usage_error(f"--part is for bags of words; {source} holds one matrix")
     if repairs is not None:
         console.say(f"{source}: {repairs}")
-    if "features" not in found:
-        y = found["labels"]
+    if "features" not in loaded:
+        y = loaded["labels"]
         if _float32_rounds(source):
             if to_archive and not repair:
                 data.save_scores(target, data.load_scores(source))
@@ -201,15 +205,15 @@ def convert_file(source: Path, target: Path, *, repair: bool, part: str | None) 
             console.say(f"{source}: values rounded to float32")
         data.save_labels(target, y)
     elif part != "both":
-        data.save_labels(target, found[part or "labels"])
+        data.save_labels(target, loaded[part or "labels"])
     elif to_archive:
         console.usage_error("an .npz holds one matrix: --part labels or --part features")
     else:
-        data.save_bow(target, found["features"], found["labels"])
+        data.save_bow(target, loaded["features"], loaded["labels"])
 
 
 def _float32_rounds(source: Path) -> bool:
-    """Tell whether this is an archive with values, such as scores, that float32 cannot hold."""
+    """Whether this is an archive with values (such as scores) that float32 would round."""
     with source.open("rb") as file:
         if file.read(2) != b"PK":
             return False

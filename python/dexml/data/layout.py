@@ -16,7 +16,7 @@ from dexml.data.texts import load_texts, save_texts
 from dexml.files import replacing
 
 Labels = Any
-"""A sparse matrix (N, L), or for each point a sequence of label ids."""
+"""A sparse matrix (N, L), or a list with the label ids of each point."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,21 @@ class Part:
     """One side (training or test) of a data set."""
 
     texts: list[str]
+    """Text of each point."""
     y: Csr
+    """Labels of each point, shape (n_points, n_labels); values above 0 are positives."""
     exclude: Csr | None
+    """Filter pairs, same shape, or None if there are none."""
     groups: list[str] | None
+    """Group key of each point, or None if the data set has no groups."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in the LF layout. Row i of a matrix belongs to text i, column j to label j."""
+    """Both sides of a data set. Row i of a matrix belongs to text i, column j to label j.
+
+    The fields are those of `Part`, once for training and once for test, and the label texts.
+    """
 
     train_texts: list[str]
     test_texts: list[str]
@@ -45,7 +52,10 @@ class Dataset:
 
 
 def find(folder: Path, *names: str) -> Path:
-    """Return the first of `names` in `folder`, plain, ``.gz`` or ``.zst``; else the first name."""
+    """Return the first of `names` that exists in `folder`, plain, ``.gz`` or ``.zst``.
+
+    If there is none, return the path of the first name.
+    """
     for name in names:
         for suffix in ("", ".gz", ".zst"):
             path = folder / (name + suffix)
@@ -55,19 +65,24 @@ def find(folder: Path, *names: str) -> Path:
 
 
 def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
-    """Load the label texts (``raw/Y.txt``) of a folder in the LF layout."""
+    """Load the label texts (``raw/Y.txt``) of a folder in the LF layout.
+
+    Raises:
+        FileNotFoundError: The folder or the file is missing.
+        ValueError: The file is empty, or not UTF-8.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give a folder in the LF layout")
     path = find(folder, "raw/Y.txt")
     texts = load_texts(path)
     if not texts:
-        raise ValueError(f"{path}: no label in it")
+        raise ValueError(f"{path}: empty; expected a label text a line")
     return texts
 
 
 def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
-    """Load one side of a folder in the LF layout; no file of the other side is opened.
+    """Load one side of a folder in the LF layout, without opening files of the other side.
 
     Args:
         folder: The data set.
@@ -75,13 +90,13 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
         n_labels: Number of label texts; the matrix must have as many columns.
 
     Raises:
-        ValueError: Numbers of texts, groups, rows or columns disagree.
+        ValueError: The numbers of texts, groups, rows or columns disagree, or a value is negative.
         FileNotFoundError: A file of the layout is missing.
     """
     folder = Path(folder)
     matrix = find(folder, f"Y.{part}.npz", f"{part}_X_Y.txt")
     if not matrix.exists():
-        raise FileNotFoundError(f"{folder}: neither Y.{part}.npz nor {part}_X_Y.txt is there")
+        raise FileNotFoundError(f"{folder}: has neither Y.{part}.npz nor {part}_X_Y.txt")
     y = load_labels(matrix)
     if y.shape[1] != n_labels:
         raise ValueError(
@@ -90,7 +105,7 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
         )
     if len(y.data) and y.data.min() < 0:
         row = int(np.searchsorted(y.indptr, np.argmin(y.data), side="right")) - 1
-        raise ValueError(f"{matrix}: row {row}: negative value; above 0 is a positive, 0 is none")
+        raise ValueError(f"{matrix}: row {row}: negative value; give 0, or above 0 for a positive")
     text_file = find(folder, f"raw/{part}_X.txt")
     texts = load_texts(text_file)
     _same_rows(text_file, len(texts), matrix, y.shape[0])
@@ -107,7 +122,12 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
 
 
 def load_dataset(folder: str | os.PathLike[str]) -> Dataset:
-    """Load both sides of a folder in the LF layout (see ``docs/formats.md``)."""
+    """Load both sides of a folder in the LF layout (``docs/formats.md``).
+
+    Raises:
+        ValueError: The numbers of texts, groups, rows or columns disagree, or a file is damaged.
+        FileNotFoundError: A file of the layout is missing.
+    """
     labels = load_label_texts(folder)
     train, test = (load_part(folder, part, len(labels)) for part in ("trn", "tst"))
     return Dataset(
@@ -129,37 +149,37 @@ def save_dataset(
     train: tuple[Sequence[str], Labels],
     test: tuple[Sequence[str], Labels] | None = None,
 ) -> None:
-    """Write a new folder in the LF layout, which `dexml.train` reads; it appears when it is whole.
+    """Write a new folder in the LF layout, which `dexml.train` reads.
+
+    The folder appears when it is complete. White space inside a text becomes one blank.
 
     Args:
         folder: Must not exist yet.
-        label_texts: The text of each label, L of them; their places are the label ids.
+        label_texts: The text of each label, L of them; label id i is the i-th text.
         train: Texts of the training points, N of them, and their labels: a sparse matrix (N, L)
-            (above 0 is a positive), or for each point the ids of its labels.
-        test: The same for the points that are scored at the end; may be left out.
-
-    White space inside a text becomes one blank.
+            (values above 0 are positives), or a list with the label ids of each point.
+        test: The same for the points to score at the end; may be left out.
 
     Raises:
-        FileExistsError: `folder` is there.
-        ValueError: Texts and labels differ in number, or a label id is not in 0..L - 1 or stands
-            twice at a point.
-        TypeError: A text is not a `str`, or labels are neither a sparse matrix nor lists of ids.
+        FileExistsError: `folder` exists.
+        ValueError: The numbers of texts and labels differ, or a point has a label id outside
+            0..L - 1 or the same id twice.
+        TypeError: A text is not a ``str``, or labels are neither a sparse matrix nor lists of ids.
     """
     folder, n_labels = Path(folder), len(label_texts)
     if folder.exists():
-        raise FileExistsError(f"{folder}: is there already; give another name")
+        raise FileExistsError(f"{folder}: exists already; give another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
     sides = {"trn": train} if test is None else {"trn": train, "tst": test}
-    with replacing(folder) as beside:
-        (beside / "raw").mkdir(parents=True)
-        save_texts(beside / "raw" / "Y.txt", label_texts)
+    with replacing(folder) as temporary:
+        (temporary / "raw").mkdir(parents=True)
+        save_texts(temporary / "raw" / "Y.txt", label_texts)
         for part, (texts, labels) in sides.items():
             y = label_matrix(labels, len(texts), n_labels, f"{part} labels")
             if y.shape[1] != n_labels:
                 raise ValueError(f"{part} labels {y.shape}, but there are {n_labels} label texts")
-            save_texts(beside / "raw" / f"{part}_X.txt", texts)
-            save_labels(beside / f"Y.{part}.npz", y)
+            save_texts(temporary / "raw" / f"{part}_X.txt", texts)
+            save_labels(temporary / f"Y.{part}.npz", y)
 
 
 def _same_rows(path: Path, n_lines: int, matrix: Path, n_rows: int) -> None:

@@ -1,8 +1,8 @@
 """Matrices in files: label matrices, bags of words, filter pairs and scores.
 
-Every reader takes plain, gzip and zstd files, told apart by their first bytes; every writer packs
-by suffix (``.gz``, ``.zst``), writes beside its file and renames, and gives the same bytes for the
-same matrix.
+Readers take plain, gzip and zstd files, which they recognise by the first bytes. Writers compress
+by suffix (``.gz``, ``.zst``), write under a temporary name and rename, and write the same bytes for
+the same matrix.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from dexml.data.parts import Csr, CsrParts, canonical, csr_parts
 
 @dataclass(frozen=True)
 class Repairs:
-    """What a loader mended in a file."""
+    """What a loader repaired in a file."""
 
     duplicates: int
-    """Entries summed into another of the same row and label (dropped, in a label list)."""
+    """Entries added to another one of the same row and label (dropped, in a label list)."""
     out_of_range: int
     """Entries dropped because their label is negative or beyond the header's number."""
     not_finite: int
     """Entries dropped because their value is NaN or infinite."""
     rows_sorted: int
-    """Rows that were not sorted; every loader sorts them, so this is no repair as such."""
+    """Rows that were not sorted. Every loader sorts rows, so this alone is not a fault."""
     first: tuple[str, ...]
-    """The first 20 faults, each with its place."""
+    """The first 20 faults, each with file and line."""
 
     @property
     def n_entries(self) -> int:
-        """Entries that were changed or dropped."""
+        """Number of entries that were changed or dropped."""
         return self.duplicates + self.out_of_range + self.not_finite
 
     def __str__(self) -> str:
@@ -52,17 +52,17 @@ def load_labels(
     """Load a label matrix from LF text or from a scipy CSR archive (``.npz``).
 
     Args:
-        path: LF text, plain, gzip or zstd; or an archive, which is never unpickled.
+        path: LF text, plain, gzip or zstd; or an archive, which is read without pickle.
         missing_value: Value of text tokens without one (``3`` for ``3:1.0``); by default such a
             token is an error.
         repair: Sum duplicates, drop labels out of range and values that are not finite, and warn
-            with the counts; :func:`repair_labels` returns them. By default these are errors.
+            with the counts (`repair_labels` returns them). By default these are errors.
 
     Returns:
-        float32 values, int32 ids sorted within a row, shape from the header.
+        A matrix of float32 values and int32 ids, sorted in each row, with the shape of the header.
 
     Raises:
-        ValueError: The content is not what the format says; the message names file and line.
+        ValueError: The content breaks the format; the message names file and line.
         OSError: The file cannot be read.
     """
     loaded, repairs = _rust.load_labels(
@@ -76,7 +76,7 @@ def load_labels(
 def repair_labels(
     path: str | os.PathLike[str], *, missing_value: float | None = None
 ) -> tuple[Csr, Repairs]:
-    """Load as :func:`load_labels` with ``repair=True``, and return what was mended."""
+    """Load as `load_labels` with ``repair=True``, and return what was repaired."""
     loaded, repairs = _rust.load_labels(os.fsdecode(path), missing_value=missing_value, repair=True)
     return canonical(*loaded), _repairs(repairs)
 
@@ -90,14 +90,15 @@ def load_bow(
 
     Args:
         path: The text, plain, gzip or zstd.
-        missing_value: Value of features that stand without one; by default that is an error.
-        repair: As in :func:`load_labels`, in both matrices.
+        missing_value: Value of features without one; by default such a feature is an error.
+        repair: As in `load_labels`, in both matrices.
 
     Returns:
-        Features, shape (points, features), and labels, shape (points, labels), with values 1.
+        Features, shape (n_points, n_features), and labels, shape (n_points, n_labels), whose
+        values are 1.
 
     Raises:
-        ValueError: The content is not what the format says; the message names file and line.
+        ValueError: The content breaks the format; the message names file and line.
         OSError: The file cannot be read.
     """
     features, labels, repairs = _rust.load_bow(
@@ -111,7 +112,7 @@ def load_bow(
 def repair_bow(
     path: str | os.PathLike[str], *, missing_value: float | None = None
 ) -> tuple[Csr, Csr, Repairs]:
-    """Load as :func:`load_bow` with ``repair=True``, and return what was mended."""
+    """Load as `load_bow` with ``repair=True``, and return what was repaired."""
     features, labels, repairs = _rust.load_bow(
         os.fsdecode(path), missing_value=missing_value, repair=True
     )
@@ -119,33 +120,46 @@ def repair_bow(
 
 
 def load_scores(path: str | os.PathLike[str]) -> Csr:
-    """Load predictions: as :func:`load_labels`, but float64 scores of an archive stay float64.
+    """Load predictions as `load_labels` does, but keep the float64 scores of an archive.
 
-    Rounding them to float32 would make ties, and ties decide P@1. Scores may be infinite, not NaN.
+    Rounding them to float32 would make ties, and ties decide P@1. Scores may be infinite but not
+    NaN.
+
+    Raises:
+        ValueError: The content breaks the format; the message names file and line or row.
     """
     shape, indptr, indices, data = _rust.load_scores(os.fsdecode(path))
     return canonical(shape, indptr, indices, data)
 
 
 def load_pairs(path: str | os.PathLike[str], shape: tuple[int, int]) -> Csr:
-    """Load filter pairs (``point label`` a line): every stored entry of the result is a pair.
+    """Load filter pairs, a line ``point label`` each; every stored entry of the result is a pair.
 
-    Repeated pairs are merged. A pair outside `shape` raises ``ValueError`` with its line.
+    Repeated pairs are merged.
+
+    Args:
+        path: The file.
+        shape: (n_points, n_labels).
+
+    Raises:
+        ValueError: A pair is outside `shape`, or a line is not a pair; the message names the line.
     """
     return counted_pairs(path, shape)[0]
 
 
 def counted_pairs(path: str | os.PathLike[str], shape: tuple[int, int]) -> tuple[Csr, int]:
-    """Load as :func:`load_pairs`, and return how many repetitions of pairs were merged."""
+    """Load as `load_pairs`, and return how many repeated pairs were merged."""
     indptr, indices, n_repeated = _rust.load_pairs(os.fsdecode(path), *shape)
     return canonical(shape, indptr, indices, np.ones(len(indices), np.float32)), n_repeated
 
 
 def save_labels(path: str | os.PathLike[str], y: Csr) -> None:
-    """Write a label matrix as LF text or, for the suffix ``.npz``, as a compressed scipy archive.
+    """Write a label matrix as LF text, or as a compressed scipy archive if `path` ends in ``.npz``.
 
-    Rows are sorted. What could not be loaded again (a duplicate, a value that is not finite) is a
-    ``ValueError``. Text packs by a further suffix, such as ``Y.txt.gz``.
+    Rows are sorted. A further suffix compresses text, as in ``Y.txt.gz``.
+
+    Raises:
+        ValueError: A loader would refuse the matrix (a duplicate, a value that is not finite).
     """
     path = _in_folder(path)
     indptr, indices, values = _checked(y, "y")
@@ -157,7 +171,7 @@ def save_bow(path: str | os.PathLike[str], features: Csr, labels: Csr) -> None:
     """Write bag-of-words text; the values of `labels` are not written.
 
     Raises:
-        ValueError: The matrices differ in their rows, or could not be loaded again.
+        ValueError: The matrices have different numbers of rows, or a loader would refuse one.
     """
     path = _in_folder(path)
     feature_parts, (indptr, indices, _) = _checked(features, "features"), _checked(labels, "labels")
@@ -172,13 +186,13 @@ def save_pairs(path: str | os.PathLike[str], pairs: Csr) -> None:
 
 
 def save_scores(path: str | os.PathLike[str], y: Csr, *, compressed: bool = True) -> None:
-    """Write scores as a scipy CSR archive: float64 stays, the order of entries as well."""
+    """Write scores as a scipy CSR archive; float64 values and the order of entries are kept."""
     path = _in_folder(path)
     _rust.save_npz(str(path), y.shape[1], *csr_parts(_as_csr(y, "y"), "y"), compressed=compressed)
 
 
 def _checked(y: Csr, name: str) -> CsrParts:
-    """Return the float32 parts of a matrix, sorted, if a loader would take them."""
+    """Return the float32 parts of a matrix, sorted, or raise if a loader would refuse them."""
     indptr, indices, values = csr_parts(_as_csr(y, name), name)
     exact = values
     with np.errstate(over="ignore", under="ignore"):  # an infinite value is refused below
@@ -205,7 +219,7 @@ def _as_csr(y: Csr, name: str) -> Csr:
 def _in_folder(path: str | os.PathLike[str]) -> Path:
     path = Path(os.fsdecode(path))
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} is not there")
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give a file")
     return path

@@ -1,4 +1,4 @@
-"""Sparse matrices taken apart for the Rust core, and put together from what it returns."""
+"""The arrays of sparse matrices, to and from the Rust core; checks of label ids."""
 
 from __future__ import annotations
 
@@ -10,32 +10,36 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
 Csr: TypeAlias = csr_array
-"""Type of every sparse matrix here: rows are points, columns are labels."""
+"""The type of every sparse matrix: rows are points, columns are labels."""
 
 CsrParts = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]
-"""``indptr``, ``indices``, ``data`` as the Rust core takes them."""
+"""``indptr``, ``indices`` and ``data`` as the Rust core takes them."""
 
 
 def csr_parts(y: Csr, name: str) -> CsrParts:
-    """Take a sparse matrix apart for the Rust core, without a copy where dtypes allow.
+    """Return the arrays of a sparse matrix for the Rust core, without a copy where dtypes allow.
 
-    Values become float32, but float64 scores stay as they are.
+    Values become float32, but float64 stays float64.
+
+    Args:
+        y: The matrix.
+        name: What error messages call it.
 
     Raises:
-        ValueError: `y` is no scipy CSR matrix of real numbers, or its ids do not fit into int32.
+        ValueError: `y` is not a scipy CSR matrix of real numbers, or its ids do not fit into int32.
     """
     entries = _entries(y, name)
     return np.ascontiguousarray(y.indptr, dtype=np.int64), *entries
 
 
 def truth_parts(y: Csr, name: str) -> CsrParts:
-    """As :func:`csr_parts`, for truth: positives stay positive when values become float32."""
+    """Return the arrays as `csr_parts` does, for truth: positives stay positive in float32."""
     entries = truth_entries(y, name)
     return np.ascontiguousarray(y.indptr, dtype=np.int64), *entries
 
 
 def truth_entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return ``indices`` and ``data`` of :func:`truth_parts`, for whoever needs no rows."""
+    """Return only ``indices`` and ``data`` of `truth_parts`."""
     indices, data = _entries(y, name)
     if data.dtype != np.float32:
         data = np.where(data > 0, 1.0, data).astype(np.float32)
@@ -43,10 +47,11 @@ def truth_entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[np.floa
 
 
 def check_ids(ids: NDArray[Any], n_labels: int, name: str) -> None:
-    """Refuse what is no list of label ids below `n_labels`; an empty one is good.
+    """Raise unless `ids` is a list of label ids below `n_labels`; an empty array is fine.
 
     Raises:
-        ValueError: `name`, and what is wrong.
+        ValueError: `ids` is not a vector, not of integers, or has an id out of range. The message
+            begins with `name`.
     """
     if not ids.size:
         return
@@ -64,17 +69,18 @@ def check_ids(ids: NDArray[Any], n_labels: int, name: str) -> None:
 
 
 def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
-    """Labels of points as a matrix, from a matrix or from lists of ids.
+    """Return the labels of points as a CSR matrix.
 
     Args:
-        y: A sparse matrix (n_points, at most n_labels); or for each point the ids of its labels.
-        n_points: Rows there must be.
-        n_labels: Labels there are.
-        name: What errors call it.
+        y: A sparse matrix of shape (n_points, at most n_labels), or a list with the label ids of
+            each point.
+        n_points: Number of points.
+        n_labels: Number of labels.
+        name: What error messages call `y`.
 
     Raises:
-        TypeError: Neither of the two.
-        ValueError: Another number of points, or an id that is no label or stands twice at a point.
+        TypeError: `y` is neither.
+        ValueError: The number of points differs, or a point has an id out of range or twice.
     """
     if issparse(y):
         if y.shape[0] != n_points or y.shape[1] > n_labels:
@@ -97,7 +103,7 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
         check_ids(row, n_labels, f"{name}[{number}]")
         twice = row[1:][row[1:] == row[:-1]]
         if twice.size:
-            raise ValueError(f"{name}[{number}]: label {twice[0]} stands twice")
+            raise ValueError(f"{name}[{number}]: duplicate label {twice[0]}")
         rows.append(row.astype(np.int32))
     indptr = np.cumsum([0, *map(len, rows)])
     indices = np.concatenate([np.zeros(0, np.int32), *rows])
@@ -126,7 +132,11 @@ def _entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[Any]]:
 def pair_parts(
     pairs: Csr | None, shape: tuple[int, int], name: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]] | None:
-    """As :func:`csr_parts`, for filter pairs: their values do not count."""
+    """Return ``indptr`` and ``indices`` of filter pairs; their values do not count.
+
+    Raises:
+        ValueError: `pairs` is not a scipy CSR matrix of the given shape.
+    """
     if pairs is None:
         return None
     if pairs.shape != shape:
@@ -141,7 +151,10 @@ def joined(
     indices: NDArray[np.int32],
     data: NDArray[Any],
 ) -> Csr:
-    """Build a CSR that shares `indices` and `data`; scipy wants both index arrays of one dtype."""
+    """Build a CSR that shares `indices` and `data`.
+
+    scipy wants one dtype for both index arrays: ``indptr`` becomes int32 where that is enough.
+    """
     if len(indices) <= np.iinfo(np.int32).max:
         return csr_array((data, indices, indptr.astype(np.int32)), shape=shape)
     return csr_array((data, indices.astype(np.int64), indptr), shape=shape)
@@ -153,7 +166,7 @@ def canonical(
     indices: NDArray[np.int32],
     data: NDArray[Any],
 ) -> Csr:
-    """As :func:`joined`, of rows that are sorted and without duplicates."""
+    """Build a CSR as `joined` does, from rows that are sorted and without duplicates."""
     y: Csr = joined(shape, indptr, indices, data)
     y.has_canonical_format = True
     return y

@@ -1,9 +1,9 @@
-"""Raw downloads of the Extreme Classification Repository, turned into the LF layout.
+"""Turn raw downloads of the Extreme Classification Repository into the LF layout.
 
-A download holds ``lbl.json``, ``trn.json`` and ``tst.json`` (or ``.gz``), a JSON object a line:
+A download holds ``lbl.json``, ``trn.json`` and ``tst.json`` (or ``.gz``) with a JSON object a line:
 ``uid``, ``title``, ``content`` and, for points, ``target_ind`` (label numbers: lines of
-``lbl.json``, counted from 0) and ``target_rel`` (their values, 1 if missing). Filter pairs stand
-beside them.
+``lbl.json``, counted from 0) and ``target_rel`` (their values, 1 if missing). The files of filter
+pairs are in the same folder.
 """
 
 from __future__ import annotations
@@ -41,27 +41,28 @@ def prepare(
 ) -> None:
     """Turn the raw files in `source` into a folder in the LF layout.
 
-    Nothing is written before everything has been read and found good. A new `target` appears at
-    once; into a folder that is there (`source` itself, say) each file is moved when it is whole.
+    Nothing is written before everything has been read and checked. A new `target` appears when it
+    is complete. If `target` exists (it may be `source` itself), each file appears when it is
+    complete.
 
     Args:
         source: Folder with ``lbl.json``, ``trn.json``, ``tst.json``, plain or ``.gz``.
-        target: Where ``raw/*.txt``, ``Y.*.npz`` and the filter files go.
-        text: ``"title"``, ``"content"``, or ``"both"``, joined by a blank; white space is made one
-            blank, for a text is one line.
-        repair: Drop duplicate labels of a point and labels that are not there, instead of refusing.
-        say: Told of progress.
+        target: Folder for ``raw/*.txt``, ``Y.*.npz`` and the filter files.
+        text: ``"title"``, ``"content"``, or ``"both"``, joined by a blank. White space becomes one
+            blank, because a text is one line.
+        repair: Drop duplicate labels of a point and labels out of range, instead of raising.
+        say: Called with a message now and then.
 
     Raises:
-        ValueError: A line is not what it should be; the message names file and line.
+        ValueError: A line is not as described above; the message names file and line.
         FileNotFoundError: A raw file is missing.
         NotADirectoryError: `target` is a file.
     """
     if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"{target}: is a file; give a folder")
+        raise NotADirectoryError(f"{target}: a file; give a folder")
     labels = [_text(record, text, at) for record, at in _records(source, "lbl", say)]
     if not labels:
-        raise ValueError(f"{_raw(source, 'lbl')}: no label in it")
+        raise ValueError(f"{_raw(source, 'lbl')}: empty; expected a label a line")
     texts = {"Y": labels}
     matrices = {}
     for part, name in PARTS.items():
@@ -74,9 +75,9 @@ def prepare(
     if target.is_dir():
         _write(target, source, texts, matrices)
     else:
-        with replacing(target) as beside:
-            beside.mkdir()
-            _write(beside, source, texts, matrices)
+        with replacing(target) as temporary:
+            temporary.mkdir()
+            _write(temporary, source, texts, matrices)
     sides = ", ".join(f"{y.shape[0]} points in {part}" for part, y in matrices.items())
     say(f"{target}: {len(labels)} labels, {sides}")
 
@@ -91,8 +92,8 @@ def _write(
         save_labels(folder / f"Y.{part}.npz", matrices[part])
         pairs = find(source, name)
         if pairs.exists() and folder.resolve() != source.resolve():
-            with replacing(folder / pairs.name) as beside:
-                shutil.copyfile(pairs, beside)
+            with replacing(folder / pairs.name) as temporary:
+                shutil.copyfile(pairs, temporary)
 
 
 def _points(
@@ -104,7 +105,7 @@ def _points(
     repair: bool,
     say: Callable[[str], None],
 ) -> tuple[list[str], Csr]:
-    """Read the points of one side: texts, and the matrix of their labels."""
+    """Read the points of one side: their texts and the matrix of their labels."""
     texts: list[str] = []
     indptr, indices, values = array("q", [0]), array("i"), array("f")
     n_dropped = 0
@@ -138,7 +139,7 @@ def _points(
 
 
 def _targets(record: dict[str, Any], at: str) -> list[tuple[int, float]]:
-    """Labels and values of a point, in file order."""
+    """Return the labels of a point with their values, in file order."""
     labels = record.get("target_ind")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise ValueError(f"{at}: 'target_ind' must be a list of label numbers")
@@ -154,13 +155,13 @@ def _targets(record: dict[str, Any], at: str) -> list[tuple[int, float]]:
 def _text(record: dict[str, Any], which: str, at: str) -> str:
     """Return the text of a record as one line."""
     fields = ("title", "content") if which == "both" else (which,)
-    found = []
+    parts = []
     for field in fields:
         value = record.get(field, "" if which == "both" and field == "content" else None)
         if not isinstance(value, str):
             raise ValueError(f"{at}: '{field}' must be a text")
-        found.append(value)
-    text = " ".join(" ".join(found).split())
+        parts.append(value)
+    text = " ".join(" ".join(parts).split())
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -172,13 +173,13 @@ def _raw(source: Path, name: str) -> Path:
     for path in (source / f"{name}.json", source / f"{name}.json.gz"):
         if path.exists():
             return path
-    raise FileNotFoundError(f"{source}: neither {name}.json nor {name}.json.gz is there")
+    raise FileNotFoundError(f"{source}: has neither {name}.json nor {name}.json.gz")
 
 
 def _records(
     source: Path, name: str, say: Callable[[str], None]
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the objects of a file, each with its place; blank lines at the end are skipped."""
+    """Yield the objects of a file, each with ``file:line``; skip blank lines at the end."""
     path = _raw(source, name)
     number, blank = 0, 0
     try:

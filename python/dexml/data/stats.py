@@ -1,4 +1,4 @@
-"""Figures that describe a matrix."""
+"""Statistics of a label matrix."""
 
 from __future__ import annotations
 
@@ -12,42 +12,41 @@ QUANTILES = (0.5, 0.9, 0.99)
 
 
 def describe(y: Csr) -> dict[str, float]:
-    """Describe a matrix: sides, entries, positives a point, and how often labels occur.
+    """Describe a matrix: its shape, its entries, positives a point, and how often labels occur.
 
-    A value above 0 is a positive. Quantiles are over all points, and over the labels that have a
-    point.
+    A value above 0 is a positive. Quantiles are over all points, or over the labels with a point.
     """
     n_points, n_labels = y.shape
     positive = y.data > 0
     counts = np.bincount(y.indices[positive], minlength=n_labels)
     ends = np.concatenate([[0], np.cumsum(positive)])[y.indptr]
     per_point = np.diff(ends)
-    found: dict[str, float] = {
+    stats: dict[str, float] = {
         "points": n_points,
         "labels": n_labels,
         "entries": int(y.nnz),
         "entries not positive": int(y.nnz - positive.sum()),
         "positives a point, mean": round(float(per_point.mean()), 4) if n_points else 0.0,
     }
-    found |= _quantiles("positives a point", per_point)
-    found["points without a positive"] = int((per_point == 0).sum())
-    found["labels without a point"] = int((counts == 0).sum())
+    stats |= _quantiles("positives a point", per_point)
+    stats["points without a positive"] = int((per_point == 0).sum())
+    stats["labels without a point"] = int((counts == 0).sum())
     used = counts[counts > 0]
-    found["points a used label, mean"] = round(float(used.mean()), 4) if len(used) else 0.0
-    return found | _quantiles("points a used label", used)
+    stats["points a used label, mean"] = round(float(used.mean()), 4) if len(used) else 0.0
+    return stats | _quantiles("points a used label", used)
 
 
 def _quantiles(name: str, values: np.ndarray) -> dict[str, float]:
-    found: dict[str, float] = {}
+    quantiles: dict[str, float] = {}
     for share in QUANTILES:
-        # The value that this share of all does not exceed: one that occurs.
+        # inverted_cdf gives a value that occurs, so that counts stay whole numbers.
         at = np.quantile(values, share, method="inverted_cdf") if len(values) else 0
-        found[f"{name}, {share:.0%}"] = int(at)
-    return found | {f"{name}, most": int(values.max()) if len(values) else 0}
+        quantiles[f"{name}, {share:.0%}"] = int(at)
+    return quantiles | {f"{name}, most": int(values.max()) if len(values) else 0}
 
 
 def table(described: Mapping[str, Mapping[str, float]]) -> str:
-    """Lay out descriptions: a column a matrix, a line a figure."""
+    """Lay out descriptions: one column a matrix, one line a figure."""
     names = list(described)
     rows = [["", *names]]
     for key in described[names[0]]:

@@ -1,4 +1,4 @@
-"""Texts, one a line, and splits of points by a hash."""
+"""Texts in files, one a line, and splits of points by a hash."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 def load_texts(path: str | os.PathLike[str]) -> list[str]:
     r"""Load texts, one a line: UTF-8, split on ``\n`` only, stripped; a last newline is optional.
 
-    The file may be gzip or zstd: its first bytes tell.
+    A gzip or zstd file is recognised by its first bytes.
 
     Raises:
-        ValueError: Bytes that are not UTF-8, with their line; a damaged compressed file.
+        ValueError: A line is not UTF-8 (the message names it), or a compressed file is damaged.
     """
     with Path(path).open("rb") as file:
         if file.read(4).startswith(PACKED):
@@ -38,15 +38,15 @@ def save_texts(path: str | os.PathLike[str], texts: Iterable[str]) -> None:
     """Save texts, one a line; white space inside a text becomes one blank.
 
     Raises:
-        TypeError: A single string, or an item that is no text; its place stands in the message.
-        ValueError: A text that UTF-8 cannot hold (half of a surrogate pair).
+        TypeError: `texts` is a single string, or an item is not a ``str``; the message numbers it.
+        ValueError: UTF-8 cannot hold a text (half of a surrogate pair).
     """
     name = Path(path).name
     if isinstance(texts, str | bytes):
         raise TypeError(f"{name}: texts is a single string; give a list")
     with (
-        replacing(Path(path)) as beside,
-        beside.open("w", encoding="utf-8", newline="\n") as file,
+        replacing(Path(path)) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
     ):
         for number, text in enumerate(texts):
             if not isinstance(text, str):
@@ -58,7 +58,11 @@ def save_texts(path: str | os.PathLike[str], texts: Iterable[str]) -> None:
 
 
 def lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the texts of a byte stream, a line each; `name` stands in the error."""
+    """Yield the texts of a byte stream, one a line.
+
+    Raises:
+        ValueError: A line is not UTF-8; the message begins with `name` and the line.
+    """
     for number, line in enumerate(stream, start=1):
         try:
             yield line.decode("utf-8").strip()
@@ -70,12 +74,12 @@ def validation_mask(keys: Sequence[str], fraction: float) -> NDArray[np.bool_]:
     """Choose a validation part by a hash of each point's key, the same on every machine.
 
     Args:
-        keys: Group keys where there are some, else the points' texts: equal keys stay together.
+        keys: Group keys, or the points' texts if there are no groups. Equal keys stay together.
         fraction: Expected share of keys, in [0, 1).
 
     Returns:
-        True for validation points: the first 8 bytes (big-endian) of
-        SHA-256(``validation`` NUL key), divided by 2^64, lie below `fraction`.
+        A mask, shape (n_points,), True for validation points: those whose
+        ``unit_interval("validation", key)`` is below `fraction`.
     """
     return np.fromiter(
         (unit_interval("validation", key) < fraction for key in keys), np.bool_, len(keys)
@@ -83,6 +87,9 @@ def validation_mask(keys: Sequence[str], fraction: float) -> NDArray[np.bool_]:
 
 
 def unit_interval(salt: str, key: str) -> float:
-    """Map a key to [0, 1), evenly and the same on every machine: SHA-256(salt NUL key)."""
+    """Map a key to [0, 1), evenly and the same on every machine.
+
+    The value is the first 8 bytes (big-endian) of SHA-256(salt NUL key), divided by 2^64.
+    """
     digest = hashlib.sha256(f"{salt}\0{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

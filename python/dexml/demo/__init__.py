@@ -1,1 +1,1 @@
-"""The main job on real data, start to end: ``python -m dexml.demo``."""
+"""The whole job on real data, from start to end: ``python -m dexml.demo``."""

@@ -1,4 +1,4 @@
-"""The command ``python -m dexml.demo``; its code is `dexml.demo.chain`."""
+"""``python -m dexml.demo``; the code is in `dexml.demo.chain`."""
 
 from dexml import console
 from dexml.demo.chain import main

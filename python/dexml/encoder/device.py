@@ -1,4 +1,4 @@
-"""Where an encoder computes, and how precisely."""
+"""Device and precision of an encoder."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ Precision = Literal["auto", "float32", "bf16"]
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
-    """Context in which the transformer computes; pooling, heads and scores stay float32.
+    """Return the context for computing with the transformer.
+
+    Pooling, heads and scores stay float32.
 
     Args:
-        device: Where it computes.
+        device: Device of the transformer.
         precision: ``float32``; ``bf16`` (matrix products in bfloat16); ``auto``: bf16 on CUDA,
-            float32 elsewhere. On a CPU bf16 pays only if the processor multiplies it.
+            float32 elsewhere. On a CPU, bf16 pays only if the processor multiplies it.
 
     Raises:
-        ValueError: Another precision.
+        ValueError: The precision is none of these.
     """
     if precision not in ("auto", "float32", "bf16"):
         raise ValueError(f"precision {precision!r}: expected auto, float32 or bf16")
@@ -27,10 +29,10 @@ def autocast(device: torch.device, precision: Precision = "auto") -> torch.autoc
 
 
 def torch_device(name: str) -> torch.device:
-    """Return the device `name`; ``auto`` is CUDA where there is one.
+    """Return the device `name`; ``auto`` is CUDA if available, else the CPU.
 
     Raises:
-        ValueError: Not a device of this machine.
+        ValueError: This machine does not have the device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,9 +1,7 @@
 """The text encoder of points and labels: shared transformer, pooling, and one, two or no heads.
 
-Knows torch, transformers and the rooms beside it (`pretrained`, `modules`, `layers`, `tokens`,
-`attention`, `table`, `device`, `card`), and nothing of training, index and data.
-Shapes: B texts of a batch, T tokens, N texts, H dimensions of features (width of the
-transformer), D of embeddings.
+Shapes: B texts of a batch, T tokens, N texts, H dimensions of features (width of the transformer),
+D dimensions of embeddings.
 """
 
 from __future__ import annotations
@@ -41,16 +39,17 @@ __all__ = [
 
 MAX_TOKENS = 64
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65536
-"""Tokens of an encoding batch: what keeps a core or a GPU busy; more only costs memory."""
+"""Tokens of an encoding batch: enough to keep a core or a GPU busy. More only costs memory."""
 Side = Literal["point", "label"]
 
 
 class DualEncoder(nn.Module):
     """One text encoder for points and labels.
 
-    Features z = pooled states, of unit length if `normalize`; embedding = A z, again of unit
-    length if `normalize`, with the head A: none, one for both sides, or one a side. ``encode``
-    gives what the model was trained with; its folder opens with sentence-transformers as well.
+    The features z of a text are its pooled token states, of unit length if ``normalize``. Its
+    embedding is A z, again of unit length if ``normalize``. The head A is missing, shared by both
+    sides, or different for points and labels. Open an encoder with `load`, embed texts with
+    `encode`. A folder written by `save` also opens with sentence-transformers.
     """
 
     def __init__(
@@ -66,12 +65,15 @@ class DualEncoder(nn.Module):
         """Put an encoder together.
 
         Args:
-            transformer: A model of transformers that gives ``last_hidden_state``.
+            transformer: A model of transformers that returns ``last_hidden_state``.
             tokenizer: Its fast tokenizer.
-            pooling: ``mean`` over all tokens, or the first (``cls``).
-            normalize: Features and embeddings have unit length.
-            heads: Matrices (D, H): none, one for both sides, or that of points and of labels.
-            max_tokens: Tokens of a text at most where a call gives no number; default 64.
+            pooling: ``mean`` over all tokens, or the first token (``cls``).
+            normalize: Whether features and embeddings have unit length.
+            heads: Matrices (D, H): none, one for both sides, or one for points and one for labels.
+            max_tokens: Most tokens of a text where a call gives no number; default 64.
+
+        Raises:
+            ValueError: The heads do not fit the transformer or each other.
         """
         super().__init__()
         self.max_tokens = max_tokens or MAX_TOKENS
@@ -90,7 +92,7 @@ class DualEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = next(self.transformer.parameters()).device
         return device
 
@@ -105,7 +107,7 @@ class DualEncoder(nn.Module):
         return HEADS[len(self.head_parameters())]
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """The head matrices (D, H): none, one, or that of points and that of labels."""
+        """Return the head matrices (D, H): none, one, or those of points and of labels."""
         heads = (self.head, self.label_head)
         weights: list[Any] = [head.weight for head in heads if isinstance(head, nn.Linear)]
         return weights
@@ -121,39 +123,39 @@ class DualEncoder(nn.Module):
     ) -> DualEncoder:
         """Open a folder (of `save`, sentence-transformers or transformers) or a hub name.
 
-        Weights are read from safetensors only, in float32. The packaged all-MiniLM-L6-v2 of the
-        extra ``demo`` is used where its hub name is given and the package is installed. Prompts
-        that a folder names are not put before texts (a note says so).
+        Weights are read only from safetensors, in float32. For the hub name of all-MiniLM-L6-v2 the
+        package of the extra ``demo`` is used if it is installed. Prompts that a folder names are
+        not put before texts; a note says so.
 
         Args:
             name: Folder, or name on the hub.
-            pooling: ``mean`` or ``cls``; default as the folder says, ``mean`` where it is silent.
-            normalize: Unit length; default as the folder says, else True.
-            head: ``none``, ``shared`` or ``two``; default as the folder says, a shared one in a
-                plain folder of transformers. A head that the folder lacks starts as the identity,
-                a second one as the first.
+            pooling: ``mean`` or ``cls``; default as the folder says, else ``mean``.
+            normalize: Whether vectors have unit length; default as the folder says, else True.
+            head: ``none``, ``shared`` or ``two``; default as the folder says, ``shared`` for a
+                plain folder of transformers. A head that the folder lacks starts as the identity, a
+                second head as a copy of the first.
 
         Raises:
-            ValueError: The folder holds modules that this class cannot represent, or a head that
-                `head` would drop.
-            OSError: Neither a folder nor a model of the hub that can be reached.
+            ValueError: This class cannot represent the modules of the folder, or `head` would drop
+                a head that the folder has.
+            OSError: There is no such folder, and no such model on the hub, or it cannot be reached.
         """
         folder = pretrained.find(name)
         listed = modules.read_modules(folder)
-        found = listed or Modules()
+        described = listed or Modules()
         transformer, tokenizer = pretrained.open_transformer(
-            folder / found.transformer, lowercase=found.lowercase
+            folder / described.transformer, lowercase=described.lowercase
         )
-        if found.prompts:
+        if described.prompts:
             console.say(f"note: {name} names prompts to put before texts; they are not used")
         limit = pretrained.token_limit(transformer, tokenizer)
         return cls(
             transformer,
             tokenizer,
-            pooling=pooling or found.pooling,
-            normalize=found.normalize if normalize is None else normalize,
-            heads=_heads(name, found, head or found.head, int(transformer.config.hidden_size)),
-            max_tokens=found.max_tokens or (limit if listed and limit < 1 << 20 else None),
+            pooling=pooling or described.pooling,
+            normalize=described.normalize if normalize is None else normalize,
+            heads=_heads(name, described, head or described.head, transformer.config.hidden_size),
+            max_tokens=described.max_tokens or (limit if listed and limit < 1 << 20 else None),
         )
 
     def save(
@@ -162,9 +164,9 @@ class DualEncoder(nn.Module):
         """Write a folder that this class and sentence-transformers open (safetensors, JSON).
 
         Args:
-            folder: Made if missing.
-            max_tokens: Tokens of a text at most, for those who open it.
-            facts: What the model card is to say (`dexml.encoder.card.write_card`).
+            folder: Created if it does not exist.
+            max_tokens: Most tokens of a text, for whoever opens the folder.
+            facts: Contents of the model card, see `dexml.encoder.card.write_card`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.backend_tokenizer.no_truncation()
@@ -196,31 +198,37 @@ class DualEncoder(nn.Module):
         cache: Path | None = None,
         progress: bool = False,
     ) -> Tokens:
-        """Tokenise texts, cut to `max_tokens` and the model's limit (`dexml.text.tokenize`)."""
+        """Tokenise texts and cut them to `max_tokens` and to the model's limit.
+
+        Arguments and errors are those of `dexml.text.tokenize`.
+        """
         limit = min(max_tokens, pretrained.token_limit(self.transformer, self.tokenizer))
         return tokenize(self.tokenizer, texts, limit, cache=cache, progress=progress)
 
     def features(self, ids: Tensor) -> Tensor:
-        """Features (B, H) of token ids (B, T) without padding; float32, no head yet."""
+        """Return features (B, H), float32, of token ids (B, T) without padding, before the head."""
         return self._pooled(self.transformer(input_ids=ids).last_hidden_state)
 
     def lower(self, ids: Tensor, n: int) -> Tensor:
-        """Hidden states (B, T, H) of token ids (B, T) after all but the last `n` blocks.
+        """Return hidden states (B, T, H) of token ids (B, T) below the last `n` blocks.
 
-        In eval mode ``upper(lower(ids, n), n)`` is ``features(ids)`` to the bit; in training mode
-        the dropout of these blocks is on.
+        In eval mode ``upper(lower(ids, n), n)`` equals ``features(ids)`` to the bit. In training
+        mode the dropout of the lower blocks is on.
 
         Raises:
-            ValueError: `n` is not in 1..depth, or the kind of model is not known here.
+            ValueError: `n` is not in 1..depth, or this kind of model cannot be split here.
         """
         return layers.lower(self.transformer, ids, n)
 
     def upper(self, hidden: Tensor, n: int) -> Tensor:
-        """Features (B, H) from the states (B, T, H) that `lower` gave for the same `n`."""
+        """Return features (B, H) from the states (B, T, H) of `lower` for the same `n`."""
         return self._pooled(layers.upper(self.transformer, hidden, n))
 
     def features_packed(self, ids_T: Tensor, lengths_B: Tensor) -> Tensor:
-        """Features (B, H) of texts of any lengths, packed (`attention.packed_states`)."""
+        """Return features (B, H) of texts of any lengths.
+
+        Arguments and errors are those of `dexml.encoder.attention.packed_states`.
+        """
         states = attention.packed_states(self.transformer, ids_T, lengths_B)
         pooled = attention.pooled(states.float(), lengths_B, self.pooling)
         return to_unit(pooled, dim=1) if self.normalize else pooled
@@ -231,7 +239,7 @@ class DualEncoder(nn.Module):
         return to_unit(pooled, dim=1) if self.normalize else pooled
 
     def project(self, features: Tensor, side: Side = "point") -> Tensor:
-        """Features (B, H) through the head of their side: (B, D), of any length."""
+        """Apply the head of a side to features (B, H); the result (B, D) is not normalised."""
         if side not in ("point", "label"):
             raise ValueError(f"side {side!r}: expected point or label")
         head = self.head if side == "point" or self.label_head is None else self.label_head
@@ -239,9 +247,9 @@ class DualEncoder(nn.Module):
         return projected
 
     def forward(self, features: Tensor, side: Side = "point") -> Tensor:
-        """Embeddings (B, D) of features (B, H): head, and unit length if `normalize`."""
+        """Return embeddings (B, D) of features (B, H): the head, then unit length if normalised."""
         projected = self.project(features, side)
-        # Without a head the features are as long as they should be.
+        # Without a head the features have their length already.
         return to_unit(projected, dim=1) if self.normalize and self.heads != "none" else projected
 
     @torch.inference_mode()
@@ -253,7 +261,7 @@ class DualEncoder(nn.Module):
         progress: bool = False,
         precision: Precision = "auto",
     ) -> NDArray[np.float32]:
-        """Features (N, H) of tokenised texts, float32, in their order, without dropout."""
+        """Return features (N, H), float32, of tokenised texts in their order, without dropout."""
         was_training = self.training
         self.eval()
         out = np.empty((len(tokens), self.width), np.float32)
@@ -270,7 +278,7 @@ class DualEncoder(nn.Module):
 
     @torch.inference_mode()
     def embed(self, features: NDArray[np.float32], side: Side = "point") -> NDArray[np.float32]:
-        """Embeddings (N, D) of features (N, H), in blocks."""
+        """Return embeddings (N, D), float32, of features (N, H), computed in blocks."""
         out = np.empty((len(features), self.dim), np.float32)
         start = 0
         for block in _blocks(features, self.device):
@@ -291,14 +299,15 @@ class DualEncoder(nn.Module):
 
         Args:
             texts: The texts.
-            side: ``point`` or ``label``; they differ where there are two heads.
-            max_tokens: Tokens of a text at most; default: as the folder says, else 64.
+            side: ``point`` or ``label``; they differ only with two heads.
+            max_tokens: Most tokens of a text; default as the folder says, else 64.
             progress: Show a bar.
             precision: See `autocast`.
 
         Returns:
-            Vectors of shape (n, D), float32, of unit length if `normalize`. The score of a point
-            and a label is their dot product (labels of a trained run have more: `LabelTable`).
+            Vectors of shape (n, D), float32, of unit length if the encoder normalises. The score of
+            a point and a label is their dot product. In a trained run, labels have more than their
+            text: see `dexml.encoder.LabelTable`.
         """
         tokens = self.tokenize(texts, max_tokens or self.max_tokens, progress=progress)
         features = self.encode_features(tokens, progress=progress, precision=precision)
@@ -306,23 +315,23 @@ class DualEncoder(nn.Module):
 
 
 def compiled(encoder: DualEncoder, *, backend: str = "inductor") -> DualEncoder:
-    """Compile the transformer blocks of `encoder` in place with `torch.compile`, and return it."""
+    """Compile the transformer blocks of `encoder` in place with `torch.compile`; return it."""
     layers.compile_blocks(encoder.transformer, backend)
     return encoder
 
 
-def _heads(name: str, found: Modules, wanted: HeadKind, width: int) -> list[Tensor]:
-    """Head matrices of the kind `wanted`, from those that the folder holds."""
+def _heads(name: str, described: Modules, wanted: HeadKind, width: int) -> list[Tensor]:
+    """Return head matrices of the kind `wanted`, starting from those of the folder."""
     if wanted not in HEADS:
         raise ValueError(f"head {wanted!r}: expected {', '.join(HEADS)}")
-    if HEADS.index(wanted) < len(found.weights):
+    if HEADS.index(wanted) < len(described.weights):
         raise ValueError(
-            f"{name}: has {len(found.weights)} head matrices, which head = {wanted} would drop; "
-            f"give {found.head}"
+            f"{name}: has {len(described.weights)} head matrices, which head = {wanted} would "
+            f"drop; give {described.head}"
         )
     if wanted == "none":
         return []
-    weights = list(found.weights) or [torch.eye(width)]
+    weights = list(described.weights) or [torch.eye(width)]
     return [weights[0], weights[-1]] if wanted == "two" else weights
 
 

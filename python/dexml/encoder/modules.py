@@ -1,8 +1,8 @@
-"""The modules of an encoder folder beside its transformer, as sentence-transformers keeps them.
+"""Read and write the modules of an encoder folder, in the format of sentence-transformers.
 
 A folder lists its modules in ``modules.json``. Ours are Transformer, Pooling, then Normalize if
-the recipe normalises, then the head if there is one: Dense, or Router with one Dense for
-points (route ``query``) and one for labels (``document``), and then Normalize once more.
+the encoder normalises. If it has a head, Dense follows (or Router, with one Dense for points, the
+route ``query``, and one for labels, ``document``), and Normalize once more.
 """
 
 from __future__ import annotations
@@ -21,63 +21,68 @@ from torch import Tensor
 PoolingMode = Literal["mean", "cls"]
 HeadKind = Literal["none", "shared", "two"]
 HEADS: tuple[HeadKind, ...] = ("none", "shared", "two")
-"""Position = number of head matrices."""
+"""Kinds of heads; the position is the number of head matrices."""
 IDENTITY = "torch.nn.modules.linear.Identity"
 PREFIX = "sentence_transformers.models"
-"""Module paths as every version of sentence-transformers reads them, 6 included."""
+"""Prefix of module types that every version of sentence-transformers reads, 6 included."""
 
 
 @dataclass(frozen=True)
 class Modules:
-    """What a folder says beside the transformer."""
+    """What an encoder folder says besides the transformer. The defaults are for plain folders."""
 
     transformer: str = ""
-    """Folder of the transformer inside the folder."""
+    """Path of the transformer inside the folder."""
     pooling: PoolingMode = "mean"
+    """Pooling of the token states."""
     normalize: bool = True
+    """Whether features and embeddings have unit length."""
     head: HeadKind = "shared"
+    """Kind of head."""
     weights: tuple[Tensor, ...] = ()
-    """Head matrices (D, H), points before labels; none of a shared head is the identity."""
+    """Head matrices (D, H), points before labels. Empty with a shared head: the identity."""
     max_tokens: int | None = None
+    """Most tokens of a text, if the folder says."""
     lowercase: bool = False
+    """Whether texts are lower-cased first."""
     prompts: bool = False
-    """Texts are meant to be prefixed, which is not done here."""
+    """Whether the folder names prompts to put before texts, which dexml does not do."""
 
 
 def read_modules(folder: Path) -> Modules | None:
-    """Read the modules of a sentence-transformers folder; None of a plain one.
+    """Read the modules of a sentence-transformers folder; return None for a plain folder.
 
     Raises:
-        ValueError: Modules that `dexml.encoder.DualEncoder` cannot represent, or a damaged file.
+        ValueError: `dexml.encoder.DualEncoder` cannot represent the modules, or a file is damaged.
     """
     if not (folder / "modules.json").exists():
         return None
     try:
         listed = [(str(m["path"]), str(m["type"])) for m in _read_json(folder / "modules.json")]
     except (KeyError, TypeError):
-        raise ValueError(f"{folder / 'modules.json'}: damaged (no list of modules)") from None
+        raise ValueError(f"{folder / 'modules.json'}: damaged (not a list of modules)") from None
     kinds = [kind.rsplit(".", 1)[-1] for _, kind in listed]
     for path, _ in listed:
         _inside(folder, path)
-    behind = ["Head" if kind in ("Dense", "Router") else kind for kind in kinds[2:]]
+    rest = ["Head" if kind in ("Dense", "Router") else kind for kind in kinds[2:]]
     unit = {(): False, ("Normalize",): True, ("Head",): False, ("Head", "Normalize"): True}
     unit[("Normalize", "Head", "Normalize")] = True  # A(z/|z|) and Az have one direction
-    if kinds[:2] != ["Transformer", "Pooling"] or tuple(behind) not in unit:
+    if kinds[:2] != ["Transformer", "Pooling"] or tuple(rest) not in unit:
         raise ValueError(
             f"{folder}: modules {', '.join(kinds)} cannot be represented; expected Transformer, "
             "Pooling, then nothing, Normalize, Dense, or Normalize, Dense, Normalize (Router with "
             "a query and a document Dense may stand for Dense)"
         )
     weights: tuple[Tensor, ...] = ()
-    if "Head" in behind:
-        at = 2 + behind.index("Head")
+    if "Head" in rest:
+        at = 2 + rest.index("Head")
         read = _dense_weight if kinds[at] == "Dense" else _routed_weights
         weights = read(folder / listed[at][0])
     settings = _transformer_settings(folder / listed[0][0])
     return Modules(
         transformer=listed[0][0],
         pooling=_pooling(folder / listed[1][0]),
-        normalize=unit[tuple(behind)],
+        normalize=unit[tuple(rest)],
         head=HEADS[len(weights)],
         weights=weights,
         max_tokens=settings.get("max_seq_length"),
@@ -95,15 +100,15 @@ def write_modules(
     normalize: bool,
     max_tokens: int,
 ) -> None:
-    """Write what `read_modules` and sentence-transformers read, beside the transformer.
+    """Write the modules as `read_modules` and sentence-transformers read them.
 
     Args:
-        folder: Exists, and holds the transformer.
+        folder: A folder that holds the transformer.
         weights: Head matrices (D, H): none, one for both sides, or points before labels.
         width: H, the width of the transformer.
         pooling: Pooling of the token states.
-        normalize: Features and embeddings have unit length.
-        max_tokens: Tokens of a text at most.
+        normalize: Whether features and embeddings have unit length.
+        max_tokens: Most tokens of a text.
     """
     kinds = ["Transformer", "Pooling"] + ["Normalize"] * normalize
     if weights:
@@ -184,11 +189,11 @@ def _pooling(folder: Path) -> PoolingMode:
         return "mean"
     if modes == ["cls"]:
         return "cls"
-    raise ValueError(f"{folder}: pooling {'+'.join(modes)} is not known here; expected mean or cls")
+    raise ValueError(f"{folder}: unknown pooling {'+'.join(modes)}; expected mean or cls")
 
 
 def _dense_weight(folder: Path) -> tuple[Tensor]:
-    """Weight (D, H) of a Dense module; one that does more than a linear map is refused."""
+    """Return the weight (D, H) of a Dense module; raise if it is more than a linear map."""
     settings = _read_json(folder / "config.json")
     path = folder / "model.safetensors"
     if not path.exists():
@@ -212,7 +217,7 @@ def _dense_weight(folder: Path) -> tuple[Tensor]:
 
 
 def _routed_weights(folder: Path) -> tuple[Tensor, ...]:
-    """Weights of the routes ``query`` and ``document``, a Dense each."""
+    """Return the weights of the routes ``query`` and ``document``, a Dense each."""
     settings = _read_json(folder / "router_config.json")
     routes, types = settings.get("structure", {}), settings.get("types", {})
     chosen = [routes.get(name, []) for name in ("query", "document")]
@@ -235,7 +240,7 @@ def _routed_weights(folder: Path) -> tuple[Tensor, ...]:
 
 
 def _transformer_settings(folder: Path) -> dict[str, Any]:
-    """Contents of ``sentence_bert_config.json``, which older folders name after their model."""
+    """Read ``sentence_bert_config.json``, which older folders name after their model."""
     paths = [folder / "sentence_bert_config.json", *sorted(folder.glob("sentence_*_config.json"))]
     for path in paths:
         if path.exists():

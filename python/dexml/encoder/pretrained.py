@@ -1,4 +1,4 @@
-"""Encoders by name: found in a folder, a package or the hub, and opened."""
+"""Find an encoder by name (in a folder, a package or the hub) and open it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def find(name: str) -> Path:
-    """Return the folder that `name` stands for: a folder, the packaged MiniLM, or the hub's.
+    """Return the folder of an encoder: `name` itself, the packaged MiniLM, or one from the hub.
 
     Raises:
-        FileNotFoundError: Neither a folder nor a model of the hub that can be reached.
+        FileNotFoundError: There is no such folder, and no such model on the hub, or it cannot be
+            reached.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -29,17 +30,18 @@ def find(name: str) -> Path:
 
 
 def open_transformer(folder: Path, *, lowercase: bool = False) -> tuple[Any, Any]:
-    """Open a transformer and its own tokenizer; weights from safetensors only, in float32.
+    """Open a transformer and its tokenizer; weights come from safetensors only, in float32.
 
     Args:
         folder: A folder of transformers.
-        lowercase: Put lower-casing before what the tokenizer does.
+        lowercase: Lower-case texts before the tokenizer's own steps.
 
     Returns:
         The transformer, without its pooler, and the tokenizer.
 
     Raises:
-        ValueError: No fast tokenizer, damaged, missing or pickled weights, or no encoder.
+        ValueError: The folder has no fast tokenizer, its weights are damaged, missing or pickled,
+            or it is not an encoder.
     """
     import torch
     from safetensors import SafetensorError
@@ -47,18 +49,18 @@ def open_transformer(folder: Path, *, lowercase: bool = False) -> tuple[Any, Any
 
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"{folder}: no encoder there (no config.json); give a folder of transformers or "
+            f"{folder}: not an encoder (no config.json); give a folder of transformers or "
             "sentence-transformers, or a hub name"
         )
     with hushed():
-        # The folder's own files decide, never its name.
+        # The files in the folder decide, not its name.
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
         if not tokenizer.is_fast:
             raise ValueError(f"{folder}: its tokenizer has no fast form (tokenizer.json)")
         if lowercase:
             _lowercase(tokenizer)
         if not tokenizer.backend_tokenizer.encode("").ids:
-            raise ValueError(f"{folder}: its tokenizer makes nothing of an empty text")
+            raise ValueError(f"{folder}: its tokenizer gives an empty text no token at all")
         if not any(folder.glob("*.safetensors")):
             raise ValueError(
                 f"{folder}: no weights in safetensors (pickle files are not read; convert them "
@@ -71,8 +73,8 @@ def open_transformer(folder: Path, *, lowercase: bool = False) -> tuple[Any, Any
         except SafetensorError as error:
             raise ValueError(f"{folder}: damaged weights ({error})") from None
     if transformer.config.is_encoder_decoder:
-        raise ValueError(f"{folder}: {type(transformer).__name__} is no encoder alone")
-    # A pooler would be random weights in models that ship none, and it is never used here.
+        raise ValueError(f"{folder}: {type(transformer).__name__} has a decoder; give an encoder")
+    # Never used here, and random in models that ship without its weights.
     if getattr(transformer, "pooler", None) is not None:
         transformer.pooler = None
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
@@ -82,18 +84,18 @@ def open_transformer(folder: Path, *, lowercase: bool = False) -> tuple[Any, Any
 
 
 def token_limit(transformer: Any, tokenizer: Any) -> int:
-    """Tokens of a text that the model has positions for, special tokens included."""
+    """Return how many tokens of a text the model has positions for, special tokens included."""
     limit = int(getattr(transformer.config, "max_position_embeddings", None) or 1 << 30)
     embeddings = getattr(transformer, "embeddings", None)
     padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
-    if padding is not None:  # RoBERTa and its kin count positions from behind the padding id
+    if padding is not None:  # RoBERTa and similar models count positions from the padding id
         limit -= padding + 1
     return min(limit, int(tokenizer.model_max_length))
 
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Keep its progress bars and its report on unused pooler weights off the terminal."""
+    """Silence the progress bars of transformers, and its report on unused pooler weights."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -116,16 +118,16 @@ def _lowercase(tokenizer: Any) -> None:
 
 
 def _from_hub(name: str) -> Path:
-    """Fetch a model of the hub (or find it in the cache) and return its folder."""
+    """Download a model from the hub (or find it in the cache) and return its folder."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except Exception as error:  # it raises kinds of a dozen modules, some with pages of text
+    except Exception as error:  # errors of a dozen modules, some with pages of text
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
-        way = "give a folder that holds it"
+        remedy = "give a folder that holds it"
         if name in (MINILM, MINILM.split("/")[1]):
-            way += ", or install the extra demo, which brings this one"
+            remedy += ", or install the extra demo, which brings this one"
         raise FileNotFoundError(
-            f"{name}: neither a folder nor a model of the hub that can be reached ({reason}); {way}"
+            f"{name}: not a folder, and not a hub model that can be reached ({reason}); {remedy}"
         ) from None

@@ -1,4 +1,4 @@
-"""What is known of single labels beyond their text: the label table.
+"""The label table: what training learns about single labels beyond their text.
 
 Shapes: L labels, B labels of a batch, N points, H dimensions of features, D of embeddings.
 """
@@ -17,32 +17,37 @@ if TYPE_CHECKING:
     from dexml.encoder import DualEncoder
 
 BLOCK = 65_536
-"""Labels handled at a time, so that work in passing stays small beside the table."""
+"""Labels handled at a time, so that temporary arrays stay small beside the table."""
 
 
 class LabelTable(nn.Module):
-    """What is known of single labels beyond their text: a residual vector and a bias each.
+    """A residual vector and a bias for each label.
 
-    Label vector = normalise(A z + r) with the text features z, the label head A and the residual
-    r; an encoder that does not normalise gives A z + r. A label that training never saw keeps the
-    residual 0, so its text alone speaks, and is served with the bias of a rare label.
+    The vector of a label is normalise(A z + r) with its text features z, the label head A and its
+    residual r, or A z + r if the encoder does not normalise. A label that training never saw keeps
+    the residual 0, so only its text counts. It is served with the bias of a rare label.
     """
 
     counts: Tensor
 
     def __init__(self, counts: Tensor, dim: int) -> None:
-        """Start at 0. `counts`: training points of each label, shape (L,), int64; `dim`: D."""
+        """Start with residuals and biases of 0.
+
+        Args:
+            counts: Number of training points of each label, shape (L,), int64.
+            dim: D, the dimensions of a residual.
+        """
         super().__init__()
         self.residual = nn.Parameter(torch.zeros(len(counts), dim))
         self.bias = nn.Parameter(torch.zeros(len(counts)))
         self.register_buffer("counts", counts, persistent=False)
-        # The hook holds the mask alone: if it held the table, that would be a cycle, and tables
-        # made for a single step would pile up until Python looks for cycles. And it works on when
-        # the table is gone before its gradient comes.
+        # The hook refers only to the mask, not to the table. Otherwise there would be a cycle, and
+        # tables made for a single step would pile up until Python collects cycles. It also works
+        # if the table is gone before its gradient arrives.
         unseen = counts == 0
 
         def keep_unseen(residual: Tensor) -> None:
-            """Residuals of unseen labels get no gradient; in place, as the table may be large."""
+            """Zero the gradient of unseen labels, in place because the table may be large."""
             nonlocal unseen
             if residual.grad is not None and not residual.grad.is_sparse:
                 unseen = unseen.to(residual.grad.device)
@@ -53,18 +58,17 @@ class LabelTable(nn.Module):
     def start_at_centroids(
         self, features: NDArray[np.float32], y: Any, shrink: float, *, unit: bool = True
     ) -> None:
-        """Start residuals at n/(n + shrink) of the centroid of each label's points.
+        """Set each residual to n/(n + shrink) times the centroid of the label's n points.
 
         Args:
             features: Vectors of the points, shape (N, D): their features, or their embeddings
                 where the head is not the identity.
-            y: Their labels, scipy CSR (N, L).
-            shrink: Points at which the centroid counts half; few points say little.
-            unit: Take the centroid at length 1; False (the mean itself) for an encoder that does
-                not normalise.
+            y: Their labels, scipy CSR of shape (N, L).
+            shrink: Number of points with which the centroid counts half: few points say little.
+            unit: Scale the centroid to length 1. Give False for an encoder that does not normalise.
 
         Raises:
-            ValueError: `features` or `y` has another shape.
+            ValueError: The shape of `features` or `y` does not fit the table.
         """
         n_labels, dim = self.residual.shape
         if features.shape[1] != dim or y.shape != (len(features), n_labels):
@@ -82,15 +86,15 @@ class LabelTable(nn.Module):
                 self.residual[rows] = centroids * (counts / (counts + shrink))
 
     def forward(self, encoder: DualEncoder, features: Tensor, rows: Any = slice(None)) -> Tensor:
-        """Label vectors (B, D) of the labels `rows`, whose text features (B, H) are given."""
+        """Return vectors (B, D) of the labels `rows` from their text features (B, H)."""
         vectors = encoder.project(features, "label") + self.residual[rows]
         return normalize(vectors, dim=1) if encoder.normalize else vectors
 
     def served_bias(self, prior: float) -> Tensor:
-        """The bias (L,) to search with: the trained one + prior x log(1 + count).
+        """Return the bias (L,) to search with: the trained one + prior x log(1 + count).
 
-        Unseen labels take the mean of the rarest seen ones in place of their own, which training
-        has only ever pushed down.
+        Unseen labels get the mean bias of the rarest seen ones. Their own bias would be too low:
+        training has only ever pushed it down.
         """
         bias, seen = self.bias.detach(), self.counts > 0
         if bool(seen.any()):
@@ -119,14 +123,16 @@ class LabelTable(nn.Module):
         *,
         out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """Search vectors (L, D + 1): the last dimension is temperature x bias, a point's is 1.
+        """Return vectors (L, D + 1) to search.
+
+        The last dimension is temperature x bias; in the vector of a point it is 1.
 
         Args:
-            encoder: Gives the label head.
+            encoder: The encoder, for its label head.
             features: Text features of all labels, shape (L, H).
-            temperature: That of the loss.
+            temperature: Temperature of the loss.
             prior: See `served_bias`.
-            out: Where to write them, for instance a memory-mapped file; default a new array.
+            out: Array to write to, for instance a memory-mapped file; default a new array.
         """
         out = np.empty((len(features), encoder.dim + 1), np.float32) if out is None else out
         for start in range(0, len(features), BLOCK):
@@ -138,5 +144,5 @@ class LabelTable(nn.Module):
 
 
 def with_bias_dimension(point_emb: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Append the constant 1 that meets the bias of a label: (N, D) -> (N, D + 1)."""
+    """Append the constant 1 that is multiplied with the bias of a label: (N, D + 1)."""
     return np.concatenate([point_emb, np.ones((len(point_emb), 1), np.float32)], axis=1)

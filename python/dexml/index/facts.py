@@ -47,6 +47,8 @@ class IndexFacts:
         Raises:
             ValueError: Something is missing, unknown, or of another type.
         """
+        if not isinstance(content, Mapping):
+            raise ValueError("facts of an index that are not an object")
         kinds: dict[str, type] = {f.name: int for f in fields(cls)} | {"kind": str, "recalls": list}
         if content.keys() != kinds.keys():
             raise ValueError(f"fields of an index: {', '.join(content)}")
@@ -57,6 +59,8 @@ class IndexFacts:
             content[name] < 0 for name in ("n_labels", "n_alive", "seed")
         ):
             raise ValueError("values out of range")
+        if content["kind"] == "hnsw" and not content["recalls"]:
+            raise ValueError("a graph without a measured recall")
         try:
             recalls = tuple(Recall(**row) for row in content["recalls"])
         except TypeError as error:

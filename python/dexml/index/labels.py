@@ -45,8 +45,8 @@ class LabelIndex:
 
     Row i is label i. An id is given once: removed labels leave a gap, and `n_labels` is the next
     id. Several threads may search while another edits: a search sees the labels before an edit or
-    after it, never a part of it. `copy.copy` gives an index that later edits of this one do not
-    reach.
+    after it, never a part of it. `copy.copy` gives an index of its own, which later edits of this
+    one do not change.
 
     Example:
         >>> vectors = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
@@ -361,7 +361,8 @@ class LabelIndex:
 
         Raises:
             FileExistsError: The folder holds something that is not an index.
-            RuntimeError: Another process has saved to it since it was loaded.
+            RuntimeError: Another process has saved to it since it was loaded, or is saving and does
+                not end.
         """
         with self._editing:
             self.prepare_save(progress=progress)
@@ -392,7 +393,9 @@ class LabelIndex:
         """An index of the same moment; both share what neither changes in place."""
         other = LabelIndex(self._now, self._facts, self._queries)
         other._wanted, other._buffer = dict(self._wanted), self._buffer
-        other._unmeasured = self._unmeasured
+        other._unmeasured, other._home = self._unmeasured, replace(self._home)
+        # Both may add nodes to the one graph, which must not grow while the other is saved.
+        other._editing = self._editing
         return other
 
     def _publish(self, after: Snapshot) -> None:

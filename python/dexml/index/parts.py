@@ -15,7 +15,9 @@ from dexml.index.snapshot import Snapshot
 from dexml.index.verify import verify_graph
 from dexml.sealed import Format, Part, Sealed, array_part
 
-FORMAT = Format("manifest.json", "an index", 3, "build the index again", whole=True)
+FORMAT = Format(
+    "manifest.json", "an index", 3, "build the index again", "build the index again", whole=True
+)
 
 
 def as_parts(
@@ -30,9 +32,11 @@ def as_parts(
     graph = now.graph
     if graph is not None:
         size = len(graph)  # a graph only grows
-        parts["graph"] = Part(lambda path: _save_graph(graph, path, facts), ".hnsw", (graph, size))
+        parts["graph"] = Part(
+            lambda path: _save_graph(graph, path, facts, size), ".hnsw", (graph, size)
+        )
         parts["nodes"] = Part(
-            lambda path: write_array(path, _node_table(now, graph)), ".npy", (now.nodes, size)
+            lambda path: write_array(path, _node_table(now, graph, size)), ".npy", (now.nodes, size)
         )
     return {prefix + role: part for role, part in parts.items()}
 
@@ -69,18 +73,22 @@ def read_parts(
     return Snapshot(vectors, alive, nodes, longest(vectors), graph), queries
 
 
-def _save_graph(graph: Graph, path: Path, facts: IndexFacts) -> None:
+def _save_graph(graph: Graph, path: Path, facts: IndexFacts, n_nodes: int) -> None:
     """Write a graph and look at it again: hnswlib does not notice a full disk."""
     graph.save(path)
     try:
-        verify_graph(path, n_nodes=len(graph), dim=facts.dim, m=facts.m)
+        verify_graph(path, n_nodes=n_nodes, dim=facts.dim, m=facts.m)
     except ValueError as error:
+        if len(graph) > n_nodes:  # copies of an index share its graph
+            raise RuntimeError("a copy of the index was edited meanwhile; save again") from None
         raise OSError(f"{path}: the graph was not written as a whole ({error})") from None
 
 
-def _node_table(now: Snapshot, graph: Graph) -> NDArray[np.int32]:
+def _node_table(now: Snapshot, graph: Graph, n_nodes: int) -> NDArray[np.int32]:
     """For each node its label, and 1 if it still stands for it."""
-    table = np.zeros((len(graph), 2), np.int32)
-    table[:, 0] = graph.labels[: len(graph)]
+    table = np.zeros((n_nodes, 2), np.int32)
+    # A copy of the index may have put labels of its own into the graph. Their nodes stand for
+    # nothing here; a reader wants the id of a label there, whichever.
+    table[:, 0] = np.minimum(graph.labels[:n_nodes], len(now) - 1)
     table[now.nodes[now.nodes >= 0], 1] = 1
     return table

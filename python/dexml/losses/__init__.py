@@ -1,22 +1,21 @@
-"""Losses over label sets, exact and without a points x labels matrix. Knows torch only.
+"""Losses over label sets, exact and without a points x labels matrix. Needs torch only.
 
-Equations and their sources: ``docs/losses.md``.
+Each loss has a file of its own; ``loss.py`` is the path that all of them take. Equations and when
+to choose which: ``docs/losses.md``.
 """
 
-from dexml.losses.call import Options
-from dexml.losses.functions import (
-    bce,
-    decoupled_softmax,
-    soft_topk,
-    soft_topk_operator,
-    softmax,
-    topk_hinge,
-)
+from dexml.losses.arguments import Options
+from dexml.losses.average_of_ranked import average_of_ranked
+from dexml.losses.bce import bce
+from dexml.losses.decoupled import decoupled_softmax
+from dexml.losses.in_batch import InBatchLoss, same_group
 from dexml.losses.layout import Layout
-from dexml.losses.modules import InBatchLoss, same_group
 from dexml.losses.pairs import counts
-from dexml.losses.ranked import average_of_ranked
 from dexml.losses.shards import Shard
+from dexml.losses.soft_topk import soft_topk
+from dexml.losses.soft_topk_operator import soft_topk_operator
+from dexml.losses.softmax import softmax
+from dexml.losses.topk_hinge import topk_hinge
 
 __all__ = [
     "InBatchLoss",

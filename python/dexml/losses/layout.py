@@ -1,26 +1,27 @@
-"""How the B x L scores are cut, so that they are never alive together."""
+"""How the B x L scores are cut, so that they never exist all at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 SCRATCH_BYTES = 64 * 2**20
-"""Default memory budget of a call, beside inputs and their gradients."""
+"""Default memory for scores in a call, beside the inputs and their gradients."""
 KEEP_ROWS = {"cpu": 64, "cuda": 256}
-"""Scores are kept between sweeps if a chunk has this many rows: the label gradient is read and
-written once a chunk, so that thinner chunks lose more than the second score product costs."""
+"""Scores are kept between sweeps if a chunk has at least this many rows. Each chunk reads and
+writes the whole label gradient: with thinner chunks that costs more than forming scores twice."""
 TILE_SCORES = {"cpu": 2**18, "cuda": 2**24}
-"""Scores of a tile: on a CPU a tile and its temporaries stay in the cache."""
+"""Scores of a tile at most. On a CPU a tile and its temporaries then stay in the cache."""
 MIN_TILE = 512
-"""Labels of a tile at least; where all rows do not fit, rows are cut too."""
+"""Labels of a tile at least. If all rows do not fit beside each other, rows are cut too."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Chunks of rows, tiles of labels within them, scores kept between sweeps or formed anew.
+    """How scores are cut: chunks of rows, tiles of labels, and whether scores are kept.
 
-    `keep` is the row-chunk layout (three products of B x L x D, scratch rows x L), otherwise the
-    label-tile layout (four, scratch rows x tile; one more for each pass of the soft top-k solver).
+    With `keep` the scores of a chunk stay until its last sweep: three products of B x L x D and
+    chunk x L scores in memory. Without it every sweep forms them again: four products (the solver
+    of soft top-k adds one a pass) and chunk x tile scores.
     """
 
     chunk_rows: int
@@ -38,19 +39,19 @@ def choose(
     scratch_bytes: int = SCRATCH_BYTES,
     may_keep: bool = True,
 ) -> Layout:
-    """The stated rule: row chunks if enough rows of all labels fit the budget, else label tiles.
+    """Choose a layout: keep scores if enough rows of all labels fit into the budget.
 
-    Three quarters of the budget hold kept scores, one quarter the `copies` of a tile that a loss
-    works on; without kept scores all of it is for tiles.
+    Three quarters of the budget then hold kept scores, one quarter the `copies` of a tile that a
+    loss works on. Without kept scores the whole budget is for tiles.
 
     Args:
         n_points: B.
         n_labels: L of this process.
         itemsize: Bytes of a score.
-        copies: Tiles alive at a time.
+        copies: Tiles that exist at the same time.
         device: ``"cpu"`` or ``"cuda"``.
         scratch_bytes: The budget.
-        may_keep: False where labels are sharded (a chunk would cost an exchange).
+        may_keep: False if labels are sharded, since each chunk would cost an exchange.
     """
     n_points, n_labels = max(1, n_points), max(1, n_labels)
     budget = max(1, scratch_bytes // itemsize)  # in scores
@@ -67,5 +68,5 @@ def choose(
 
 
 def _even(n: int, at_most: int) -> int:
-    """Size of the parts when n is cut into as few parts as possible, all of about one size."""
+    """Cut n into as few parts as possible, of about equal size; returns the size."""
     return -(-n // -(-n // min(n, at_most)))

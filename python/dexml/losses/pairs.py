@@ -38,9 +38,20 @@ def read(
     weight: Tensor | None = None,
     check: bool = True,
 ) -> Pairs:
-    """Bring CSR pairs into order on `device`, checked against `shape`.
+    """Read CSR pairs, check them and move them to `device`.
 
-    Values stored in a scipy matrix are not read: each stored entry is a pair.
+    Every entry that a scipy matrix stores is a pair, whatever its value.
+
+    Args:
+        pairs: ``(indptr, indices)`` or a scipy CSR; the ids of a row may stand in any order.
+        shape: (B, L).
+        device: Where the result goes.
+        name: The argument's name, for messages.
+        weight: A weight of each pair, (P,) in the order of `indices`; sorted along with them.
+        check: Read the values too, which waits for the device if they are there.
+
+    Raises:
+        ValueError: Shapes disagree, or (``check=True``) an id is out of range or twice in a row.
     """
     if isinstance(pairs, tuple):
         indptr, indices = (part.to(torch.int64) for part in pairs)
@@ -63,13 +74,13 @@ def read(
         torch.arange(shape[0], device=counts.device), counts, output_size=len(indices)
     )
     keys = rows * shape[1] + indices
-    if check and bool((torch.diff(keys) <= 0).any()):  # out of order, or a pair twice
+    if check and bool((torch.diff(keys) <= 0).any()):  # out of order, or a duplicate
         keys, order = torch.sort(keys)
         twice = torch.diff(keys) == 0
         if bool(twice.any()):
             key = int(keys[1:][twice][0])
             raise ValueError(
-                f"{name}: label {key % shape[1]} stands twice in row {key // shape[1]}"
+                f"{name}: label {key % shape[1]} appears twice in row {key // shape[1]}"
             )
         indices = indices[order]
         weight = None if weight is None else weight[order.to(weight.device)]
@@ -79,39 +90,39 @@ def read(
 
 
 def read_weights(weights: Tensor | Any, n_pairs: int, *, check: bool) -> Tensor:
-    """Weights of positives: (P,) in the order of the CSR indices, above 0."""
+    """Read the weights of the positives: (P,) in the order of the CSR indices, above 0."""
     if not isinstance(weights, Tensor):
         weights = torch.from_numpy(np.asarray(weights))
     if weights.shape != (n_pairs,):
         raise ValueError(f"weights: shape {tuple(weights.shape)} for {n_pairs} positives")
     if check and not bool((weights > 0).all()):
-        place = int(torch.argmin((weights > 0).to(torch.int8)))
-        raise ValueError(f"weights: {float(weights[place])} at entry {place}; expected above 0")
+        entry = int(torch.argmin((weights > 0).to(torch.int8)))
+        raise ValueError(f"weights: {float(weights[entry])} at entry {entry}; expected above 0")
     return weights.detach()
 
 
 def without(pairs: Pairs, other: Pairs, n_labels: int) -> Pairs:
-    """`pairs` that are not among `other`."""
+    """Remove the pairs that `other` holds too."""
     keys = pairs.rows * n_labels + pairs.columns
     others = other.rows * n_labels + other.columns
     if not len(keys) or not len(others):
         return pairs
-    place = torch.searchsorted(others, keys).clamp_(max=len(others) - 1)
-    return _select(pairs, others[place] != keys)
+    nearest = torch.searchsorted(others, keys).clamp_(max=len(others) - 1)
+    return _select(pairs, others[nearest] != keys)
 
 
 def merge(a: Pairs, b: Pairs, n_labels: int) -> Pairs:
-    """Both, in order; they have no pair in common. Weights are left out."""
+    """Join two sets that share no pair, sorted. Weights are dropped."""
     rows, columns = torch.cat([a.rows, b.rows]), torch.cat([a.columns, b.columns])
     order = torch.argsort(rows * n_labels + columns)
     return Pairs(rows[order], columns[order], None, a.counts + b.counts)
 
 
 def draw(pairs: Pairs, seed: int, size: int | Tensor) -> tuple[Pairs, Pairs]:
-    """At most `size` pairs of each row, drawn without replacement, and the rest.
+    """Draw at most `size` pairs of each row without replacement; returns them and the rest.
 
-    Each pair has a pseudo-random key made from (seed, row, label) alone, and the smallest keys of
-    a row are drawn: uniform, and equal on every process that holds the row.
+    Each pair gets a pseudo-random key from (seed, row, label) alone, and the smallest keys of a row
+    are drawn: uniformly, and the same on every process that holds the row.
     """
     key = _mix(_mix(_mix(torch.full_like(pairs.rows, seed)) ^ pairs.rows) ^ pairs.columns)
     order = torch.argsort(key)
@@ -131,7 +142,10 @@ def _select(pairs: Pairs, chosen: Tensor) -> Pairs:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64, on wrapping int64 (shifts made logical by a mask)."""
+    """Scramble int64 numbers, as the last step of splitmix64.
+
+    Products wrap. The masks turn torch's arithmetic shifts into logical ones.
+    """
     x = x + -7046029254386353131
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
@@ -140,7 +154,7 @@ def _mix(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Pairs of a shard in block order: chunk of rows, tile of labels, row, label."""
+    """The pairs of a process, sorted by chunk of rows, tile of labels, row and label."""
 
     rows: Tensor
     """Within the chunk."""
@@ -164,7 +178,15 @@ class Blocks:
 
 
 def cut(pairs: Pairs, lo: int, tile_starts: list[int], chunk_rows: int, n_chunks: int) -> Blocks:
-    """Cut pairs at tile starts (counted from label `lo`, the end of the last tile included)."""
+    """Cut pairs into the blocks of the scores; pairs of other processes are left out.
+
+    Args:
+        pairs: Pairs with ids among all labels.
+        lo: The first label of this process.
+        tile_starts: Starts of the tiles counted from `lo`, and the end of the last one.
+        chunk_rows: Rows of a chunk.
+        n_chunks: Number of chunks.
+    """
     n_tiles = len(tile_starts) - 1
     starts = torch.tensor(tile_starts, device=pairs.rows.device)
     columns = pairs.columns - lo
@@ -188,26 +210,30 @@ def cut(pairs: Pairs, lo: int, tile_starts: list[int], chunk_rows: int, n_chunks
 def counts(
     positives: Csr | Any, ignore: Csr | Any | None = None, *, n_labels: int, k: int | None = None
 ) -> dict[str, int]:
-    """What the losses pass over in silence, counted once where a CSR is built.
+    """Count what the losses leave out without a word; call it once, where a CSR is built.
 
     Args:
-        positives: As the losses take them.
+        positives: Pairs as the losses take them, B rows.
         ignore: Likewise.
         n_labels: Number of labels.
-        k: Of the top-k losses.
+        k: The k of a top-k loss.
 
     Returns:
-        ``rows_without_positives``; ``ignored_positives``: pairs in both sets (they count as
-        positives); with `k`, ``rows_beyond_k``: more than k positives (0 in `topk_hinge`).
+        ``rows_without_positives``; ``ignored_positives``, pairs in both sets, which count as
+        positives; and with `k` ``rows_beyond_k``, rows with more than k positives, which
+        contribute 0 to `topk_hinge`.
+
+    Raises:
+        ValueError: An id is out of range or twice in a row, or shapes disagree.
     """
     n_points = len(positives[0]) - 1 if isinstance(positives, tuple) else positives.shape[0]
     shape = (n_points, n_labels)
     wanted = read(positives, shape, torch.device("cpu"), "positives")
-    found = {"rows_without_positives": int((wanted.counts == 0).sum()), "ignored_positives": 0}
+    result = {"rows_without_positives": int((wanted.counts == 0).sum()), "ignored_positives": 0}
     if ignore is not None:
         masked = read(ignore, shape, torch.device("cpu"), "ignore")
         rest = without(masked, wanted, n_labels)
-        found["ignored_positives"] = len(masked.rows) - len(rest.rows)
+        result["ignored_positives"] = len(masked.rows) - len(rest.rows)
     if k is not None:
-        found["rows_beyond_k"] = int((wanted.counts > k).sum())
-    return found
+        result["rows_beyond_k"] = int((wanted.counts > k).sum())
+    return result

@@ -1,7 +1,11 @@
 """Labels split over processes, and sums that do not depend on how they are split.
 
-Each process sends what it knows of its own labels (a few numbers a row) and folds what all have
-sent, in the order of the labels. There is no collective in the backward pass of a mean loss.
+Each process sends a few numbers a row about its own labels. All processes receive everything and
+fold it in the order of the labels, so all hold the same bits. In the deterministic mode the labels
+are always cut into `VIRTUAL_SHARDS` parts, and a process holds several of them: then the parts, and
+with them every rounding, are the same for 1, 2, 4 and 8 processes.
+
+The backward pass of a mean loss needs no collective: its gradients are formed with the loss.
 """
 
 from __future__ import annotations
@@ -14,26 +18,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 VIRTUAL_SHARDS = 8
-"""Of the deterministic mode: sums are formed in this many parts, whatever the process count."""
+"""Parts that the deterministic mode forms its sums in, whatever the process count."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The labels of this process: half-open range `lo`, `hi` among `n_labels`.
+    """The labels of this process: the half-open range `lo` to `hi` of `n_labels`.
 
-    Every process passes the points and the CSR of all B rows, in one order, and its own rows of
-    the label matrix; shards may be uneven and together hold each label once, in rank order.
+    Every process passes all B points and the CSR of all B rows, in the same order, and its own rows
+    of the label matrix. Shards may be uneven; together they hold each label once, in rank order.
     """
 
     lo: int
     hi: int
     n_labels: int
     group: dist.ProcessGroup | None = None
-    """None: the default group, or a single process where `torch.distributed` is not set up."""
+    """None: the default group, or one process if `torch.distributed` is not initialised."""
 
     @classmethod
     def even(cls, n_labels: int, group: dist.ProcessGroup | None = None) -> Shard:
-        """The share of this process if labels are cut evenly: from r L / P to (r + 1) L / P."""
+        """Cut the labels evenly: rank r of P processes gets r L / P to (r + 1) L / P."""
         size, rank = _size(group), _rank(group)
         return cls(rank * n_labels // size, (rank + 1) * n_labels // size, n_labels, group)
 
@@ -47,7 +51,9 @@ def _rank(group: dist.ProcessGroup | None) -> int:
 
 
 class Exchange:
-    """Folds partial results of shards; one shard a process, or `VIRTUAL_SHARDS` in all.
+    """Gathers and folds the partial results of shards.
+
+    A process has one shard; in the deterministic mode its part of the `VIRTUAL_SHARDS`.
 
     Attributes:
         cuts: Where the shards of this process begin and end, counted from its first label.
@@ -79,7 +85,7 @@ class Exchange:
         self.cuts = [c - cuts[0] for c in cuts]
 
     def gather(self, partial: Tensor) -> Tensor:
-        """(n_local, ...) of every process, together (n_shards, ...) in the order of the labels."""
+        """Join (n_local, ...) of all processes to (n_shards, ...), in the order of the labels."""
         if self.size == 1:
             return partial
         assert self.shard is not None
@@ -88,11 +94,15 @@ class Exchange:
         return torch.cat(parts)
 
     def sum(self, partial: Tensor) -> Tensor:
-        """Sum over all shards, (n_local, ...) to (...), added in the order of the labels."""
+        """Add up all shards, (n_local, ...) to (...), in the order of the labels."""
         return fold_sum(self.gather(partial))
 
     def sum_large(self, partial: Tensor) -> Tensor:
-        """The same for matrices: left to the library's all-reduce unless deterministic."""
+        """Do the same for matrices.
+
+        Unless deterministic, this is the library's all-reduce: it moves less than a gather, but
+        adds in an order of its own.
+        """
         if self.deterministic:
             return self.sum(partial)
         total = partial[0]
@@ -102,28 +112,37 @@ class Exchange:
         return total
 
     def check(self, mine: Sequence[int], names: Sequence[str], device: torch.device) -> None:
-        """The shards cover the labels once, in rank order, and `mine` is equal everywhere."""
+        """Check that the shards cover the labels once, in rank order.
+
+        Args:
+            mine: Numbers that must be equal on all processes.
+            names: Their names, for the message.
+            device: Where collectives run.
+
+        Raises:
+            ValueError: They do not, or a number differs.
+        """
         if self.size == 1 or self.shard is None:
             return
         shard = self.shard
         own = torch.tensor([[shard.lo, shard.hi, shard.n_labels, *mine]], device=device)
         parts = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(parts, own, group=shard.group)
-        found = torch.cat(parts).tolist()
-        edges = [0] + [row[1] for row in found]
-        if [row[0] for row in found] != edges[:-1] or edges[-1] != shard.n_labels:
-            ranges = [f"{row[0]}..{row[1]}" for row in found]
+        by_rank = torch.cat(parts).tolist()
+        edges = [0] + [row[1] for row in by_rank]
+        if [row[0] for row in by_rank] != edges[:-1] or edges[-1] != shard.n_labels:
+            ranges = [f"{row[0]}..{row[1]}" for row in by_rank]
             raise ValueError(
                 f"shards {', '.join(ranges)} do not cover 0..{shard.n_labels} in rank order"
             )
-        for place, name in enumerate(("n_labels", *names), start=2):
-            values = [row[place] for row in found]
+        for column, name in enumerate(("n_labels", *names), start=2):
+            values = [row[column] for row in by_rank]
             if len(set(values)) > 1:
                 raise ValueError(f"{name} differs between processes: {values}")
 
 
 def fold_sum(parts: Tensor) -> Tensor:
-    """Sum over the first dimension, from index 0 upward."""
+    """Sum over dimension 0, index by index; `torch.sum` may add in any order."""
     total = parts[0].clone()
     for part in parts[1:]:
         total += part
@@ -131,7 +150,7 @@ def fold_sum(parts: Tensor) -> Tensor:
 
 
 def fold_lse(top: Tensor, total: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Fold (maximum, sum of exp(scale (z - maximum))) over dimension 0, from index 0 upward."""
+    """Fold (maximum, sum of exp(scale (z - maximum))) over dimension 0, index by index."""
     m, s = top[0], total[0]
     for top_v, total_v in zip(top[1:], total[1:], strict=True):
         m, s = merge_lse(m, s, top_v, total_v, scale)
@@ -141,12 +160,21 @@ def fold_lse(top: Tensor, total: Tensor, scale: float = 1.0) -> tuple[Tensor, Te
 def merge_lse(
     m: Tensor, s: Tensor, top: Tensor, total: Tensor, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Two running (maximum, scaled sum) pairs as one; an empty part has maximum -inf, sum 0."""
+    """Join two (maximum, scaled sum) pairs; an empty part has maximum -inf and sum 0."""
     new = torch.maximum(m, top)
     shift = finite(new)
     return new, s * torch.exp(scale * (m - shift)) + total * torch.exp(scale * (top - shift))
 
 
 def finite(m: Tensor) -> Tensor:
-    """0 in the place of -inf, so that exp(-inf - m) is 0 and not NaN."""
+    """Put 0 in the place of -inf, so that exp(-inf - m) is 0 and not NaN."""
     return m.masked_fill(m == -torch.inf, 0.0)
+
+
+def steady_sigmoid(x: Tensor, factor: Tensor | float = 1.0) -> Tensor:
+    """``factor * sigmoid(x)``, with bits that depend on each x alone.
+
+    On a CPU the last bit of `torch.sigmoid` depends on whether an element falls into a vector
+    register or into the remainder: on its position, and so on how many positives a process has.
+    """
+    return factor / (1 + torch.exp(-x))

@@ -1,9 +1,12 @@
 """The threshold of soft top-k: for each row the t with sum_j sigmoid(y_j + t) = k.
 
-Rows are shifted so that their maximum is 0 and multiplied by the slope: y = slope * (x - max x).
-Safeguarded Newton on the logarithm of the sum, from a bracket that is valid for any scores.
+Rows come shifted and scaled, y = alpha * (x - max x): without the shift float32 could not resolve t
+for large scores. The solver takes Newton steps on ln sum sigmoid - ln k, inside a bracket that is
+valid for any scores, and bisects where a step would leave the bracket. If exactly k scores lie
+above the threshold, that function is flat and cancels; then the steps go by the balance of what the
+k scores above miss and what the scores below add.
 
-Shapes: R rows, A rows still unsolved, T scores of a tile.
+Shapes: R rows, A rows that are not solved yet, T scores of a tile.
 """
 
 from __future__ import annotations
@@ -16,11 +19,14 @@ from torch import Tensor
 
 MAX_PASSES = 60
 TINY = 1e-30
-"""Sums below this are formed again with their largest term taken out (scores of 1e4 underflow)."""
+"""Smaller sums are formed again with their largest term factored out: scores of 1e4 underflow."""
 
 
 class Side(NamedTuple):
-    """sum over one side of sigmoid(-|u|) and of sigmoid(u) sigmoid(-u), as exp(-near) * sum."""
+    """Sums over the scores on one side of the threshold, each as exp(-near) * sum.
+
+    `total` is the sum of sigmoid(-|u|), `slope` that of sigmoid(u) sigmoid(-u).
+    """
 
     near: Tensor
     total: Tensor
@@ -28,7 +34,7 @@ class Side(NamedTuple):
 
     @property
     def log(self) -> Tensor:
-        """Of the first sum."""
+        """The logarithm of the first sum."""
         return self.total.log() - self.near
 
     @property
@@ -43,38 +49,38 @@ class Side(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What one pass over the scores tells of t; u = y + t. Seven numbers a row."""
+    """What one pass over the scores yields at t, seven numbers a row; u = y + t."""
 
     above: Side
-    """u >= 0: the sum is that of 1 - sigmoid(u)."""
+    """Where u >= 0: the sum of 1 - sigmoid(u), so that nothing cancels."""
     below: Side
-    """u < 0."""
+    """Where u < 0: the sum of sigmoid(u)."""
     n_above: Tensor
-    """Of u >= 0."""
+    """The number of u >= 0."""
 
     @property
     def log_slope(self) -> Tensor:
-        """Ln W = ln sum_j sigmoid(u_j) sigmoid(-u_j)."""
+        """The logarithm of W = sum_j sigmoid(u_j) sigmoid(-u_j)."""
         above = self.above.slope.log() - self.above.near
         return torch.logaddexp(above, self.below.slope.log() - self.below.near)
 
     def excess(self, k: Tensor) -> Tensor:
-        """Has the sign of sum_j sigmoid(u_j) - k."""
+        """A number with the sign of sum_j sigmoid(u_j) - k."""
         difference = self.n_above - k + (self.below.value - self.above.value)
-        # Both sides may be too small for anything but their logarithms.
+        # With n_above = k both sides may be too small for anything but their logarithms.
         return torch.where(self.n_above == k, self.below.log - self.above.log, difference)
 
     def stacked(self) -> Tensor:
-        """As one tensor (7, R)."""
+        """Stack the numbers to one tensor (7, R)."""
         return torch.stack([*self.above, *self.below, self.n_above])
 
     @classmethod
     def unstacked(cls, numbers: Tensor) -> Pass:
-        """The inverse."""
+        """Undo `stacked`."""
         return cls(Side(*numbers[:3]), Side(*numbers[3:6]), numbers[6])
 
     def plus(self, other: Pass) -> Pass:
-        """Over the scores of both."""
+        """Join this with a pass over other scores of the same rows."""
         return Pass(
             _merge(self.above, other.above),
             _merge(self.below, other.below),
@@ -83,6 +89,7 @@ class Pass(NamedTuple):
 
 
 def _merge(a: Side, b: Side) -> Side:
+    # An empty side has near = inf and sums of 0; two of them must not give inf - inf.
     near = torch.minimum(a.near, b.near)
     shift = near.masked_fill(near == torch.inf, 0.0)
     p, q = torch.exp(shift - a.near), torch.exp(shift - b.near)
@@ -90,10 +97,10 @@ def _merge(a: Side, b: Side) -> Side:
 
 
 def measure(y_AT: Tensor, t_A: Tensor, *, exact: bool) -> Pass:
-    """One pass over a tile; -inf scores count nowhere.
+    """Measure a tile at t; scores of -inf contribute nothing.
 
-    With ``exact=False`` nothing is taken out of the sums, which is faster and enough unless they
-    underflow.
+    With ``exact=False`` nothing is factored out of the sums, which is faster, and enough unless
+    they underflow.
     """
     u_AT = y_AT + t_A.unsqueeze(1)
     above_AT = u_AT >= 0
@@ -128,18 +135,18 @@ def _dot(a_AT: Tensor, b_AT: Tensor) -> Tensor:
 
 
 Evaluate = Callable[[Tensor, Tensor | None, bool], Pass]
-"""``evaluate(t_A, rows, exact)``: a pass over all scores of the rows (None: of all)."""
+"""``evaluate(t_A, rows, exact)``: a pass over all scores of `rows` (None: of all rows)."""
 
 
 class Threshold(NamedTuple):
-    """The solution."""
+    """The solution of `solve`."""
 
     t: Tensor
-    """(R,), of the shifted and scaled scores."""
+    """(R,), for the shifted and scaled scores."""
     log_slope: Tensor
     """ln W, (R,)."""
     passes: int
-    """Over the scores, at most 60."""
+    """Passes over the scores, at most `MAX_PASSES`."""
 
 
 def solve(
@@ -154,11 +161,11 @@ def solve(
     """Find t for every row that is not skipped.
 
     Args:
-        evaluate: A pass over the scores.
+        evaluate: Makes a pass over the scores.
         log_sum: Log-sum-exp of y, (R,).
-        lowest: Minimum of y over the scores that count, (R,).
-        n_valid: Number of scores that count, (R,).
-        k: Wanted sums, (R,), below `n_valid` in rows that are not skipped.
+        lowest: Minimum of y over the scores that are not masked, (R,).
+        n_valid: Number of scores that are not masked, (R,).
+        k: The sums to reach, (R,), below `n_valid` in rows that are not skipped.
         skip: Rows to leave out, (R,); their result means nothing.
     """
     k = k.to(log_sum.dtype)
@@ -166,7 +173,8 @@ def solve(
     k_safe = torch.where(skip, torch.ones_like(k), k)
     rest = torch.where(skip, torch.ones_like(k), n_valid.to(k.dtype) - k)
     level = k_safe.log() - rest.log()  # logit(k / n)
-    # sigmoid(u) < e^u, hence the second bound.
+    # All scores at the maximum 0 would need t = level, all at `lowest` t = level - lowest. The
+    # second lower bound holds because sigmoid(u) < e^u.
     lo = torch.maximum(level, k_safe.log() - log_sum)
     hi = torch.maximum(level - lowest, lo)
     t = lo.clone()
@@ -175,44 +183,47 @@ def solve(
     passes = 0
     while len(active) and passes < MAX_PASSES:
         passes += 1
-        # Few rows are worth a copy of their scores, most rows are not.
+        # Copying the scores of the unsolved rows pays if they are the smaller part.
         subset = active if 2 * len(active) <= len(t) else None
         some = t if subset is None else t[subset]
-        found = evaluate(some, subset, False)
-        if bool(_underflow(found, k_safe if subset is None else k_safe[subset], active, subset)):
-            found = evaluate(some, subset, True)
+        here = evaluate(some, subset, False)
+        if bool(_underflow(here, k_safe if subset is None else k_safe[subset], active, subset)):
+            here = evaluate(some, subset, True)
         if subset is None:
-            found = Pass.unstacked(found.stacked()[:, active])
+            here = Pass.unstacked(here.stacked()[:, active])
         now, wanted = t[active], k_safe[active]
-        excess = found.excess(wanted)
+        excess = here.excess(wanted)
         lower = torch.where(excess <= 0, now, lo[active])
         upper = torch.where(excess >= 0, now, hi[active])
         lo[active], hi[active] = lower, upper
-        log_slope[active] = found.log_slope
-        step = _newton(found, wanted)
+        log_slope[active] = here.log_slope
+        step = _newton(here, wanted)
         new = now + step
+        # A small step ends a row, never a small residual: where k scores stand clear of the rest
+        # the residual is tiny on a whole plateau, and t arbitrary.
         small = (step.abs() <= tolerance) | (new == now)
         middle = lower + (upper - lower) / 2
-        closed = (middle <= lower) | (middle >= upper)
+        closed = (middle <= lower) | (middle >= upper)  # no float lies strictly between
         new = torch.where((new > lower) & (new < upper), new, middle)
         done = small | ((new - now).abs() <= tolerance) | closed
+        # A solved row keeps the t of its last pass, to which its `log_slope` belongs.
         t[active] = torch.where(done, now, new)
         active = active[~done]
     return Threshold(t, log_slope, passes)
 
 
-def _newton(found: Pass, k: Tensor) -> Tensor:
-    """The step on ln sum sigmoid - ln k, or on ln A - ln C where both sides balance at k."""
-    above, below = found.above, found.below
+def _newton(here: Pass, k: Tensor) -> Tensor:
+    """The Newton step on ln sum sigmoid - ln k; if n_above = k, on ln below - ln above."""
+    above, below = here.above, here.below
     balance = (above.log - below.log) / (below.slope / below.total + above.slope / above.total)
-    total = found.n_above + (below.value - above.value)
+    total = here.n_above + (below.value - above.value)
     step = (k.log() - total.log()) * total / (above.slope_value + below.slope_value)
-    return torch.where(found.n_above == k, balance, step)
+    return torch.where(here.n_above == k, balance, step)
 
 
-def _underflow(found: Pass, k: Tensor, active: Tensor, subset: Tensor | None) -> Tensor:
-    """Whether a sum that is needed has (nearly) vanished in some unsolved row."""
-    flat = found.above.slope + found.below.slope < TINY
-    balanced = (found.n_above == k) & (torch.minimum(found.above.total, found.below.total) < TINY)
+def _underflow(here: Pass, k: Tensor, active: Tensor, subset: Tensor | None) -> Tensor:
+    """Whether a sum that the step needs has nearly vanished in some unsolved row."""
+    flat = here.above.slope + here.below.slope < TINY
+    balanced = (here.n_above == k) & (torch.minimum(here.above.total, here.below.total) < TINY)
     bad = flat | balanced
     return (bad if subset is not None else bad[active]).any()

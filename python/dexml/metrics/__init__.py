@@ -1,7 +1,10 @@
-"""P@k, nDCG@k, PSP@k and their kin over sparse label matrices, exact and multithreaded.
+"""P@k, nDCG@k, PSP@k and related metrics over sparse label matrices, exact and multithreaded.
 
-Needs numpy and scipy only. Formulas and conventions: ``docs/metrics.md``; intervals and
-tests: ``docs/statistics.md``. On the command line::
+`evaluate` scores predictions in one call; an `Evaluator` takes them block by block, scores label
+groups, and keeps the values that `Result.intervals` and `compare` need. Formulas and conventions:
+``docs/metrics.md``; intervals and tests: ``docs/statistics.md``. Needs only numpy and scipy.
+
+On the command line:
 
     python -m dexml.metrics PRED [PRED ...] TRUTH [--train Y] [--filter PAIRS]
         [--metrics P@1,nDCG@5,PSP@5] [--per-group frequency] [--ci] [--compare OTHER_PRED]

@@ -1,4 +1,4 @@
-"""The command: ``python -m dexml.metrics PRED [PRED ...] TRUTH``. Needs numpy and scipy only."""
+"""``python -m dexml.metrics PRED [PRED ...] TRUTH``. Needs only numpy and scipy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _metric_names(text: str) -> list[str]:
 
 
 def _nearest_metric(name: str, kinds: list[str]) -> str:
-    """``; did you mean 'P@1'?`` for ``p@1``, if the core's message lists kinds to choose from."""
+    """Return ``; did you mean 'P@1'?`` for ``p@1``, if the core's message lists known kinds."""
     kind, _, k = name.partition("@")
     folded = {known.casefold(): known for known in kinds}
     near = get_close_matches(kind.casefold(), folded, n=1)
@@ -45,7 +45,7 @@ def _nearest_metric(name: str, kinds: list[str]) -> str:
 def _at_least(smallest: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not (text.isascii() and text.lstrip("-").isdigit()) or int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"'{text}' is no number from {smallest}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {smallest}")
         return int(text)
 
     return number
@@ -152,7 +152,7 @@ def main(argv: list[str]) -> None:
         result = scorer.score(name)
         intervals = scorer.intervals(name, result) if args.ci else {}
         comparison = {} if other is None else scorer.compare(name, other, result)
-        result.rows.clear()  # what follows needs none of them, and they are large
+        result.rows.clear()  # large, and not needed any more
         scored.append(report.Scored(name, result, intervals, comparison))
     units = "groups" if args.groups else "points"
     resampled = args.ci or args.compare

@@ -1,4 +1,4 @@
-"""Is one system better than another? Paired bootstrap and sign-flip randomisation test."""
+"""Compare two systems: paired bootstrap and sign-flip randomisation test."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ from dexml.metrics.result import (
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of two systems on the same points; fractions.
-
-    `low`, `high` and `standard_error` belong to `difference` = `b` - `a`.
-    """
+    """One metric of two systems on the same points. All values are fractions."""
 
     a: float
+    """Value of the first system."""
     b: float
+    """Value of the second system."""
     difference: float
+    """`b` - `a`: positive if the second system is better."""
     low: float
+    """Lower end of the interval of the difference."""
     high: float
+    """Upper end of the interval of the difference."""
     standard_error: float
+    """Standard error of the difference."""
     p_value: float
+    """Two-sided p-value of the sign-flip test."""
 
 
 def compare(
@@ -49,25 +53,26 @@ def compare(
     """Compare two results on the same points, metric by metric.
 
     The interval is the percentile interval of b - a in bootstrap samples that both systems share.
-    The p-value is two-sided, from swapping the systems' values in each point (or group) with
-    probability 1/2: ``(1 + n_as_far) / (1 + n_resamples)``. Formulas: ``docs/statistics.md``.
+    The p-value is two-sided. It comes from swapping the values of the two systems in each point
+    (or group) with probability 1/2: ``(1 + n_as_far) / (1 + n_resamples)``. Formulas:
+    ``docs/statistics.md``.
 
     Args:
-        a: The system to compare with, of an evaluator with ``keep_rows=True``.
-        b: The system in question, with the same metrics and conventions.
-        groups: A key a point; points with one key are drawn, and swapped, together.
+        a: Result of the system to compare with, from an evaluator with ``keep_rows=True``.
+        b: Result of the system in question, with the same metrics and conventions.
+        groups: A key for each point; points with the same key are drawn, and swapped, together.
         seed: Seed of the resampling.
         n_resamples: Number of bootstrap samples, and of random swaps.
         confidence: Share of the bootstrap values inside the interval.
         num_threads: Threads; default all cores. The result does not depend on it.
-        progress: Called with the number of resamples done and the number of all.
+        progress: Called with the number of resamples done and of all.
 
     Returns:
         A comparison for each metric that has a value per point, in the order of `a`.
 
     Raises:
-        ValueError: The results are of different data, metrics or conventions; no values per point;
-            keys that are not one a point; numbers out of range.
+        ValueError: The results are of different data, metrics or conventions, or have no values
+            per point; the number of keys is not that of the points; or a number is out of range.
 
     Example:
         >>> import numpy as np
@@ -78,10 +83,10 @@ def compare(
         ...     evaluator = Evaluator(4, ["P@1"], keep_rows=True)
         ...     evaluator.update(y_true, np.array(ids)[:, None])
         ...     return evaluator.result()
-        >>> found = compare(scored([0, 0, 0, 0]), scored([0, 1, 2, 0]), seed=0)["P@1"]
-        >>> found.a, found.b, found.difference
+        >>> c = compare(scored([0, 0, 0, 0]), scored([0, 1, 2, 0]), seed=0)["P@1"]
+        >>> c.a, c.b, c.difference
         (0.25, 0.75, 0.5)
-        >>> 0.4 < found.p_value < 0.6
+        >>> 0.4 < c.p_value < 0.6
         True
     """
     check_resampling(seed, n_resamples)
@@ -91,7 +96,7 @@ def compare(
     )
 
     def stage(number: int) -> Progress | None:
-        """Progress of one of the two kinds of resampling."""
+        """Return the callback for one of the two kinds of resampling."""
         if progress is None:
             return None
         return lambda done, all_: progress(number * all_ + done, 2 * all_)
@@ -99,12 +104,12 @@ def compare(
     values = resampled(resampler.bootstrap, seed, n_resamples, stage(0))
     flips = resampled(resampler.sign_flips, seed, n_resamples, stage(1))
     differences = values[len(a.rows) :] - values[: len(a.rows)]
-    found = {}
+    comparisons = {}
     for i, (name, (value, tolerance)) in enumerate(
         zip(a.rows, resampler.differences(), strict=True)
     ):
         low, high, standard_error = _rust.interval(differences[i], confidence)
-        found[name] = Comparison(
+        comparisons[name] = Comparison(
             a=a.metrics[name],
             b=b.metrics[name],
             difference=b.metrics[name] - a.metrics[name],
@@ -113,11 +118,11 @@ def compare(
             standard_error=standard_error,
             p_value=_rust.p_value(value, tolerance, flips[i]),
         )
-    return found
+    return comparisons
 
 
 def _check_same_data(a: Result, b: Result) -> None:
-    """Raise ``ValueError`` unless both results can be of the same truth and conventions."""
+    """Raise ``ValueError`` if the results cannot be of the same truth and conventions."""
     for name, what in (
         ("n_points", "points"),
         ("n_labels", "labels"),
@@ -148,7 +153,7 @@ def _check_same_data(a: Result, b: Result) -> None:
 def _check_same_rows(
     name: str, first: NDArray[np.float64] | None, second: NDArray[np.float64] | None
 ) -> None:
-    """Raise ``ValueError`` unless the same rows are skipped; the core checks the denominators."""
+    """Raise ``ValueError`` if the skipped rows differ; the core checks the denominators."""
     if first is None or second is None:
         if first is not second:
             raise ValueError(f"results of different kinds: {name} is a ratio in one of them")

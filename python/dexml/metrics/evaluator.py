@@ -1,4 +1,4 @@
-"""Streaming evaluation over row blocks; the sums are made in Rust."""
+"""Evaluation in blocks of rows; the Rust core computes the sums."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dexml.metrics.result import Result
 
 DEFAULT_METRICS = ("P@1", "P@3", "P@5")
 BLOCK_ROWS = 65_536
-"""Rows handed to the core in one call; between calls Ctrl-C is answered."""
+"""Rows that go to the core in one call. Between calls, Python can answer Ctrl-C."""
 
-# Printed with the results where such a metric is asked for.
+# Conventions that are printed with the results.
 _TIES = {"smaller": "smaller id first", "larger": "larger id first"}
 _LABEL_WISE = {
     "Coverage": ("coverage", "labels hit at least once / all labels"),
@@ -49,15 +49,15 @@ def evaluate(
     Args:
         y_true: Relevant labels, shape (n_points, n_labels); values above 0 are positives.
         y_pred: CSR scores of the same shape (only stored entries are ranked), or ranked ids of
-            shape (n_points, k), int32 or int64, padded with -1 at the end of a row. It may be
-            mapped from a file (``np.load(..., mmap_mode="r")``): it is read in row blocks.
+            shape (n_points, k), int32 or int64, padded with -1 at the end of a row. The array may
+            be mapped from a file (``np.load(..., mmap_mode="r")``), because it is read in blocks.
         metrics: Names such as ``"nDCG@5"``: P, nDCG, R, MRR, Success, PSP, PSnDCG, PSR, and the
             means over labels Coverage, macroP, macroR, macroF.
-        inv_propensity: Weights for the PS metrics, shape (n_labels,).
+        inv_propensity: Weights for the PS metrics, shape (n_labels,); see `inv_propensity`.
         exclude: Pairs to drop from the rankings before they are cut to k, same shape as `y_true`.
-        empty_rows: ``"skip"`` leaves points without positives out of the average.
-        psndcg: Convention of PSnDCG: as pyxclib or as the Matlab scripts.
-        ties: Which of two labels with equal scores ranks first, the ``"smaller"`` or the
+        empty_rows: ``"zero"`` counts points without positives as 0, ``"skip"`` leaves them out.
+        psndcg: Convention of PSnDCG: ``"xclib"`` as pyxclib, ``"matlab"`` as the Matlab scripts.
+        ties: Which of two labels with equal scores ranks first: the ``"smaller"`` or the
             ``"larger"`` id. Ranked ids have no ties.
         num_threads: Threads; default all cores. The result does not depend on it.
 
@@ -65,8 +65,8 @@ def evaluate(
         A fraction for each name, in the order of `metrics`.
 
     Raises:
-        ValueError: Shapes disagree, a name is unknown, a PS metric lacks its weights, a row has
-            duplicate or out-of-range labels or NaN scores.
+        ValueError: Shapes disagree, a name is unknown, a PS metric lacks its weights, or a row has
+            duplicate labels, labels out of range or NaN scores.
 
     Example:
         >>> import numpy as np
@@ -89,20 +89,23 @@ def evaluate(
 
 
 class Evaluator:
-    """Streaming evaluation: `update` with block after block of points, then `result`.
+    """Evaluate in blocks: call `update` for each block of points, then `result`.
+
+    The result is bit-equal for any number of threads, any cut into blocks and any order of merges.
 
     Args:
         n_labels: Number of labels.
-        metrics: Names such as ``"nDCG@5"``.
+        metrics: Names such as ``"nDCG@5"``, as for `evaluate`.
         inv_propensity: Weights for the PS metrics, shape (n_labels,).
-        empty_rows: ``"zero"`` or ``"skip"``.
-        psndcg: ``"xclib"`` or ``"matlab"``.
-        ties: ``"smaller"`` or ``"larger"``, see :func:`evaluate`.
-        label_groups: Groupings by name; every group is scored as well, see `GroupResult`. Builders:
-            `frequency_groups`, `decile_groups`, `seen_groups`, and `LabelGroups` for any other.
-        keep_rows: Keep the value of every point too (16 bytes a point and metric at most); means
-            over labels have none.
-        num_threads: Threads; default all cores. The result is bit-equal for any number.
+        empty_rows: ``"zero"`` or ``"skip"``, as for `evaluate`.
+        psndcg: ``"xclib"`` or ``"matlab"``, as for `evaluate`.
+        ties: ``"smaller"`` or ``"larger"``, as for `evaluate`.
+        label_groups: Groupings by name. Every group of them is scored as well (`GroupResult`).
+            Builders: `frequency_groups`, `decile_groups`, `seen_groups`; `LabelGroups` takes any
+            other grouping.
+        keep_rows: Also keep the value of every point, at most 16 bytes for each point and metric.
+            Means over labels have no such values.
+        num_threads: Threads; default all cores.
 
     Example:
         >>> from scipy.sparse import csr_array
@@ -166,11 +169,19 @@ class Evaluator:
         *,
         exclude: Csr | None = None,
     ) -> None:
-        """Add points. Arguments and errors as for :func:`evaluate`; arrays are never changed.
+        """Add points. The arrays are not changed.
 
-        An error in one row block leaves the points before that block counted. Rows in messages
-        count from 0, from the first point that the evaluator was given: those of earlier updates
-        and merges come before the rows of this call.
+        After an error, the blocks before the faulty one stay counted. Rows in error messages count
+        from the first point that the evaluator ever got, earlier updates and merges included.
+
+        Args:
+            y_true: Relevant labels, shape (n_points, n_labels), as for `evaluate`.
+            y_pred: CSR scores or ranked ids, as for `evaluate`.
+            exclude: Pairs to drop from the rankings first, same shape as `y_true`.
+
+        Raises:
+            ValueError: Shapes or dtypes do not fit, or a row has duplicate labels, labels out of
+                range or NaN scores.
         """
         truth = _csr(y_true, "y_true")
         if y_true.shape[1] != self._n_labels:
@@ -205,10 +216,10 @@ class Evaluator:
                 self._truth.add(*block)
 
     def merge(self, other: Evaluator) -> None:
-        """Add the points of `other`, an evaluator of the same labels, metrics and options.
+        """Add the points of `other`, an evaluator with the same labels, metrics and options.
 
         Raises:
-            TypeError: `other` is no evaluator.
+            TypeError: `other` is not an evaluator.
             ValueError: The evaluators differ.
         """
         if not isinstance(other, Evaluator):
@@ -221,15 +232,12 @@ class Evaluator:
                         f"cannot merge evaluators of different label groups: group {i} of "
                         f"'{name}' is {mine!r} in one and {theirs!r} in the other"
                     )
-        joined = copy(other._truth)  # other may be this evaluator
+        joined = copy(other._truth)  # a copy, because `other` may be this evaluator
         self._core.merge(other._core)
         self._truth.join(joined)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return plain data: for `copy`, and for the pickles that multiprocessing sends.
-
-        To keep results in files, use `Result.save`: pickles are not for files of others.
-        """
+        """Return plain data, for ``copy`` and for the pickles that multiprocessing sends."""
         return vars(self) | {"_core": self._core.to_bytes(), "_truth": copy(self._truth)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -237,7 +245,7 @@ class Evaluator:
         self._core = _rust.Evaluator.from_bytes(state["_core"], self._num_threads)
 
     def result(self) -> Result:
-        """Return the scores so far.
+        """Return the scores of all points so far.
 
         Raises:
             ValueError: No point is left to average over, or a PS metric has the denominator 0.
@@ -275,7 +283,7 @@ class Evaluator:
 
 
 class _CsrRows(NamedTuple):
-    """A CSR matrix or some of its rows, as views: conversions see a block, never the whole."""
+    """A CSR matrix, or rows of it, as views, so that only a block is converted at a time."""
 
     shape: tuple[int, int]
     indptr: NDArray[np.integer[Any]]
@@ -286,9 +294,11 @@ class _CsrRows(NamedTuple):
     def window(self, rows: slice) -> Csr:
         indptr = self.indptr[rows.start : rows.stop + 1]
         first, last = int(indptr[0]), int(indptr[-1])
-        if first < 0:  # the core names the row; shifted, the pointers would look good
-            whole: Any = self._replace(indptr=indptr, shape=(rows.stop - rows.start, self.shape[1]))
-            return whole
+        if first < 0:  # not shifted, which would hide the fault: the core then names the row
+            unshifted: Any = self._replace(
+                indptr=indptr, shape=(rows.stop - rows.start, self.shape[1])
+            )
+            return unshifted
         entries = slice(first, max(first, last))
         shape = (rows.stop - rows.start, self.shape[1])
         shifted = indptr.astype(np.int64) - first

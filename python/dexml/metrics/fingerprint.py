@@ -1,4 +1,4 @@
-"""A number for the truth, so that two results can be told to be of the same points."""
+"""A hash of the truth, by which `compare` sees whether two results are of the same points."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SHIFT = np.uint64(31)
 
 
 class TruthFingerprint:
-    """64 bits of the positives of a stream of rows.
+    """A 64-bit hash of the positives of a stream of rows.
 
-    The hash of a row is the sum of its positives' hashes, so the order of entries does not matter;
-    rows are the digits of a number to a fixed base modulo 2^64, so neither does the cut into
-    blocks, and two streams can be joined. It finds accidents, not attacks.
+    The hash of a row is the sum of the hashes of its positives, so the order of entries does not
+    matter. The rows are the digits of a number to a fixed base modulo 2^64, so the cut into blocks
+    does not matter either, and two streams can be joined. It detects accidents, not attacks.
     """
 
     def __init__(self) -> None:
@@ -33,11 +33,11 @@ class TruthFingerprint:
         hashes = (hashes ^ (hashes >> _SHIFT)) * _MIX
         sums = np.zeros(len(hashes) + 1, np.uint64)
         np.cumsum(np.where(data > 0, hashes ^ (hashes >> _SHIFT), 0), out=sums[1:])
-        rows = sums[indptr[1:]] - sums[indptr[:-1]]  # modulo 2^64, as everything here
+        rows = sums[indptr[1:]] - sums[indptr[:-1]]  # modulo 2^64, like all sums here
         self._append((rows[::-1] * _powers(n_rows)).sum(keepdims=True), n_rows)
 
     def join(self, other: TruthFingerprint) -> None:
-        """Add the rows of `other` after the rows of this one."""
+        """Append the rows of `other`."""
         self._append(other._value, other._n_rows)
 
     def _append(self, value: NDArray[np.uint64], n_rows: int) -> None:
@@ -51,7 +51,7 @@ class TruthFingerprint:
 
 
 def _powers(n: int) -> NDArray[np.uint64]:
-    """Powers 0 to n - 1 of the base, modulo 2^64."""
+    """Return powers 0 to n - 1 of the base, modulo 2^64."""
     factors = np.full(n, _BASE)
     factors[:1] = 1
     return np.cumprod(factors, dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""Groups of labels that are scored one by one, such as head, torso and tail."""
+"""Groups of labels that are scored separately, such as head, torso and tail."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class LabelGroups:
 
     Args:
         names: A name for each group.
-        of_label: Position in `names` for each label, -1 for a label in none; shape (n_labels,).
+        of_label: Group of each label as a position in `names`, -1 for none; shape (n_labels,).
 
     Raises:
-        ValueError: A name stands twice, or `of_label` is no vector of integers in range.
+        ValueError: A name occurs twice, or `of_label` is not a vector of integers in range.
 
     Example:
         >>> LabelGroups(["books", "music"], [0, 0, 1, -1]).names
@@ -32,7 +32,9 @@ class LabelGroups:
     """
 
     names: tuple[str, ...]
+    """Name of each group."""
     of_label: NDArray[np.int32]
+    """Group of each label, shape (n_labels,), read-only; -1 for none."""
 
     def __init__(self, names: Any, of_label: ArrayLike) -> None:
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
@@ -40,7 +42,7 @@ class LabelGroups:
         names = tuple(names)
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise ValueError(f"label groups: the name '{twice[0]}' stands twice")
+            raise ValueError(f"label groups: the name '{twice[0]}' occurs twice")
         groups = np.asarray(of_label)
         if groups.ndim != 1 or not (groups.size == 0 or np.issubdtype(groups.dtype, np.integer)):
             raise ValueError(
@@ -53,33 +55,34 @@ class LabelGroups:
                 f"label groups: group {groups[wrong[0]]} of label {wrong[0]} out of range "
                 f"({len(names)} groups; -1 for none)"
             )
-        groups = groups.astype(np.int32)  # a copy, and ours
+        groups = groups.astype(np.int32)  # a copy, so that the caller cannot change it
         groups.flags.writeable = False
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "of_label", groups)
 
     def __reduce__(self) -> tuple[Callable[..., LabelGroups], tuple[Any, ...]]:
-        """Pickle the arguments: what is loaded is checked, and read-only again."""
+        """Pickle the arguments, so that loading checks them and makes the array read-only."""
         return LabelGroups, (self.names, self.of_label)
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """Scores of one group of labels.
-
-    `metrics` are those of the truth restricted to the group, over the `n_points` points that have
-    a positive in it (NaN if there is none); label-wise ones are means over its `n_labels` labels.
-    `contribution` is the part of P@k (of all labels) that is hits of this group.
-    """
+    """Scores of one group of labels."""
 
     metrics: dict[str, float]
+    """Metrics of the truth restricted to the group, over the points with a positive in it (NaN if
+    there are none). Means over labels are over the labels of the group and over all points."""
     contribution: dict[str, float]
+    """Part of P@k (over all labels) that is hits of this group."""
     n_labels: int
+    """Labels in the group."""
     n_points: int
+    """Points with a positive in the group."""
     n_positives: int
+    """Those positives."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values; null in place of NaN, which is no JSON."""
+        """Return plain values, with None for NaN, which JSON does not have."""
         scores = {name: None if math.isnan(x) else x for name, x in self.metrics.items()}
         return {
             "metrics": scores,
@@ -95,11 +98,11 @@ def frequency_groups(y_train: Csr, *, tail_max: int = 10, torso_max: int = 100) 
 
     Args:
         y_train: Training matrix, shape (n_train, n_labels).
-        tail_max: The tail has up to this many training positives, none included.
-        torso_max: The torso has more, up to this many; the head has more still.
+        tail_max: A tail label has at most this many training positives, or none.
+        torso_max: A torso label has more, up to this many; a head label has more still.
 
     Raises:
-        ValueError: Not ``0 <= tail_max < torso_max``.
+        ValueError: ``0 <= tail_max < torso_max`` does not hold.
 
     Example:
         >>> from scipy.sparse import csr_array
@@ -124,18 +127,18 @@ def frequency_groups(y_train: Csr, *, tail_max: int = 10, torso_max: int = 100) 
 def decile_groups(y_train: Csr, n: int = 10) -> LabelGroups:
     """Group labels so that each group has an equal share of the training pairs.
 
-    Labels are sorted by falling training frequency, equal ones by id, and a label belongs to the
-    share in which its first pair lies: the first group holds a few frequent labels, the last one
-    very many rare ones, among them those never seen. This is the division of the per-decile plots
-    in the papers of the benchmark (DECAF, NGAME). A label with more pairs than a share leaves the
-    groups after its own empty.
+    Labels are sorted by falling training frequency, equal ones by id. A label belongs to the share
+    in which its first pair lies. So the first group holds a few frequent labels, and the last one
+    very many rare ones, unseen labels included. The per-decile plots in the papers of the benchmark
+    (DECAF, NGAME) divide labels in this way. After a label with more pairs than a share, groups
+    are empty.
 
     Args:
         y_train: Training matrix, shape (n_train, n_labels).
         n: Number of groups.
 
     Raises:
-        ValueError: `n` is below 1, or there is no training pair.
+        ValueError: `n` is below 1, or there are no training pairs.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")

@@ -30,22 +30,24 @@ PROPENSITY_CONSTANTS = {
     "LF-DebianRelated": DEFAULT_CONSTANTS,
     "LF-WordNetRelated-117K": DEFAULT_CONSTANTS,
 }
-"""(A, B) of the inverse propensity by the benchmark's name."""
+"""Constants (A, B) of the inverse propensity, by name of the benchmark."""
 
 
 def inv_propensity(y_train: Csr, *, a: float = 0.55, b: float = 1.5) -> NDArray[np.float64]:
-    """Inverse propensity of every label: ``1 + C (n_l + B)^(-A)``, ``C = (ln N - 1)(B + 1)^A``.
+    """Return the inverse propensity of every label (Jain et al., KDD 2016).
+
+    It is ``1 + C (n_l + B)^(-A)`` with ``C = (ln N - 1)(B + 1)^A``.
 
     Args:
         y_train: Training matrix, shape (N, n_labels); n_l counts its values above 0.
-        a: Constant A of the data set, see `PROPENSITY_CONSTANTS`.
+        a: Constant A of the data set; see `PROPENSITY_CONSTANTS`.
         b: Constant B.
 
     Returns:
-        float64 weights, shape (n_labels,). Source: Jain et al., KDD 2016.
+        Weights, shape (n_labels,), float64.
 
     Raises:
-        ValueError: Fewer than 3 training points, or constants that are not finite.
+        ValueError: There are fewer than 3 training points, or a constant is not finite.
     """
     return _rust.inv_propensity(label_counts(y_train), y_train.shape[0], a, b)
 
@@ -56,7 +58,11 @@ def label_counts(y_train: Csr) -> NDArray[np.int64]:
 
 
 def propensity_constants(name: str) -> tuple[float, float]:
-    """Return (A, B) of a benchmark by its exact name; an unknown name is a ``ValueError``."""
+    """Return (A, B) of a benchmark by its exact name, a key of `PROPENSITY_CONSTANTS`.
+
+    Raises:
+        ValueError: The name is unknown; the message has the nearest known one.
+    """
     if name not in PROPENSITY_CONSTANTS:
         known = list(PROPENSITY_CONSTANTS)
         hint = console.did_you_mean(name, known) or f"; known: {', '.join(known)}"

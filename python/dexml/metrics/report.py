@@ -1,4 +1,4 @@
-"""What ``python -m dexml.metrics`` prints: tables for people, JSON and CSV for machines."""
+"""Output of ``python -m dexml.metrics``: tables for people, JSON and CSV for programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST_NAME = 30
 
 @dataclass(frozen=True)
 class Scored:
-    """One prediction file, its scores, and what the resampling said of them."""
+    """A prediction file with its scores, intervals and comparison."""
 
     name: str
     result: Result
@@ -31,38 +31,38 @@ class Scored:
 
 
 def as_json(scored: Sequence[Scored], other: str | None, resampling: dict[str, Any]) -> str:
-    """One object for one prediction; for several a list under ``results``."""
+    """Return one object for one prediction, and a list under ``results`` for several."""
     objects = [_object(entry, other, resampling) for entry in scored]
     if len(objects) == 1:
         return json.dumps(objects[0], indent=2)
-    named = [{"pred": entry.name} | found for entry, found in zip(scored, objects, strict=True)]
+    named = [{"pred": entry.name} | one for entry, one in zip(scored, objects, strict=True)]
     return json.dumps({"results": named}, indent=2)
 
 
 def _object(entry: Scored, other: str | None, resampling: dict[str, Any]) -> dict[str, Any]:
     out = entry.result.as_json()
     if entry.intervals:
-        out["intervals"] = {name: _numbers(found) for name, found in entry.intervals.items()}
+        out["intervals"] = {name: _numbers(ends) for name, ends in entry.intervals.items()}
     if other is not None:
-        metrics = {name: _numbers(found) for name, found in entry.comparison.items()}
+        metrics = {name: _numbers(compared) for name, compared in entry.comparison.items()}
         out["comparison"] = {"a": other, "b": entry.name, "metrics": metrics}
     return out | ({"resampling": resampling} if resampling else {})
 
 
-def _numbers(found: Interval | Comparison) -> dict[str, float | None]:
-    """Fields by name; JSON has no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in asdict(found).items()}
+def _numbers(record: Interval | Comparison) -> dict[str, float | None]:
+    """Return the fields by name, with None for NaN, which JSON does not have."""
+    return {name: None if math.isnan(value) else value for name, value in asdict(record).items()}
 
 
 def as_csv(scored: Sequence[Scored], other: str | None) -> str:
-    """A line a prediction and metric; columns for what was not asked for are left out."""
+    """Return a line for each prediction and metric, with only the columns that were asked for."""
     lines = []
     for entry in scored:
         for metric, value in entry.result.metrics.items():
             line: dict[str, Any] = {"pred": entry.name, "metric": metric, "value": value}
             if entry.intervals:
-                found = entry.intervals.get(metric)
-                line |= _cells(found, "", ("low", "high", "standard_error"))
+                interval = entry.intervals.get(metric)
+                line |= _cells(interval, "", ("low", "high", "standard_error"))
             if other is not None:
                 compared = entry.comparison.get(metric)
                 line |= {"other": other} | _cells(compared, "other_", ("a",))
@@ -75,7 +75,7 @@ def as_csv(scored: Sequence[Scored], other: str | None) -> str:
 
 
 def _group_lines(entry: Scored) -> list[dict[str, Any]]:
-    """A line a label group and metric."""
+    """Return a line for each label group and metric."""
     return [
         {
             "pred": entry.name,
@@ -95,9 +95,9 @@ def _group_lines(entry: Scored) -> list[dict[str, Any]]:
 
 
 def _cells(
-    found: Interval | Comparison | None, prefix: str, fields: Sequence[str]
+    record: Interval | Comparison | None, prefix: str, fields: Sequence[str]
 ) -> dict[str, Any]:
-    numbers = {} if found is None else _numbers(found)
+    numbers = {} if record is None else _numbers(record)
     return {(prefix + field).replace("_a", "_value"): numbers.get(field) for field in fields}
 
 
@@ -111,7 +111,10 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def as_table(scored: Sequence[Scored], other: str | None) -> str:
-    """Percent: kinds x k for one prediction; for several a block a kind, a line a prediction."""
+    """Return percentages for people.
+
+    One prediction: a table of kinds x k. Several: a table for each kind, with a row for each.
+    """
     if len(scored) == 1:
         cells = _by_kind(scored[0].result.metrics, scored[0].intervals)
         columns = sorted({k for of_kind in cells.values() for k in of_kind})
@@ -137,7 +140,7 @@ def as_table(scored: Sequence[Scored], other: str | None) -> str:
 def _by_kind(
     metrics: Mapping[str, float], intervals: Mapping[str, Interval]
 ) -> dict[str, dict[int, str]]:
-    """Cells in percent by kind of metric and k."""
+    """Return cells in percent, by kind of metric and k."""
     cells: dict[str, dict[int, str]] = {}
     for name, value in metrics.items():
         kind, k = name.split("@")
@@ -149,7 +152,7 @@ def _by_kind(
 
 
 def _blocks(lines: Mapping[str, Mapping[str, Mapping[int, str]]]) -> list[str]:
-    """A table for each kind of metric, with a row for each of `lines`."""
+    """Return a table for each kind of metric, with a row for each of `lines`."""
     parts = []
     for kind in dict.fromkeys(kind for cells in lines.values() for kind in cells):
         columns = sorted({k for cells in lines.values() for k in cells.get(kind, {})})
@@ -162,25 +165,25 @@ def _blocks(lines: Mapping[str, Mapping[str, Mapping[int, str]]]) -> list[str]:
 
 
 def _groups(groups: Mapping[str, GroupResult]) -> list[str]:
-    """Sizes of the groups and their parts of P@k, then a table a kind of metric."""
-    parts = list(dict.fromkeys(name for group in groups.values() for name in group.contribution))
+    """Return a table of sizes and shares of P@k, then a table for each kind of metric."""
+    shares = list(dict.fromkeys(name for group in groups.values() for name in group.contribution))
     rows = []
     for name, group in groups.items():
-        sizes = [f"{size}" for size in (group.n_labels, group.n_points, group.n_positives)]
-        rows.append((name, [*sizes, *(f"{100 * group.contribution[part]:.2f}" for part in parts)]))
-    heads = ["labels", "points", "positives", *(f"of {part}" for part in parts)]
+        cells = [f"{size}" for size in (group.n_labels, group.n_points, group.n_positives)]
+        rows.append((name, cells + [f"{100 * group.contribution[share]:.2f}" for share in shares]))
+    heads = ["labels", "points", "positives", *(f"of {share}" for share in shares)]
     blocks = _blocks({name: _by_kind(group.metrics, {}) for name, group in groups.items()})
     return [console.grid("", heads, rows), *blocks]
 
 
 def _comparison(entry: Scored, other: str) -> str:
-    """Difference, interval and p of each metric, with what the marks mean."""
+    """Return a table of differences, intervals and p-values, with a legend of the marks."""
     rows = []
-    for name, found in entry.comparison.items():
-        mark = next((mark for mark, level in LEVELS.items() if found.p_value < level), "")
-        interval = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
-        numbers = [f"{100 * found.a:.2f}", f"{100 * found.b:.2f}", f"{100 * found.difference:+.2f}"]
-        rows.append((name, [*numbers, interval, f"{found.p_value:.4f}", mark.ljust(3)]))
+    for name, c in entry.comparison.items():
+        mark = next((mark for mark, level in LEVELS.items() if c.p_value < level), "")
+        interval = f"[{100 * c.low:+.2f}, {100 * c.high:+.2f}]"
+        numbers = [f"{100 * c.a:.2f}", f"{100 * c.b:.2f}", f"{100 * c.difference:+.2f}"]
+        rows.append((name, [*numbers, interval, f"{c.p_value:.4f}", mark.ljust(3)]))
     table = console.grid("percent", ["a", "b", "b - a", "95 % interval", "p", "   "], rows)
     a, b = short_names([other, entry.name])
     many = (
@@ -193,7 +196,7 @@ def _comparison(entry: Scored, other: str) -> str:
 
 
 def footnote(scored: Sequence[Scored], resampling: Mapping[str, Any]) -> str:
-    """What the figures rest on, for stderr."""
+    """Return what the scores rest on: points, conventions, resampling. For stderr."""
     first = scored[0].result
     excluded = f"{first.n_excluded} excluded entries, " if len(scored) == 1 else ""
     lines = [
@@ -219,7 +222,7 @@ def footnote(scored: Sequence[Scored], resampling: Mapping[str, Any]) -> str:
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """File names where they tell the paths apart, else whole paths; long ones lose their start."""
+    """Return file names, or whole paths if names coincide; long ones are cut at the front."""
     names = [Path(path).name or path for path in paths]
     if len(set(names)) < len(names):
         names = list(paths)

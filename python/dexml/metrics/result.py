@@ -1,4 +1,4 @@
-"""What an evaluation gives: the scores, what they rest on, and how sure they are."""
+"""The result of an evaluation: scores, counts, and intervals by resampling."""
 
 from __future__ import annotations
 
@@ -13,41 +13,49 @@ from dexml import _rust
 from dexml.metrics.labelgroups import GroupResult
 
 Progress = Callable[[int, int], None]
-"""Told now and then how many of how many steps are done."""
+"""A callback for the number of steps done and the number of all steps."""
 
 STEP = 256
-"""Resamples in one call of the core; between calls progress is reported."""
+"""Resamples in one call of the core; progress is reported between calls."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Ends of a bootstrap percentile interval, and the standard error; fractions."""
+    """A bootstrap percentile interval and the standard error, as fractions."""
 
     low: float
+    """Lower end."""
     high: float
+    """Upper end."""
     standard_error: float
+    """Standard deviation of the bootstrap values."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Scores with what they rest on.
-
-    `rows` holds values per point where the evaluator kept them: ``(values, None)``, or numerator
-    and denominator for the PS metrics, which are ratios of sums. NaN marks a skipped point.
-    `groups` holds the scores of label groups, by grouping and group. `truth` is a fingerprint of
-    the positives in order of points, where the evaluator kept rows: equal for equal truths.
-    """
+    """The scores of an evaluation, with what they rest on."""
 
     metrics: dict[str, float]
+    """Value of each metric, a fraction."""
     n_points: int
+    """Number of points, those without positives included."""
     n_labels: int
+    """Number of labels."""
     n_empty: int
+    """Points without positives."""
     n_excluded: int
+    """Entries dropped from rankings because their pair was excluded."""
     n_excluded_positives: int
+    """Positives whose pair was excluded, each a sure miss."""
     conventions: dict[str, str]
+    """The options that the scores depend on, such as ``{"empty_rows": "zero"}``."""
     rows: dict[str, tuple[NDArray[np.float64], NDArray[np.float64] | None]]
+    """With ``keep_rows``, the value of every point: ``(values, None)``, or numerators and
+    denominators for the PS metrics, which are ratios of sums. NaN marks a skipped point."""
     groups: dict[str, dict[str, GroupResult]] = field(default_factory=dict)
+    """Scores of label groups, by grouping and group."""
     truth: str | None = None
+    """With ``keep_rows``, a hash of the positives in order of points: equal for equal truths."""
 
     def intervals(
         self,
@@ -59,20 +67,22 @@ class Result:
         num_threads: int | None = None,
         progress: Progress | None = None,
     ) -> dict[str, Interval]:
-        """Bootstrap intervals over points, or over groups of points that belong together.
+        """Compute bootstrap intervals over points, or over groups of points that belong together.
 
-        Needs an evaluator with ``keep_rows=True``. Metrics without a value per point are left out.
+        This needs an evaluator with ``keep_rows=True``. Metrics without a value per point are left
+        out.
 
         Args:
-            groups: A key a point; points with one key are drawn together.
+            groups: A key for each point; points with the same key are drawn together.
             seed: Seed of the resampling.
             n_resamples: Number of bootstrap samples.
             confidence: Share of the bootstrap values inside the interval (percentile method).
             num_threads: Threads; default all cores. The result does not depend on it.
-            progress: Called with the number of resamples done and the number of all.
+            progress: Called with the number of resamples done and of all.
 
         Raises:
-            ValueError: No values per point, keys that are not one a point, or numbers out of range.
+            ValueError: There are no values per point, the number of keys is not that of the points,
+                or a number is out of range.
         """
         check_resampling(seed, n_resamples)
         terms, clusters = row_terms(self), clusters_of(groups, self.n_points)
@@ -86,18 +96,12 @@ class Result:
     def standard_errors(
         self, groups: Sequence[str] | None = None, *, seed: int, n_resamples: int = 1000
     ) -> dict[str, float]:
-        """Bootstrap standard errors over points, or over groups of points that belong together.
-
-        Arguments and errors as for :meth:`intervals`.
-        """
-        found = self.intervals(groups, seed=seed, n_resamples=n_resamples)
-        return {name: interval.standard_error for name, interval in found.items()}
+        """Compute bootstrap standard errors, with the arguments and errors of `intervals`."""
+        intervals = self.intervals(groups, seed=seed, n_resamples=n_resamples)
+        return {name: interval.standard_error for name, interval in intervals.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but the rows, for ``metrics.json`` and ``--json``.
-
-        ``"groups"`` is there if there are any.
-        """
+        """Return everything but `rows` and `truth`; ``"groups"`` only if there are any."""
         groups = {
             grouping: {name: group.as_json() for name, group in groups.items()}
             for grouping, groups in self.groups.items()
@@ -118,7 +122,7 @@ Terms = tuple[str, NDArray[np.float64], NDArray[np.float64] | None]
 
 
 def row_terms(result: Result) -> list[Terms]:
-    """Name, numerators and denominators of the metrics that have a value per point."""
+    """Return name, numerators and denominators of the metrics that have a value per point."""
     if not result.rows:
         raise ValueError(
             "resampling needs values per point: Evaluator(..., keep_rows=True), and a metric that "
@@ -135,7 +139,7 @@ def row_terms(result: Result) -> list[Terms]:
 
 
 def clusters_of(groups: Sequence[str] | None, n_points: int) -> NDArray[np.uint32] | None:
-    """Number the keys in the order in which they are met."""
+    """Number the keys in order of their first occurrence; None without groups."""
     if groups is None:
         return None
     if len(groups) != n_points:
@@ -146,11 +150,11 @@ def clusters_of(groups: Sequence[str] | None, n_points: int) -> NDArray[np.uint3
         numbers = (known.setdefault(key, len(known)) for key in keys)
         return np.fromiter(numbers, np.uint32, n_points)
     except TypeError as error:
-        raise ValueError(f"groups: give a string or a number a point ({error})") from None
+        raise ValueError(f"groups: give a string or a number for each point ({error})") from None
 
 
 def check_resampling(seed: int, n_resamples: int) -> None:
-    """Raise ``ValueError`` for a seed or a number of resamples that cannot be."""
+    """Raise ``ValueError`` for a seed or a number of resamples out of range."""
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in 0..2^64 - 1, not {seed}")
     if n_resamples < 2:
@@ -163,7 +167,7 @@ def resampled(
     n_resamples: int,
     progress: Progress | None,
 ) -> NDArray[np.float64]:
-    """Values of all resamples, shape (n_values, n_resamples), drawn in steps."""
+    """Draw all resamples, a few at a time; return values of shape (n_values, n_resamples)."""
     parts = []
     for first in range(0, n_resamples, STEP):
         parts.append(draw(seed, first, min(STEP, n_resamples - first)))

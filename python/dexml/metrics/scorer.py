@@ -1,4 +1,4 @@
-"""Files in, results out: what ``python -m dexml.metrics`` does with its arguments."""
+"""Load the files of ``python -m dexml.metrics`` and score them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ GROUPINGS: dict[str, Callable[[Csr], LabelGroups]] = {
     "deciles": decile_groups,
     "seen": seen_groups,
 }
-"""Label groups by the training matrix."""
+"""Builders of label groups from the training matrix, by the name of the option."""
 CHUNK = 65_536
-"""Points scored between two looks at the clock."""
+"""Points scored between two reports of progress."""
 
 
 class Scorer:
@@ -48,7 +48,7 @@ class Scorer:
         self.truth = args.files[-1]
         self.y_true = _load(self.truth, data.load_labels)
         self.notes: list[str] = []
-        """What a person should know of the files, for stderr."""
+        """Remarks about the files, for stderr."""
         self._note_values()
         self.weights: NDArray[np.float64] | None = None
         self.propensity = ""
@@ -74,7 +74,7 @@ class Scorer:
             )
 
     def _note_values(self) -> None:
-        """Note truth that looks like scores."""
+        """Add a note if the truth looks like scores."""
         values = self.y_true.data
         odd = values[(values != 0) & (values != 1)]
         if len(odd):
@@ -85,7 +85,7 @@ class Scorer:
             )
 
     def _label_groups(self, path: str) -> LabelGroups:
-        """Read a group name for each label; an empty line is a label in no group."""
+        """Read a group name for each label; an empty line puts its label in no group."""
         lines, n_labels = data.load_texts(path), self.y_true.shape[1]
         if len(lines) != n_labels:
             raise ValueError(
@@ -106,15 +106,15 @@ class Scorer:
             )
         a, b = PROPENSITY_CONSTANTS.get(args.propensity, (args.a, args.b))
         a, b = (
-            given if given is not None else default
-            for given, default in zip((a, b), DEFAULT_CONSTANTS, strict=True)
+            constant if constant is not None else default
+            for constant, default in zip((a, b), DEFAULT_CONSTANTS, strict=True)
         )
         self.weights = inv_propensity(y_train, a=a, b=b)
         self.propensity = f"A = {a}, B = {b}"
         return y_train
 
     def score(self, name: str) -> Result:
-        """Score one file."""
+        """Score a prediction file."""
         args = self.args
         evaluator = Evaluator(
             self.y_true.shape[1],
@@ -139,17 +139,17 @@ class Scorer:
         return result
 
     def resampling(self) -> dict[str, Any]:
-        """Arguments of the resampling."""
+        """Return the arguments of the resampling."""
         return {"seed": self.args.seed, "n_resamples": self.args.ci or 1000}
 
     def intervals(self, name: str, result: Result) -> dict[str, Interval]:
-        """Intervals of the metrics of one file."""
+        """Compute intervals of the metrics of one file."""
         progress = console.progress(f"resampling {name}", quiet=self.args.quiet)
         options = self.resampling() | {"num_threads": self.args.threads, "progress": progress}
         return result.intervals(self.groups, **options)
 
     def compare(self, name: str, other: Result, result: Result) -> dict[str, Comparison]:
-        """Compare the result of one file with that of the other."""
+        """Compare the result of one file with that of ``--compare``."""
         progress = console.progress(f"comparing {name}", quiet=self.args.quiet)
         options = self.resampling() | {"num_threads": self.args.threads, "progress": progress}
         return compare(other, result, groups=self.groups, **options)
@@ -160,14 +160,14 @@ def _load_ids(path: Path) -> NDArray[np.integer[Any]]:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path}: damaged or not an .npy array ({error})") from None
-    if not isinstance(ids, np.ndarray):  # np.load goes by the first bytes
+    if not isinstance(ids, np.ndarray):  # np.load goes by the first bytes, not by the name
         ids.close()
         raise ValueError(f"{path}: an .npz archive, not an .npy array; name it .npz")
     return ids
 
 
 def _load(name: str, load: Callable[[Path], Csr]) -> Csr:
-    """Load a file, or LF text from standard input for ``-``."""
+    """Load a file; ``-`` is standard input (LF text or an archive)."""
     if name != "-":
         return load(Path(name))
     if sys.stdin is None:
@@ -201,7 +201,7 @@ def _load_pred(name: str, truth: str, y_true: Csr) -> Prediction:
 def _update(
     evaluator: Evaluator, y_true: Csr, y_pred: Prediction, exclude: Csr | None, progress: Progress
 ) -> None:
-    """Score in chunks, to show progress."""
+    """Update in chunks, to show progress."""
     n_points = y_true.shape[0]
     for start in range(0, n_points, CHUNK):
         rows = slice(start, min(start + CHUNK, n_points))

@@ -1,31 +1,38 @@
-"""How fast this device is, measured in a few seconds: two micro-batches, a loss, a search.
+"""How fast this device is, measured in a few seconds: batches, steps of the trainer, a search.
 
-Shapes: B points, L labels of a sample, T tokens, H features, D dimensions.
+Shapes: B points, L labels of a sample, H features, D dimensions.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-from dexml import losses
-from dexml.encoder import DualEncoder, LabelTable, Tokens
-from dexml.encoder.device import Precision, autocast
+from dexml.data import Csr
+from dexml.encoder import DualEncoder, Tokens, autocast
 from dexml.index import exact_search
-from dexml.plan import Speed
-from dexml.train.rows import RowAdamW
-from dexml.train.step import part
+from dexml.plan.quantities import Lengths, Speed
+from dexml.train import TrainSettings, stages
+from dexml.train.objective import objective
+from dexml.train.problem import Job, Model, Problem
+from dexml.train.schedule import StageSchedule, longest, parse_loss
+from dexml.train.step import take_step
 
-Loss = Callable[..., Tensor]
 SAMPLES = 4096, 32_768
 """Labels of the two samples that the time of a step on frozen features is measured with."""
-_SEARCHED = 256
+_STEPS = 10_000
+"""Steps of the stage whose steps are measured; its loss depends on how far it has come."""
+_SCORED = _SEARCHED = 256
+"""Points at most whose scores are timed, and points whose search is timed."""
 _UPDATED = 2**22
 """Numbers whose update is timed."""
 _REPEATS, _PATIENCE = 3, 0.5
@@ -34,232 +41,167 @@ _REPEATS, _PATIENCE = 3, 0.5
 
 def measure(
     encoder: DualEncoder,
-    point_tokens: Tokens,
-    label_tokens: Tokens,
-    *,
-    batch_size: int,
+    lengths: Lengths,
+    n_labels: int,
+    settings: TrainSettings,
+    planned: list[StageSchedule],
     positives: float,
-    micro_tokens: int,
-    encodes: bool = True,
-    residual: bool = True,
-    drawn: bool = False,
-    precision: Precision = "auto",
-    loss: Loss = losses.decoupled_softmax,
-    temperature: float = 0.05,
-    seed: int = 0,
 ) -> Speed:
-    """Measure the encoder, the loss, a step on frozen features and the search on this device.
+    """Measure the encoder, the steps and the search on this device.
 
-    Weights and gradients of `encoder` stay as they are, and so does its mode.
+    The weights of `encoder`, their gradients and its mode stay as they are.
 
     Args:
         encoder: As loaded, on its device.
-        point_tokens: Tokens of the points.
-        label_tokens: Tokens of the labels.
-        batch_size: Points of a step of the phase heads.
+        lengths: Tokens of the points and the labels.
+        n_labels: Labels of the data set.
+        settings: The settings of the training.
+        planned: Its stages; what no stage needs is not measured.
         positives: Positives of a point, mean.
-        micro_tokens: Tokens of a micro-batch.
-        encodes: Measure the backward pass of the encoder too (a phase encoder is planned).
-        residual: The label table has residuals.
-        drawn: The phase heads draws labels, and updates their rows of the table alone.
-        precision: Of the transformer.
-        loss: A loss of `dexml.losses`.
-        temperature: Of the loss.
-        seed: Seed of the sample.
     """
-    generator = np.random.default_rng(seed)
-    lengths = np.concatenate([_lengths(point_tokens), _lengths(label_tokens)])
+    generator, device = np.random.default_rng(settings.seed), encoder.device
+    max_tokens, _ = stages.token_budgets(settings, device)
     short, long = (int(np.quantile(lengths, q, method="inverted_cdf")) for q in (0.25, 0.95))
-    n_labels = len(label_tokens)
-    sizes = sorted({min(n_labels, size) for size in SAMPLES})
-    with torch.random.fork_rng():  # dropout draws; whoever trains next must not notice
-        batch, token, token_pair = _forward(
-            encoder, short, long, micro_tokens, generator, precision
-        )
-        backward, token_bytes = 3.0, 0.0
-        if encodes:
-            length = (short + long) // 2
-            backward, token_bytes = _backward(encoder, length, micro_tokens, generator, precision)
-        make = _Sample(encoder, batch_size, positives, loss, temperature, residual, drawn, seed)
-        found = [make.step(size) for size in sizes]
-        score = make.score(sizes[0])
-    label = found[-1][0] / sizes[-1]
-    if len(sizes) > 1:
-        label = max(0.0, (found[1][0] - found[0][0]) / (sizes[1] - sizes[0]))
-    return Speed(
-        batch=batch,
-        token=token,
-        token_pair=token_pair,
-        backward=backward,
-        heads_step=max(0.0, found[-1][0] - label * sizes[-1]),
-        heads_label=label,
-        score=score,
-        search=_search(encoder.dim, sizes[0], generator, encoder.device),
-        host_search=_search(encoder.dim, sizes[0], generator, torch.device("cpu")),
-        token_bytes=token_bytes,
-        label_bytes=found[-1][1] / sizes[-1],
-        update=_update(encoder.device) if encodes else 0.0,
-    )
+    n_labels = min(n_labels, SAMPLES[1])
+    search = partial(_search, encoder.dim, min(n_labels, SAMPLES[0]), generator)
+    speeds: dict[str, float] = {}
+    with torch.random.fork_rng(), _unchanged(encoder):  # whoever trains next must not notice
+        shapes = [(max(1, max_tokens // length), length) for length in (short, long)]
+        batch, token, token_pair = _forward(encoder, shapes, generator, settings)
+        for stage in planned:
+            if stage.name == "heads":
+                speeds |= _heads(encoder, n_labels, settings, stage, positives)
+            else:
+                length = (short + long) // 2
+                shape = (max(1, max_tokens // length), length)
+                speeds |= _backward(encoder, shape, generator, settings)
+                speeds["score"] = _score(encoder, n_labels, settings, positives)
+                speeds["update"] = _update(device)
+    return Speed(batch, token, token_pair, search(device), search(torch.device("cpu")), **speeds)
 
 
 def _forward(
     encoder: DualEncoder,
-    short: int,
-    long: int,
-    micro_tokens: int,
+    shapes: list[tuple[int, int]],
     generator: np.random.Generator,
-    precision: Precision,
+    settings: TrainSettings,
 ) -> tuple[float, float, float]:
-    """Seconds a batch, a token, and a token and token of its text, from three batches."""
-    was_training = encoder.training
+    """Seconds a batch, a token, and a token and token of its text.
+
+    From three batches: a single short text, many short ones, and long ones.
+    """
     encoder.eval()
-    try:
-        with torch.inference_mode(), autocast(encoder.device, precision):
-            shapes = [(1, short), (max(1, micro_tokens // short), short)]
-            shapes.append((max(1, micro_tokens // long), long))
-            inputs = [_ids(encoder, shape, generator) for shape in shapes]
-            one, many, longer = (_seconds(partial(encoder.features, x), x.device) for x in inputs)
-    finally:
-        encoder.train(was_training)
-    n_short, n_long = (shape[0] * shape[1] for shape in shapes[1:])
-    if shapes[1][0] > 1:
-        per_short = max(0.0, many - one) / (n_short - short)
+    (n_short, short), (n_long, long) = shapes
+    inputs = [_ids(encoder, shape, generator) for shape in ((1, short), *shapes)]
+    with torch.inference_mode(), autocast(encoder.device, settings.precision):
+        one, many, longer = (_seconds(partial(encoder.features, x), x.device) for x in inputs)
+    if n_short > 1:
+        per_short = max(0.0, many - one) / ((n_short - 1) * short)
         batch = max(0.0, one - short * per_short)
     else:
-        per_short, batch = many / n_short, 0.0
-    per_long = max(0.0, longer - batch) / n_long
+        per_short, batch = many / short, 0.0
+    per_long = max(0.0, longer - batch) / (n_long * long)
     pair = max(0.0, (per_long - per_short) / (long - short)) if long > short else 0.0
     return batch, max(per_short - short * pair, 0.0), pair
 
 
 def _backward(
     encoder: DualEncoder,
-    length: int,
-    micro_tokens: int,
+    shape: tuple[int, int],
     generator: np.random.Generator,
-    precision: Precision,
-) -> tuple[float, float]:
+    settings: TrainSettings,
+) -> dict[str, float]:
     """Forward and backward over forward alone, and bytes kept for the backward pass of a token."""
-    ids = _ids(encoder, (max(1, micro_tokens // length), length), generator)
-    state = [(p, p.requires_grad, p.grad) for p in encoder.parameters()]
-    was_training = encoder.training
-    sizes: dict[int, int] = {}
+    ids = _ids(encoder, shape, generator)
+    encoder.train()
+    encoder.requires_grad_(True)
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    def both() -> None:
-        with autocast(encoder.device, precision):
-            found = encoder.features(ids)
-        found.sum().backward()
+    def features() -> Tensor:
+        with autocast(encoder.device, settings.precision):
+            return encoder.features(ids)
 
     def forward() -> None:
-        with torch.no_grad(), autocast(encoder.device, precision):
-            encoder.features(ids)
+        with torch.no_grad():
+            features()
 
-    try:
-        encoder.train()
-        encoder.requires_grad_(True)
-        weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
-        hooks = torch.autograd.graph.saved_tensors_hooks(keep, _same)
-        with hooks, autocast(encoder.device, precision):
-            kept = encoder.features(ids)  # alive, so that no storage is counted in place of another
-        del kept
-        ratio = _seconds(both, ids.device) / max(1e-9, _seconds(forward, ids.device))
-    finally:
-        encoder.train(was_training)
-        for parameter, required, gradient in state:
-            parameter.requires_grad_(required)
-            parameter.grad = gradient
-    return max(1.0, ratio), sum(sizes.values()) / ids.numel()
+    weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+    kept = _bytes_kept(features, but=weights) / ids.numel()
+    both = _seconds(lambda: features().sum().backward(), ids.device)
+    ratio = both / max(1e-9, _seconds(forward, ids.device))
+    return {"backward": max(1.0, ratio), "token_bytes": kept}
 
 
-class _Sample:
-    """Points with some positives each, to be scored against a sample of labels."""
+def _heads(
+    encoder: DualEncoder,
+    n_labels: int,
+    settings: TrainSettings,
+    schedule: StageSchedule,
+    positives: float,
+) -> dict[str, float]:
+    """Steps of the trainer with few and with many labels, on made-up features."""
+    batch_size = settings.head_batch_size
+    sizes = sorted({min(n_labels, size) for size in SAMPLES})
+    counts, seconds, kept = [], [], 0.0
+    for size in sizes:
+        drawn = schedule.negatives != "all"
+        changes: dict[str, Any] = {"stages": "heads", "head_negatives": "all"}
+        if drawn:  # the number of labels of the step is that of the draws, or somewhat less
+            changes |= {"head_negatives": "uniform", "head_pool": size}
+        y = _positives(batch_size, sizes[-1] if drawn else size, positives, settings.seed)
+        features = _unit_rows(batch_size, encoder.width), _unit_rows(y.shape[1], encoder.width)
+        nothing = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
+        problem = Problem(y, None, nothing, nothing, np.ones(y.shape[1]), features)
+        rows = np.arange(batch_size)
+        job = Job(problem, Model.untrained(encoder, y), rows, settings.model_copy(update=changes))
+        stage = stages.make("heads", job)
+        first = math.ceil(longest(parse_loss(settings.loss)).start * _STEPS)
+        step = partial(take_step, stage, rows, 1, first, _STEPS)
+        kept = _bytes_kept(step)
+        seconds.append(_seconds(step, encoder.device))
+        counts.append(stage.scratch.n_candidates)
+    label = seconds[-1] / counts[-1]
+    if counts[-1] > counts[0]:
+        label = max(0.0, (seconds[-1] - seconds[0]) / (counts[-1] - counts[0]))
+    return {
+        "heads_step": max(0.0, seconds[-1] - label * counts[-1]),
+        "heads_label": label,
+        "label_bytes": kept / counts[-1],
+    }
 
-    def __init__(
-        self,
-        encoder: DualEncoder,
-        batch_size: int,
-        positives: float,
-        loss: Loss,
-        temperature: float,
-        residual: bool,
-        drawn: bool,
-        seed: int,
-    ) -> None:
-        self.device, self.dim = encoder.device, encoder.dim
-        self.batch_size, self.positives, self.residual = batch_size, positives, residual
-        self.drawn = drawn
-        self.loss, self.temperature = loss, temperature
-        self.torch_generator = torch.Generator().manual_seed(seed)
-        self.generator = np.random.default_rng(seed)
 
-    def step(self, n_labels: int) -> tuple[float, float]:
-        """Seconds of a step on frozen features, and bytes kept for its backward pass."""
-        points_BH, labels_LH = self._rows(self.batch_size), self._rows(n_labels)
-        pairs = self._pairs(n_labels)
-        head = nn.Linear(self.dim, self.dim, bias=False, device=self.device)
-        counts = torch.ones(n_labels, dtype=torch.int64)
-        table = LabelTable(counts, self.dim).to(self.device)
-        table.residual.requires_grad_(self.residual)
-        own: list[Tensor] = [head.weight]
-        if not self.drawn:
-            own += [table.bias, *([table.residual] if self.residual else [])]
-        optimizer = torch.optim.AdamW(own, lr=1e-3, fused=True)
-        rows, ids = RowAdamW(table, (0.9, 0.98), 1e-8), np.arange(n_labels)
-        for name in ("residual", "bias")[not self.residual :]:
-            rows.add(name, 1e-3)
-        normalize = nn.functional.normalize
-        sizes: dict[int, int] = {}
+def _score(encoder: DualEncoder, n_labels: int, settings: TrainSettings, positives: float) -> float:
+    """Seconds of one score of the loss alone, forward and backward."""
+    n_points, n_labels = min(settings.encoder_batch_size, _SCORED), min(n_labels, SAMPLES[0])
+    y = _positives(n_points, n_labels, positives, settings.seed)
+    points, labels = (
+        torch.from_numpy(_unit_rows(n, encoder.dim)).to(encoder.device)
+        for n in (n_points, n_labels)
+    )
+    pairs = torch.from_numpy(y.indptr), torch.from_numpy(y.indices)
+    model, bias = Model.untrained(encoder, y), labels.new_zeros(n_labels)
+    loss = longest(parse_loss(settings.loss))
+    inputs = points.requires_grad_(), labels.requires_grad_(), pairs, None, bias, None
 
-        def keep(tensor: Tensor) -> Tensor:
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+    def run() -> None:
+        objective(loss, model, *inputs, settings, {}).backward()
 
-        def step() -> None:
-            drawn = part(table, ids) if self.drawn else table
-            features = labels_LH[torch.from_numpy(ids).to(self.device)] if self.drawn else labels_LH
-            labels_LD = normalize(head(features) + drawn.residual, dim=1)
-            points_BD = normalize(head(points_BH), dim=1)
-            options: dict[str, Any] = {"temperature": self.temperature, "label_bias": drawn.bias}
-            value = self.loss(points_BD, labels_LD, pairs, **options)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
-            if self.drawn:
-                residual, bias = drawn.residual.grad, drawn.bias.grad
-                assert bias is not None
-                rows.step(ids, torch.empty(0) if residual is None else residual, bias)
-            else:
-                table.zero_grad(set_to_none=True)
+    return _seconds(run, encoder.device) / (n_points * n_labels)
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, _same):
-            step()
-        return _seconds(step, self.device), float(sum(sizes.values()))
 
-    def score(self, n_labels: int) -> float:
-        """Seconds of one score of the loss alone, forward and backward."""
-        points, labels = (self._rows(n).requires_grad_() for n in (self.batch_size, n_labels))
-        pairs = self._pairs(n_labels)
+def _positives(n_points: int, n_labels: int, mean: float, seed: int) -> Csr:
+    """As many positives for each point, drawn; shape (`n_points`, `n_labels`)."""
+    generator = np.random.default_rng(seed)
+    n = max(1, min(n_labels, round(mean)))
+    rows = [np.sort(generator.choice(n_labels, n, replace=False)) for _ in range(n_points)]
+    indptr = np.arange(0, n * n_points + 1, n, dtype=np.int64)
+    values = np.ones(n * n_points, np.float32)
+    return Csr((values, np.concatenate(rows), indptr), shape=(n_points, n_labels))
 
-        def run() -> None:
-            self.loss(points, labels, pairs, temperature=self.temperature).backward()
 
-        return _seconds(run, self.device) / (self.batch_size * n_labels)
-
-    def _rows(self, n: int) -> Tensor:
-        found = torch.randn(n, self.dim, generator=self.torch_generator)
-        return nn.functional.normalize(found, dim=1).to(self.device)
-
-    def _pairs(self, n_labels: int) -> tuple[Tensor, Tensor]:
-        n = max(1, min(n_labels, round(self.positives)))
-        rows = [self.generator.choice(n_labels, n, replace=False) for _ in range(self.batch_size)]
-        indices = torch.from_numpy(np.concatenate(rows)).to(self.device)
-        return torch.arange(0, n * self.batch_size + 1, n, device=self.device), indices
+def _unit_rows(n: int, dim: int) -> NDArray[np.float32]:
+    """Random vectors (n, `dim`) of unit length."""
+    rows: NDArray[np.float32] = torch.nn.functional.normalize(torch.randn(n, dim), dim=1).numpy()
+    return rows
 
 
 def _update(device: torch.device) -> float:
@@ -284,29 +226,55 @@ def _search(dim: int, n_labels: int, generator: np.random.Generator, device: tor
     return seconds / (_SEARCHED * n_labels)
 
 
-def _lengths(tokens: Tokens) -> np.ndarray:
-    return np.diff(np.asarray(tokens.offsets))
-
-
 def _ids(encoder: DualEncoder, shape: tuple[int, int], generator: np.random.Generator) -> Tensor:
     top = int(encoder.transformer.config.vocab_size)
     return torch.from_numpy(generator.integers(0, top, shape)).to(encoder.device)
 
 
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
+@contextmanager
+def _unchanged(encoder: DualEncoder) -> Iterator[None]:
+    """Put back what the block changes: heads, gradients, what requires one, and the mode."""
+    state = [(p, p.requires_grad, p.grad) for p in encoder.parameters()]
+    heads = [(head, head.detach().clone()) for head in encoder.head_parameters()]
+    was_training = encoder.training
+    try:
+        yield
+    finally:
+        encoder.train(was_training)
+        for parameter, required, gradient in state:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+        with torch.no_grad():
+            for head, weight in heads:
+                head.copy_(weight)
+
+
+def _bytes_kept(run: Callable[[], Any], but: frozenset[int] | set[int] = frozenset()) -> float:
+    """Bytes of all storages that `run` keeps for a backward pass, but for those at `but`."""
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in but:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run()  # alive until here, so that no storage takes the place of another
+    del result
+    return float(sum(sizes.values()))
 
 
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:
     """The shortest of a few runs, after one that warms up; fewer where a run takes long."""
     run()
-    found: list[float] = []
-    while len(found) < _REPEATS and sum(found) < _PATIENCE:
+    seconds: list[float] = []
+    while len(seconds) < _REPEATS and sum(seconds) < _PATIENCE:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         start = time.perf_counter()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - start)
-    return min(found)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,4 +1,4 @@
-"""What a plan is made from, and what it is.
+"""What a plan is made from, and what it says.
 
 A forward-unit is the forward pass of the encoder over one token. A token that is trained costs 3
 (1 forward, 2 backward), and 4 where it is encoded twice (gradient cache: 1 + 1 + 2).
@@ -8,129 +8,143 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from dexml.train import TrainSettings
+from dexml.train.schedule import StageSchedule
+from dexml.train.stages import token_budgets
 
 Lengths = NDArray[np.integer[Any]]
 
 
-class Phase(NamedTuple):
-    """What a phase does in each stage: ``"heads"`` (frozen features) or ``"encoder"``.
+class PlannedStage(NamedTuple):
+    """A stage of the training."""
 
-    `candidates`: labels that a step scores, of all processes together; `refreshes`: times that
-    hard negatives are searched for all points; `drawn`: candidates are drawn for each step, so that
-    its label table is one of rows (of fewer than all labels they always are).
-    """
-
-    name: Literal["heads", "encoder"]
-    epochs: int
-    batch_size: int
+    schedule: StageSchedule
     candidates: int
-    refreshes: int = 0
-    drawn: bool = False
+    """Labels that a step scores, of all processes together."""
+
+    @property
+    def name(self) -> str:
+        """``heads`` or ``encoder``."""
+        return self.schedule.name
+
+    @property
+    def drawn(self) -> bool:
+        """Whether labels are drawn for each step; else all compete, each process has its own."""
+        return self.schedule.negatives != "all"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlanInput:
-    """All that a plan rests on; lengths in tokens, memory in bytes.
+    """All that a plan rests on; lengths in tokens, memory in bytes."""
 
-    Attributes:
-        point_lengths: Tokens of each training point, shape (N,).
-        label_lengths: Tokens of each label, shape (L,).
-        n_positives: Positive pairs of the training part.
-        n_unseen: Labels without one.
-        n_validation: Held-out points among the N; 0: there is no selection.
-        phases: In the order in which they run.
-        dim: D, dimensions of an embedding.
-        width: H, dimensions of a feature.
-        n_weights: Numbers in the transformer and the head.
-        n_trained: Numbers in what the phase encoder trains of them.
-        n_blocks: Blocks of the transformer.
-        n_trained_blocks: Those that the phase encoder trains, from the top.
-        features_cached: Features by the encoder as loaded are there already.
-        lower_cached: Outputs of the other blocks come from a cache.
-        residual: The label table has residuals, of D numbers a label.
-        refit: After the selection all points are trained on, as many epochs as chosen.
-        memory: Training points may vote at search: it is chosen on the validation points.
-        scored_points: Points scored at a validation, at most.
-        evaluate_every: Epochs between validations.
-        micro_tokens: Tokens encoded at a time.
-        packed: The phase encoder packs texts of several lengths into a micro-batch.
-        keep_tokens: Tokens of a step, on each side and of each process, whose activations are
-            kept; all others are encoded twice.
-        keep_labels: The same for labels of the phase heads.
-        gradient_rows: Sums of gradients that each process keeps apart (deterministic: several).
-        world: Processes.
-        local: Processes of this machine; 0: all of them.
-        device: ``"cpu"`` or ``"cuda"``.
-        resident: Bytes of host memory that this process holds before it trains (`resident`):
-            libraries, texts, pairs, and the encoder where it lies on the host. 0: not known.
-    """
-
+    settings: TrainSettings
+    stages: Sequence[PlannedStage]
+    """In the order in which they run."""
     point_lengths: Lengths
+    """Tokens of each training point, shape (N,)."""
     label_lengths: Lengths
+    """Tokens of each label, shape (L,)."""
     n_positives: int
     n_unseen: int
+    """Labels without a training point."""
     n_validation: int
-    phases: Sequence[Phase]
+    """Held-out points among the N; 0: there is no selection."""
     dim: int
+    """Dimensions of an embedding."""
     width: int
+    """Dimensions of a feature."""
     n_weights: int
+    """Numbers in the transformer and the head."""
     n_trained: int
+    """Of them, what the stage encoder trains."""
     n_blocks: int
-    n_trained_blocks: int
+    """Blocks of the transformer."""
     features_cached: bool = False
-    lower_cached: bool = False
-    residual: bool = True
-    refit: bool = True
-    memory: bool = False
-    scored_points: int = 20_000
-    evaluate_every: int = 1
-    micro_tokens: int = 2048
-    packed: bool = False
-    keep_tokens: int = 16_384
-    keep_labels: int = 2**62
-    gradient_rows: int = 1
+    """Features by the encoder as it was loaded are there already."""
     world: int = 1
+    """Processes."""
     local: int = 0
+    """Processes of this machine; 0: all of them."""
     device: str = "cpu"
+    """``cpu`` or ``cuda``."""
     resident: int = 0
+    """Host memory that this process holds before it trains: libraries, texts, pairs, and the
+    encoder where it lies on the host. 0: not known."""
+
+    @property
+    def token_budgets(self) -> tuple[int, int]:
+        """Tokens of a micro-batch, and tokens of a step and side whose activations are kept."""
+        return token_budgets(self.settings, torch.device(self.device))
+
+    @property
+    def trained_share(self) -> float:
+        """Share of the transformer's blocks that the stage encoder trains, from the top."""
+        return min(1.0, (self.settings.encoder_layers or self.n_blocks) / self.n_blocks)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the transformer is trained at all."""
+        return any(stage.name == "encoder" and stage.schedule.epochs for stage in self.stages)
+
+    @property
+    def votes(self) -> bool:
+        """Whether training points may vote at search: that is chosen after the selection."""
+        return self.settings.memory == "auto"
+
+    def check(self) -> None:
+        """Raise a ValueError that names a quantity that cannot be."""
+        n_points, n_labels = len(self.point_lengths), len(self.label_lengths)
+        if not n_points or not n_labels:
+            raise ValueError(
+                f"plan: {n_points} points and {n_labels} labels; there is nothing to train"
+            )
+        if not 0 <= self.n_validation < n_points:
+            raise ValueError(f"plan: n_validation = {self.n_validation} of {n_points} points")
+        for name in ("world", "n_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"plan: {name} = {getattr(self, name)}; expected at least 1")
+        for stage in self.stages:
+            if not 0 < stage.candidates <= n_labels:
+                raise ValueError(
+                    f"plan: stage {stage.name} has {stage.candidates} candidates of "
+                    f"{n_labels} labels"
+                )
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds and bytes on one device, as `dexml.plan.measure` finds them.
-
-    Attributes:
-        batch: Seconds of an encoding batch beside its tokens.
-        token: Seconds of a token.
-        token_pair: Seconds of a token and a token of its text: attention.
-        backward: Forward and backward pass together in units of the forward pass.
-        heads_step: Seconds of a step of the phase heads beside its labels.
-        heads_label: Seconds of one label in such a step, update of its row included.
-        score: Seconds of one score of a loss, forward and backward.
-        search: Seconds of one comparison of a point with a label, on the device.
-        token_bytes: Bytes kept for the backward pass of a token.
-        label_bytes: Bytes kept for the backward pass of a label in the phase heads.
-        host_search: Seconds of such a comparison on the host, where prior and votes are chosen; 0:
-            as on the device.
-        update: Seconds of the update of one trained number in the phase encoder.
-    """
+    """Seconds and bytes on one device, as `dexml.plan.measure` finds them."""
 
     batch: float
+    """Seconds of a batch that is encoded, beside its tokens."""
     token: float
+    """Seconds of a token."""
     token_pair: float
-    backward: float
-    heads_step: float
-    heads_label: float
-    score: float
+    """Seconds of a token and a token of its text: attention."""
     search: float
-    token_bytes: float
-    label_bytes: float
+    """Seconds to compare a point with a label, on the device."""
+    host_search: float
+    """The same on the host, where prior and votes are chosen."""
+    heads_step: float = 0.0
+    """Seconds of a step of the stage heads beside its labels."""
+    heads_label: float = 0.0
+    """Seconds of one label in such a step, with the update of its row."""
+    label_bytes: float = 0.0
+    """Bytes kept for the backward pass of a label in the stage heads."""
+    backward: float = 3.0
+    """Forward and backward pass of the encoder together, in units of the forward pass."""
+    token_bytes: float = 0.0
+    """Bytes kept for the backward pass of a token."""
+    score: float = 0.0
+    """Seconds of one score of the loss in the stage encoder, forward and backward."""
     update: float = 0.0
-    host_search: float = 0.0
+    """Seconds to update one number in the stage encoder."""
 
 
 class Machine(NamedTuple):
@@ -158,7 +172,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `plan` finds; `problems` says what does not fit and what to change."""
+    """What a training will cost; `problems` says what does not fit and what to change."""
 
     statistics: dict[str, float]
     parts: list[Part]
@@ -171,30 +185,3 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Return plain values, for ``--plan-json``."""
         return asdict(self)
-
-
-def all_compete(given: PlanInput, phase: Phase) -> bool:
-    """Whether every step of a phase scores all labels, each process those of its own."""
-    return not phase.drawn and phase.candidates == len(given.label_lengths)
-
-
-def check(given: PlanInput) -> None:
-    """Raise a ``ValueError`` that names a quantity that cannot be."""
-    n_points, n_labels = len(given.point_lengths), len(given.label_lengths)
-    if not n_points or not n_labels:
-        raise ValueError(
-            f"plan: {n_points} points and {n_labels} labels; there is nothing to train"
-        )
-    if not 0 <= given.n_validation < n_points:
-        raise ValueError(f"plan: n_validation = {given.n_validation} of {n_points} points")
-    for name in ("world", "micro_tokens", "evaluate_every", "n_blocks"):
-        if getattr(given, name) < 1:
-            raise ValueError(f"plan: {name} = {getattr(given, name)}; expected at least 1")
-    if not given.phases:
-        raise ValueError("plan: no phase to train")
-    for phase in given.phases:
-        if phase.batch_size < 1 or not 0 < phase.candidates <= n_labels:
-            raise ValueError(
-                f"plan: phase {phase.name} has batch_size {phase.batch_size} and "
-                f"{phase.candidates} candidates of {n_labels} labels"
-            )

@@ -8,11 +8,11 @@ from dexml import console
 from dexml.plan.quantities import Plan
 
 
-def as_text(found: Plan) -> str:
+def as_text(plan: Plan) -> str:
     """Lay a plan out for people."""
     lines = ["data"]
-    width = max(len(name) for name in found.statistics)
-    for name, value in found.statistics.items():
+    width = max(len(name) for name in plan.statistics)
+    for name, value in plan.statistics.items():
         shown = f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
         lines.append(f"  {name.ljust(width)}  {shown:>14}")
     rows = [
@@ -28,21 +28,19 @@ def as_text(found: Plan) -> str:
                 _duration(part.seconds),
             ],
         )
-        for part in found.parts
+        for part in plan.parts
     ]
     heads = ["epochs", "steps", "tok/step", "tok/epoch", "scores/step", "an epoch", "time"]
     lines += ["", console.grid("work", heads, rows)]
-    units = ", ".join(f"{phase}: {value:.2f}" for phase, value in found.units.items() if value)
+    units = ", ".join(f"{stage}: {value:.2f}" for stage, value in plan.units.items() if value)
     if units:
         lines.append(f"forward-units a trained token: {units}")
-    lines.append(f"in all about {_duration(found.seconds) or '0 s'}, without the test part")
-    for place, sizes in found.memory.items():
+    lines.append(f"in all about {_duration(plan.seconds) or '0 s'}, without the test part")
+    for place, sizes in plan.memory.items():
         lines += ["", f"memory, {place}: {in_bytes(math.fsum(sizes.values()))} at its peak"]
         lines += [f"  {name:<46}{in_bytes(size):>10}" for name, size in sizes.items() if size]
-    lines.append(
-        "there are: " + ", ".join(f"{k} {in_bytes(v)}" for k, v in found.available.items())
-    )
-    lines += ["", *(f"will not fit: {problem}" for problem in found.problems)]
+    lines.append("there are: " + ", ".join(f"{k} {in_bytes(v)}" for k, v in plan.available.items()))
+    lines += ["", *(f"will not fit: {problem}" for problem in plan.problems)]
     return "\n".join(lines).rstrip()
 
 

@@ -9,6 +9,6 @@ console.require("train", "tqdm")
 
 # isort: split
 from dexml.predict.predictor import Prediction, Predictor
-from dexml.predict.served import open_run
+from dexml.predict.served import Opened, open_run
 
-__all__ = ["Prediction", "Predictor", "open_run"]
+__all__ = ["Opened", "Prediction", "Predictor", "open_run"]

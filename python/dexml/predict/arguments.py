@@ -1,4 +1,4 @@
-"""What callers hand over: texts, labels and their groups, checked before anything is computed."""
+"""Checks of what callers hand over: texts, numbers, groups of labels."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Iterable, Set
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, csr_matrix
 
-from dexml.data import check_ids
+from dexml.data import Csr, check_ids
 from dexml.run import check_texts
 
 
 def checked(texts: Iterable[str]) -> list[str]:
-    """Return texts as a list, if all are strings that can be written as UTF-8."""
+    """Return texts as a list; refuse anything but strings that can be written as UTF-8.
+
+    Raises:
+        TypeError: A single string, a set, or an element that is not a string.
+        ValueError: A text that is not valid Unicode.
+    """
     if isinstance(texts, str | bytes):
         raise TypeError("texts is a single string; give a list, [text] for one text")
     if isinstance(texts, set | frozenset) or not isinstance(texts, Iterable):
@@ -35,7 +41,12 @@ def checked(texts: Iterable[str]) -> list[str]:
 
 
 def at_least_one(name: str, value: int) -> int:
-    """Return a number of things, if it is a whole one above 0."""
+    """Return a number of things; refuse anything but a whole number above 0.
+
+    Raises:
+        TypeError: Not a whole number.
+        ValueError: Below 1.
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -45,8 +56,22 @@ def at_least_one(name: str, value: int) -> int:
     return number
 
 
+def check_exclude(exclude: Csr | None, shape: tuple[int, int]) -> None:
+    """Refuse pairs to leave out that are not a CSR matrix of this shape."""
+    if exclude is None:
+        return
+    if not isinstance(exclude, csr_array | csr_matrix):
+        raise TypeError(f"exclude is {type(exclude).__name__}; give csr_array, shape {shape}")
+    if exclude.shape != shape:
+        raise ValueError(f"exclude: shape {exclude.shape}, but texts and labels have {shape}")
+
+
 def label_mask(only: ArrayLike | Set[int], n_labels: int) -> NDArray[np.bool_]:
-    """Return a bool mask (n_labels,) of label ids, or the mask itself."""
+    """Return labels, given as ids or as a bool mask, as a bool mask (n_labels,).
+
+    Raises:
+        ValueError: A mask of another shape, or an id out of range.
+    """
     given = np.asarray(list(only) if isinstance(only, set | frozenset) else only)
     if given.dtype == np.bool_:
         if given.shape != (n_labels,):
@@ -60,7 +85,12 @@ def label_mask(only: ArrayLike | Set[int], n_labels: int) -> NDArray[np.bool_]:
 
 
 def checked_labels(texts: Iterable[str]) -> list[str]:
-    """Return texts of labels as the command reads them: stripped, one line each, not empty."""
+    """Return label texts, stripped as the command does; refuse empty ones and line breaks.
+
+    Raises:
+        TypeError: As `checked`.
+        ValueError: As `checked`; a text that is empty or more than one line.
+    """
     listed = [text.strip() for text in checked(texts)]
     check_texts(listed)
     return listed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
+from copy import copy
 from os import PathLike
 from threading import RLock
 from typing import NamedTuple
@@ -12,12 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from dexml.data import Csr, check_ids, label_matrix
 from dexml.index import EXACT_UP_TO
-from dexml.predict.arguments import at_least_one, checked, checked_labels, label_mask
-from dexml.predict.served import Opened, Served, dense_of, open_run
+from dexml.predict.arguments import (
+    at_least_one,
+    check_exclude,
+    checked,
+    checked_labels,
+    label_mask,
+)
+from dexml.predict.served import Opened, Served, dense_of, memory_of, open_run
 from dexml.run import LabelSet, Run
-from dexml.scorers import Change, DenseScorer, OnProgress, Queries, Scorer, VotedScorer
-from dexml.scorers.dense import Precision, Search
-from dexml.scorers.neighbours import PointMemory
+from dexml.scorers import Change, DenseScorer, OnProgress, PointMemory, Queries, Scorer
+from dexml.scorers.dense import Search
+from dexml.scorers.embedder import Precision
 
 
 class Prediction(NamedTuple):
@@ -32,9 +39,9 @@ class Prediction(NamedTuple):
 class Predictor:
     """A run opened once, to be asked many times, from several threads at once.
 
-    The same call gives the same answer whatever other threads do, edits of the labels aside: a
-    call sees the labels before an edit or after it. A text asked alone and in a batch may differ
-    in the last digits of its scores, as matrix products of other sizes round otherwise.
+    Other threads may edit meanwhile: a call sees labels and points as they are before an edit or
+    after it, never in between. The scores of a text may differ in the last digits when it is asked
+    alone and in a batch, because matrix products of other sizes round differently.
     """
 
     def __init__(self, opened: Opened, scorer: Scorer | None = None) -> None:
@@ -42,13 +49,14 @@ class Predictor:
 
         Args:
             opened: The run (`dexml.predict.open_run`).
-            scorer: Scores in place of the run's own, for instance a `dexml.scorers.Fusion` of it
-                and something else; saved are the parts that it names.
+            scorer: Takes the place of the run's own, for instance a `dexml.scorers.Fusion` of
+                ``opened.scorer`` and something else. Only a scorer that contains the run's own can
+                be saved.
         """
-        self._opened = opened
-        served = opened.served
+        self._run = opened.run
+        self._home = copy(opened.home)  # `save` changes it, and others may serve `opened` too
         # One reference, replaced as a whole: a call that has read it sees one moment.
-        self._now = served if scorer is None else Served(served.labels, scorer)
+        self._now = Served(opened.labels, opened.scorer if scorer is None else scorer)
         self._editing = RLock()
 
     @classmethod
@@ -66,13 +74,14 @@ class Predictor:
 
         Args:
             folder: Made by `dexml.train`.
-            search: ``exact``, ``hnsw`` (needs `dexml.index`), or ``auto``: exact up to
-                `exact_up_to` labels or without an index.
-            device: Of the encoder.
+            search: ``exact``, ``hnsw`` (needs a graph: ``python -m dexml.index``), or ``auto``:
+                exact up to `exact_up_to` labels or without a graph.
+            device: Of the encoder: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA if there is
+                one.
             threads: CPU threads of the encoder, a setting of the whole process; default: as it is.
                 A server that answers in several threads does best with 1.
             precision: Of the transformer: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on CUDA.
-            exact_up_to: Labels up to which ``auto`` compares all of them.
+            exact_up_to: See `search`.
 
         Raises:
             FileNotFoundError: No finished run there, a part of it is missing, or it has no index
@@ -84,7 +93,7 @@ class Predictor:
             search=search,
             exact_up_to=exact_up_to,
             device=device,
-            threads=None if threads is None else at_least_one("threads", threads),
+            threads=threads,
             precision=precision,
         )
         predictor = cls(opened)
@@ -94,7 +103,7 @@ class Predictor:
     @property
     def run(self) -> Run:
         """The run, as it was opened or last saved."""
-        return self._opened.run
+        return self._run
 
     @property
     def label_set(self) -> LabelSet:
@@ -108,21 +117,20 @@ class Predictor:
 
     @property
     def dense(self) -> DenseScorer:
-        """The dense scorer of this moment: encoder, label vectors, index.
+        """The dense scorer of this moment: encoder and index of label vectors.
 
         Raises:
-            ValueError: The run has none.
+            ValueError: There is none in the scorer.
         """
         dense = dense_of(self._now.scorer)
         if dense is None:
-            raise ValueError(f"{self.run.folder}: has no dense scorer")
+            raise ValueError(f"{self.run.folder}: served without a dense scorer")
         return dense
 
     @property
     def memory(self) -> PointMemory | None:
         """The training points that vote at this moment; None if none do."""
-        scorer = self._now.scorer
-        return scorer.memory if isinstance(scorer, VotedScorer) else None
+        return memory_of(self._now.scorer)
 
     @property
     def label_texts(self) -> list[str]:
@@ -131,11 +139,11 @@ class Predictor:
 
     @property
     def n_labels(self) -> int:
-        """One more than the largest label id there was: ids of removed labels stay unused."""
+        """The next label id; removed labels keep theirs, so fewer labels may be alive."""
         return len(self._now.labels)
 
     def search_note(self, k: int = 10) -> str:
-        """Say how k labels a text are searched and how well, and which training points vote."""
+        """Say how k labels a text are found and how well, and which training points vote."""
         return self._now.scorer.note(k)
 
     def predict(
@@ -153,27 +161,29 @@ class Predictor:
             texts: Points; a list, even for a single text.
             k: Labels a text.
             exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
-            only: The labels to choose from: ids, or a bool mask (n_labels,). The answer is that of
-                exact search among them.
+            only: The labels to choose from: ids, or a bool mask (n_labels,). They are searched
+                exactly.
             on_progress: Called with the number of texts whenever some more are encoded.
 
         Returns:
             ``ids`` int32 and ``scores`` float32, (n, k), best first, padded with -1 and -inf.
-            A score is the cosine plus the label's bias (times the temperature), plus the votes of
-            training points if the run has them.
+            A dense score is the cosine plus the label's bias (times the temperature), plus the
+            votes of training points if the run has them.
 
         Raises:
-            TypeError: A single string, or something else than strings among the texts.
-            ValueError: A text that is not valid Unicode, `k` below 1, shapes that do not fit.
+            TypeError: `texts` is a single string or holds anything but strings; `exclude` is not a
+                CSR matrix.
+            ValueError: A text is not valid Unicode, `k` is below 1, shapes do not fit.
         """
         k = at_least_one("k", k)
         now = self._now
         mask = None if only is None else label_mask(only, len(now.labels))
         queries = Queries(checked(texts), on_progress)
+        check_exclude(exclude, (len(queries), len(now.labels)))
         return Prediction(*now.scorer.search(queries, k, exclude=exclude, only=mask))
 
     def labels(self, ids: ArrayLike) -> list[list[str]]:
-        """Texts of the label ids (n, k) of a prediction, a list for each text, no padding."""
+        """Return the texts of the label ids (n, k) of a prediction: a list a text, no padding."""
         rows, texts = np.asarray(ids), self.label_texts
         if rows.ndim != 2:
             raise ValueError(f"ids: shape {rows.shape}; expected (n, k), the ids of a prediction")
@@ -185,15 +195,15 @@ class Predictor:
     ) -> NDArray[np.int32]:
         """Add labels that training never saw; the model stays as it is.
 
-        A new label's vector comes from its text alone, with the bias of a label without points.
-        `on_progress`: as in `predict`.
+        The dense scorer makes a new label's vector from its text alone, with the bias of a label
+        without points. `on_progress`: as in `predict`.
 
         Returns:
-            Their ids, int32, in order; ids are never given twice.
+            Their ids, int32, in order; an id is never given twice.
 
         Raises:
-            TypeError: As `predict`.
-            ValueError: As `predict`; a text that is empty or holds a line break.
+            TypeError: `texts` is a single string or holds anything but strings.
+            ValueError: A text is empty, holds a line break or is not valid Unicode.
         """
         new = checked_labels(texts)
         with self._editing:
@@ -206,13 +216,11 @@ class Predictor:
         """Remove labels from every later answer; their ids stay unused.
 
         Raises:
-            ValueError: An id out of range, of a removed label, or given twice.
+            ValueError: An id is out of range, of a removed label, or given twice.
         """
-        given = np.atleast_1d(np.asarray(ids))
         with self._editing:
             labels = self._now.labels
-            check_ids(given, len(labels), "ids")
-            rows = labels.rows(given)
+            rows = _rows(labels, ids)
             self._now = self._now.after(Change(labels.removed(rows), removed=rows))
 
     def update_labels(
@@ -220,40 +228,41 @@ class Predictor:
     ) -> None:
         """Give labels a new text: what training learned beyond the text (residual, bias) stays.
 
-        For a label whose meaning changes, remove it and add another. `on_progress`: as in
+        If the meaning of a label changes, remove it and add another. `on_progress`: as in
         `predict`.
 
         Raises:
             TypeError: As `add_labels`.
             ValueError: As `add_labels` and `remove_labels`.
         """
-        new, given = checked_labels(texts), np.atleast_1d(np.asarray(ids))
-        if len(new) != len(given):
-            raise ValueError(f"{len(given)} ids and {len(new)} texts; expected a text for each id")
+        new = checked_labels(texts)
         with self._editing:
             labels = self._now.labels
-            check_ids(given, len(labels), "ids")
-            rows = labels.rows(given)
+            rows = _rows(labels, ids)
+            if len(new) != len(rows):
+                raise ValueError(
+                    f"{len(rows)} ids and {len(new)} texts; expected a text for each id"
+                )
             change = Change(labels.updated(rows, new), updated=rows, on_progress=on_progress)
             self._now = self._now.after(change)
 
     def add_points(
         self, texts: Iterable[str], y: Csr | Sequence[Iterable[int]]
     ) -> NDArray[np.int64]:
-        """Let more points vote: labelled texts that came after the training.
+        """Let more points vote: texts with known labels that came after the training.
 
         Args:
             texts: The points.
-            y: Their labels: a list of label ids for each, or a sparse matrix (n, n_labels) with
-                values above 0.
+            y: Their labels: a list of label ids for each point, or a sparse matrix (n, n_labels)
+                with values above 0.
 
         Returns:
             Their rows among the points that vote.
 
         Raises:
-            TypeError: `y` is neither.
-            ValueError: No training points vote in this run, texts and `y` do not fit, or an id is
-                not a label's.
+            TypeError: `y` is neither; `texts` as in `predict`.
+            ValueError: No training points vote in this run, `texts` and `y` disagree in number, or
+                an id is out of range.
         """
         new = checked(texts)
         with self._editing:
@@ -273,8 +282,16 @@ class Predictor:
             lock: Hold the run's lock meanwhile; False for a caller who holds it (`dexml.run.hold`).
 
         Raises:
+            ValueError: The scorer does not contain the run's own; nothing is written.
             RuntimeError: Another process has saved to the run since this one opened or saved it,
-                or trains or edits it; nothing is written.
+                or is training or editing it; nothing is written.
         """
         with self._editing:
-            self._opened.run = self._now.save(self._opened.run, self._opened.home, lock=lock)
+            self._run = self._now.save(self._run, self._home, lock=lock)
+
+
+def _rows(labels: LabelSet, ids: ArrayLike) -> NDArray[np.int64]:
+    """Check label ids that a caller gave: in range, alive, each once."""
+    given = np.atleast_1d(np.asarray(ids))
+    check_ids(given, len(labels), "ids")
+    return labels.rows(given)

@@ -1,75 +1,118 @@
-"""What a run serves at one moment: its labels and a scorer; read from the run, and written back."""
+"""A run as it is served: read from its folder, at one moment, and written back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 
 from dexml import sealed
 from dexml.index import EXACT_UP_TO, LabelIndex
+from dexml.predict.arguments import at_least_one
 from dexml.run import FORMAT, LabelSet, Run, check_there
-from dexml.run.labels import TRAINED
-from dexml.scorers import Change, DenseScorer, Embedder, NeighbourScorer, Scorer, VotedScorer
-from dexml.scorers.dense import Precision, Search, encoder_folder
-from dexml.scorers.neighbours import PointMemory
+from dexml.scorers import (
+    Change,
+    DenseScorer,
+    Embedder,
+    Fusion,
+    NeighbourScorer,
+    PointMemory,
+    Scorer,
+    VotedScorer,
+)
+from dexml.scorers.dense import Search, encoder_folder
+from dexml.scorers.embedder import Precision
 from dexml.sealed import Home, Sealed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Served:
-    """Labels and scorer at one moment. Edits give a new one."""
+    """Labels and scorer at one moment. It never changes: edits return another one."""
 
     labels: LabelSet
     scorer: Scorer
 
     def after(self, change: Change) -> Served:
-        """The same after an edit."""
+        """Return labels and scorer after an edit."""
         return Served(change.labels, self.scorer.update(change))
 
     def save(self, run: Run, home: Home, *, lock: bool = True) -> Run:
         """Write labels and scorer to the run, all at once.
 
+        Parts of the run that belong to neither (encoder, what training left) stay as they are.
+
         Args:
-            run: The run they were read from.
-            home: What of it lies there already.
+            run: The run as it was opened or last saved.
+            home: What of labels and scorer lies in its folder already.
             lock: Hold the run's lock meanwhile; False: the caller does.
 
+        Returns:
+            The run as it is now.
+
         Raises:
-            RuntimeError: Another process has saved to the run since it was opened.
+            ValueError: The scorer leaves out a section that the run's own scorer has.
+            RuntimeError: Another process has saved to the run meanwhile.
         """
-        if isinstance(dense := dense_of(self.scorer), DenseScorer):
+        if (dense := dense_of(self.scorer)) is not None:
             dense.index.prepare_save()
         parts = self.labels.parts() | dict(self.scorer.parts())
+        # Labels were edited: what is left behind would not fit them, and the run not open again.
+        if lost := _sections(home.sources) - _sections(parts):
+            raise ValueError(
+                f"{run.folder}: this scorer does not save {', '.join(sorted(lost))}, which the run "
+                "has; make it a dexml.scorers.Fusion with the run's own scorer"
+            )
         facts = dict(run.facts) | self.scorer.facts() | {"labels": self.labels.facts()}
         keep = {
             role: seal
             for role, seal in run.state.parts.items()
-            if role not in parts and _is_kept(role)
+            if role not in parts and role not in home.sources
         }
         home.save(run.folder, FORMAT, facts, parts, keep=keep, lock=lock)
         assert home.state is not None
         return Run(home.state)
 
 
-def _is_kept(role: str) -> bool:
-    """Whether a part is what training left, which no edit changes."""
-    return role == TRAINED or role.split("/")[0] in ("encoder", "dense")
+def _sections(roles: Iterable[str]) -> set[str]:
+    return {role.split("/")[0] for role in roles}
+
+
+def scorers_in(scorer: Scorer) -> Iterator[Scorer]:
+    """Yield a scorer, and the scorers that it is made of."""
+    yield scorer
+    if isinstance(scorer, Fusion):
+        for member in scorer.members:
+            yield from scorers_in(member)
+    elif isinstance(scorer, VotedScorer | NeighbourScorer):
+        yield scorer.dense
 
 
 def dense_of(scorer: Scorer) -> DenseScorer | None:
-    """The dense scorer in a run's scorer, if it has one."""
-    if isinstance(scorer, VotedScorer):
-        return scorer.dense
-    return scorer if isinstance(scorer, DenseScorer) else None
+    """Return the first dense scorer in a scorer; None if there is none."""
+    return next((s for s in scorers_in(scorer) if isinstance(s, DenseScorer)), None)
 
 
-@dataclass
+def memory_of(scorer: Scorer) -> PointMemory | None:
+    """Return the first points that vote in a scorer; None if there are none."""
+    voting = (s for s in scorers_in(scorer) if isinstance(s, VotedScorer | NeighbourScorer))
+    return next((s.memory for s in voting), None)
+
+
+@dataclass(frozen=True, eq=False)
 class Opened:
-    """A run read from its folder: what it serves, and where it came from."""
+    """A run read from its folder.
+
+    Attributes:
+        run: The run.
+        labels: Its labels.
+        scorer: Its own scorer.
+        home: What of labels and scorer lies in the folder.
+    """
 
     run: Run
-    served: Served
+    labels: LabelSet
+    scorer: Scorer
     home: Home = field(default_factory=Home)
 
 
@@ -84,7 +127,7 @@ def open_run(
 ) -> Opened:
     """Read a run, all of it from one state of its folder; every byte is checked first.
 
-    The encoder is loaded when the first text comes. Arguments: `dexml.predict.Predictor.open`.
+    The encoder is loaded with the first text. Arguments: `dexml.predict.Predictor.open`.
 
     Raises:
         FileNotFoundError: No finished run there, a part is missing, or no index though `search`
@@ -93,6 +136,7 @@ def open_run(
     """
     folder = Path(folder)
     check_there(folder)
+    threads = None if threads is None else at_least_one("threads", threads)
 
     def build(state: Sealed) -> Opened:
         labels = LabelSet.restore(state)
@@ -100,8 +144,10 @@ def open_run(
             encoder_folder(state), device=device, threads=threads, precision=precision
         )
         dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
-        scorer = _with_votes(dense, PointMemory.restore(state))
-        opened = Opened(Run(state), Served(labels, scorer))
+        scorer: Scorer = dense
+        if "neighbours" in state.facts:
+            scorer = VotedScorer(dense, PointMemory.restore(state, len(labels), dense.dim))
+        opened = Opened(Run(state), labels, scorer)
         opened.home.note(state, labels.parts() | dict(scorer.parts()))
         return opened
 
@@ -109,27 +155,15 @@ def open_run(
 
 
 def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
-    """What training left, with a new index over its label vectors: edits of labels are dropped.
+    """Return what training left, with a new index over its label vectors: edits are dropped.
 
     Points that were added stay; their votes for labels that are dropped go.
     """
-    labels = LabelSet.restore_trained(opened.run.state)
-    dense = dense_of(opened.served.scorer)
-    assert dense is not None
-    dense = DenseScorer(dense.embedder, index, dense.settings, dense.trained, dense.how)
-    memory = None
-    if isinstance(opened.served.scorer, VotedScorer):
-        memory = opened.served.scorer.memory.with_first_labels(len(labels))
-    return Served(labels, _with_votes(dense, memory))
-
-
-def _with_votes(dense: DenseScorer, memory: PointMemory | None) -> Scorer:
-    """The dense scorer alone, or with the votes of points."""
+    labels, scorer = LabelSet.restore_trained(opened.run.state), opened.scorer
+    dense = dense_of(scorer)
+    assert dense is not None  # the label vectors of the index are its
+    dense = replace(dense, index=index)
+    memory = memory_of(scorer)
     if memory is None:
-        return dense
-    if memory.n_labels > dense.index.n_labels or memory.points.dim != dense.dim:
-        raise dense.trained.damaged(
-            f"points with {memory.n_labels} labels and {memory.points.dim} dimensions for "
-            f"{dense.index.n_labels} labels of {dense.dim}"
-        )
-    return VotedScorer(dense, NeighbourScorer(dense, memory))
+        return Served(labels, dense)
+    return Served(labels, VotedScorer(dense, memory.with_first_labels(len(labels))))

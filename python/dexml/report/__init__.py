@@ -1,9 +1,11 @@
-"""``report.html``: what a training did, on one page that needs nothing but itself.
+"""``report.html``: what a training did, on one page that needs nothing but itself."""
 
-Pure functions: `write_report` takes the settings, the log and the scores of a run as arguments.
-"""
+from dexml import console
 
-from dexml.report.sections import Predictions
-from dexml.report.write import FILE, command, write_report
+console.require("train", "jinja2")
 
-__all__ = ["FILE", "Predictions", "command", "write_report"]
+# isort: split
+from dexml.report.inputs import Evaluation, Training
+from dexml.report.page import FILE, write_report
+
+__all__ = ["FILE", "Evaluation", "Training", "write_report"]

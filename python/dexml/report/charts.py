@@ -1,61 +1,76 @@
-"""Charts as inline SVG, drawn with the standard library: no script, no font, no network.
+"""Charts as inline SVG: no script, no font, no network.
 
-Colours are the classes ``c0`` to ``c5`` of the page around them, so that a page can be light or
-dark. Every mark carries its exact value as a ``<title>``, which browsers show under the pointer.
+Colours are the classes ``c0`` to ``c5`` of the style sheet, so that a page can be light or dark.
+Points and bars carry their exact value as a ``<title>``, which browsers show under the pointer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from markupsafe import Markup, escape
+
+from dexml.report.text import printable
+
 WIDTH, HEIGHT = 440, 250
-"""Units of a chart: about the pixels it gets on a telephone, so that letters stay readable."""
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 14, 34
+"""Units of a chart: about the pixels it gets on a phone, so that letters stay readable."""
+LEFT, RIGHT, TOP, BOTTOM = 50, 18, 14, 34
+"""Margins; the right one has room for half a tick label."""
 COLOURS = 6
-NONE = "\u2013"
-"""Stands for a number that there is not."""
+ODD = COLOURS - 1
+"""The colour of a bar that is of another kind than the rest."""
 MAX_POINTS = 300
 """Points of a line, at most; longer series are averaged in equal runs."""
+MAX_DOTS = 60
+"""Points that still get a dot each."""
 
 
-class Series(NamedTuple):
-    """A line of a chart: points (x, y) with rising x, and what stands under the pointer there."""
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    titles: Sequence[str] = ()
-
-
-class Mark(NamedTuple):
-    """A point that is pointed out, with its words; `colour` is that of its series."""
+class Point(NamedTuple):
+    """A point of a line, and what the pointer shows there."""
 
     x: float
     y: float
-    words: str
-    colour: int = 0
+    title: str = ""
+
+
+class Series(NamedTuple):
+    """A line of a chart; x rises from point to point."""
+
+    name: str
+    points: Sequence[Point]
 
 
 class Bar(NamedTuple):
-    """A bar: the words under it (one a line), its height (NaN: none), the words at the pointer."""
+    """A bar with the lines written under it, and its value (NaN: no bar) written above it."""
 
-    words: Sequence[str]
+    under: Sequence[str]
     value: float
+    above: str
     title: str
+    odd: bool = False
+    """Of another kind: set apart and in another colour."""
+
+
+class Figure(NamedTuple):
+    """A chart with its title, the names of its colours, and a caption."""
+
+    title: str
+    svg: Markup
+    caption: str = ""
+    legend: Sequence[str] = ()
 
 
 def number(value: float) -> str:
-    """Write a number for an axis: ``0.05``, ``1,200``, ``3.4M``."""
+    """Write a number for an axis: ``0.05``, ``2.5e-4``, ``1,200``, ``3.4M``."""
     size = abs(value)
-    if size >= 10_000:
-        for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-            if size >= unit:
-                return f"{value / unit:.3g}{letter}"
-    if size and size < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-")
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size >= max(unit, 10_000):
+            return f"{value / unit:.3g}{letter}"
+    if 0 < size <= 1e-3:
+        return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
     return f"{value:,.4g}" if size < 1000 else f"{value:,.0f}"
 
 
@@ -65,127 +80,86 @@ def percent(value: float) -> str:
 
 
 def lines(
+    title: str,
     series: Sequence[Series],
     *,
-    label: str,
-    x_name: str = "",
-    y_name: str = "",
-    x_text: Callable[[float], str] = number,
+    x_name: str,
     y_text: Callable[[float], str] = number,
-    marks: Sequence[Mark] = (),
+    caption: str = "",
+    mark: Point | None = None,
     from_zero: bool = False,
     log: bool = False,
-) -> str:
+) -> Figure | None:
     """Draw lines over a common x.
 
     Args:
+        title: Heads the figure, and says what it shows to those who do not see it.
         series: The lines; points that are not finite are left out.
-        label: What the chart shows, for those who do not see it.
         x_name: Name of the x axis.
-        y_name: Name of the y axis, at its upper end.
-        x_text: Writes a value of the x axis.
         y_text: Writes a value of the y axis.
-        marks: Points with words beside them.
+        caption: Stands below the figure.
+        mark: A point of the first line to point out, its title written beside it.
         from_zero: Let the y axis begin at 0.
-        log: Both axes logarithmic, for values above 0.
+        log: Make both axes logarithmic and leave out values that are not above 0.
 
     Returns:
-        An ``<svg>`` element, or nothing where no point is finite.
+        The figure, or None if no point is left.
     """
-    kept = [_thin(_finite(one, log)) for one in series]
-    xs = [x for one in kept for x in one.x]
-    ys = [y for one in kept for y in one.y]
-    if not xs:
-        return ""
-    x_of, x_ticks = _axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, log=log, loose=False)
-    low = 0.0 if from_zero and not log else min(ys)
-    y_of, y_ticks = _axis(low, max(ys), HEIGHT - BOTTOM, TOP, log=log, loose=True)
-    parts = _grid(x_of, x_ticks, y_of, y_ticks, x_text, y_text, x_name, y_name)
-    for i, one in enumerate(kept):
-        colour = f"c{i % COLOURS}"
-        places = [f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in zip(one.x, one.y, strict=True)]
-        if len(places) > 1:
-            parts.append(f'<polyline class="line {colour}" points="{" ".join(places)}"/>')
-        if len(places) <= 60:
-            titles = one.titles or [""] * len(one.x)
-            for x, y, title in zip(one.x, one.y, titles, strict=True):
-                words = title or f"{one.name}: {y_text(y)} at {x_text(x)}"
-                parts.append(
-                    f'<circle class="dot {colour}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2.6">'
-                    f"<title>{escape(words)}</title></circle>"
-                )
-    for mark in marks:
-        parts += _mark(mark, x_of(mark.x), y_of(mark.y))
-    return _svg(label, parts)
+    kept = [_averaged([point for point in one.points if _fits(point, log)]) for one in series]
+    every = [point for points in kept for point in points]
+    if not every:
+        return None
+    axis = _log_axis if log else _axis
+    xs, ys = [point.x for point in every], [point.y for point in every]
+    x = axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, tight=True)
+    y = axis(0.0 if from_zero else min(ys), max(ys), HEIGHT - BOTTOM, TOP)
+    parts = _rows(y, y_text)
+    parts += [_text(x.at(t), HEIGHT - BOTTOM + 15, number(t), "tick middle") for t in x.ticks]
+    parts.append(_text(WIDTH - RIGHT, HEIGHT - 4, x_name, "tick end"))
+    for i, points in enumerate(kept):
+        parts += _line(points, x, y, f"c{i % COLOURS}")
+    if mark is not None:
+        parts += _mark(mark, x.at(mark.x), y.at(mark.y))
+    return Figure(title, _svg(title, parts), caption, [one.name for one in series if one.name])
 
 
 def bars(
+    title: str,
     values: Sequence[Bar],
     *,
-    label: str,
-    y_name: str = "",
     y_text: Callable[[float], str] = percent,
-    value_text: Callable[[float], str] = percent,
+    caption: str = "",
     colour: int = 0,
-    odd_last: bool = False,
-) -> str:
-    """Draw bars from 0, each with its value above it.
+) -> Figure:
+    """Draw bars up from 0.
 
     Args:
+        title: Heads the figure, and says what it shows to those who do not see it.
         values: The bars, from left to right.
-        label: What the chart shows, for those who do not see it.
-        y_name: Name of the y axis, at its upper end.
         y_text: Writes a value of the y axis.
-        value_text: Writes the value of a bar.
-        colour: Number of the colour.
-        odd_last: Set the last bar apart: it is of another kind.
-
-    Returns:
-        An ``<svg>`` element, or nothing where there is no bar.
+        caption: Stands below the figure.
+        colour: Colour of the bars that are not odd.
     """
-    if not values:
-        return ""
     top = max((bar.value for bar in values if math.isfinite(bar.value)), default=0.0)
-    y_of, ticks = _axis(0.0, top or 1.0, HEIGHT - BOTTOM - 12, TOP + 8, log=False, loose=True)
-    parts = _grid(None, [], y_of, ticks, number, y_text, "", y_name)
-    gap = 10.0 if odd_last and len(values) > 1 else 0.0
-    step = (WIDTH - RIGHT - LEFT - 6 - gap) / len(values)
+    y = _axis(0.0, top or 1.0, HEIGHT - BOTTOM - 12, TOP + 8)
+    parts = _rows(y, y_text)
+    gap = 10.0 if any(bar.odd for bar in values) else 0.0
+    step = (WIDTH - RIGHT - LEFT - 6 - gap) / max(1, len(values))
     for i, bar in enumerate(values):
-        last = odd_last and i == len(values) - 1
-        x = LEFT + 6 + i * step + (gap if last else 0)
-        middle, y0 = x + step / 2, y_of(0.0)
-        shown = math.isfinite(bar.value)
-        y = y_of(bar.value) if shown else y0
-        value = value_text(bar.value) if shown else NONE
-        kind = f"bar c{COLOURS - 1 if last else colour % COLOURS}"
-        parts.append(
-            f'<g><title>{escape(bar.title)}</title><rect class="{kind}" x="{x + 0.12 * step:.1f}" '
-            f'y="{y:.1f}" width="{0.76 * step:.1f}" height="{max(0.0, y0 - y):.1f}" rx="1.5"/>'
-            + _text(middle, y - 4, value, "value middle")
-            + "".join(
-                _text(middle, HEIGHT - BOTTOM + 2 + 12 * j, words, "tick middle")
-                for j, words in enumerate(bar.words)
+        left = LEFT + 6 + i * step + (gap if bar.odd else 0)
+        high = y.at(bar.value if math.isfinite(bar.value) else 0.0)
+        inside = [
+            _titled(bar.title),
+            f'<rect class="bar c{ODD if bar.odd else colour}" x="{left + 0.12 * step:.1f}" '
+            f'y="{high:.1f}" width="{0.76 * step:.1f}" height="{y.at(0.0) - high:.1f}" rx="1.5"/>',
+            _text(left + step / 2, high - 4, bar.above, "value middle"),
+        ]
+        for row, line in enumerate(bar.under):
+            inside.append(
+                _text(left + step / 2, HEIGHT - BOTTOM + 2 + 12 * row, line, "tick middle")
             )
-            + "</g>"
-        )
-    return _svg(label, parts)
-
-
-def whisker(low: float, value: float, high: float, left: float, right: float) -> str:
-    """Draw one value in [left, right] with its interval, as a small picture for a table cell."""
-    span = (right - left) or 1.0
-
-    def x_of(number: float) -> float:
-        return 4 + 232 * min(1.0, max(0.0, (number - left) / span))
-
-    words = f"{percent(round(value, 4))} in [{percent(round(low, 4))}, {percent(round(high, 4))}]"
-    return (
-        '<svg class="whisker" viewBox="0 0 240 14" role="img">'
-        f"<title>{escape(words)}</title>"
-        '<path class="rail" d="M4 7H236"/>'
-        f'<path class="reach c0" d="M{x_of(low):.1f} 7H{x_of(high):.1f}"/>'
-        f'<circle class="dot c0" cx="{x_of(value):.1f}" cy="7" r="3.2"/></svg>'
-    )
+        parts.append(f"<g>{''.join(inside)}</g>")
+    return Figure(title, _svg(title, parts), caption)
 
 
 def ticks(low: float, high: float, n: int = 5) -> list[float]:
@@ -199,102 +173,97 @@ def ticks(low: float, high: float, n: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def _axis(
-    low: float, high: float, start: float, end: float, *, log: bool, loose: bool
-) -> tuple[Callable[[float], float], list[float]]:
-    """Places of values between `start` and `end`, and the ticks; loose: the ends are ticks."""
-    if log:
-        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-        last = max(last, first + 1)
-        every = max(1, (last - first) // 5)
-        found = [10.0**i for i in range(first, last + 1, every)]
-        a, b = float(first), float(last)
-    else:
-        found = ticks(low, high)
-        if not loose and high > low:
-            found = [t for t in found if low <= t <= high]
-            a, b = low, high
-        else:
-            a, b = found[0], found[-1]
-    scale = (end - start) / (b - a)
+@dataclass(frozen=True)
+class _Axis:
+    """Lays values `low` to `high` out from `start` to `end`."""
 
-    def place(value: float) -> float:
-        return start + scale * ((math.log10(value) if log else value) - a)
+    low: float
+    high: float
+    start: float
+    end: float
+    ticks: Sequence[float]
+    log: bool = False
 
-    return place, found
+    def at(self, value: float) -> float:
+        """Position of a value."""
+        value = math.log10(value) if self.log else value
+        return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
 
 
-def _grid(
-    x_of: Callable[[float], float] | None,
-    x_ticks: Sequence[float],
-    y_of: Callable[[float], float],
-    y_ticks: Sequence[float],
-    x_text: Callable[[float], str],
-    y_text: Callable[[float], str],
-    x_name: str,
-    y_name: str,
-) -> list[str]:
+def _axis(low: float, high: float, start: float, end: float, *, tight: bool = False) -> _Axis:
+    """An axis from tick to tick, or, if tight, from the least to the largest value."""
+    found = ticks(low, high)
+    if tight and high > low:
+        return _Axis(low, high, start, end, [tick for tick in found if low <= tick <= high])
+    return _Axis(found[0], found[-1], start, end, found)
+
+
+def _log_axis(low: float, high: float, start: float, end: float, *, tight: bool = False) -> _Axis:
+    """An axis from one power of ten to another; none is tight."""
+    first = math.floor(math.log10(low))
+    last = max(math.ceil(math.log10(high)), first + 1)
+    powers = [10.0**i for i in range(first, last + 1, max(1, (last - first) // 5))]
+    return _Axis(first, last, start, end, powers, log=True)
+
+
+def _fits(point: Point, log: bool) -> bool:
+    finite = math.isfinite(point.x) and math.isfinite(point.y)
+    return finite and (not log or min(point.x, point.y) > 0)
+
+
+def _averaged(points: Sequence[Point]) -> Sequence[Point]:
+    """Average runs of points where there are too many; each run keeps its last x."""
+    size = math.ceil(len(points) / MAX_POINTS)
+    if size <= 1:
+        return points
+    runs = [points[start : start + size] for start in range(0, len(points), size)]
+    return [Point(run[-1].x, math.fsum(point.y for point in run) / len(run)) for run in runs]
+
+
+def _rows(y: _Axis, y_text: Callable[[float], str]) -> list[str]:
+    """Lines across the chart, one a tick of the y axis."""
     parts = []
-    for tick in y_ticks:
-        y = y_of(tick)
-        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(_text(LEFT - 6, y + 3.5, y_text(tick), "tick end"))
-    for tick in x_ticks if x_of else ():
-        x = x_of(tick)  # type: ignore[misc]
-        parts.append(_text(x, HEIGHT - BOTTOM + 15, x_text(tick), "tick middle"))
-    if x_name:
-        parts.append(_text(WIDTH - RIGHT, HEIGHT - 4, x_name, "tick end"))
-    if y_name:
-        parts.append(_text(2, 9, y_name, "tick"))
+    for tick in y.ticks:
+        at = y.at(tick)
+        parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(_text(LEFT - 6, at + 3.5, y_text(tick), "tick end"))
     return parts
 
 
-def _mark(mark: Mark, x: float, y: float) -> list[str]:
-    """A ring, a line down to the axis, and words on the side that has room."""
-    right = x > WIDTH / 2
-    up = y > TOP + 22
+def _line(points: Sequence[Point], x: _Axis, y: _Axis, colour: str) -> list[str]:
+    at = [(f"{x.at(point.x):.1f}", f"{y.at(point.y):.1f}") for point in points]
+    parts = []
+    if len(at) > 1:
+        path = " ".join(f"{a},{b}" for a, b in at)
+        parts.append(f'<polyline class="line {colour}" points="{path}"/>')
+    if len(at) <= MAX_DOTS:
+        for (a, b), point in zip(at, points, strict=True):
+            dot = f'<circle class="dot {colour}" cx="{a}" cy="{b}" r="2.6">'
+            parts.append(f"{dot}{_titled(point.title)}</circle>")
+    return parts
+
+
+def _mark(mark: Point, x: float, y: float) -> list[str]:
+    """A ring, a line down to the axis, and the title on the side that has room."""
+    on_left, above = x > WIDTH / 2, y > TOP + 22
+    kind = "note end" if on_left else "note"
     return [
         f'<path class="mark" d="M{x:.1f} {y:.1f}V{HEIGHT - BOTTOM}"/>',
-        f'<circle class="ring c{mark.colour % COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>',
-        _text(
-            x + (-9 if right else 9),
-            y + (-9 if up else 18),
-            mark.words,
-            "note end" if right else "note",
-        ),
+        f'<circle class="ring c0" cx="{x:.1f}" cy="{y:.1f}" r="5"/>',
+        _text(x + (-9 if on_left else 9), y + (-9 if above else 18), mark.title, kind),
     ]
 
 
-def _text(x: float, y: float, words: str, kind: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
+def _text(x: float, y: float, text: str, kind: str) -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(printable(text))}</text>'
 
 
-def _svg(label: str, parts: Sequence[str]) -> str:
-    return (
+def _titled(title: str) -> str:
+    return f"<title>{escape(printable(title))}</title>" if title else ""
+
+
+def _svg(title: str, parts: Sequence[str]) -> Markup:
+    return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
-
-
-def _finite(series: Series, positive: bool) -> Series:
-    kept = [
-        i
-        for i, (x, y) in enumerate(zip(series.x, series.y, strict=True))
-        if math.isfinite(x) and math.isfinite(y) and (not positive or min(x, y) > 0)
-    ]
-    titles = [series.titles[i] for i in kept] if series.titles else []
-    return Series(series.name, [series.x[i] for i in kept], [series.y[i] for i in kept], titles)
-
-
-def _thin(series: Series) -> Series:
-    """Average runs of points where there are too many; the last point keeps its x."""
-    n = len(series.x)
-    if n <= MAX_POINTS:
-        return series
-    size = math.ceil(n / MAX_POINTS)
-    starts = range(0, n, size)
-    return Series(
-        series.name,
-        [series.x[min(n, s + size) - 1] for s in starts],
-        [math.fsum(series.y[s : s + size]) / len(series.y[s : s + size]) for s in starts],
+        f'aria-label="{escape(printable(title))}">{"".join(parts)}</svg>'
     )

@@ -1,147 +1,151 @@
-"""What ``log.jsonl`` says of a training: curves, the chosen epochs, times, and events."""
+"""What ``log.jsonl`` says of a training: curves, the chosen epoch, times, and events."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dexml.report.charts import Mark, Series, percent
-from dexml.report.page import printable
+from dexml.report.charts import Point, Series, percent
+
+FIT, STAGE = "fit", "stage"
+"""Fields of a line that say which of the two fits it belongs to, and which of its stages."""
+_NOT_CURVES = ("event", "time", "epoch", "step", "steps")
 
 Entry = Mapping[str, Any]
 
 
-class Span(NamedTuple):
-    """One phase of one stage: its steps lie at `start` + 1 to `stop` of the stage."""
+class Validation(NamedTuple):
+    """Scores after an epoch, on the points held out; `step` counts from the start of the fit."""
 
     stage: str
-    phase: str
+    epoch: int
+    step: int
+    metrics: Mapping[str, float]
+
+
+class Span(NamedTuple):
+    """One stage of one fit: its steps are `start` + 1 to `start` + `steps` of that fit."""
+
+    fit: str
+    stage: str
     start: int
-    stop: int
+    steps: int
     epochs: int
     seconds: float
-    entries: list[Entry]
+    validations: Sequence[Validation]
+    entries: Sequence[Entry]
+    """Lines of the log by rising step."""
 
 
 def spans(log: Iterable[Entry]) -> list[Span]:
-    """Put the lines of training in order: stage by stage, phase by phase, step by step.
+    """Put the lines of the log in order: fit by fit, stage by stage, step by step.
 
     A resumed run repeats steps: the later line of a step counts.
     """
-    by_phase: dict[tuple[str, str], dict[tuple[int, int], Entry]] = {}
+    by_stage: dict[tuple[str, str], dict[tuple[int, int], Entry]] = {}
     for entry in log:
-        if "event" in entry or not isinstance(entry.get("step"), int):
-            continue
-        key = (printable(str(entry.get("stage", ""))), printable(str(entry.get("phase", ""))))
-        place = (entry["step"], int(entry.get("epoch") or 0))
-        of_phase = by_phase.setdefault(key, {})
-        of_phase[place] = {**of_phase.get(place, {}), **entry}
+        if "event" not in entry and isinstance(entry.get("step"), int):
+            key = (str(entry.get(FIT, "")), str(entry.get(STAGE, "")))
+            by_stage.setdefault(key, {})[entry["step"], _epoch(entry)] = entry
     found: list[Span] = []
-    for (stage, phase), entries in by_phase.items():
-        start = max((span.stop for span in found if span.stage == stage), default=0)
-        ordered = [entries[place] for place in sorted(entries)]
-        stop = start + int(ordered[-1]["step"])
-        epochs = max(int(entry.get("epoch") or 0) for entry in ordered)
-        found.append(Span(stage, phase, start, stop, epochs, _seconds(ordered), ordered))
+    for (fit, stage), of_step in by_stage.items():
+        start = max((span.start + span.steps for span in found if span.fit == fit), default=0)
+        entries = [of_step[position] for position in sorted(of_step)]
+        validations = [
+            Validation(stage, _epoch(entry), start + entry["step"], entry["validation"])
+            for entry in entries
+            if entry.get("validation")
+        ]
+        steps, epochs = entries[-1]["step"], max(map(_epoch, entries))
+        seconds = _seconds(entries)
+        found.append(Span(fit, stage, start, steps, epochs, seconds, validations, entries))
     return found
 
 
 def curve(found: Sequence[Span], field: str) -> list[Series]:
-    """One line a stage for a number of the log, such as ``"loss"``; x: steps of the stage.
-
-    Phases are lines of their own where there are several: their losses do not compare.
-    """
-    lines: dict[str, list[tuple[float, float, str]]] = {}
-    several = len({span.phase for span in found}) > 1
+    """One line a stage for a number of the log, such as ``"loss"``; x: steps of the fit."""
+    several = len({span.stage for span in found}) > 1
+    series = []
     for span in found:
-        whole = f"{span.stage}: {span.phase}" if several else span.stage
-        for entry in span.entries:
-            for name, value in _numbers(entry.get(field)):
-                words = f"{span.phase}, epoch {entry.get('epoch', '?')}: {field} {value:.4g}"
-                line = f"{whole}, {name}" if name else whole
-                lines.setdefault(line, []).append((span.start + entry["step"], value, words))
-    return [_series(name, points) for name, points in lines.items()]
+        points = [
+            Point(
+                span.start + entry["step"],
+                entry[field],
+                f"{span.stage}, epoch {_epoch(entry)}: {field} {entry[field]:.4g}",
+            )
+            for entry in span.entries
+            if _is_number(entry.get(field))
+        ]
+        series.append(Series(f"{span.fit}: {span.stage}" if several else span.fit, points))
+    return [one for one in series if one.points]
 
 
 def validation(found: Sequence[Span], metrics: Sequence[str]) -> list[Series]:
-    """One line a metric of the validations, in the stages that have some."""
-    lines: dict[str, list[tuple[float, float, str]]] = {name: [] for name in metrics}
-    for span in found:
-        for entry in span.entries:
-            for name in metrics:
-                value = (entry.get("validation") or {}).get(name)
-                if value is not None:
-                    epoch = entry.get("epoch", "?")
-                    words = f"{span.phase}, epoch {epoch}: {name} {100 * value:.2f} %"
-                    lines[name].append((span.start + entry["step"], float(value), words))
-    return [_series(name, points) for name, points in lines.items() if points]
+    """One line a metric, for the metrics that were measured."""
+    every = [validation for span in found for validation in span.validations]
+    series = []
+    for name in metrics:
+        points = [
+            Point(
+                one.step,
+                one.metrics[name],
+                f"{one.stage}, epoch {one.epoch}: {name} {100 * one.metrics[name]:.2f} %",
+            )
+            for one in every
+            if _is_number(one.metrics.get(name))
+        ]
+        series.append(Series(name, points))
+    return [one for one in series if one.points]
 
 
-def best(found: Sequence[Span], metric: str) -> tuple[Span, Entry] | None:
-    """The validation with the largest `metric`, the first of equals: the chosen epoch."""
-    chosen: tuple[Span, Entry] | None = None
-    top = -math.inf
-    for span in found:
-        for entry in span.entries:
-            value = (entry.get("validation") or {}).get(metric)
-            if value is not None and value > top:
-                chosen, top = (span, entry), value
-    return chosen
+def best(found: Iterable[Span], metric: str) -> Validation | None:
+    """The validation with the largest `metric`, the first of equals: that epoch was kept."""
+    every = [one for span in found for one in span.validations]
+    known = [one for one in every if _is_number(one.metrics.get(metric))]
+    return max(known, key=lambda one: one.metrics[metric], default=None)
 
 
-def chosen_mark(found: Sequence[Span], metric: str, colour: int) -> list[Mark]:
-    """Point out the chosen epoch on the line of `metric`."""
-    chosen = best(found, metric)
-    if chosen is None:
-        return []
-    span, entry = chosen
-    value = entry["validation"][metric]
-    words = (
-        f"kept: {span.phase} epoch {entry.get('epoch', '?')}, {metric} {percent(round(value, 3))}"
-    )
-    return [Mark(span.start + entry["step"], value, words, colour)]
+def best_point(found: Iterable[Span], metric: str) -> Point | None:
+    """The kept epoch as a point on the curve of `metric`."""
+    kept = best(found, metric)
+    if kept is None:
+        return None
+    value = kept.metrics[metric]
+    title = f"kept: {kept.stage} epoch {kept.epoch}, {metric} {percent(round(value, 3))}"
+    return Point(kept.step, value, title)
 
 
 def events(log: Iterable[Entry]) -> dict[str, dict[str, list[float]]]:
-    """Numbers of the event lines (label graph, shortlist, ...): event -> field -> values in order.
-
-    Fields of objects inside an event get the names of both, joined by a blank.
-    """
+    """Numbers of the event lines (label graph, shortlist, ...): event -> field -> values."""
     found: dict[str, dict[str, list[float]]] = {}
     for entry in log:
-        if "event" not in entry:
-            continue
-        fields = found.setdefault(printable(str(entry["event"])), {})
-        for name, value in entry.items():
-            if name in ("event", "time", "epoch", "step", "steps"):
-                continue
-            for inner, number in _numbers(value):
-                fields.setdefault(printable(f"{name} {inner}".strip()), []).append(number)
+        if "event" in entry:
+            fields = found.setdefault(str(entry["event"]), {})
+            for name, value in entry.items():
+                if name not in _NOT_CURVES and _is_number(value):
+                    fields.setdefault(name, []).append(float(value))
     return {event: fields for event, fields in found.items() if fields}
 
 
-def _series(name: str, points: Sequence[tuple[float, float, str]]) -> Series:
-    points = sorted(points, key=lambda point: point[0])
-    xs, ys, words = zip(*points, strict=True)
-    return Series(name, xs, ys, words)
+def begun(log: Iterable[Entry]) -> str:
+    """Date and time of the first line of the log, or nothing if it has none."""
+    first = next((entry["time"] for entry in log if _is_number(entry.get("time"))), 0)
+    return time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(first)) if 0 < first < 1e11 else ""
 
 
-def _numbers(value: Any) -> list[tuple[str, float]]:
-    """Name and value of a number (no name), or of the numbers in an object."""
-    if isinstance(value, Mapping):
-        return [
-            (f"{name} {inner}".strip(), number)
-            for name, one in value.items()
-            for inner, number in _numbers(one)
-        ]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return []
-    return [("", float(value))]
+def _epoch(entry: Entry) -> int:
+    return int(entry.get("epoch") or 0)
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def _seconds(entries: Sequence[Entry]) -> float:
-    """Time spent: the clock of a phase starts again when the run is resumed."""
+    """Time spent: the clock of a stage starts again when the run is resumed."""
     total = last = 0.0
     for entry in entries:
         now = float(entry.get("seconds") or 0.0)

@@ -20,7 +20,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from dexml import files
-from dexml.files import read_json, replacing, write_bytes, write_json
+from dexml.files import is_leftover, read_json, replacing, write_bytes, write_json
 
 __all__ = [
     "log",
@@ -47,7 +47,10 @@ _PACKAGES = ("dexml-xmc", "torch", "transformers", "tokenizers", "numpy", "scipy
 
 
 def remove(folder: Path) -> None:
-    """Remove the files of a run, and nothing else that may lie in its folder."""
+    """Remove the files of a run, and what was begun of them; nothing else in its folder."""
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+        if any(is_leftover(entry.name, name) for name in _OWN):
+            files.remove(entry)
     for name in _OWN:  # in this order: what a kill leaves is not a finished run, but still a run
         path = folder / name
         if path.is_dir() and not path.is_symlink():
@@ -88,9 +91,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Read ``log.jsonl``; a last line that a killed job left unfinished is dropped.
 
     Raises:
-        ValueError: Another line is no JSON object.
+        ValueError: Another line is not a JSON object.
     """
-    found = []
+    entries = []
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -103,8 +106,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}:{number}: damaged ({error})") from None
         if not isinstance(entry, dict):
             raise ValueError(f"{path}:{number}: not a JSON object")
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dexml.files import write_text
 from dexml.index.edits import check_rows
+from dexml.run.run import require
 from dexml.sealed import Part, Sealed, array_part
 
 PREFIX = "labels/"
@@ -21,7 +22,7 @@ TRAINED = f"{PREFIX}trained"
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The labels at one moment. Edits give a new one; this one never changes.
+    """The labels at one moment. Edits return another set; this one never changes.
 
     An id is given once: a removed label leaves a gap, and the next new label gets the id
     ``len(labels)``.
@@ -115,10 +116,10 @@ class LabelSet:
         Raises:
             ValueError: The parts do not fit together.
         """
-        facts = state.facts.get("labels", {})
-        n, n_trained, edits = (facts.get(name) for name in ("n_labels", "n_trained", "edits"))
-        if type(n) is not int or type(n_trained) is not int or type(edits) is not int:
-            raise state.damaged("no proper 'labels' in the manifest")
+        facts = require(state, "labels", {"n_labels": int, "n_trained": int, "edits": int})
+        n, n_trained, edits = facts["n_labels"], facts["n_trained"], facts["edits"]
+        if not 0 <= n_trained <= n or edits < 0:
+            raise state.damaged(f"{n} labels, {n_trained} at the end of training, {edits} edits")
         return cls(
             read_texts(state, f"{PREFIX}texts", n),
             state.array(f"{PREFIX}counts", np.int64, (n,)),

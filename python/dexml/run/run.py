@@ -20,6 +20,7 @@ FORMAT = Format(
     "a run",
     3,
     "copy the whole run again, or train again",
+    "train again",
     free=frozenset({"encoder/README.md"}),  # the model card, in which people may write
 )
 ENCODER = "encoder"
@@ -102,10 +103,10 @@ def require(state: Sealed, where: str, kinds: Mapping[str, Any]) -> dict[str, An
     """
     section = state.facts.get(where)
     if not isinstance(section, dict):
-        raise state.damaged(f"no proper '{where}' in {state.format.manifest}")
+        raise state.damaged(f"no proper '{where}'")
     for name, kind in kinds.items():
         value: Any = section.get(name)
         good = isinstance(value, kind) and not isinstance(value, bool)
         if not good or (isinstance(value, float) and not math.isfinite(value)):
-            raise state.damaged(f"no proper '{where}.{name}' in {state.format.manifest}")
+            raise state.damaged(f"no proper '{where}.{name}'")
     return section

@@ -1,6 +1,9 @@
-"""Which labels to train against: label graphs, negatives, label pools.
+"""Labels to train against: label graphs, negatives, label pools.
 
-Needs numpy and scipy only. What each source draws, and how fast: ``docs/sampling.md``.
+A `NegativeSampler` draws negatives for batch after batch, `sample_negatives` for one call. A
+`LabelGraph` holds the neighbours of each label, a source of negatives. `pool_positives` finds the
+positives of points in a pool of labels. What each source draws: ``docs/sampling.md``. Needs only
+numpy and scipy.
 """
 
 from dexml.sampling.graph import LabelGraph

@@ -1,4 +1,4 @@
-"""Label graphs: which labels go together, by random walks or exact co-occurrence."""
+"""Label graphs: which labels occur together, by random walks or exact co-occurrence."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _Arrays = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class LabelGraph:
-    """Neighbours of each label, and how they were found.
+    """Weighted neighbours of each label.
 
-    Attributes:
-        neighbours: Shape (n_labels, n_labels), float32 weights, rows sorted by label. A label
-            without training points has an empty row.
-        parameters: Name of the method, and its arguments.
+    Build one with `random_walk` or `co_occurrence`, or from a matrix of your own.
     """
 
     neighbours: Csr
+    """Weights, shape (n_labels, n_labels), float32, rows sorted by label. A label without training
+    points has an empty row."""
     parameters: dict[str, Any] = field(default_factory=dict)
+    """Name of the method, and its arguments."""
 
     def __post_init__(self) -> None:
         n_rows, n_columns = self.neighbours.shape
@@ -55,21 +55,22 @@ class LabelGraph:
     ) -> LabelGraph:
         """Walk from each label over the bipartite graph of points and labels.
 
-        A step goes from a label to a random point of it and on to a random label of that point,
-        which has then been visited once more. The first step starts at the label itself, and so
-        does each later one with probability `restart`; otherwise it starts where the last one
-        ended. These are the walks of pyxclib (``xclib.utils.graph.RandomWalk``); 400 steps and
-        restart 0.8 are what the extreme-classification code built on it uses (pyxclib's own
-        defaults are 100 and 0.2, those of a global rather than a local graph). That code keeps 10
-        neighbours and the label itself; as a source of negatives more are of use.
+        A step goes from a label to a random point of it and on to a random label of that point, and
+        counts a visit of that label. The first step starts at the label itself, and so does each
+        later one with probability `restart`; otherwise it starts where the last one ended.
+
+        These are the walks of pyxclib (``xclib.utils.graph.RandomWalk``). The code for extreme
+        classification that builds on it uses 400 steps and restart 0.8 (pyxclib's own defaults,
+        100 and 0.2, give a global rather than a local graph). It keeps 10 neighbours and the label
+        itself; a source of negatives needs more.
 
         Args:
             y_train: Training matrix, shape (n_points, n_labels); values above 0 are edges.
-            seed: The walk from a label is a function of (seed, label) and the matrix alone.
+            seed: The walk from a label depends only on (seed, label) and the matrix.
             n_steps: Steps from each label, at most 65,536.
-            restart: Probability to go back to the first label before a step.
-            top: Neighbours kept a label; of equal visits the smaller labels.
-            weights: ``"visits"`` are counts, ``"share"`` divides them by `n_steps`.
+            restart: Probability of going back to the first label before a step.
+            top: Neighbours kept for each label; of equal visits, the smaller ids.
+            weights: ``"visits"``, or ``"share"`` for visits divided by `n_steps`.
             min_count: Labels visited less often are dropped.
             keep_self: Whether a label may be its own neighbour.
             max_point_labels: Points with more labels are left out of the matrix.
@@ -77,7 +78,7 @@ class LabelGraph:
             num_threads: Threads; default all cores. The result does not depend on it.
 
         Raises:
-            ValueError: An argument is out of range, or `y_train` is no truth matrix.
+            ValueError: An argument is out of range, or `y_train` is not a CSR matrix.
 
         Example:
             >>> y = csr_array(np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], np.float32))
@@ -99,11 +100,12 @@ class LabelGraph:
             raise ValueError(f"seed must be in 0..2^64 - 1, not {seed}")
         y = truth_parts(y_train, "y_train")
         n_labels = y_train.shape[1]
-        found = _rust.random_walk(y, n_labels, num_threads=num_threads, **parameters)
+        arrays = _rust.random_walk(y, n_labels, num_threads=num_threads, **parameters)
         if weights == "share":
-            found = (found[0], found[1], found[2] / np.float32(n_steps))
+            indptr, indices, visits = arrays
+            arrays = (indptr, indices, visits / np.float32(n_steps))
         method = {"method": "random_walk", "weights": weights}
-        return cls(_matrix(found, n_labels), method | parameters)
+        return cls(_matrix(arrays, n_labels), method | parameters)
 
     @classmethod
     def co_occurrence(
@@ -118,28 +120,28 @@ class LabelGraph:
         max_label_points: int | None = None,
         num_threads: int | None = None,
     ) -> LabelGraph:
-        """Count for each label the points that it shares with every other, exactly.
+        """Count for each label the points that it shares with every other label, exactly.
 
-        With c points that have both l and m, and n(l), n(m) that have each, the weight of the edge
-        from l to m is c (``"count"``), c / sqrt(n(l) n(m)) (``"cosine"``), c / (n(l) + n(m) - c)
-        (``"jaccard"``), or c / n(l) = P(m | l) (``"probability"``).
+        With c points that have both l and m, and n(l), n(m) points that have each, the weight of
+        the edge from l to m is c (``"count"``), c / sqrt(n(l) n(m)) (``"cosine"``),
+        c / (n(l) + n(m) - c) (``"jaccard"``), or c / n(l) = P(m | l) (``"probability"``).
 
         The product of the matrix with itself is never stored: a thread holds 4 bytes a label. A
-        point with d labels costs d² steps, so that a few points with very many labels may cost
-        more than all others: leave them out with `max_point_labels`.
+        point with d labels costs d² steps, so a few points with very many labels may cost more
+        than all others. Leave them out with `max_point_labels`.
 
         Args:
             y_train: Training matrix, shape (n_points, n_labels); values above 0 count.
-            top: Neighbours kept a label, by weight; of equal ones the smaller labels.
+            top: Neighbours kept for each label, by weight; of equal weights, the smaller ids.
             normalise: The weight of an edge.
             min_count: Labels with fewer points in common are dropped.
-            keep_self: As for :meth:`random_walk`, and so the following.
+            keep_self: Whether a label may be its own neighbour.
             max_point_labels: Points with more labels are left out of the matrix.
             max_label_points: Labels with more of the remaining points are nobody's neighbour.
             num_threads: Threads; default all cores. The result does not depend on it.
 
         Raises:
-            ValueError: An argument is out of range, or `y_train` is no truth matrix.
+            ValueError: An argument is out of range, or `y_train` is not a CSR matrix.
 
         Example:
             >>> y = csr_array(np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1]], np.float32))
@@ -158,11 +160,11 @@ class LabelGraph:
         }
         y = truth_parts(y_train, "y_train")
         n_labels = y_train.shape[1]
-        found = _rust.co_occurrence(y, n_labels, num_threads=num_threads, **parameters)
-        return cls(_matrix(found, n_labels), {"method": "co_occurrence"} | parameters)
+        arrays = _rust.co_occurrence(y, n_labels, num_threads=num_threads, **parameters)
+        return cls(_matrix(arrays, n_labels), {"method": "co_occurrence"} | parameters)
 
     def stats(self) -> dict[str, float]:
-        """Sizes of the graph.
+        """Count labels and edges.
 
         Returns:
             ``n_labels``, ``n_edges``, ``edges_per_label`` (mean), ``max_edges`` of a label, and
@@ -179,19 +181,22 @@ class LabelGraph:
         }
 
     def save(self, path: Path | str) -> None:
-        """Write the graph as an ``.npz`` archive beside `path`, then rename it.
+        """Write the graph as an ``.npz`` archive; an old file at `path` is replaced at once.
 
-        The arrays are those of scipy's archives (``scipy.sparse.load_npz`` reads them); `graph`
-        holds format version and parameters as JSON.
+        ``scipy.sparse.load_npz`` reads the archive too. Its array ``graph`` holds format version
+        and parameters as JSON.
+
+        Raises:
+            ValueError: `path` does not end in ``.npz``.
         """
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"{path}: expected a name that ends in .npz")
         matrix = self.neighbours
         described = {"format_version": FORMAT_VERSION, "parameters": self.parameters}
-        with replacing(path) as beside:
+        with replacing(path) as temporary:
             np.savez(
-                beside,
+                temporary,
                 format=np.array(b"csr"),
                 shape=np.array(matrix.shape),
                 data=matrix.data,
@@ -203,10 +208,11 @@ class LabelGraph:
 
     @classmethod
     def load(cls, path: Path | str) -> LabelGraph:
-        """Read a graph written by `save`; nothing is unpickled and everything is checked.
+        """Read a graph that `save` wrote. Everything is checked; nothing is unpickled.
 
         Raises:
-            ValueError: No label graph, damaged, or of a newer format.
+            FileNotFoundError: There is no such file.
+            ValueError: The file is not a label graph, is damaged, or has a newer format.
         """
         path = Path(path)
         if not path.exists():
@@ -217,7 +223,7 @@ class LabelGraph:
                 arrays = {name: archive[name] for name in archive.files}
             described = json.loads(str(arrays["graph"]))
             version, parameters = int(described["format_version"]), dict(described["parameters"])
-        except Exception as error:  # bytes it did not expect make np.load raise a dozen kinds
+        except Exception as error:  # on damaged files np.load raises a dozen kinds of errors
             raise ValueError(f"{path}: not a label graph, or damaged ({error})") from None
         if version > FORMAT_VERSION:
             raise ValueError(
@@ -238,7 +244,7 @@ class LabelGraph:
 
 
 def graph_parts(graph: LabelGraph | Csr, n_labels: int) -> _Arrays:
-    """Arrays of a graph, or of a matrix of weights, as the Rust core takes them."""
+    """Return the arrays of a graph, or of a matrix of weights, as the Rust core takes them."""
     neighbours = graph.neighbours if isinstance(graph, LabelGraph) else graph
     indptr, indices, weights = csr_parts(neighbours, "graph")
     if neighbours.shape != (n_labels, n_labels):
@@ -247,7 +253,7 @@ def graph_parts(graph: LabelGraph | Csr, n_labels: int) -> _Arrays:
 
 
 def _matrix(arrays: _Arrays, n_labels: int) -> Csr:
-    """Build a CSR that shares its arrays; scipy wants both index arrays of one dtype."""
+    """Build a CSR that shares the arrays; scipy wants one dtype for both index arrays."""
     indptr, indices, weights = arrays
     wide = len(indices) > np.iinfo(np.int32).max
     both = (indices.astype(np.int64), indptr) if wide else (indices, indptr.astype(np.int32))

@@ -1,4 +1,4 @@
-"""Negatives for points: labels that are neither positive nor excluded."""
+"""Draw negatives for points: labels that are neither positive nor excluded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ from dexml.data import Csr, csr_parts, pair_parts, truth_parts
 from dexml.sampling.graph import LabelGraph, graph_parts
 
 SOURCES = ("shortlist", "graph", "frequency", "uniform")
-"""Where negatives come from, in the order in which a row draws from them."""
+"""Sources of negatives, in the order in which a row draws from them."""
 
 
 class NegativeSampler:
-    """Draws negatives for points of a training matrix; see :func:`sample_negatives`.
+    """Draws negatives for points of a training matrix, batch after batch.
 
-    Everything is prepared here and owned (about 4 bytes a positive, an excluded pair and a
-    shortlisted label, 12 an edge of the graph), so that a draw costs nothing for the size of the
-    matrix. Arguments and errors are those of :func:`sample_negatives`.
-
-    Attributes:
-        mixture: How many negatives of a row come from each source, in the order of a row.
+    The constructor takes the arguments and raises the errors of `sample_negatives`. It prepares and
+    copies all it needs (about 4 bytes for each positive, excluded pair and shortlisted label, 12
+    for each edge of the graph), so the time of a draw does not depend on the size of the matrix.
     """
 
     def __init__(
@@ -71,6 +68,7 @@ class NegativeSampler:
             num_threads=num_threads,
         )
         self.mixture: dict[str, int] = dict(self._core.mixture)
+        """How many negatives of a row come from each source, in the order of a row."""
 
     def draw(
         self, rows: NDArray[np.integer[Any]] | Sequence[int], *, seed: int, epoch: int
@@ -80,10 +78,13 @@ class NegativeSampler:
         Args:
             rows: Points, shape (n,), in any order.
             seed: Seed of the run.
-            epoch: Epoch; the negatives of a point are a function of (seed, epoch, point) alone.
+            epoch: Epoch. The negatives of a point depend only on (seed, epoch, point).
 
         Returns:
-            Label ids, shape (n, n_negatives), int32, padded with -1, in the order of the draw.
+            Label ids, shape (n, n_negatives), int32, in the order of the draw, padded with -1.
+
+        Raises:
+            ValueError: `rows` is not a list of points, or a point, seed or epoch is out of range.
         """
         points = np.asarray(rows)
         if points.ndim != 1 or (points.size and not np.issubdtype(points.dtype, np.integer)):
@@ -113,46 +114,46 @@ def sample_negatives(
 ) -> NDArray[np.int32]:
     """Draw negatives for points: distinct labels, never a positive, never an excluded pair.
 
-    Each source gives its share of a row, drawn without replacement: one label after the other,
-    each in proportion to its weight among those left. A source with fewer labels gives all it has,
-    and the rest is drawn uniformly from the labels still left. A point with fewer labels left than
-    asked for gets all of them.
+    Each source gives its share of a row, drawn without replacement: one label after the other, each
+    in proportion to its weight among those left. A source with fewer labels gives all it has, and
+    the rest is drawn uniformly from the labels still left. A point with fewer labels left than
+    `n_negatives` gets all of them.
 
-    This prepares everything for one call, at the cost of a pass over `y`. For batch after batch
-    keep a :class:`NegativeSampler`.
+    Each call takes a pass over `y` to prepare. To draw for batch after batch, keep a
+    `NegativeSampler`.
 
     Args:
         y: Training matrix, shape (n_points, n_labels); values above 0 are positives.
         n_negatives: Negatives a point.
         seed: Seed of the run.
-        epoch: Epoch; the negatives of a point are a function of (seed, epoch, point) alone, for
-            any number of threads and any cut into batches.
+        epoch: Epoch. The negatives of a point depend only on (seed, epoch, point), for any number
+            of threads and any cut into batches.
         rows: Points to draw for, shape (n,), in any order.
         sources: A name, or names with shares, such as ``{"uniform": 0.5, "graph": 0.5}``.
-            ``"uniform"``: all labels alike. ``"frequency"``: label l by ``(n_l + smoothing) **
-            alpha``, of n_l positives. ``"graph"``: neighbours of the point's positives.
+            ``"uniform"``: all labels alike. ``"frequency"``: label l, with n_l positives, by
+            ``(n_l + smoothing) ** alpha``. ``"graph"``: neighbours of the point's positives.
             ``"shortlist"``: labels given for the point. Shares become counts by the largest
-            remainder; of equal remainders the source named first takes the place.
-        exclude: Pairs that are never drawn, shape of `y`.
-        graph: Neighbours of labels, for ``"graph"``: a label weighs the sum of all edges that lead
-            to it from positives of the point.
-        graph_weights: ``"uniform"`` counts each edge as 1.
-        shortlist: Labels for each point, for ``"shortlist"``, each alike: CSR of the shape of `y`,
-            or ids of shape (n_points, k), padded with -1 at the end of a row.
+            remainder; of equal remainders, the source named first gets the label.
+        exclude: Pairs that are never drawn, same shape as `y`.
+        graph: Neighbours of labels, for the source ``"graph"``: a label weighs the sum of all edges
+            that lead to it from positives of the point.
+        graph_weights: ``"edge"``, or ``"uniform"`` to count each edge as 1.
+        shortlist: Labels for each point, for the source ``"shortlist"``: a CSR matrix of the shape
+            of `y`, or ids of shape (n_points, k), padded with -1 at the end of a row.
         alpha: Power of the frequency; 0 draws all seen labels alike.
-        smoothing: Added to each frequency. At 0, labels without positives have weight 0.
-        candidates: Labels that may be drawn at all: a mask of shape (n_labels,), or ``"seen"`` for
-            those with a positive in `y`. Default all labels.
+        smoothing: Added to each frequency. At 0, labels without positives are never drawn.
+        candidates: Labels that may be drawn: a mask of shape (n_labels,), or ``"seen"`` for those
+            with a positive in `y`. Default all labels.
         num_threads: Threads; default all cores.
 
     Returns:
         Label ids, shape (len(rows), n_negatives), int32, padded with -1: first those of the
-        shortlist, then of graph, frequency, uniform, and of the uniform rest.
+        shortlist, then of graph, frequency and uniform, then the uniform rest.
 
     Raises:
         ValueError: A source is unknown or lacks what it draws from, shares do not add up to more
-            than 0, shapes disagree, a row or an id is out of range, a shortlist names a label
-            twice, an edge has a bad weight.
+            than 0, shapes disagree, a row or an id is out of range, a shortlist has a label twice,
+            or an edge has a bad weight.
 
     Example:
         >>> from scipy.sparse import csr_array

@@ -1,4 +1,4 @@
-"""Label pools: the labels that a batch of points is scored against. Needs numpy and scipy only."""
+"""Label pools: the labels that a batch of points is scored against. Needs only numpy and scipy."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ def pool_positives(
 
     Args:
         y: Training matrix (or filter pairs), shape (n_points, n_labels).
-        rows: Points of the batch.
+        rows: Points of the batch, shape (n,).
         pool: Sorted unique label ids.
 
     Returns:
-        ``indptr`` (len(rows) + 1,) and ``indices`` (positions in `pool`, ascending in a row).
+        ``indptr``, shape (n + 1,), and ``indices``: positions in `pool`, ascending in each row.
+        Both are int64.
     """
     starts, stops = y.indptr[rows].astype(np.int64), y.indptr[np.asarray(rows) + 1]
     counts = stops - starts
     offsets = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
     labels = y.indices[np.arange(counts.sum()) + offsets] if len(rows) else y.indices[:0]
-    place = np.searchsorted(pool, labels)
-    found = place < len(pool)
-    found[found] = pool[place[found]] == labels[found]
-    row_of = np.repeat(np.arange(len(rows)), counts)[found]
+    position = np.searchsorted(pool, labels)
+    inside = position < len(pool)  # a label above all of the pool has no position to compare
+    inside[inside] = pool[position[inside]] == labels[inside]
+    row_of = np.repeat(np.arange(len(rows)), counts)[inside]
     indptr = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(np.bincount(row_of, minlength=len(rows)), out=indptr[1:])
-    return indptr, place[found].astype(np.int64)
+    return indptr, position[inside].astype(np.int64)

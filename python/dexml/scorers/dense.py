@@ -2,7 +2,7 @@
 
 A label's vector is ``normalise(A z + r)`` with the features z of its text, the label head A and
 the residual r that training added (`dexml.encoder.LabelTable`). Search vectors have one more
-dimension: a label's holds its bias, a text's holds 1. A label added after the training has the
+dimension: a label's holds its bias, a text's holds 1. A label added after the training has
 residual 0 and the bias of a label without training points.
 """
 
@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +21,12 @@ from dexml.data import Csr
 from dexml.index import EXACT_UP_TO, Hits, LabelIndex
 from dexml.run import LabelSet, require
 from dexml.run.run import ENCODER
-from dexml.scorers.queries import OnProgress, Queries
+from dexml.scorers.embedder import Embedder
+from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.sealed import Part, Sealed
 
-if TYPE_CHECKING:  # loaded when a text is encoded: many tasks need no encoder
-    from dexml.encoder import DualEncoder, LabelTable
-
 Search = Literal["auto", "exact", "hnsw"]
-Precision = Literal["auto", "float32", "bfloat16"]
 INDEX = "index/"
 VECTORS, QUERIES, TABLE = "dense/vectors", "dense/queries", "dense/table"
 """Roles of the label vectors and the queries that training leaves, and of the label table."""
@@ -44,144 +40,22 @@ _FACTS: dict[str, Any] = {
 }
 
 
-class Embedder:
-    """The encoder of a run, loaded when the first text comes; safe to use from several threads."""
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        device: str = "auto",
-        threads: int | None = None,
-        precision: Precision = "auto",
-    ) -> None:
-        """Remember what to load.
-
-        Args:
-            folder: The encoder's folder.
-            device: Where it computes: ``cpu``, ``cuda``, ``cuda:1``; auto takes CUDA if there is
-                one.
-            threads: CPU threads of torch, a setting of the whole process; default: as it is.
-            precision: Of the transformer; auto: bfloat16 on CUDA, else float32.
-
-        Raises:
-            ValueError: An unknown precision.
-        """
-        if precision not in get_args(Precision):
-            known = ", ".join(get_args(Precision))
-            raise ValueError(f"precision = {precision!r}; expected one of {known}")
-        self._folder, self._device, self._threads = folder, device, threads
-        self._precision = precision
-        self._encoder: DualEncoder | None = None
-        self._loading = Lock()
-        # Length and padding are state of the tokenizer, and changing them while another thread
-        # tokenises raises "Already borrowed"; a text takes 0.05 ms of some 10 ms here.
-        self._tokenizing = Lock()
-
-    @property
-    def encoder(self) -> DualEncoder:
-        """The encoder, in eval mode on its device."""
-        with self._loading:
-            if self._encoder is None:
-                import torch
-
-                from dexml.encoder import DualEncoder, torch_device
-
-                target = torch_device(self._device)
-                if self._threads is not None:
-                    torch.set_num_threads(self._threads)
-                self._encoder = DualEncoder.load(str(self._folder)).to(target).eval()
-            return self._encoder
-
-    @property
-    def precision(self) -> Literal["float32", "bfloat16"]:
-        """Of the transformer; bfloat16 on a CPU was measured 1.5 times slower."""
-        if self._precision == "auto":
-            return "bfloat16" if self.encoder.device.type == "cuda" else "float32"
-        return self._precision
-
-    def points(self, queries: Queries, max_tokens: int) -> NDArray[np.float32]:
-        """Vectors (n, D + 1) to search with; the last dimension is 1, which meets a label's bias.
-
-        Texts that were embedded for another scorer are not embedded again.
-        """
-        return queries.once(
-            (self, "points", max_tokens),
-            lambda asked: self._encode(asked.texts, max_tokens, None, asked.on_progress),
-        )
-
-    def labels(
-        self,
-        texts: list[str],
-        max_tokens: int,
-        residual: NDArray[np.float32],
-        bias: NDArray[np.float32] | float,
-        on_progress: OnProgress | None = None,
-    ) -> NDArray[np.float32]:
-        """Vectors (n, D + 1) to search in.
-
-        Args:
-            texts: Texts of labels.
-            max_tokens: Tokens of a text at most.
-            residual: What training added to each, shape (n, D); 0 for a new label.
-            bias: The last dimension, shape (n,) or one for all.
-            on_progress: Called with the number of texts whenever some more are done.
-        """
-        import torch
-
-        from dexml.encoder import LabelTable
-
-        table = LabelTable(torch.zeros(len(texts), dtype=torch.int64), self.encoder.dim)
-        with torch.no_grad():
-            table.residual.copy_(torch.from_numpy(residual))
-        vectors = self._encode(texts, max_tokens, table, on_progress)
-        vectors[:, -1] = bias
-        return vectors
-
-    def _encode(
-        self,
-        texts: list[str],
-        max_tokens: int,
-        table: LabelTable | None,
-        on_progress: OnProgress | None,
-    ) -> NDArray[np.float32]:
-        """The loop of `DualEncoder.encode` without what touches the encoder's state."""
-        import torch
-
-        from dexml.encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
-
-        encoder, device = self.encoder, self.encoder.device
-        budget = GPU_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
-        half = self.precision == "bfloat16"
-        with torch.inference_mode():
-            with self._tokenizing:
-                tokens = encoder.tokenize(texts, max_tokens)
-            table = None if table is None else table.to(device)
-            out = np.ones((len(texts), encoder.dim + 1), np.float32)
-            for rows in tokens.batches(budget):
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    features = encoder.features(tokens.tensor(rows, device))
-                features = features.float()
-                if table is None:
-                    vectors = encoder(features, side="point")
-                else:
-                    vectors = table(encoder, features, rows)
-                out[rows, :-1] = vectors.cpu().numpy()
-                if on_progress is not None:
-                    on_progress(len(rows))
-        return out
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenseScorer:
-    """Label vectors in an index, and the encoder that makes vectors of texts."""
+    """Label vectors in an index, and the encoder that makes vectors of texts.
+
+    Attributes:
+        embedder: The encoder.
+        index: The label vectors. It belongs to this scorer alone: edit the scorer, not the index.
+        settings: Section ``dense`` of the manifest: tokens of a text, bias of unseen labels, ...
+        trained: The run as it was opened; the residuals are read from it when they are needed.
+        how: How the index is searched.
+    """
 
     embedder: Embedder
     index: LabelIndex
     settings: Mapping[str, Any]
-    """Of the run's manifest: tokens of a text, bias of unseen labels, and more."""
     trained: Sealed
-    """Where the residuals are."""
     how: Search = "auto"
 
     @classmethod
@@ -196,19 +70,20 @@ class DenseScorer:
     ) -> DenseScorer:
         """Open the dense scorer of a run whose bytes were checked.
 
-        A run without an index is searched exactly.
+        Without an index, the label vectors of the training are searched exactly.
 
         Args:
             state: The run.
             labels: Its labels.
             embedder: Its encoder.
-            search: ``exact``, ``hnsw``, or ``auto``: exact up to `exact_up_to` labels or where
-                there is no graph.
+            search: ``exact``, ``hnsw``, or ``auto``: exact if there is no graph, or if there are
+                at most `exact_up_to` labels; else the graph where its recall is known to suffice.
             exact_up_to: See `search`.
 
         Raises:
             FileNotFoundError: `search` is ``hnsw``, but there is no index.
-            ValueError: The parts do not fit together, or `search` is ``hnsw`` without a graph.
+            ValueError: `search` is none of these, or ``hnsw`` for an index without a graph; or the
+                parts do not fit together.
         """
         if search not in get_args(Search):
             raise ValueError(f"search = {search!r}; expected one of {', '.join(get_args(Search))}")
@@ -225,11 +100,13 @@ class DenseScorer:
             raise FileNotFoundError(f"{folder}: no index; run python -m dexml.index {folder}")
         else:
             index = LabelIndex.build(trained_vectors(state), search="exact")
-        if index.facts.dim != settings["dim"] + 1 or not np.array_equal(index.alive, labels.alive):
+        if (index.n_labels, index.facts.dim) != (len(labels), settings["dim"] + 1):
             raise state.damaged(
                 f"{index.n_labels} vectors of {index.facts.dim} dimensions for {len(labels)} "
                 f"labels of {settings['dim'] + 1}"
             )
+        if not np.array_equal(index.alive, labels.alive):
+            raise state.damaged("index and labels disagree on which labels were removed")
         if search == "auto" and index.facts.n_alive <= exact_up_to:
             search = "exact"
         return cls(embedder, index, settings, state, search)
@@ -240,7 +117,7 @@ class DenseScorer:
         return int(self.settings["dim"])
 
     def vectors(self, queries: Queries) -> NDArray[np.float32]:
-        """Vectors (n, D + 1) of texts to search with."""
+        """Embed texts to search with, shape (n, D + 1)."""
         return self.embedder.points(queries, self.settings["point_tokens"])
 
     def search(
@@ -256,11 +133,17 @@ class DenseScorer:
         return self.index.search(vectors, k, exclude=exclude, only=only, search=self.how)
 
     def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Score the labels `ids` (n, m) of each text; -inf for padding and removed labels."""
+        """Score the labels `ids` (n, m) of each text, to the bit as `search` does.
+
+        -inf for padding and removed labels.
+        """
         return self.index.score_pairs(self.vectors(queries), ids)
 
     def update(self, change: Change) -> DenseScorer:
-        """This scorer after an edit of the labels; points change nothing here."""
+        """Return this scorer after an edit of the labels; new points change nothing here."""
+        return change.once(self, lambda: self._after(change))
+
+    def _after(self, change: Change) -> DenseScorer:
         if not (len(change.added) or len(change.removed) or len(change.updated)):
             return self
         index, texts = copy(self.index), change.labels.texts
@@ -286,7 +169,7 @@ class DenseScorer:
         return replace(self, index=index)
 
     def _residual(self, ids: NDArray[np.int64], n_trained: int) -> NDArray[np.float32]:
-        """What training added to the texts of labels, (n, D); 0 for those added later."""
+        """Read what training added to the texts of labels, (n, D); 0 for those added later."""
         rows = np.zeros((len(ids), self.dim), np.float32)
         trained = ids < n_trained
         if trained.any():
@@ -294,22 +177,22 @@ class DenseScorer:
         return rows
 
     def facts(self) -> dict[str, Any]:
-        """Settings of the dense scorer, and of its index."""
+        """Return the settings of the dense scorer, and those of its index."""
         return {"dense": dict(self.settings), "index": self.index.facts.as_json()}
 
     def parts(self) -> dict[str, Part]:
-        """The index; what training left stays as it is."""
+        """Return the files of the index; what training left is never written again."""
         return self.index.parts(INDEX)
 
     def fingerprint(self) -> dict[str, Any]:
-        """How it encodes; `note` says how it searches."""
+        """Return how texts are encoded; `note` says how the index is searched."""
         return {
             "device": self.embedder.encoder.device.type,
             "precision": self.embedder.precision,
         }
 
     def note(self, k: int) -> str:
-        """Say how k labels a text are searched, and how well."""
+        """Say how k labels a text are found, and how well."""
         facts, known = self.index.facts, self.index.recall_for(k)
         exact = f"exact, {facts.n_alive} labels"
         if self.how == "exact" or facts.kind == "exact":
@@ -326,20 +209,23 @@ class DenseScorer:
 
 
 def trained_vectors(state: Sealed) -> NDArray[np.float32]:
-    """Search vectors (L, D + 1) of the labels at the end of the training, mapped into memory."""
+    """Map the search vectors (L, D + 1) that the labels had at the end of the training."""
     dim = require(state, "dense", _FACTS)["dim"]
     n = require(state, "labels", {"n_trained": int})["n_trained"]
     return state.array(VECTORS, np.float32, (n, dim + 1), mmap_mode="r")
 
 
 def kept_queries(state: Sealed) -> NDArray[np.float32]:
-    """Points (n, D + 1) that training kept to measure the recall of an index with."""
+    """Read the points (n, D + 1) that training kept to measure the recall of an index with."""
     dim = require(state, "dense", _FACTS)["dim"]
     return state.array(QUERIES, np.float32, (None, dim + 1))
 
 
 def read_residual(state: Sealed, n_labels: int, dim: int) -> NDArray[np.float32]:
-    """What training added to the text of each label, (n_labels, D); 0 for unseen labels."""
+    """Read what training added to the text of each label, (n_labels, D); 0 for unseen labels.
+
+    The file is checked again: the run may have been trained anew since it was opened.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -354,5 +240,5 @@ def read_residual(state: Sealed, n_labels: int, dim: int) -> NDArray[np.float32]
 
 
 def encoder_folder(state: Sealed) -> Path:
-    """The encoder's folder of a run."""
+    """Return the folder of a run's encoder."""
     return state.folder / ENCODER

@@ -16,9 +16,15 @@ from dexml.files import write_array
 from dexml.index import Hits, exact_search
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
-    """Unit vectors and labels; those of `base` come first. Replaced as a whole, never changed."""
+    """Points with unit vectors. They never change: edits return others.
+
+    Attributes:
+        base: Vectors of the first points, mapped from the run if it was opened, shape (m, D).
+        added: Vectors of the points behind them, shape (N - m, D).
+        y: Labels of all points, shape (N, n_labels), all values 1.
+    """
 
     base: NDArray[np.float32]
     added: NDArray[np.float32]
@@ -33,20 +39,20 @@ class Points:
         return int(self.base.shape[1])
 
     def with_more(self, vectors: NDArray[np.float32], y: Csr) -> Points:
-        """These and others behind them; `y` may have more labels than there were."""
+        """Append points; `y` may have more labels than before."""
         n_labels = max(self.y.shape[1], y.shape[1])
         joined = vstack([widened(self.y, n_labels), widened(y, n_labels)], format="csr")
         return replace(self, added=np.concatenate([self.added, vectors]), y=csr_array(joined))
 
     def without(self, labels: NDArray[np.int64]) -> Points:
-        """The same points without some of their labels."""
+        """Take some labels from all points."""
         stays = ~np.isin(self.y.indices, labels)
         indptr = np.concatenate([[0], np.cumsum(stays)])[self.y.indptr]
         kept = csr_array((self.y.data[stays], self.y.indices[stays], indptr), shape=self.y.shape)
         return replace(self, y=kept)
 
     def write_vectors(self, path: Path) -> int:
-        """Write all vectors as one array, in place; the size that the file must have."""
+        """Write all vectors as one array; return the size that the file must have."""
         return write_array(path, np.concatenate([self.base, self.added]))
 
     def nearest(
@@ -55,7 +61,7 @@ class Points:
         k: int,
         own: NDArray[np.integer[Any]] | None,
     ) -> Hits:
-        """Find the k nearest points of each query, and their cosines: `PointMemory.nearest`."""
+        """Find the k nearest points of each query, and their cosines (`PointMemory.nearest`)."""
         if queries.ndim != 2 or queries.shape[1] not in (self.dim, self.dim + 1):
             raise ValueError(
                 f"queries {queries.shape}; expected {self.dim} dimensions as the points have, or "
@@ -64,22 +70,24 @@ class Points:
         if own is not None and np.shape(own) != (len(queries),):
             raise ValueError(f"own: shape {np.shape(own)} for {len(queries)} queries")
         queries = unit(queries[:, : self.dim], "queries")
-        n_base, n_points = len(self.base), self.y.shape[0]
         parts = []
-        for start, stop in ((0, n_base), (n_base, n_points)):
-            if start == stop and n_points:
-                continue
-            without = None if own is None else _own_pairs(np.asarray(own), start, stop)
-            vectors = self.added if start else self.base
-            ids, cosines = exact_search(queries, vectors, k, exclude=without)
-            parts.append((np.where(ids < 0, -1, ids + np.int32(start)), cosines))
+        for start, vectors in ((0, self.base), (len(self.base), self.added)):
+            if len(vectors) or not len(self):  # an empty memory answers with padding
+                stop = start + len(vectors)
+                without = None if own is None else _own_pairs(np.asarray(own), start, stop)
+                ids, cosines = exact_search(queries, vectors, k, exclude=without)
+                parts.append((np.where(ids < 0, -1, ids + np.int32(start)), cosines))
         if len(parts) == 1:
             return parts[0]
         return topk.merge([ids for ids, _ in parts], [cosines for _, cosines in parts], k)
 
 
 def unit(vectors: NDArray[np.float32], name: str, dim: int | None = None) -> NDArray[np.float32]:
-    """Scale vectors to length 1; a zero vector stays."""
+    """Scale vectors to length 1; a zero vector stays as it is.
+
+    Raises:
+        ValueError: Not (n, `dim`), or a vector is not finite; the message calls it `name`.
+    """
     if vectors.ndim != 2 or (dim is not None and vectors.shape[1] != dim):
         raise ValueError(f"{name}: shape {vectors.shape}, expected (n, {dim or 'D'})")
     if not np.isfinite(vectors).all():
@@ -90,7 +98,11 @@ def unit(vectors: NDArray[np.float32], name: str, dim: int | None = None) -> NDA
 
 
 def positives_of(y: Csr, n_points: int) -> Csr:
-    """Keep the entries above 0, as ones."""
+    """Keep the entries above 0, as ones.
+
+    Raises:
+        ValueError: Not a row for each point.
+    """
     indptr, indices, values = data.truth_parts(y, "y")
     if y.shape[0] != n_points:
         raise ValueError(f"y: {y.shape[0]} rows for {n_points} points")
@@ -102,12 +114,12 @@ def positives_of(y: Csr, n_points: int) -> Csr:
 
 
 def widened(y: Csr, n_labels: int) -> Csr:
-    """The same entries in another number of columns."""
+    """Give a matrix another number of columns; nothing is copied."""
     return csr_array((y.data, y.indices, y.indptr), shape=(y.shape[0], n_labels))
 
 
 def _own_pairs(own: NDArray[np.integer[Any]], start: int, stop: int) -> Csr:
-    """Pairs (query, its own row - start) of the points start..stop."""
+    """Pair each query with its own point, as columns of the points start..stop."""
     here = (own >= start) & (own < stop)
     indptr = np.concatenate([[0], np.cumsum(here)])
     columns = (own[here] - start).astype(np.int32)

@@ -1,4 +1,4 @@
-"""The texts of one question, with every representation of them made once, on demand."""
+"""The texts of one question, and results that several scorers share."""
 
 from __future__ import annotations
 
@@ -10,29 +10,46 @@ OnProgress = Callable[[int], object]
 """Called with the number of texts whenever some more are done."""
 
 
-class Queries:
-    """Texts that are asked about, or that become points or labels.
+class Once:
+    """Computes each result once and keeps it. For one thread."""
 
-    Scorers that need the same representation (tokens, embeddings, tf-idf) share it through `once`.
+    def __init__(self) -> None:
+        """Start without results."""
+        self._results: dict[Hashable, Any] = {}
+
+    def __call__(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the result that is kept under `key`, or what `make` returns.
+
+        Args:
+            key: Names the result. Contains the objects that it depends on, such as the encoder:
+                as part of a key they stay alive, so that no other object can get their identity.
+            make: Computes the result.
+        """
+        if key not in self._results:
+            self._results[key] = make()
+        result: T = self._results[key]
+        return result
+
+
+class Queries:
+    """Texts to find labels for, or texts of new points.
+
+    Attributes:
+        texts: The texts.
+        on_progress: Called with the number of texts whenever some more are encoded.
+        once: Keeps representations of the texts (tokens, embeddings, tf-idf), so that scorers
+            that need the same one share it.
     """
 
     def __init__(self, texts: Sequence[str], on_progress: OnProgress | None = None) -> None:
         """Keep the texts; nothing is computed yet."""
         self.texts = list(texts)
         self.on_progress = on_progress
-        self._made: dict[Hashable, Any] = {}
+        self.once = Once()
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def once(self, key: Hashable, make: Callable[[Queries], T]) -> T:
-        """What `make` gives for these texts; later calls with the same key give it again.
-
-        Args:
-            key: Names the representation and what makes it, such as an encoder object.
-            make: Makes it.
-        """
-        if key not in self._made:
-            self._made[key] = make(self)
-        result: T = self._made[key]
-        return result
+    def part(self, rows: slice) -> Queries:
+        """Some of the texts, nothing computed yet."""
+        return Queries(self.texts[rows], self.on_progress)

@@ -12,35 +12,46 @@ from numpy.typing import NDArray
 from dexml.data import Csr
 from dexml.index import Hits
 from dexml.run import LabelSet
-from dexml.scorers.queries import OnProgress, Queries
+from dexml.scorers.queries import Once, OnProgress, Queries
 from dexml.sealed import Part
 
-NOBODY: NDArray[np.int64] = np.zeros(0, np.int64)
+
+def _no_ids() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Change:
-    """An edit of labels or points: what the labels are after it, and what is different."""
+    """One edit of labels or points: the labels after it, and what is different.
+
+    Attributes:
+        labels: The labels after the edit.
+        added: Ids of new labels.
+        removed: Ids of removed labels.
+        updated: Ids of labels with a new text.
+        points: New points that may vote.
+        y: The labels of these points, shape (n, n_labels).
+        on_progress: Called with the number of label texts whenever some more are encoded.
+        once: Keeps what scorers compute for this edit. A scorer that is part of several others
+            follows the edit once, and stays the same object in all of them.
+    """
 
     labels: LabelSet
-    """The labels after the edit."""
-    added: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
-    """Ids of new labels."""
-    removed: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
-    updated: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
-    """Ids of labels with a new text."""
+    added: NDArray[np.int64] = field(default_factory=_no_ids)
+    removed: NDArray[np.int64] = field(default_factory=_no_ids)
+    updated: NDArray[np.int64] = field(default_factory=_no_ids)
     points: Queries | None = None
-    """New points, and their labels `y`, (n, n_labels)."""
     y: Csr | None = None
     on_progress: OnProgress | None = None
+    once: Once = field(default_factory=Once)
 
 
 class Scorer(Protocol):
     """Scores pairs of a text and a label.
 
-    A scorer never changes: `update` gives another one, which may share what both keep. So a
-    question sees one moment, whatever other threads edit meanwhile, and nobody needs a lock but
-    the one who replaces the scorer (`dexml.predict.Predictor`).
+    A scorer never changes: `update` returns another one, which may share what both need. So a
+    search sees one moment, whatever other threads edit meanwhile, and needs no lock. Only replacing
+    the scorer needs one (`dexml.predict.Predictor`).
     """
 
     def search(
@@ -61,7 +72,7 @@ class Scorer(Protocol):
 
         Returns:
             ``ids`` int32 and ``scores`` float32, (n, k), best first, padded with -1 and -inf; equal
-            scores: the smaller id first.
+            scores: the smaller id first. Removed labels are never among them.
         """
         ...
 
@@ -69,25 +80,25 @@ class Scorer(Protocol):
         """Score the labels `ids` (n, m) of each text, padded with -1.
 
         Returns:
-            Scores (n, m), float32; -inf where the scorer abstains: padding, and labels it does not
-            know.
+            Scores (n, m), float32; -inf where the scorer abstains: padding, removed labels, and
+            labels it does not know.
         """
         ...
 
     def update(self, change: Change) -> Self:
-        """This scorer after an edit."""
+        """Return this scorer as it is after an edit."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """Sections of the run's manifest that belong to this scorer, by name."""
+        """Return this scorer's sections of the run's manifest, by name."""
         ...
 
     def parts(self) -> Mapping[str, Part]:
-        """Files of the run that belong to this scorer, by role."""
+        """Return this scorer's files in the run, by role (``SECTION/NAME``)."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """What scores depend on beside the run's files and `note`, as plain values by name."""
+        """Return what scores depend on beside the run's files and `note`: JSON values by name."""
         ...
 
     def note(self, k: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEIGHBOURS, TEMPERATURE = 50, 0.2
-"""Voters of a query, and the temperature of their shares (``docs/memory.md``)."""
+"""Defaults: voters of a query, and the temperature of their shares (``docs/memory.md``)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,15 @@ class VoteSettings:
 
 
 def shares(cosines: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Softmax over each row of cosines, best first and padded with -inf; padding gets 0."""
+    """Share one vote among the voters of a query: softmax of ``cosine / temperature``.
+
+    Args:
+        cosines: Shape (n, voters), best first, padded with -inf.
+        temperature: Of the softmax, above 0.
+
+    Returns:
+        Same shape, float32; each row sums to 1, padding gets 0.
+    """
     if not cosines.shape[1]:
         return cosines
     best = np.where(np.isfinite(cosines[:, :1]), cosines[:, :1], 0).astype(np.float64)
@@ -41,7 +49,11 @@ def shares(cosines: NDArray[np.float32], temperature: float) -> NDArray[np.float
 
 
 def mask_of(only: NDArray[Any] | None, n_labels: int) -> NDArray[np.bool_] | None:
-    """Labels that may be found, ids or a mask, as a mask; None: all."""
+    """Return the labels that may be found, given as ids or as a mask, as a mask; None: all.
+
+    Raises:
+        ValueError: A mask of another shape, or an id out of range.
+    """
     if only is None:
         return None
     only = np.asarray(only)

@@ -1,4 +1,4 @@
-"""Texts as numbers: token ids of a tokenizer, ragged and cached."""
+"""Token ids of texts, ragged and cached; tf-idf rows are in `dexml.text.lexical`."""
 
 from dexml.text.tokens import Tokens, tokenize
 

@@ -1,4 +1,4 @@
-"""Texts through a fast tokenizer: in parallel, in pieces, and with no harm to forked children."""
+"""Run texts through a fast tokenizer: in parallel, in pieces, and safely beside forks."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 CHUNK_TEXTS, CHUNK_CHARACTERS = 10_000, 4_000_000
-"""Tokenised at a time: the library's own encodings are large, so few are kept alive."""
+"""Texts and characters tokenised at a time: the encodings of the library are large."""
 CHARACTERS_A_TOKEN = 8
-"""Length of the piece of a long text that is tokenised first; English has about 5."""
+"""Characters for each token in the first piece of a long text; English has about 5."""
 
 
 def token_ids(
     backend: Any, texts: list[str], max_tokens: int, dtype: type, *, progress: bool = False
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Token ids of `texts` one after the other, as `dtype`, and where each text starts (N + 1).
+    """Return the token ids of `texts`, one after the other, and the start of each text.
 
     Args:
-        backend: A tokenizer of the tokenizers library; its truncation and padding are set.
+        backend: A tokenizer of the tokenizers library. Its truncation and padding are changed.
         texts: The texts.
         max_tokens: Tokens of a text at most, special ones included.
         dtype: An integer type that holds the vocabulary.
         progress: Show a bar with the time left, after two seconds.
 
+    Returns:
+        Ids as `dtype`, and N + 1 offsets (int64): the start of each text and the end of the last.
+
     Raises:
         ValueError: A text is not Unicode.
     """
     _fork_safely()
-    # Some tokenizer.json files carry a padding and a truncation of their own.
+    # Some tokenizer.json files set a padding and a truncation of their own.
     if backend.padding is not None:
         backend.no_padding()
     wanted = {"max_length": max_tokens, "stride": 0, "strategy": "longest_first"}
@@ -49,17 +52,17 @@ def token_ids(
     ) as bar:
         for chunk in _chunks(texts, longest):
             pieces = [text if longest is None else _piece(text, longest) for text in chunk]
-            found = [encoding.ids for encoding in _encoded(backend, pieces, bar.n)]
+            encoded = [encoding.ids for encoding in _encoded(backend, pieces, bar.n)]
             short = [
                 i
                 for i, (text, piece) in enumerate(zip(chunk, pieces, strict=True))
-                if piece is not text and len(found[i]) < max_tokens
+                if piece is not text and len(encoded[i]) < max_tokens
             ]
             whole = _encoded(backend, [chunk[i] for i in short], bar.n)
             for i, encoding in zip(short, whole, strict=True):
-                found[i] = encoding.ids
-            ids.append(np.fromiter(itertools.chain.from_iterable(found), dtype))
-            lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
+                encoded[i] = encoding.ids
+            ids.append(np.fromiter(itertools.chain.from_iterable(encoded), dtype))
+            lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
             bar.update(len(chunk))
     return np.concatenate(ids), np.cumsum(np.concatenate(lengths))
 
@@ -77,7 +80,7 @@ def _encoded(backend: Any, texts: list[str], first: int) -> list[Any]:
 
 
 def _chunks(texts: list[str], longest: int | None) -> Iterator[list[str]]:
-    """Cut `texts` into lists of a bounded number of texts and of characters to tokenise."""
+    """Cut `texts` into lists with a bounded number of texts and of characters to tokenise."""
     start = characters = 0
     for i, text in enumerate(texts):
         characters += len(text) if longest is None else min(len(text), longest)
@@ -89,7 +92,7 @@ def _chunks(texts: list[str], longest: int | None) -> Iterator[list[str]]:
 
 
 def _piece(text: str, longest: int) -> str:
-    """The text up to its last blank within `longest` characters that follows no white space."""
+    """Cut the text before a blank within `longest` characters; the last that follows a word."""
     if len(text) <= longest:
         return text
     cut = text.rfind(" ", 1, longest + 1)
@@ -99,18 +102,18 @@ def _piece(text: str, longest: int) -> str:
 
 
 _COMPOSE, _DROP = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}, {"BertNormalizer", "StripAccents"}
-"""Normalizers under which what stands before a blank does not depend on what follows it.
+"""Normalizers that treat the text before a blank without a look at what follows it.
 
 Those that drop characters may leave a blank at the end, which a byte-level splitter would keep.
 """
 
 
 def splits_at_blanks(backend: Any) -> bool:
-    """True if the tokens before a blank are known not to depend on what follows it.
+    """Whether it is known that the tokens before a blank do not depend on what follows it.
 
-    True for the kinds named here (BERT, RoBERTa and their kin, byte-level BPE with the regular
-    expression of GPT-2); others (SentencePiece with its own normalizer, other regular
-    expressions) are not known to, and their texts are tokenised whole.
+    True for BERT, RoBERTa and similar tokenizers (byte-level BPE with the regular expression of
+    GPT-2). False for others (SentencePiece with its own normalizer, other regular expressions):
+    their texts are tokenised whole.
     """
     normalizers = {step["type"] for step in _steps(backend.normalizer, "normalizers")}
     splitters = _steps(backend.pre_tokenizer, "pretokenizers")
@@ -126,7 +129,7 @@ def splits_at_blanks(backend: Any) -> bool:
 
 
 def _steps(part: Any, name: str) -> list[dict[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, a sequence laid open."""
+    """Return the steps of a normalizer or pre-tokenizer; a sequence is unpacked."""
     if part is None:
         return []
     state = json.loads(part.__getstate__())
@@ -139,20 +142,20 @@ _forks_are_safe = False
 def _fork_safely() -> None:
     """Let a forked child tokenise with one thread, without the library's warning.
 
-    Its threads do not survive a fork. It notices, and says so on stderr at every fork, unless the
+    The library's threads do not survive a fork. It warns on stderr at every fork, unless the
     variable below is set at that moment.
     """
     global _forks_are_safe
     if _forks_are_safe or not hasattr(os, "register_at_fork"):
         return
-    name, given = "TOKENIZERS_PARALLELISM", []
+    name, saved = "TOKENIZERS_PARALLELISM", []
 
     def before() -> None:
-        given.append(os.environ.get(name))
+        saved.append(os.environ.get(name))
         os.environ[name] = "false"
 
     def in_parent() -> None:
-        value = given.pop()
+        value = saved.pop()
         if value is None:
             os.environ.pop(name, None)
         else:

@@ -1,4 +1,4 @@
-"""Token ids of many texts: made once, kept ragged, cut into batches that need no padding.
+"""Token ids of many texts: computed once, kept ragged, cut into batches without padding.
 
 Shapes: B texts of a batch, T tokens.
 """
@@ -19,44 +19,45 @@ from dexml import console
 from dexml.files import replacing
 from dexml.text.tokenizing import token_ids
 
-if TYPE_CHECKING:  # tokens are counted and cached where torch is not installed, too
+if TYPE_CHECKING:  # counting and caching tokens works without torch
     import torch
     from torch import Tensor
 
 SELECT_BLOCK = HASH_BLOCK = 65_536
-"""Texts handled at a time, so that work in passing stays small beside the tokens."""
+"""Texts handled at a time, so that temporary arrays stay small beside the tokens."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of many texts, one after the other; text i: ``ids[offsets[i]:offsets[i + 1]]``.
+    """Token ids of many texts, one after the other; text i is ``ids[offsets[i]:offsets[i + 1]]``.
 
-    `ids` are uint16 where the vocabulary allows, else int32; `offsets` are int64. Both may be
-    memory-mapped.
+    Both arrays may be memory-mapped.
     """
 
     ids: NDArray[np.uint16] | NDArray[np.int32]
+    """Ids of all texts; uint16 where the vocabulary allows, else int32."""
     offsets: NDArray[np.int64]
+    """Start of each text, and the end of the last one, shape (N + 1,)."""
     resident: Tensor | None = field(default=None, repr=False, compare=False)
-    """The ids on the device that `to` was called with (uint16 as the int16 of the same bits)."""
+    """The ids on the device given to `to` (uint16 as the int16 with the same bits)."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Number of tokens of each text, shape (N,)."""
+        """Number of tokens of each text, shape (N,), int64."""
         return np.diff(self.offsets)
 
     def batches(self, max_tokens: int, rows: NDArray[np.int64] | None = None) -> list[NDArray[Any]]:
         """Cut texts into batches of **one exact length** each: no padding, no mask.
 
         Args:
-            max_tokens: Tokens a batch, at least one text.
-            rows: The texts wanted; default all.
+            max_tokens: Tokens in a batch at most; a batch has at least one text.
+            rows: The texts to take; default all.
 
         Returns:
-            Row numbers of each batch, longest texts first; a function of the arguments alone.
+            Row numbers of each batch, longest texts first. They depend only on the arguments.
         """
         rows = np.arange(len(self)) if rows is None else rows
         lengths = (self.offsets[1:] - self.offsets[:-1])[rows]
@@ -69,9 +70,9 @@ class Tokens:
         return out
 
     def padding_ratio(self, batches: Sequence[NDArray[Any]]) -> float:
-        """Tokens computed for each token of the texts, were each batch padded to its longest.
+        """Return the tokens to compute for each real one if batches were padded to their longest.
 
-        1.0 for what `batches` gives; batches of mixed lengths have more.
+        It is 1.0 for the batches of `batches`, and more for batches of mixed lengths.
         """
         lengths = self.lengths
         computed = sum(len(batch) * int(lengths[batch].max()) for batch in batches if len(batch))
@@ -79,12 +80,12 @@ class Tokens:
         return computed / real if real else 1.0
 
     def select(self, rows: NDArray[np.int64]) -> Tokens:
-        """The texts `rows`, in that order, in memory."""
+        """Copy the texts `rows` into memory, in that order."""
         rows = np.asarray(rows, np.int64)
         lengths = (self.offsets[1:] - self.offsets[:-1])[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         ids = np.empty(offsets[-1], self.ids.dtype)
-        for start in range(0, len(rows), SELECT_BLOCK):  # places take 8 bytes a token
+        for start in range(0, len(rows), SELECT_BLOCK):  # positions take 8 bytes a token
             block = slice(start, start + SELECT_BLOCK)
             first, last = offsets[start], offsets[min(start + SELECT_BLOCK, len(rows))]
             shift = np.repeat(self.offsets[rows[block]] - offsets[:-1][block], lengths[block])
@@ -92,18 +93,18 @@ class Tokens:
         return Tokens(ids, offsets)
 
     def to(self, device: torch.device | str) -> Tokens:
-        """The same texts with their ids resident on `device`, where `tensor` then finds them.
+        """Return the same texts with their ids kept on `device`, where `tensor` then takes them.
 
-        The ids travel once, at 2 or 4 bytes a token; on a CPU nothing is copied.
+        The ids are sent once, at 2 or 4 bytes a token. On a CPU nothing is copied.
         """
         import torch
 
         return Tokens(self.ids, self.offsets, _moved(_signed(self.ids), torch.device(device)))
 
     def tensor(self, rows: NDArray[Any] | Sequence[int], device: torch.device) -> Tensor:
-        """Token ids, int64 (B, T), of texts that have one length.
+        """Return token ids (B, T), int64, of texts of one length.
 
-        From ids resident on `device`, only the B places of the texts travel.
+        If the ids are kept on `device`, only the B starts of the texts are sent.
 
         Raises:
             ValueError: The texts differ in length.
@@ -120,8 +121,8 @@ class Tokens:
                 "batch; take the batches of Tokens.batches"
             )
         if self.resident is not None and _is(self.resident.device, device):
-            places = torch.arange(length, device=self.resident.device)
-            ids = self.resident[_moved(starts, self.resident.device)[:, None] + places]
+            positions = torch.arange(length, device=self.resident.device)
+            ids = self.resident[_moved(starts, self.resident.device)[:, None] + positions]
         else:
             ids = _moved(_signed(self.ids[starts[:, None] + np.arange(length)]), device)
         return self._positive(ids)
@@ -129,14 +130,14 @@ class Tokens:
     def packed(
         self, rows: NDArray[Any] | Sequence[int], device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Texts of any lengths, one after the other, as `DualEncoder.features_packed` takes them.
+        """Return texts of any lengths, packed as `DualEncoder.features_packed` takes them.
 
         Args:
-            rows: At least one text.
-            device: Where the ids are wanted.
+            rows: Row numbers, at least one.
+            device: Device for the ids.
 
         Returns:
-            Token ids, int64 (T,), on `device`, and the lengths (B,) on the CPU.
+            Token ids (T,), int64, on `device`, and lengths (B,), int64, on the CPU.
         """
         import torch
 
@@ -146,11 +147,13 @@ class Tokens:
         ends = np.cumsum(lengths)
         shifts = starts - (ends - lengths)
         if self.resident is not None and _is(self.resident.device, device):
-            there, n = self.resident.device, int(ends[-1])
-            parts = _moved(shifts, there), _moved(lengths, there)
-            # Told how many, so that a GPU need not be asked.
-            places = torch.repeat_interleave(*parts, output_size=n) + torch.arange(n, device=there)
-            ids = self.resident[places]
+            home, n = self.resident.device, int(ends[-1])
+            parts = _moved(shifts, home), _moved(lengths, home)
+            # With output_size, torch need not wait for the GPU to add up the lengths.
+            positions = torch.repeat_interleave(*parts, output_size=n) + torch.arange(
+                n, device=home
+            )
+            ids = self.resident[positions]
         else:
             ids = _moved(
                 _signed(self.ids[np.repeat(shifts, lengths) + np.arange(ends[-1])]), device
@@ -158,7 +161,7 @@ class Tokens:
         return self._positive(ids), torch.from_numpy(lengths)
 
     def _positive(self, ids: Tensor) -> Tensor:
-        """Ids as int64; uint16 has come as the int16 of the same bits."""
+        """Return ids as int64; uint16 ids arrive as int16 with the same bits."""
         return ids.long() & 0xFFFF if self.ids.dtype == np.uint16 else ids.long()
 
 
@@ -170,28 +173,26 @@ def tokenize(
     cache: Path | None = None,
     progress: bool = False,
 ) -> Tokens:
-    """Tokenise texts with all cores, special tokens included, each cut to `max_tokens`.
+    """Tokenise texts with all cores, special tokens included, and cut each to `max_tokens`.
 
-    Of a long text only a piece is tokenised, where that provably gives the same tokens: for a
-    tokenizer that splits at every blank and looks at each split alone
-    (`tokenizing.splits_at_blanks`), the tokens of a text cut before a blank are the first
-    tokens of the whole. If the piece turns out too short to fill `max_tokens`, the whole text is
-    tokenised after all.
+    Of a long text only a piece is tokenised where that gives the same tokens. If a tokenizer splits
+    at every blank and looks at each split alone (`dexml.text.tokenizing.splits_at_blanks`), the
+    tokens of a text cut before a blank are the first tokens of the whole text. If the piece is too
+    short to fill `max_tokens`, the whole text is tokenised.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
         texts: The texts; may be empty, and so may each of them.
         max_tokens: Tokens of a text at most, special ones included.
-        cache: A folder to keep the result in, under a hash of texts, tokenizer and `max_tokens`;
-            what is there already is memory-mapped.
+        cache: Folder to keep the result in, under a hash of texts, tokenizer and `max_tokens`. A
+            result that is there already is memory-mapped.
         progress: Show a bar with the time left, after two seconds.
 
     Returns:
         The token ids, in the order of the texts.
 
     Raises:
-        ValueError: `max_tokens` leaves no room beside the special tokens, or a text is not
-            Unicode.
+        ValueError: Special tokens alone fill `max_tokens`, or a text is not Unicode.
     """
     backend = tokenizer.backend_tokenizer
     special = backend.num_special_tokens_to_add(False)
@@ -209,20 +210,20 @@ def tokenize(
         try:
             return _opened(folder, len(texts), dtype)
         except (ValueError, OSError, EOFError) as error:
-            console.say(f"note: {folder} is damaged and is made again ({error})")
+            console.say(f"note: {folder} is damaged, so it is computed again ({error})")
     tokens = Tokens(*token_ids(backend, texts, max_tokens, dtype, progress=progress))
     if not len(tokens.ids):
         return tokens
     cache.mkdir(parents=True, exist_ok=True)
-    with replacing(folder) as beside:
-        beside.mkdir(exist_ok=True)
-        np.save(beside / "ids.npy", tokens.ids)
-        np.save(beside / "offsets.npy", tokens.offsets)
+    with replacing(folder) as temporary:
+        temporary.mkdir(exist_ok=True)
+        np.save(temporary / "ids.npy", tokens.ids)
+        np.save(temporary / "offsets.npy", tokens.offsets)
     return _opened(folder, len(texts), dtype)
 
 
 def _key(backend: Any, texts: list[str], max_tokens: int) -> str:
-    """SHA-256 over all that the tokens depend on."""
+    """Hash everything that the tokens depend on (SHA-256)."""
     settings = json.loads(backend.to_str())
     settings["truncation"] = settings["padding"] = None
     digest = hashlib.sha256(f"dexml tokens 1, {max_tokens}, {json.dumps(settings)}".encode())
@@ -234,7 +235,7 @@ def _key(backend: Any, texts: list[str], max_tokens: int) -> str:
 
 
 def _opened(folder: Path, n_texts: int, dtype: type) -> Tokens:
-    # Copy on write, not read-only: torch shares writable memory without a word.
+    # Copy on write, not read-only: torch warns when it shares memory that is not writable.
     ids, offsets = (
         np.load(folder / name, mmap_mode="c", allow_pickle=False)
         for name in ("ids.npy", "offsets.npy")
@@ -249,13 +250,13 @@ def _opened(folder: Path, n_texts: int, dtype: type) -> Tokens:
 
 
 def _signed(ids: NDArray[Any]) -> NDArray[Any]:
-    """The ids as a type that torch computes with everywhere, without a copy if writable."""
+    """View the ids as a type that torch supports on all devices; copy only what is read-only."""
     ids = ids.view(np.int16) if ids.dtype == np.uint16 else ids
     return ids if ids.flags.writeable else ids.copy()
 
 
 def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The one place where tokens travel to a device."""
+    """Send an array to a device; all tokens pass here."""
     import torch
 
     return torch.from_numpy(array).to(device)

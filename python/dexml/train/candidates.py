@@ -14,11 +14,11 @@ from torch import Tensor
 
 from dexml.data import Csr
 from dexml.sampling import LabelGraph, NegativeSampler, pool_positives
-from dexml.train.schedule import SOURCES, Negatives, parse_negatives
+from dexml.train.schedule import SOURCES, Negatives, StageSchedule
 from dexml.train.settings import TrainSettings
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Places in the batch and places among the candidates, both (P,)."""
+"""Positions in the batch and positions among the candidates, both (P,)."""
 FREQUENCY_POWER = 0.75
 """Of the source ``frequency``: label l is drawn by n_l to this power, as in word2vec."""
 
@@ -31,14 +31,14 @@ class Candidates(NamedTuple):
     positives: Pairs
     ignore: Pairs | None
     log_weight: Tensor | None
-    """(K,): log of the weight that each has as a negative; None: 1."""
+    """(K,): log of the weight of each as a negative; None: all weigh 1."""
 
 
 class Sampler:
     """Draws the candidates of the steps of one stage.
 
-    The pool of a step: the positives of its points, and what the sources give for each of them.
-    Every label of the pool is a candidate of every point. With ``all``, the pool is all labels.
+    The pool of a step holds the positives of its points and what the sources draw for each of
+    them. Every label of the pool is a candidate for every point. With ``all`` it holds all labels.
     """
 
     def __init__(
@@ -46,8 +46,7 @@ class Sampler:
         y: Csr,
         exclude: Csr | None,
         rows: NDArray[np.int64],
-        negatives: str,
-        per_point: int,
+        schedule: StageSchedule,
         settings: TrainSettings,
     ) -> None:
         """Prepare the sources.
@@ -55,20 +54,19 @@ class Sampler:
         Args:
             y: Positives of all points, shape (N, L).
             exclude: Filter pairs, shape (N, L).
-            rows: The points that are trained on, ascending; nothing else of `y` is read.
-            negatives: The setting.
-            per_point: Negatives drawn for each point of a step.
+            rows: The points that are trained on, ascending; no other row of `y` is read.
+            schedule: The stage; says what is drawn.
             settings: The settings of the run.
         """
         self.y, self.exclude, self.rows = y, exclude, rows
-        self.settings, self.per_point = settings, per_point
-        self.shares: Negatives = parse_negatives(negatives)
+        self.settings, self.per_point = settings, schedule.per_point
+        self.shares: Negatives = schedule.negatives
         self.everything = np.arange(y.shape[1])
         self.graph: LabelGraph | None = None
         self.shortlist: NDArray[np.int32] | None = None
         self._sampler: NegativeSampler | None = None
         self._log_weights: dict[int, Tensor] | None = None
-        """For each number of points of a step so far; None: negatives weigh 1."""
+        """By the number of points of a step, as steps ask for them; None: negatives weigh 1."""
         if self.shares == "all":
             return
         self._y = y[rows]
@@ -83,28 +81,23 @@ class Sampler:
         if settings.weigh_negatives and self.shares.keys() <= {"uniform", "frequency"}:
             self._log_weights = {}
 
-    @property
-    def wants_shortlist(self) -> bool:
-        """Whether hard negatives are among the sources."""
-        return self.shares != "all" and "hard" in self.shares
-
     def use_shortlist(self, shortlist: NDArray[np.int32]) -> None:
         """Take a new shortlist, shape (len(rows), size), padded with -1."""
         self.shortlist = shortlist
         self._prepare()
 
     def candidates(self, batch: NDArray[np.int64], epoch: int) -> Candidates:
-        """Candidates of the points `batch`; a function of seed, epoch and batch."""
+        """Draw the candidates of the points `batch`, as seed, epoch and batch determine them."""
         n = self.settings.positives_per_point
         indptr, indices = pool_positives(self.y, batch, self.everything)
         rows = np.repeat(np.arange(len(batch)), np.diff(indptr))
         drawn = np.ones(len(rows), np.bool_)
         generator = np.random.default_rng((self.settings.seed, epoch, int(batch[0])))
         if n:
-            # The n smallest of one random number a positive: n of each row, without replacement.
+            # One random number for each positive; the n smallest of a row are drawn.
             order = np.lexsort((generator.random(len(rows)), rows))
-            place = np.arange(len(rows)) - indptr[rows]
-            drawn[order] = place < n
+            position = np.arange(len(rows)) - indptr[rows]
+            drawn[order] = position < n
         if self.shares == "all":
             ignored = [(rows[~drawn], indices[~drawn])]
             if self.exclude is not None:
@@ -118,10 +111,10 @@ class Sampler:
             )
         pool = [indices[drawn]]
         if self._sampler is not None:
-            places = np.searchsorted(self.rows, batch)
-            negatives = self._sampler.draw(places, seed=self.settings.seed, epoch=epoch)
+            positions = np.searchsorted(self.rows, batch)
+            negatives = self._sampler.draw(positions, seed=self.settings.seed, epoch=epoch)
             pool.append(negatives[negatives >= 0].astype(np.int64))
-        if not any(map(len, pool)):  # points without labels alone: a pool is never empty
+        if not any(map(len, pool)):  # only points without labels; a pool must not be empty
             pool.append(generator.integers(self.y.shape[1], size=1))
         ids = np.unique(np.concatenate(pool))
         return Candidates(
@@ -132,11 +125,11 @@ class Sampler:
         )
 
     def _pairs(self, y: Csr, batch: NDArray[np.int64], ids: NDArray[np.int64]) -> Pairs:
-        indptr, places = pool_positives(y, batch, ids)
-        return np.repeat(np.arange(len(batch)), np.diff(indptr)), places
+        indptr, positions = pool_positives(y, batch, ids)
+        return np.repeat(np.arange(len(batch)), np.diff(indptr)), positions
 
     def _prepare(self) -> None:
-        """Make the sampler: before the first shortlist, of the other sources alone."""
+        """Make the sampler; before the first shortlist it has only the other sources."""
         assert self.shares != "all"
         shares = {
             SOURCES[name]: share
@@ -156,11 +149,11 @@ class Sampler:
             )
 
     def _log_weight(self, batch_size: int) -> Tensor:
-        """-log of the probability of each label to be in the pool of a random batch, (L,).
+        """-log of the probability that each label is in the pool of a random batch, (L,).
 
-        A label stays out if it does as a positive and in every draw. A batch holds each point with
-        probability B/N, and a point draws its n distinct labels among those that are not its own.
-        Labels that nothing draws weigh 1.
+        A label is missing if it is no positive of the batch and no draw hits it. A batch holds each
+        point with probability B/N, and a point draws its n distinct labels among those that are
+        not its own. Labels that nothing draws weigh 1.
         """
         assert self._log_weights is not None
         if batch_size in self._log_weights:
@@ -169,7 +162,7 @@ class Sampler:
         counts = np.diff(self._y.indptr)
         n = self.settings.positives_per_point
         each = np.minimum(1.0, n / np.maximum(counts, 1)) if n else np.ones(len(counts))
-        with np.errstate(divide="ignore"):  # certain to be drawn: log 0
+        with np.errstate(divide="ignore"):  # log 0 for a label that is certain to be drawn
             missed = np.log1p(-each * min(1.0, batch_size / n_points))
             out = np.bincount(self._y.indices, np.repeat(missed, counts), n_labels)
             mixture = {} if self._sampler is None else self._sampler.mixture

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,58 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _NAME = re.compile(r"\d-\d{9}\.safetensors")
 
 
-def save(path: Path, model: Model, stage: Stage | None, state: dict[str, Any]) -> None:
-    """Write weights, AdamW moments and `state` as one file, beside and renamed.
+@dataclass
+class Progress:
+    """How far a job has come; part of each checkpoint."""
 
-    Called by all processes; the first one writes.
+    stage: str = ""
+    """The stage that runs; empty before the first one."""
+    epoch: int = 0
+    """Epochs of the stage that are complete."""
+    done: int = 0
+    """Steps of the epoch that has begun."""
+    step: int = 0
+    """Steps of the stage."""
+    total: float = 0.0
+    """Sum of the losses of the epoch that has begun, over its points."""
+    waited: int = 0
+    """Validations since the best one."""
+    shortlist: str = ""
+    """File of the shortlist in use; empty: none yet."""
+    best: float | None = None
+    """Best score of a validation, over all stages."""
+    chosen: dict[str, int] = field(default_factory=dict)
+    """Epochs of each stage that led to the best score."""
+    written: int = 0
+    """Checkpoints so far."""
+
+    @classmethod
+    def from_json(cls, text: str) -> Progress:
+        """Read what `as_json` has written."""
+        return cls(**json.loads(text))
+
+    def as_json(self) -> str:
+        """Write all fields as one JSON object."""
+        return json.dumps(asdict(self))
+
+    def begin(self, stage: str) -> None:
+        """Start a stage: its own counts start at 0."""
+        self.stage, self.shortlist = stage, ""
+        self.epoch = self.done = self.step = self.waited = 0
+        self.total = 0.0
+
+
+def save(path: Path, model: Model, stage: Stage | None, progress: Progress) -> None:
+    """Write weights, AdamW moments and progress as one file; a kill leaves no half file.
+
+    All processes call this; the first one writes.
 
     Args:
         path: The checkpoint file.
         model: Its label table is whole on every process (see `complete`). Layers of the transformer
             that no stage trains are not saved.
         stage: The stage whose optimiser is saved; None saves the weights alone.
-        state: JSON values: stage, epoch, step, best score.
+        progress: How far the job has come.
     """
     tensors = {f"model.{name}": p.detach() for name, p in changing(model).items()}
     if stage is not None:
@@ -45,7 +87,7 @@ def save(path: Path, model: Model, stage: Stage | None, state: dict[str, Any]) -
         flat = {n: t.cpu().contiguous() for n, t in sorted(tensors.items())}
         metadata = {
             "format_version": str(FORMAT_VERSION),
-            "state": json.dumps(state),
+            "state": progress.as_json(),
             "sha256": _digest(flat),
         }
         with replacing(path) as beside:
@@ -55,41 +97,44 @@ def save(path: Path, model: Model, stage: Stage | None, state: dict[str, Any]) -
     processes.first(write, next(model.parameters()).device)
 
 
-def save_last(folder: Path, model: Model, stage: Stage, state: dict[str, Any], keep: int) -> None:
-    """Write the checkpoint of this moment, and remove all but the last `keep`."""
-    save(folder / f"{stage.number}-{state['written']:09d}.safetensors", model, stage, state)
+def save_last(stage: Stage, progress: Progress) -> None:
+    """Write a checkpoint of this moment, and remove all but the last `keep_checkpoints`."""
+    complete(stage)
+    progress.written += 1
+    folder = stage.job.folder
+    path = folder / f"{stage.schedule.number}-{progress.written:09d}.safetensors"
+    save(path, stage.model, stage, progress)
     if processes.is_first():
-        for path in listed(folder)[keep:]:
-            path.unlink(missing_ok=True)
+        for old in listed(folder)[stage.settings.keep_checkpoints :]:
+            old.unlink(missing_ok=True)
 
 
 def listed(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the newest first."""
-    found = [path for path in folder.glob("*.safetensors") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: path.name[2:], reverse=True)
+    paths = [path for path in folder.glob("*.safetensors") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: path.name[2:], reverse=True)
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, and its state; None if there is none yet.
+def newest(folder: Path) -> tuple[Path, Progress] | None:
+    """The newest checkpoint that is not damaged, and its progress; None if there is none yet.
 
     Raises:
-        ValueError: There are some, all damaged.
+        ValueError: All are damaged.
     """
-    error: ValueError | None = None
-    for path in listed(folder):
+    paths = listed(folder)
+    for path in paths:
         try:
-            return path, read_state(path, whole=True)
-        except ValueError as problem:
-            error = problem
+            return path, read_progress(path, check=True)
+        except ValueError as error:
             if processes.is_first():
-                console.say(f"note: {problem}; going on from the checkpoint before")
-    if error is not None:
+                console.say(f"note: {error}; going on from the checkpoint before")
+    if paths:
         raise ValueError(f"{folder}: every checkpoint is damaged; start again with --overwrite")
     return None
 
 
-def read_state(path: Path, *, whole: bool = False) -> dict[str, Any]:
-    """Read the `state` of a checkpoint; with `whole`, check all of its content.
+def read_progress(path: Path, *, check: bool = False) -> Progress:
+    """Read the progress from a checkpoint; with `check`, compare all of its content with its hash.
 
     Raises:
         ValueError: Damaged, or of another version.
@@ -100,51 +145,53 @@ def read_state(path: Path, *, whole: bool = False) -> dict[str, Any]:
             raise ValueError(
                 f"{path}: not a checkpoint of this version; start again with --overwrite"
             )
-        if whole:
+        if check:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if _digest(tensors) != metadata["sha256"]:
                 raise ValueError(f"{path}: damaged (its content has changed)")
-    state: dict[str, Any] = json.loads(metadata["state"])
-    return state
+    return Progress.from_json(metadata["state"])
 
 
 def best_file(folder: Path, stage: str) -> Path:
-    """Where a stage keeps its best epoch, if there is one better than all stages before.
+    """Where a stage keeps its best epoch, if it has one that is better than all stages before.
 
-    Each stage has a file of its own: where a kill comes between that file and the first checkpoint
-    of the stage, the stage starts again, from the best of the stages before.
+    Each stage has its own file. So if a kill comes between this file and the first checkpoint of
+    the stage, the stage starts again from the best of the stages before.
     """
     return folder / f"best-{stage}.safetensors"
 
 
-def load_best(folder: Path, stages: Sequence[str], model: Model) -> dict[str, Any] | None:
-    """Put the weights of the best epoch of `stages` (in the order they ran) into `model`.
+def load_best(folder: Path, stages: Sequence[str], model: Model) -> Progress | None:
+    """Load the weights of the best epoch of `stages` (in the order they ran) into `model`.
 
     Returns:
-        Its state; None, and nothing is done, if none of them has been scored.
+        The progress then; None, with the model unchanged, if none of the stages has a best epoch.
 
     Raises:
         ValueError: The file is damaged.
     """
-    found = [path for path in (best_file(folder, name) for name in stages) if path.exists()]
-    if not found:
+    paths = [path for path in (best_file(folder, name) for name in stages) if path.exists()]
+    if not paths:
         return None
     try:
-        state = read_state(found[-1], whole=True)
+        progress = read_progress(paths[-1], check=True)
     except ValueError as error:
         raise ValueError(f"{error}; start again with --overwrite") from None
-    load(found[-1], model)
-    return state
+    load(paths[-1], model)
+    return progress
 
 
 def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = "") -> None:
-    """Put weights and moments back; parameters the file does not know keep their values.
+    """Load weights and moments; parameters that the file does not have keep their values.
 
     Args:
         path: The checkpoint.
-        model: Changed in place, where names begin with `prefix`.
-        stage: Its optimiser gets its moments; None: weights alone.
-        prefix: Of the names to load.
+        model: Changed in place.
+        stage: Its optimiser gets its moments; None loads the weights alone.
+        prefix: Only parameters whose names begin with it are loaded.
+
+    Raises:
+        ValueError: A parameter has another shape.
     """
     device = next(model.parameters()).device
     with _open(path) as file, torch.no_grad():
@@ -161,9 +208,9 @@ def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = 
             parameter.copy_(saved)
         if stage is None:
             return
-        if stage.rows is not None:
-            stage.rows.counts.copy_(file.get_tensor("rows.counts"))
-            for name, moments in stage.rows.state.items():
+        if stage.row_optimizer is not None:
+            stage.row_optimizer.counts.copy_(file.get_tensor("rows.counts"))
+            for name, moments in stage.row_optimizer.state.items():
                 for moment, into in zip(_MOMENTS, moments, strict=True):
                     into.copy_(file.get_tensor(f"{moment}.table.{name}"))
         if stage.optimizer is None:
@@ -190,7 +237,7 @@ def changing(model: Model) -> dict[str, nn.Parameter]:
 
 
 def complete(stage: Stage) -> None:
-    """Put the parts of the label table together, on every process."""
+    """Put the parts of the label table together, on every process; all call this."""
     if stage.own_table is None or processes.size() == 1:
         return
     table = stage.model.table
@@ -203,11 +250,11 @@ def complete(stage: Stage) -> None:
 
 
 def _moments(stage: Stage) -> dict[str, Tensor]:
-    """Optimiser state by name, put together over the processes."""
+    """State of the optimisers by name, put together over the processes."""
     tensors: dict[str, Tensor] = {}
-    if stage.rows is not None:
-        tensors["rows.counts"] = stage.rows.counts
-        for name, moments in stage.rows.state.items():
+    if stage.row_optimizer is not None:
+        tensors["rows.counts"] = stage.row_optimizer.counts
+        for name, moments in stage.row_optimizer.state.items():
             for moment, tensor in zip(_MOMENTS, moments, strict=True):
                 tensors[f"{moment}.table.{name}"] = tensor
     if stage.optimizer is None:
@@ -216,7 +263,7 @@ def _moments(stage: Stage) -> dict[str, Tensor]:
         state = stage.optimizer.state.get(parameter, {})
         if not state:
             continue
-        tensors[f"step.{name}"] = state["step"].reshape(1)  # what bce learns may start late
+        tensors[f"step.{name}"] = state["step"].reshape(1)  # bce may start later than the rest
         for moment in _MOMENTS:
             tensor = state[moment]
             if rows is not None and processes.size() > 1:
@@ -230,10 +277,10 @@ def _moments(stage: Stage) -> dict[str, Tensor]:
 
 
 def _trained(stage: Stage) -> list[tuple[str, nn.Parameter, slice | None]]:
-    """Parameters of the optimiser with their names; of the label table the rows of this process."""
+    """Parameters of `optimizer` by name; for the label table, with the rows of this process."""
     assert stage.optimizer is not None
     inside = {id(p) for group in stage.optimizer.param_groups for p in group["params"]}
-    found: list[tuple[str, nn.Parameter, slice | None]] = [
+    trained: list[tuple[str, nn.Parameter, slice | None]] = [
         (name, p, None) for name, p in stage.model.named_parameters() if id(p) in inside
     ]
     if stage.own_table is not None:
@@ -241,8 +288,8 @@ def _trained(stage: Stage) -> list[tuple[str, nn.Parameter, slice | None]]:
         for name in ("residual", "bias"):
             parameter = getattr(stage.own_table, name)
             if id(parameter) in inside:
-                found.append((f"table.{name}", parameter, rows))
-    return found
+                trained.append((f"table.{name}", parameter, rows))
+    return trained
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -14,7 +14,7 @@ from dexml import console
 from dexml.encoder import DualEncoder, Tokens
 from dexml.run import folder as rundir
 from dexml.train import processes
-from dexml.train.problem import Features, Model, Problem
+from dexml.train.problem import Features, Job
 from dexml.train.settings import TrainSettings
 
 
@@ -26,7 +26,7 @@ def cache_folder(settings: TrainSettings) -> Path:
 def tokenize(
     encoder: DualEncoder, texts: Sequence[str], max_tokens: int, settings: TrainSettings
 ) -> Tokens:
-    """Tokenise texts, kept in the cache: the first process writes it, the others read it."""
+    """Tokenise texts and cache them: the first process writes the cache, the others read it."""
 
     def tokens() -> Tokens:
         return encoder.tokenize(
@@ -47,32 +47,32 @@ def cached_features(
     progress: bool,
     alone: bool = False,
 ) -> NDArray[np.float32]:
-    """Features of texts by the encoder as it is, kept in `cache` under a hash of both.
+    """Features of texts by the encoder as it is now, cached under a hash of both.
 
-    The head comes after the features, and does not count.
+    Features come before the head, so the hash leaves the head out.
 
     Args:
         encoder: The encoder.
         tokens: The texts.
-        cache: The folder.
-        desc: What a progress bar says.
-        progress: Show one.
-        alone: Let each process encode all texts: the same bits for any number of processes.
+        cache: Folder of the cache.
+        desc: Words beside the progress bar.
+        progress: Show a progress bar.
+        alone: Let each process encode all texts: then the bits do not depend on their number.
     """
     path = cached_path(encoder, tokens, cache)
     device = encoder.device
-    found: NDArray[np.float32] | None = None
+    cached: NDArray[np.float32] | None = None
     if path.exists():
         try:
-            found = np.load(path, allow_pickle=False)
+            cached = np.load(path, allow_pickle=False)
         except (ValueError, EOFError):
-            console.say(f"note: {path} is damaged and is made again")
-    if processes.size() == 1 and found is not None:
-        return found
-    ready = torch.tensor([float(found is not None)], device=device)
+            console.say(f"note: {path} is damaged and is computed again")
+    if processes.size() == 1 and cached is not None:
+        return cached
+    ready = torch.tensor([float(cached is not None)], device=device)
     processes.add_up(ready)
-    if found is not None and int(ready) == processes.size():
-        return found
+    if cached is not None and int(ready) == processes.size():
+        return cached
     features = encoded(encoder, tokens, desc=desc, progress=progress, alone=alone)
 
     def write() -> bool:
@@ -85,7 +85,7 @@ def cached_features(
 
 
 def cached_path(encoder: DualEncoder, tokens: Tokens, cache: Path) -> Path:
-    """The file in `cache` that features of these texts by the encoder as it is are kept in."""
+    """The file in `cache` for the features of these texts by the encoder as it is now."""
     digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
     for array in (tokens.ids.astype(np.int32), tokens.offsets):
         digest.update(array.tobytes())
@@ -102,7 +102,7 @@ def encoded(
     progress: bool,
     alone: bool = False,
 ) -> NDArray[np.float32]:
-    """Features of texts, each process encoding its share; with `alone`, each encoding all."""
+    """Encode texts, shared out over the processes; with `alone`, each process encodes all."""
     if processes.size() == 1 or alone:
         return encoder.encode_features(tokens, desc=desc, progress=progress)
     mine = np.arange(processes.rank(), len(tokens), processes.size())
@@ -116,8 +116,8 @@ def encoded(
 def of_all(
     encoder: DualEncoder, tokens: tuple[Tokens, Tokens], settings: TrainSettings
 ) -> Features:
-    """Features of all points and labels by the encoder as it is, cached."""
-    found = [
+    """Features of all points and all labels by the encoder as it is now, cached."""
+    both = [
         cached_features(
             encoder,
             texts,
@@ -128,20 +128,16 @@ def of_all(
         )
         for desc, texts in zip(("points", "labels"), tokens, strict=True)
     ]
-    return found[0], found[1]
+    return both[0], both[1]
 
 
-def current(
-    problem: Problem, model: Model, rows: NDArray[np.int64], settings: TrainSettings
-) -> Features:
-    """Features of the points `rows` and of all labels by the encoder as it is."""
-    if problem.features is not None and not model.trained_layers:  # it is as it was loaded
+def current(job: Job, rows: NDArray[np.int64]) -> Features:
+    """Features of the points `rows` and of all labels by the encoder as it is now."""
+    problem, model = job.problem, job.model
+    if problem.features is not None and not model.trained_layers:  # still as it was loaded
         return problem.features[0][rows], problem.features[1]
-    encoder, show = model.encoder, not settings.quiet
-    alone = settings.deterministic
+    options = {"progress": not job.settings.quiet, "alone": job.settings.deterministic}
     return (
-        encoded(
-            encoder, problem.point_tokens.select(rows), desc="points", progress=show, alone=alone
-        ),
-        encoded(encoder, problem.label_tokens, desc="labels", progress=show, alone=alone),
+        encoded(model.encoder, problem.point_tokens.select(rows), desc="points", **options),
+        encoded(model.encoder, problem.label_tokens, desc="labels", **options),
     )

@@ -21,6 +21,7 @@ from dexml.scorers.dense import QUERIES, TABLE, VECTORS
 from dexml.sealed import Home, Part, array_part
 from dexml.train import features, processes, selection
 from dexml.train.problem import Model
+from dexml.train.schedule import parse_loss
 from dexml.train.selection import REPORTED
 from dexml.train.settings import TrainSettings
 
@@ -83,7 +84,7 @@ def save(
         "prior": prior,
         "unseen_bias": model.table.served_unseen_bias(temperature),
     }
-    if "bce" in settings.loss:
+    if any(part.loss.learns_scale for part in parse_loss(settings.loss)):
         dense |= {"log_scale": model.log_scale.item(), "offset": model.offset.item()}
     sections = {
         "data": os.path.relpath(settings.data_dir, folder.resolve()),

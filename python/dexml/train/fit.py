@@ -1,7 +1,7 @@
 """The training loop: one stage after the other, validated, saved, resumed.
 
-Every random choice of a step is a function of (seed, stage, epoch, step), so that a run that goes
-on after a checkpoint does what an unbroken one would do.
+Every random choice of a step is a function of (seed, stage, epoch, step). So a run that goes on
+after a checkpoint does what an unbroken one would have done.
 """
 
 from __future__ import annotations
@@ -10,297 +10,250 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dexml import console
 from dexml.run import folder as rundir
 from dexml.train import checkpoint, processes, selection, shortlist, stages
-from dexml.train.problem import Model, Problem
-from dexml.train.schedule import parse_stages, rate, shortlist_due
-from dexml.train.selection import REPORTED
-from dexml.train.settings import TrainSettings
+from dexml.train.checkpoint import Progress
+from dexml.train.problem import Job
+from dexml.train.schedule import rate, stage_schedules
 from dexml.train.step import Stage, batches, take_step
+from dexml.train.track import Track
 
-__all__ = ["REPORTED", "fit"]
 LOG_STEPS = 100
 """Steps between lines of the log, in epochs that are much longer."""
+_RATES = {"heads": "--head-lr, --residual-lr, --bias-lr", "encoder": "--encoder-lr"}
 
 
-def fit(
-    problem: Problem,
-    model: Model,
-    rows: NDArray[np.int64],
-    validation_rows: NDArray[np.int64],
-    epochs: dict[str, int],
-    settings: TrainSettings,
-    folder: Path,
-    tell: Callable[[Mapping[str, Any]], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Run all stages on `rows`, and leave in `model` the best epoch on `validation_rows`.
+def fit(job: Job, track: Track = lambda line: None) -> Progress:
+    """Run all stages of `job`, and leave the best epoch in its model.
 
-    Goes on after the last checkpoint in `folder`, if there is one. Without validation points the
-    last epoch is the best.
+    Goes on after the last checkpoint in `job.folder`, if there is one. Without validation points
+    the last epoch is the best.
 
     Args:
-        problem: The training part.
-        model: At its start; changed in place.
-        rows: Points to fit, ascending.
-        validation_rows: Points to select on; may be empty.
-        epochs: Number of epochs of each stage.
-        settings: The settings of the run.
-        folder: Where checkpoints are kept; its name is shown beside the progress.
-        tell: Gets every line of the log as well, on the first process.
+        job: What is trained; its model is changed in place.
+        track: Gets every line of the log too, on the first process.
 
     Returns:
-        The state at the best epoch; ``chosen`` holds the epochs of each stage that led to it.
+        The progress at the best epoch; `chosen` holds the epochs of each stage that led to it.
 
     Raises:
-        KeyboardInterrupt: Told to stop; the last step is saved.
-        RuntimeError: The loss is no number, or another process is gone.
+        KeyboardInterrupt: A signal came; the last step is saved.
+        RuntimeError: The loss is not finite, or another process is gone.
     """
+    model, folder = job.model, job.folder
     if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".*"):  # half-written by a run that was killed
             left.unlink(missing_ok=True)
-    names = parse_stages(settings.stages)
-    state: dict[str, Any] = {
-        "stage": "",
-        "epoch": 0,
-        "done": 0,
-        "step": 0,
-        "total": 0.0,
-        "written": 0,
-        "best": None,
-        "chosen": {},
-        "waited": 0,
-        "shortlist": "",
-    }
-    found = checkpoint.newest(folder)
-    last = None
-    if found is not None:
-        last, state = found
-    if epochs.get("encoder", 0) and "encoder" in names:
-        model.trained_layers = stages.tuned_layers(model.encoder, settings)
-    with _asked_to_stop() as stop:
-        for name in names:
-            if not epochs.get(name, 0) or (
-                state["stage"] and names.index(name) < names.index(state["stage"])
-            ):
+    schedules = stage_schedules(job.settings, job.n_labels)
+    names = [schedule.name for schedule in schedules]
+    last, progress = checkpoint.newest(folder) or (None, Progress())
+    if any(schedule.name == "encoder" and schedule.epochs for schedule in schedules):
+        model.trained_layers = stages.tuned_layers(model.encoder, job.settings)
+    first = names.index(progress.stage) if progress.stage in names else 0
+    with _stop_signal() as stop:
+        for number, schedule in enumerate(schedules):
+            if number < first or not schedule.epochs:
                 continue
-            # Where the stages before have been best, this one starts.
-            before = checkpoint.load_best(folder, names[: names.index(name)], model)
-            if (
-                before is None and last is not None
-            ):  # features are those of the encoder as it was at the start
+            # A stage starts from the best epoch of the stages before it. If there is none (no
+            # validation points), the checkpoint has the transformer that they left.
+            best = checkpoint.load_best(folder, names[:number], model)
+            if best is None and last is not None:
                 checkpoint.load(last, model, prefix="encoder.transformer.")
-            stage = stages.make(name, problem, model, rows, settings)
-            if last is not None and state["stage"] == name:
+            stage = stages.make(schedule.name, job)
+            if last is not None and progress.stage == schedule.name:
                 checkpoint.load(last, model, stage)
             else:
-                state = state | {"stage": name, "epoch": 0, "done": 0, "step": 0, "total": 0.0}
-                state = state | {"waited": 0, "shortlist": ""}
-            state = _run_stage(
-                problem, stage, rows, validation_rows, epochs[name], folder, state, stop, tell
-            )
-    best = checkpoint.load_best(folder, names, model) if len(validation_rows) else None
-    return state if best is None else best
+                progress.begin(schedule.name)
+            _run_stage(stage, progress, stop, track)
+    best = checkpoint.load_best(folder, names, model) if len(job.validation_rows) else None
+    return best or progress
 
 
-def _run_stage(
-    problem: Problem,
-    stage: Stage,
-    rows: NDArray[np.int64],
-    validation_rows: NDArray[np.int64],
-    epochs: int,
-    folder: Path,
-    state: dict[str, Any],
-    stop: Callable[[], bool],
-    tell: Callable[[Mapping[str, Any]], None],
-) -> dict[str, Any]:
-    """Run one stage from `state` on; each epoch ends with a validation and a checkpoint."""
-    settings, model, optimizer = stage.settings, stage.model, stage.optimizer
-    groups = [] if optimizer is None else list(optimizer.param_groups)
-    groups += [] if stage.rows is None else stage.rows.param_groups
-    peaks = [group.setdefault("peak", group["lr"]) for group in groups]
-    n_batches = math.ceil(len(rows) / stage.batch_size)
-    steps = epochs * n_batches
-    started = saved = time.perf_counter()
+def _run_stage(stage: Stage, progress: Progress, stop: Callable[[], bool], track: Track) -> None:
+    """Run one stage from `progress` on; each epoch ends with a validation and a checkpoint."""
+    job, schedule, settings = stage.job, stage.schedule, stage.settings
+    n_batches = schedule.n_batches(len(job.rows))
+    steps = schedule.epochs * n_batches
+    rates, log = _Rates(stage), _Log(stage, track)
     bar = tqdm(
         total=steps,
-        initial=state["step"],
-        desc=f"{folder.name}: {stage.name}",
+        initial=progress.step,
+        desc=f"{job.name}: {schedule.name}",
         unit="step",
         disable=settings.quiet,
     )
-
-    def log(**fields: Any) -> None:
-        if processes.is_first():
-            where = {"stage": folder.name, "phase": stage.name}
-            seconds = round(time.perf_counter() - started, 3)
-            tell(rundir.log(settings.out, **where, **fields, seconds=seconds))
-
-    def save() -> None:
-        nonlocal state, saved
-        checkpoint.complete(stage)
-        state = state | {"written": state["written"] + 1}
-        checkpoint.save_last(folder, model, stage, state, settings.keep_checkpoints)
-        saved = time.perf_counter()
-
-    if stage.sampler.graph is not None and state["step"] == 0:
-        log(event="label graph", **stage.sampler.graph.stats())
-    if state["shortlist"]:
-        stage.sampler.use_shortlist(shortlist.load(folder / state["shortlist"], len(rows)))
-    while state["epoch"] < epochs and not 0 < settings.patience <= state["waited"]:
-        epoch = state["epoch"] + 1
-        if state["done"] == 0 and stage.sampler.wants_shortlist:
-            state = _refresh_shortlist(problem, stage, rows, epoch, folder, state, log)
-        stopping, batch_loss, lr = False, 0.0, 0.0
-        all_batches = batches(rows, stage.batch_size, settings.seed, stage.number, epoch)
-        for batch in all_batches[state["done"] :]:
-            model.train()
-            factor = rate(state["step"], steps, settings.warmup)
-            for group, peak in zip(groups, peaks, strict=True):
-                group["lr"] = peak * factor
-            lr = groups[0]["lr"] if groups else 0.0
+    if stage.sampler.graph is not None and progress.step == 0:
+        log.write(event="label graph", **stage.sampler.graph.stats())
+    if progress.shortlist:
+        known = shortlist.load(job.folder / progress.shortlist, len(job.rows))
+        stage.sampler.use_shortlist(known)
+    saved = time.perf_counter()
+    while progress.epoch < schedule.epochs and not 0 < settings.patience <= progress.waited:
+        epoch = progress.epoch + 1
+        if progress.done == 0 and schedule.mines_before(epoch):
+            _refresh_shortlist(stage, epoch, progress, log)
+        stopping, loss, lr = False, 0.0, 0.0
+        shuffled = batches(job.rows, schedule.batch_size, settings.seed, schedule.number, epoch)
+        for batch in shuffled[progress.done :]:
+            stage.model.train()
+            lr = rates.set(rate(progress.step, steps, settings.warmup))
+            # Any process may get the signal; the first one's clock counts. All learn of both.
             due = time.perf_counter() - saved > 60 * settings.checkpoint_minutes
             flags = (float(stop()), float(due and processes.is_first()))
             with processes.watched():
-                batch_loss, flags = take_step(stage, batch, epoch, state["step"], steps, flags)
-            if not math.isfinite(batch_loss):
-                rates = {"heads": "--head-lr, --residual-lr, --bias-lr", "encoder": "--encoder-lr"}
+                loss, flags = take_step(stage, batch, epoch, progress.step, steps, flags)
+            if not math.isfinite(loss):
                 raise RuntimeError(
-                    f"the loss is {batch_loss} at step {state['step']} of stage {stage.name}; "
-                    f"lower the learning rates ({rates[stage.name]})"
+                    f"the loss is {loss} at step {progress.step} of stage {schedule.name}; "
+                    f"lower the learning rates ({_RATES[schedule.name]})"
                 )
-            state = state | {
-                "total": state["total"] + batch_loss * len(batch),
-                "step": state["step"] + 1,
-                "done": state["done"] + 1,
-            }
-            bar.set_postfix_str(f"loss {batch_loss:.3f}", refresh=False)
+            progress.total += loss * len(batch)
+            progress.step += 1
+            progress.done += 1
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bar.update()
             stopping = stopping or flags[0] > 0
-            if state["done"] < n_batches:
-                if state["done"] % LOG_STEPS == 0 and n_batches >= 2 * LOG_STEPS:
-                    log(epoch=epoch, step=state["step"], steps=steps, loss=batch_loss, lr=lr)
-                if stopping or flags[1]:
-                    save()
-                if stopping:
-                    _stop(bar, state)
-        entry: dict[str, Any] = {
+            if progress.done == n_batches:
+                break  # the end of an epoch has its own line and checkpoint
+            if progress.done % LOG_STEPS == 0 and n_batches >= 2 * LOG_STEPS:
+                log.write(epoch=epoch, step=progress.step, steps=steps, loss=loss, lr=lr)
+            if stopping or flags[1]:
+                checkpoint.save_last(stage, progress)
+                saved = time.perf_counter()
+            if stopping:
+                _stop(bar, progress)
+        line: dict[str, Any] = {
             "epoch": epoch,
-            "step": state["step"],
+            "step": progress.step,
             "steps": steps,
-            "loss": state["total"] / len(rows),
+            "loss": progress.total / len(job.rows),
             "lr": lr,
-            "candidates": stage.n_candidates,
+            "candidates": stage.scratch.n_candidates,
         }
-        state = state | {"epoch": epoch, "done": 0, "total": 0.0}
+        progress.epoch, progress.done, progress.total = epoch, 0, 0.0
         checkpoint.complete(stage)
         with processes.watched():
-            state = _validate(problem, stage, validation_rows, epochs, folder, state, entry)
-        log(**entry)
-        save()
+            line |= _validate(stage, progress)
+        log.write(**line)
+        checkpoint.save_last(stage, progress)
+        saved = time.perf_counter()
         if stopping:
-            _stop(bar, state)
+            _stop(bar, progress)
     bar.close()
-    return state
 
 
-def _validate(
-    problem: Problem,
-    stage: Stage,
-    validation_rows: NDArray[np.int64],
-    epochs: int,
-    folder: Path,
-    state: dict[str, Any],
-    entry: dict[str, Any],
-) -> dict[str, Any]:
-    """Score the model after an epoch if it is time; save it if it is the best."""
-    settings, epoch = stage.settings, state["epoch"]
-    if not len(validation_rows):
-        return state | {"chosen": state["chosen"] | {stage.name: epoch}}
-    if epoch % settings.evaluate_every and epoch != epochs:
-        return state
+def _validate(stage: Stage, progress: Progress) -> dict[str, Any]:
+    """Score the model after an epoch if it is time, and save it if it is the best.
+
+    Returns:
+        Fields for the log.
+    """
+    job, settings, epoch = stage.job, stage.settings, progress.epoch
+    if not len(job.validation_rows):
+        progress.chosen[stage.name] = epoch
+        return {}
+    if not stage.schedule.validates_after(epoch):
+        return {}
     stage.model.eval()
-    encoded = stage.encode(validation_rows)
-    scores = selection.validate(problem, stage.model, encoded, validation_rows, settings)
-    entry["validation"] = scores
+    encoded = stage.texts.features(job.validation_rows)
+    scores = selection.validate(job.problem, job.model, encoded, job.validation_rows, settings)
     score = scores[settings.select]
-    if state["best"] is not None and score <= state["best"]:
-        return state | {"waited": state["waited"] + 1}
-    state = state | {
-        "best": score,
-        "waited": 0,
-        "chosen": state["chosen"] | {stage.name: epoch},
-    }
-    checkpoint.save(checkpoint.best_file(folder, stage.name), stage.model, None, state)
-    return state
+    if progress.best is not None and score <= progress.best:
+        progress.waited += 1
+    else:
+        progress.best, progress.waited = score, 0
+        progress.chosen[stage.name] = epoch
+        checkpoint.save(checkpoint.best_file(job.folder, stage.name), job.model, None, progress)
+    return {"validation": scores}
 
 
-def _refresh_shortlist(
-    problem: Problem,
-    stage: Stage,
-    rows: NDArray[np.int64],
-    epoch: int,
-    folder: Path,
-    state: dict[str, Any],
-    log: Callable[..., None],
-) -> dict[str, Any]:
-    """Search hard negatives before `epoch` if it is time; they are kept beside the checkpoint."""
-    settings = stage.settings
-    if not shortlist_due(epoch, settings.shortlist_start, settings.shortlist_every):
-        return state
+def _refresh_shortlist(stage: Stage, epoch: int, progress: Progress, log: _Log) -> None:
+    """Search hard negatives before `epoch`; the file lies beside the checkpoints that name it."""
+    job = stage.job
     stage.model.eval()
     with processes.watched():
-        found = shortlist.mine(problem, stage.model, stage.encode(rows), rows, settings)
+        mined = shortlist.mine(job, stage.texts.features(job.rows))
     name = f"shortlist-{stage.name}-{epoch}.npy"
-    shortlist.save(folder / name, found)
-    stage.sampler.use_shortlist(found)
+    shortlist.save(job.folder / name, mined)
+    stage.sampler.use_shortlist(mined)
     if processes.is_first():
-        states = [checkpoint.read_state(path) for path in checkpoint.listed(folder)]
-        used = {name, *(old["shortlist"] for old in states)}
-        for path in folder.glob("shortlist-*.npy"):
+        kept = [checkpoint.read_progress(path) for path in checkpoint.listed(job.folder)]
+        used = {name, *(old.shortlist for old in kept)}
+        for path in job.folder.glob("shortlist-*.npy"):
             if path.name not in used:
                 path.unlink()
-    log(epoch=epoch, event="shortlist", **shortlist.statistics(found))
-    return state | {"shortlist": name}
+    log.write(epoch=epoch, event="shortlist", **shortlist.statistics(mined))
+    progress.shortlist = name
 
 
-def _stop(bar: Any, state: dict[str, Any]) -> None:
+class _Rates:
+    """The learning rates of a stage, which follow one schedule, each below its own peak."""
+
+    def __init__(self, stage: Stage) -> None:
+        optimizers = (stage.optimizer, stage.row_optimizer)
+        self.groups = [group for one in optimizers if one is not None for group in one.param_groups]
+        self.peaks = [group["lr"] for group in self.groups]
+
+    def set(self, share: float) -> float:
+        """Set all rates to this share of their peaks; the first of them, for the log."""
+        for group, peak in zip(self.groups, self.peaks, strict=True):
+            group["lr"] = peak * share
+        return float(self.groups[0]["lr"]) if self.groups else 0.0
+
+
+@dataclass
+class _Log:
+    """Lines about one stage, for ``log.jsonl`` and for whoever tracks the training."""
+
+    stage: Stage
+    track: Track
+    started: float = field(default_factory=time.perf_counter)
+
+    def write(self, **fields: Any) -> None:
+        if processes.is_first():
+            job = self.stage.job
+            where = {"fit": job.name, "stage": self.stage.name}
+            seconds = round(time.perf_counter() - self.started, 3)
+            self.track(rundir.log(job.settings.out, **where, **fields, seconds=seconds))
+
+
+def _stop(bar: Any, progress: Progress) -> None:
     bar.close()
     if processes.is_first():
-        console.say(f"stopped at step {state['step']} of {state['stage']}; resume with --resume")
+        console.say(f"stopped at step {progress.step} of {progress.stage}; resume with --resume")
     raise KeyboardInterrupt
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C has come; the second one ends the process at once."""
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Say whether SIGTERM or Ctrl-C has come; the second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    asked = False
+    asked = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     def handle(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
-        for known, handler in before.items():
-            signal.signal(known, handler)
+        asked.set()
+        restore()
         console.say("stopping after this step")
 
     for number in before:
         signal.signal(number, handle)
     try:
-        yield lambda: asked
+        yield asked.is_set
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

@@ -1,4 +1,4 @@
-"""The run directory at its start: made, reopened, or refused."""
+"""The run directory at the start of a training: create it, reopen it, or refuse it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ FINISHED = "finished"
 
 
 def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerprint: str) -> bool:
-    """Make or reopen the run directory; True if its run has finished already."""
+    """Create or reopen the run directory; return True if its run has finished already.
+
+    Raises:
+        FileExistsError: It holds something else, or a run and neither resume nor overwrite is set.
+        ValueError: The run was started with other settings, other data or other weights.
+    """
     folder = settings.out
     resolved = settings.model_dump(mode="json", exclude=set(SWITCHES))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -65,7 +70,7 @@ def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerpr
 
 
 def _commit() -> dict[str, str]:
-    """The git commit of the working directory, if it lies in a repository."""
+    """The git commit of the working directory, if it is in a repository."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -80,7 +85,7 @@ def _commit() -> dict[str, str]:
 
 
 def _is_finished(settings: TrainSettings) -> bool:
-    """Complete, scored and reported: a kill may have come between."""
+    """Whether the run is scored and reported too: a kill may have come after `run.json`."""
     log = settings.out / "log.jsonl"
     if not (settings.out / "run.json").exists() or not log.exists():
         return False
@@ -89,15 +94,15 @@ def _is_finished(settings: TrainSettings) -> bool:
 
 
 def end_log(settings: TrainSettings) -> None:
-    """Note in ``log.jsonl`` that all is done: the last thing that a training does."""
+    """Log that all is done: the last thing that a training does."""
     rundir.log(settings.out, event=FINISHED)
 
 
 def begin_log(settings: TrainSettings) -> float:
-    """Note in ``log.jsonl`` that the training starts, or goes on; seconds it has taken before.
+    """Log that the training starts, or goes on; return the seconds that it has taken before.
 
-    A last line that a killed job left unfinished is cut off. Of such a job counts the time up to
-    its last whole line.
+    If a killed run left half a line at the end, the half line is removed. The time of such a run
+    counts up to its last whole line.
     """
     path, before = settings.out / "log.jsonl", 0.0
     if path.exists():
@@ -115,7 +120,7 @@ def begin_log(settings: TrainSettings) -> float:
 
 
 def encoder_fingerprint(encoder: DualEncoder) -> str:
-    """SHA-256 over the weights that a training starts from, its heads included."""
+    """SHA-256 over the weights that a training starts from, including the heads."""
     digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode() + b"\0")

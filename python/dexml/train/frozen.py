@@ -6,7 +6,6 @@ Shapes: B texts of one length T, H hidden dimensions, S tokens of all texts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,60 +20,70 @@ from dexml.files import replacing
 from dexml.train import processes
 
 
-def cached_layers(
-    encoder: DualEncoder, tokens: Tokens, n: int, folder: Path, *, desc: str, progress: bool
-) -> Callable[[NDArray[np.int64]], Tensor]:
+class CachedLayers:
     """Hidden states of texts below the last `n` blocks, without dropout.
 
-    They take 4 S H bytes on disk, in `folder`, under a hash of texts, weights and `n`. The first
-    process computes them, the others wait.
-
-    Returns:
-        From numbers of texts of one length to states (B, T, H) on the encoder's device.
+    They take 4 S H bytes on disk, in `folder`, under a hash of texts, weights and `n`.
     """
-    path = folder / f"layers-{_key(encoder, tokens, n)}.npy"
 
-    def compute() -> bool:
-        if path.exists():
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        tokens: Tokens,
+        n: int,
+        folder: Path,
+        *,
+        desc: str,
+        progress: bool,
+    ) -> None:
+        """Compute the states if they are not there yet: the first process does, others wait."""
+        path = folder / f"layers-{_key(encoder, tokens, n)}.npy"
+
+        def compute() -> bool:
+            if not path.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                _write(path, encoder, tokens, n, desc=desc, progress=progress)
             return True
-        folder.mkdir(parents=True, exist_ok=True)
-        was_training = encoder.training
-        encoder.eval()
-        device = encoder.device
-        budget = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
-        shape = (int(tokens.offsets[-1]), int(encoder.transformer.config.hidden_size))
-        with (
-            replacing(path) as beside,
-            tqdm(
-                total=len(tokens), desc=f"{desc}, frozen layers", unit="text", disable=not progress
-            ) as bar,
-        ):
-            out = open_memmap(beside, "w+", np.float32, shape)
-            for rows in tokens.batches(budget):
-                with torch.inference_mode():
-                    states = encoder.lower(tokens.tensor(rows, device), n)
-                out[_places(tokens, rows)] = states.float().cpu().numpy()
-                bar.update(len(rows))
-            out.flush()
-            del out
-        encoder.train(was_training)
-        return True
 
-    processes.first(compute, encoder.device)
-    stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        processes.first(compute, encoder.device)
+        self.stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.tokens, self.device = tokens, encoder.device
 
-    def read(ids: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(stored[_places(tokens, ids)]).to(encoder.device)
-
-    return read
+    def states(self, ids: NDArray[np.int64]) -> Tensor:
+        """Read the states (B, T, H) of texts of one length, to the encoder's device."""
+        return torch.from_numpy(self.stored[_positions(self.tokens, ids)]).to(self.device)
 
 
-def _places(tokens: Tokens, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places of the tokens of texts of one length, (B, T)."""
+def _write(
+    path: Path, encoder: DualEncoder, tokens: Tokens, n: int, *, desc: str, progress: bool
+) -> None:
+    was_training = encoder.training
+    encoder.eval()
+    device = encoder.device
+    budget = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+    shape = (int(tokens.offsets[-1]), int(encoder.transformer.config.hidden_size))
+    desc = f"{desc}, frozen layers"
+    with (
+        replacing(path) as beside,
+        tqdm(total=len(tokens), desc=desc, unit="text", disable=not progress) as bar,
+    ):
+        out = open_memmap(beside, "w+", np.float32, shape)
+        for rows in tokens.batches(budget):
+            with torch.inference_mode():
+                states = encoder.lower(tokens.tensor(rows, device), n)
+            out[_positions(tokens, rows)] = states.float().cpu().numpy()
+            bar.update(len(rows))
+        out.flush()
+        del out  # closes the file before it is renamed
+    encoder.train(was_training)
+
+
+def _positions(tokens: Tokens, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions of the tokens of texts of one length, (B, T)."""
     starts = tokens.offsets[rows]
     length = int(tokens.offsets[rows[0] + 1] - starts[0])
-    places: NDArray[np.int64] = starts[:, None] + np.arange(length)
-    return places
+    positions: NDArray[np.int64] = starts[:, None] + np.arange(length)
+    return positions
 
 
 def _key(encoder: DualEncoder, tokens: Tokens, n: int) -> str:

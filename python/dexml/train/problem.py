@@ -1,8 +1,9 @@
-"""What is trained on, and what is trained."""
+"""What is trained on, what is trained, and the two together: a job."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,12 +12,14 @@ from torch import nn
 
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, LabelTable, Tokens
+from dexml.train.schedule import ALL_POINTS
+from dexml.train.settings import TrainSettings
 
 Features = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Of points (N, H) and of labels (L, H)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """The training part, tokenised once. N points, L labels."""
 
@@ -32,7 +35,7 @@ class Problem:
 
 
 class Model(nn.Module):
-    """What is trained: the shared encoder, the label table, and what bce learns."""
+    """What is trained: the shared encoder, the label table, and the scalars that bce learns."""
 
     def __init__(self, encoder: DualEncoder, table: LabelTable) -> None:
         super().__init__()
@@ -42,8 +45,40 @@ class Model(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros((), device=device))
         self.offset = nn.Parameter(torch.zeros((), device=device))
         self.trained_layers: set[str] = set()
-        """Parameters of the transformer, by their names here, that some stage of the run trains."""
+        """Names (in this module) of the transformer's parameters that some stage trains."""
+
+    @classmethod
+    def untrained(cls, encoder: DualEncoder, y: Csr) -> Model:
+        """The encoder as it is, with an empty label table that counts the positives of `y`."""
+        counts = torch.from_numpy(np.bincount(y.indices[y.data > 0], minlength=y.shape[1]))
+        return cls(encoder, LabelTable(counts, encoder.dim).to(encoder.device))
 
     def served_temperature(self, temperature: float) -> float:
         """The temperature with which a bias is served: bce's scale is part of it."""
         return temperature / float(self.log_scale.detach().exp())
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One fit: the model, the points that it is trained on, and how."""
+
+    problem: Problem
+    model: Model
+    """At its start; training changes it in place."""
+    rows: NDArray[np.int64]
+    """Points to train on, ascending."""
+    settings: TrainSettings
+    name: str = ALL_POINTS
+    """In the log, beside the progress, and of the folder that keeps the checkpoints."""
+    validation_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Points to select the best epoch on; none: the last epoch is the best."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoints are kept."""
+        return self.settings.out / "checkpoint" / self.name
+
+    @property
+    def n_labels(self) -> int:
+        """L."""
+        return int(self.problem.y.shape[1])

@@ -1,7 +1,8 @@
-"""Several processes: who this one is, and the few things that all of them do together.
+"""Several processes: which one this is, and the few things that all of them do together.
 
-Started by torchrun (NCCL on CUDA, gloo on a CPU). Alone, every function here does nothing. A
-collective is called by all processes or by none: never inside what the first process does alone.
+torchrun starts them (NCCL on CUDA, gloo on a CPU), or a program that has formed a process group
+already, such as Ray Train, Lightning or accelerate. With a single process, the functions here do
+nothing. All processes call a collective or none does, so never call one inside `first`.
 """
 
 from __future__ import annotations
@@ -22,22 +23,29 @@ from torch import Tensor
 from dexml.encoder import torch_device
 
 TIMEOUT = timedelta(minutes=30)
-"""Of what all processes compute together. One that dies is noticed at once, one that hangs after
-this time."""
+"""Of a collective. A process that dies is noticed at once, one that hangs after this time."""
 WAITING = timedelta(days=7)
-"""While the first process works alone, which takes as long as it takes: texts are tokenised,
-layers cached, an index is built."""
+"""Of waiting for the first process while it works alone: it tokenises texts, caches layers."""
 _LOST = re.compile(
     r"Connection closed|Connection reset|Broken pipe|Timed out|timeout|NCCL|remote process|"
     r"gloo|Connection refused|Socket",
     re.IGNORECASE,
 )
 _BLOCK = 2**26
-"""Numbers sent at a time where an array does not lie on the device."""
+"""Numbers that are sent at a time if an array does not lie on the device."""
+_formed_group = False
+"""Whether `start` has formed the default group; `end` destroys nothing of a foreign program."""
+_waiting: Any = None
+"""The group in which the others wait for the first process, on the CPU; None before `start`."""
+_pids: list[int] = []
+"""Process ids by rank, once they are known."""
 
 
 def start(device: str) -> torch.device:
-    """Join the processes of torchrun, if it started this one; the device of this process.
+    """Join the other processes, if there are some, and say which device is this process's.
+
+    Forms the process group of torchrun, unless one is there already, and a group of its own to
+    wait in.
 
     Raises:
         ValueError: Not a device of this machine.
@@ -51,23 +59,27 @@ def start(device: str) -> torch.device:
                     "start as many processes as there are devices"
                 )
             device = f"cuda:{local}"
-    found = torch_device(device)
-    if found.type == "cuda":
-        torch.cuda.set_device(found)
+    own_device = torch_device(device)
+    if own_device.type == "cuda":
+        torch.cuda.set_device(own_device)
+    global _formed_group, _waiting
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        backend = "nccl" if found.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
-        global _waiting
+        dist.init_process_group("nccl" if own_device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        _formed_group = True
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         _waiting = dist.new_group(backend="gloo", timeout=WAITING)
-    return found
+    return own_device
 
 
 def end() -> None:
-    """Leave the group that `start` joined."""
-    global _waiting
-    _waiting = None
-    if "RANK" in os.environ and dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    """Destroy the groups that `start` has formed, and no others."""
+    global _formed_group, _waiting
+    if dist.is_available() and dist.is_initialized():
+        if _waiting is not None:
+            dist.destroy_process_group(_waiting)
+        if _formed_group:
+            dist.destroy_process_group()
+    _formed_group, _waiting = False, None
 
 
 def size() -> int:
@@ -81,23 +93,23 @@ def rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes files and speaks."""
+    """Whether this process is the one that writes files and messages."""
     return rank() == 0
 
 
 def add_up(tensor: Tensor) -> None:
-    """Sum over all processes, in place. Where others hold zeros, the sum has this one's bits."""
+    """Sum over all processes, in place. If the others hold zeros, the bits are this one's."""
     if size() > 1:
         dist.all_reduce(tensor)
 
 
 def own(n: int) -> slice:
-    """The share of this process of n rows, cut evenly."""
+    """This process's share of n rows that are cut evenly."""
     return slice(rank() * n // size(), (rank() + 1) * n // size())
 
 
 def fill(array: NDArray[Any], device: torch.device) -> None:
-    """Complete an array of which every process has set its own rows, all others being 0."""
+    """Complete an array in which every process has set its own rows and left the others 0."""
     if size() == 1:
         return
     flat = array.reshape(-1)
@@ -108,23 +120,19 @@ def fill(array: NDArray[Any], device: torch.device) -> None:
 
 
 def agree(values: list[float], device: torch.device) -> list[float]:
-    """What the first process says (None travels as NaN elsewhere)."""
+    """The values of the first process, on all of them."""
     if size() == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.broadcast(tensor, 0)
-    found: list[float] = tensor.tolist()
-    return found
-
-
-_waiting: Any = None
-"""The group in which others wait for the first; None: the usual one."""
+    agreed: list[float] = tensor.tolist()
+    return agreed
 
 
 def first(work: Callable[[], bool], device: torch.device) -> bool:
-    """Let the first process work while the others wait; its answer, or its failure, for all.
+    """Let the first process work while the others wait; all get its answer, or fail with it.
 
-    `work` must hold no collective.
+    `work` must not call a collective.
     """
     answer, error = False, None
     if is_first():
@@ -133,12 +141,12 @@ def first(work: Callable[[], bool], device: torch.device) -> bool:
         except Exception as problem:
             error = problem
     if size() > 1:
-        place = device if _waiting is None else torch.device("cpu")
-        said = torch.tensor([float(answer), float(error is not None)], device=place)
-        dist.broadcast(said, 0, group=_waiting)
-        if said[1] and error is None:
+        where = device if _waiting is None else torch.device("cpu")
+        outcome = torch.tensor([float(answer), float(error is not None)], device=where)
+        dist.broadcast(outcome, 0, group=_waiting)
+        if outcome[1] and error is None:
             raise RuntimeError("process 0 failed; its message says why")
-        answer = bool(said[0])
+        answer = bool(outcome[0])
     if error is not None:
         raise error
     return answer
@@ -146,7 +154,7 @@ def first(work: Callable[[], bool], device: torch.device) -> bool:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Turn the error of a collective whose other side is gone into one line."""
+    """If a collective fails because another process is gone, raise an error that says so."""
     try:
         yield
     except (RuntimeError, torch.distributed.DistError) as error:
@@ -160,11 +168,8 @@ def watched() -> Iterator[None]:
         ) from None
 
 
-_pids: list[int] = []
-
-
 def introduce(device: torch.device) -> None:
-    """Tell all processes this one's id, so that they can name one that dies (on one machine)."""
+    """Tell the others this process's id, so that they can name one that dies on this machine."""
     if size() > 1:
         ids = np.zeros(size(), np.int64)
         ids[rank()] = os.getpid()
@@ -173,17 +178,17 @@ def introduce(device: torch.device) -> None:
 
 
 def _gone() -> list[int]:
-    """Processes that no longer run, as far as this machine can tell."""
-    found: list[int] = []
+    """Processes that no longer run, as far as this machine can see."""
+    gone: list[int] = []
     if int(os.environ.get("LOCAL_WORLD_SIZE", size())) < size():
-        return found
+        return gone
     for number, pid in enumerate(_pids):
         try:
             with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
                 if file.read().rpartition(")")[2].split()[0] in "ZX":
-                    found.append(number)
+                    gone.append(number)
         except FileNotFoundError:
-            found.append(number)
+            gone.append(number)
         except OSError:
             continue
-    return found if len(found) < len(_pids) else []
+    return gone if len(gone) < len(_pids) else []

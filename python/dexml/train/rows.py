@@ -1,4 +1,4 @@
-"""AdamW for the rows of a table that a step has touched; all others cost nothing."""
+"""AdamW for the rows of a table that a step has drawn; the other rows cost nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dexml.encoder import LabelTable
 class RowAdamW:
     """Updates single rows of a label table, without weight decay.
 
-    Each row has moments and a count of its own: they move when it is touched (a "lazy" Adam), and
-    the bias correction is that of its own count. Touched at every step, a row moves as under AdamW.
-    Memory: two more tables and 8 bytes a label.
+    Each row has its own moments and its own count, which move when it is drawn (a "lazy" Adam); the
+    bias correction uses that count. A row that every step draws moves as under AdamW. Memory: two
+    more tables and 8 bytes a label.
     """
 
     def __init__(self, table: LabelTable, betas: tuple[float, float], eps: float) -> None:

@@ -1,35 +1,171 @@
-"""Settings that are little languages: stages, losses in turn, sources of negatives, rates.
+"""The course of a training: which fits it has, their stages, epochs and steps, from the settings.
 
-Knows numbers and names only, no torch.
+Reads the settings that are little languages (stages, losses in turn, sources of negatives) too.
+Only numbers and names, no torch: `dexml.plan` forecasts a training from the same functions.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dexml.console import did_you_mean
 
+if TYPE_CHECKING:
+    from dexml.train.settings import TrainSettings
+
 STAGES = ("heads", "encoder")
+SELECTION, ALL_POINTS = "selection", "all points"
+"""The two fits of a training."""
+ALL_UP_TO = 32_768
+"""With more labels than this, ``--head-negatives auto`` draws some instead of scoring all."""
 SOURCES = {
     "hard": "shortlist",
     "graph": "graph",
     "frequency": "frequency",
     "uniform": "uniform",
 }
-"""Sources of negatives by the name in a setting, and what `dexml.sampling` calls them."""
-_PLAIN = ("decoupled", "softmax", "bce")
-_WITH_K = ("soft-top", "topk-hinge")
+"""Sources of negatives by their name in a setting, and what `dexml.sampling` calls them."""
 Negatives = Literal["all"] | dict[str, float]
-"""All labels, or sources with their shares; none is in-batch."""
+"""All labels, or sources with their shares; no sources: in-batch."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss that the trainer offers."""
+
+    name: str
+    """In the setting; a loss that takes k is written with it, as in ``soft-top-5``."""
+    function: str
+    """In `dexml.losses`. A name, because settings are read where torch is not installed."""
+    takes: tuple[str, ...] = ()
+    """Its arguments beyond those that all losses take. The trainer has ``k``, ``alpha``,
+    ``log_scale``, ``offset``, and ``negative_log_weight``, with which drawn negatives count
+    1/probability and so stand for all labels."""
+    all_positives: bool = False
+    """Whether it would train positives that are not drawn as negatives."""
+
+    @property
+    def takes_k(self) -> bool:
+        """Whether its name needs a k."""
+        return "k" in self.takes
+
+    @property
+    def learns_scale(self) -> bool:
+        """Whether it learns the scale and the offset of the scores."""
+        return "log_scale" in self.takes
+
+    @property
+    def example(self) -> str:
+        """How to write it."""
+        return f"{self.name}-5" if self.takes_k else self.name
+
+
+LOSSES = (
+    Loss("decoupled", "decoupled_softmax", takes=("negative_log_weight",)),
+    Loss("softmax", "softmax"),
+    Loss("soft-top", "soft_topk", takes=("k", "alpha")),
+    Loss("bce", "bce", takes=("log_scale", "offset"), all_positives=True),
+    Loss("topk-hinge", "topk_hinge", takes=("k",)),
+)
+"""All of them. A new loss is a file in `dexml.losses` and a line here."""
+LOSS_EXAMPLES = tuple(loss.example for loss in LOSSES)
 
 
 class LossPart(NamedTuple):
     """A loss and the share of a stage's steps after which it is used."""
 
     start: float
-    name: str
-    k: int
+    loss: Loss
+    k: int | None
+    """None for a loss that does not take it."""
+
+
+@dataclass(frozen=True)
+class StageSchedule:
+    """What the settings say about one stage, in numbers."""
+
+    name: Literal["heads", "encoder"]
+    epochs: int
+    batch_size: int
+    negatives: Negatives
+    per_point: int
+    """Negatives that are drawn for each point of a step, unless all labels compete."""
+    evaluate_every: int = 1
+    shortlist_start: int = 0
+    shortlist_every: int = 1
+
+    @property
+    def number(self) -> int:
+        """Enters the seeds of the stage and the names of its checkpoints."""
+        return STAGES.index(self.name)
+
+    def n_batches(self, n_points: int) -> int:
+        """Steps of an epoch over this many points; the last may have fewer than `batch_size`."""
+        return math.ceil(n_points / self.batch_size)
+
+    def validates_after(self, epoch: int) -> bool:
+        """Whether the model is validated after `epoch` (from 1); the last one always is."""
+        return epoch % self.evaluate_every == 0 or epoch == self.epochs
+
+    def mines_before(self, epoch: int) -> bool:
+        """Whether hard negatives are searched before `epoch` (from 1).
+
+        The first search comes right after `shortlist_start` epochs, whatever `shortlist_every` is.
+        """
+        if self.negatives == "all" or "hard" not in self.negatives:
+            return False
+        done = epoch - 1 - self.shortlist_start
+        return done >= 0 and done % self.shortlist_every == 0
+
+
+def fits(*, selects: bool, refit: bool) -> tuple[str, ...]:
+    """Name the fits of a training, in order: to select on held-out points, then on all points."""
+    if not selects:
+        return (ALL_POINTS,)
+    return (SELECTION, ALL_POINTS) if refit else (SELECTION,)
+
+
+def stage_schedule(name: str, settings: TrainSettings, n_labels: int) -> StageSchedule:
+    """Work out the schedule of the stage `name`, whether or not `settings.stages` names it."""
+    often = (settings.evaluate_every, settings.shortlist_start, settings.shortlist_every)
+    if name == "encoder":
+        negatives, per_point = settings.negatives, settings.negatives_per_point
+        epochs, batch_size = settings.encoder_epochs, settings.encoder_batch_size
+        return StageSchedule(
+            "encoder", epochs, batch_size, parse_negatives(negatives), per_point, *often
+        )
+    negatives = settings.head_negatives
+    if negatives == "auto":
+        negatives = "all" if n_labels <= ALL_UP_TO else "uniform"
+    epochs, batch_size = settings.head_epochs, settings.head_batch_size
+    per_point = max(1, round(settings.head_pool / batch_size))
+    return StageSchedule("heads", epochs, batch_size, parse_negatives(negatives), per_point, *often)
+
+
+def stage_schedules(settings: TrainSettings, n_labels: int) -> list[StageSchedule]:
+    """Schedules of the stages that the settings name, in the order in which they run."""
+    return [stage_schedule(name, settings, n_labels) for name in parse_stages(settings.stages)]
+
+
+def with_epochs(settings: TrainSettings, epochs: Mapping[str, int]) -> TrainSettings:
+    """The same settings, with these epochs of each stage; stages that are not named get none."""
+    changes = {"head_epochs": epochs.get("heads", 0), "encoder_epochs": epochs.get("encoder", 0)}
+    return settings.model_copy(update=changes)
+
+
+def starts_frozen(settings: TrainSettings) -> bool:
+    """Whether the first stage is ``heads``, on features of the encoder as it was loaded."""
+    return parse_stages(settings.stages)[0] == "heads"
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate at `step`: rises linearly over the warm-up, then falls to 0."""
+    rise = max(1, round(warmup * steps))
+    return min((step + 1) / rise, (steps - step) / max(1, steps - rise))
 
 
 def parse_stages(text: str) -> tuple[str, ...]:
@@ -55,24 +191,7 @@ def parse_loss(text: str) -> tuple[LossPart, ...]:
     Raises:
         ValueError: An unknown loss, a k that is missing or too much, starts that do not rise.
     """
-    parts = []
-    for entry in text.split(","):
-        found = re.fullmatch(r"\s*([a-z-]+?)(?:-(\d+))?(?:\s+from\s+([0-9.]+))?\s*", entry)
-        if found is None:
-            raise ValueError(f"'{entry.strip()}' is no loss; write it as 'soft-top-5 from 0.7'")
-        name, k, start = found[1], found[2], found[3]
-        if name not in (*_PLAIN, *_WITH_K):
-            known = (*_PLAIN, *(f"{n}-5" for n in _WITH_K))
-            raise ValueError(
-                f"unknown loss '{name}' (known: {', '.join(known)}){did_you_mean(name, known)}"
-            )
-        if (name in _WITH_K) != (k is not None) or k == "0":
-            wanted = f"'{name}-5'" if name in _WITH_K else f"'{name}'"
-            raise ValueError(f"'{entry.strip()}': expected {wanted}")
-        try:
-            parts.append(LossPart(float(start or 0), name, int(k or 0)))
-        except ValueError:
-            raise ValueError(f"'{entry.strip()}': {start} is no share of the steps") from None
+    parts = [_parse_part(entry.strip()) for entry in text.split(",")]
     starts = [part.start for part in parts]
     if starts[0] != 0:
         raise ValueError(f"'{text}': the first loss is used from the start")
@@ -81,9 +200,35 @@ def parse_loss(text: str) -> tuple[LossPart, ...]:
     return tuple(parts)
 
 
+def _parse_part(entry: str) -> LossPart:
+    """Read ``"soft-top-5 from 0.7"``."""
+    match = re.fullmatch(r"([a-z-]+?)(?:-(\d+))?(?:\s+from\s+([0-9.]+))?", entry)
+    if match is None:
+        raise ValueError(f"'{entry}' is not a loss; write it as 'soft-top-5 from 0.7'")
+    name, k, start = match[1], match[2], match[3]
+    loss = next((loss for loss in LOSSES if loss.name == name), None)
+    if loss is None:
+        raise ValueError(
+            f"unknown loss '{name}' (known: {', '.join(LOSS_EXAMPLES)})"
+            f"{did_you_mean(name, LOSS_EXAMPLES)}"
+        )
+    if loss.takes_k != (k is not None) or k == "0":
+        raise ValueError(f"'{entry}': expected '{loss.example}'")
+    try:
+        return LossPart(float(start or 0), loss, None if k is None else int(k))
+    except ValueError:
+        raise ValueError(f"'{entry}': {start} is not a share of the steps") from None
+
+
 def loss_at(parts: tuple[LossPart, ...], step: int, steps: int) -> LossPart:
     """The loss of step `step` (from 0) of `steps`."""
     return [part for part in parts if step >= part.start * steps][-1]
+
+
+def longest(parts: tuple[LossPart, ...]) -> LossPart:
+    """The loss of the most steps; of equally many, the first."""
+    ends = [part.start for part in parts[1:]] + [1.0]
+    return max(zip(parts, ends, strict=True), key=lambda pair: pair[1] - pair[0].start)[0]
 
 
 def parse_negatives(text: str) -> Negatives:
@@ -115,17 +260,3 @@ def parse_negatives(text: str) -> Negatives:
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"'{text}': the shares add up to {sum(shares.values()):g}, not 1")
     return shares
-
-
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate at `step`: linear rise over the warm-up, then linear to 0."""
-    rise = max(1, round(warmup * steps))
-    return min((step + 1) / rise, (steps - step) / max(1, steps - rise))
-
-
-def shortlist_due(epoch: int, start: int, every: int) -> bool:
-    """Whether the shortlist is made anew before `epoch` (from 1).
-
-    The first time right after `start` epochs, whatever `every` is.
-    """
-    return epoch > start and (epoch - start - 1) % every == 0

@@ -11,7 +11,7 @@ from pydantic_settings import CliPositionalArg
 from dexml import _rust
 from dexml.config import Settings
 from dexml.metrics import DEFAULT_CONSTANTS, propensity_constants
-from dexml.train.schedule import parse_loss, parse_negatives, parse_stages
+from dexml.train.schedule import LOSS_EXAMPLES, parse_loss, parse_negatives, parse_stages
 
 SWITCHES = (
     *("resume", "overwrite", "quiet", "debug", "out", "data_dir", "threads", "device"),
@@ -59,8 +59,8 @@ class TrainSettings(Settings):
     )
     loss: str = Field(
         "decoupled",
-        description="decoupled, softmax, soft-top-5, bce, topk-hinge-5; several in turn with the "
-        "share of a stage's steps: decoupled, soft-top-5 from 0.7",
+        description=f"{', '.join(LOSS_EXAMPLES)}; several in turn with the share of a stage's "
+        "steps: decoupled, soft-top-5 from 0.7",
     )
     temperature: float = Field(0.06, gt=0, description="divides the dot products in the loss")
     alpha: float = Field(2.0, gt=0, description="slope of soft-top-k")
@@ -217,7 +217,9 @@ class TrainSettings(Settings):
     def _known_metric(cls, name: str) -> str:
         _rust.parse_metrics([name])
         if name.startswith(("macro", "Coverage")):
-            raise ValueError(f"'{name}' is no mean over points, so that its error is not known")
+            raise ValueError(
+                f"'{name}' is not a mean over points, so its standard error is not known"
+            )
         return name
 
     @model_validator(mode="after")
@@ -227,12 +229,13 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _bce_takes_all_positives(self) -> TrainSettings:
-        if self.positives_per_point and any(p.name == "bce" for p in parse_loss(self.loss)):
-            raise ValueError(
-                "bce with --positives-per-point would train the positives that are not drawn as "
-                "negatives; leave it 0"
-            )
+    def _all_positives_where_a_loss_needs_them(self) -> TrainSettings:
+        for part in parse_loss(self.loss):
+            if self.positives_per_point and part.loss.all_positives:
+                raise ValueError(
+                    f"{part.loss.name} with --positives-per-point would train the positives that "
+                    "are not drawn as negatives; leave it 0"
+                )
         return self
 
     @model_validator(mode="after")

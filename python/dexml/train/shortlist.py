@@ -1,4 +1,4 @@
-"""Hard negatives: the labels that the model, as it is, ranks highest and wrongly."""
+"""Hard negatives: the labels that the model, as it is now, wrongly ranks highest."""
 
 from __future__ import annotations
 
@@ -10,33 +10,24 @@ from numpy.typing import NDArray
 from dexml.data import Csr
 from dexml.run import folder as rundir
 from dexml.train import processes, selection
-from dexml.train.problem import Features, Model, Problem
-from dexml.train.settings import TrainSettings
+from dexml.train.problem import Features, Job
 
 
-def mine(
-    problem: Problem,
-    model: Model,
-    encoded: Features,
-    rows: NDArray[np.int64],
-    settings: TrainSettings,
-) -> NDArray[np.int32]:
-    """Search all labels for the training points `rows`, exactly, on all processes.
+def mine(job: Job, encoded: Features) -> NDArray[np.int32]:
+    """Search all labels for the training points, exactly, on all processes.
 
     Args:
-        problem: The training part.
-        model: As it is now.
-        encoded: Features of the points `rows` and of all labels.
-        rows: Training points, shape (n,).
-        settings: The settings of the run.
+        job: What is trained; the model is searched as it is now.
+        encoded: Features of the training points and of all labels.
 
     Returns:
-        Label ids, shape (n, shortlist_size), int32: neither positives nor filter pairs, padded with
-        -1 where fewer are left.
+        Label ids, shape (len(job.rows), shortlist_size), int32: neither positives nor filter
+        pairs, padded with -1 where fewer are left.
     """
+    problem, model, rows, settings = job.problem, job.model, job.rows, job.settings
     temperature = model.served_temperature(settings.temperature)
     vectors = model.table.vectors(model.encoder, encoded[1], temperature)
-    k = min(settings.shortlist_size, problem.y.shape[1])
+    k = min(settings.shortlist_size, job.n_labels)
     parts = [np.zeros((0, k), np.int32)]
     for start in range(0, len(rows), selection.SCORE_BLOCK):
         block = rows[start : start + selection.SCORE_BLOCK]
@@ -58,24 +49,26 @@ def load(path: Path, n_rows: int) -> NDArray[np.int32]:
         ValueError: Missing, damaged, or of another number of points.
     """
     try:
-        found: NDArray[np.int32] = np.load(path, allow_pickle=False)
+        shortlist: NDArray[np.int32] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
             f"{path}: damaged or missing ({error}); go back with --overwrite"
         ) from None
-    if found.dtype != np.int32 or found.ndim != 2 or len(found) != n_rows:
-        raise ValueError(f"{path}: {found.dtype} of shape {found.shape} for {n_rows} points")
-    return found
+    if shortlist.dtype != np.int32 or shortlist.ndim != 2 or len(shortlist) != n_rows:
+        raise ValueError(
+            f"{path}: {shortlist.dtype} of shape {shortlist.shape} for {n_rows} points"
+        )
+    return shortlist
 
 
 def save(path: Path, shortlist: NDArray[np.int32]) -> None:
-    """Write a shortlist, beside and renamed."""
+    """Write a shortlist, on the first process; a kill leaves no half file."""
     if processes.is_first():
         rundir.write_array(path, shortlist)
 
 
 def statistics(shortlist: NDArray[np.int32]) -> dict[str, float]:
-    """What a line of the log says of a shortlist."""
+    """Fields of the log line about a shortlist."""
     return {
         "shortlist_labels_per_point": float((shortlist >= 0).sum(axis=1).mean()),
         "shortlist_distinct_labels": len(np.unique(shortlist[shortlist >= 0])),

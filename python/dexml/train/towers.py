@@ -1,15 +1,15 @@
 """Embeddings of many texts in little memory, with their exact gradient (a gradient cache).
 
-Texts are put in order of (token length, id) and cut into micro-batches of one exact length, or
-packed ones: no padding, no mask. Order and cuts are a function of the texts alone, whatever number
-of processes shares them, and each micro-batch has a seed of its own, set before it is encoded. So
-dropout is the same when it is encoded a second time, on any process, and nothing of a random state
-is kept.
+Texts are sorted by (token length, id) and cut into micro-batches: of one exact length each, or
+packed. There is no padding and no mask. Order and cuts depend on the texts alone, not on the number
+of processes that share them, and each micro-batch has its own seed, set before it is encoded. So
+dropout is the same when a micro-batch is encoded a second time, on any process, and no random state
+has to be kept.
 
-First pass: embeddings only, but for as many tokens as fit (`keep_tokens`) with their graph. The
+First pass: embeddings without a graph, but for as many tokens as fit (`keep_tokens`) with one. The
 loss then gives the gradient of each embedding. Second pass: micro-batches without a graph are
-encoded once more, and each is driven backward. Micro-batches go backward one after the other in
-one order, so that the gradient has the same bits however many were kept.
+encoded again, and each is driven backward. They go backward one after the other in a fixed order,
+so that the gradient has the same bits however many graphs were kept.
 
 Source: Gao et al., *Scaling deep contrastive learning batch size under memory limited setup*, 2021.
 Shapes: K texts, M micro-batches, D dimensions.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -31,11 +31,11 @@ from dexml.losses.shards import VIRTUAL_SHARDS
 from dexml.train import processes
 
 Encode = Callable[[NDArray[np.int64], int], Tensor]
-"""Embeddings (n, D) of the texts `ids`, the first of which stands at this place of the order."""
+"""Embeddings (n, D) of the texts `ids`; the first one is at this position among the process's."""
 
 
 class Plan(NamedTuple):
-    """Texts in their order, cut, and shared out."""
+    """Texts in their order, cut into micro-batches and shared out over the processes."""
 
     ids: NDArray[np.int64]
     """(K,), in the order in which they are encoded."""
@@ -50,13 +50,18 @@ class Plan(NamedTuple):
 
     @property
     def lo(self) -> int:
-        """The first place of this process."""
+        """Position of this process's first text."""
         return int(self.cuts[self.runs[0][0]])
 
     @property
     def hi(self) -> int:
-        """The place behind its last."""
+        """Position behind this process's last text."""
         return int(self.cuts[self.runs[-1][1]])
+
+    @property
+    def own(self) -> NDArray[np.int64]:
+        """The texts of this process."""
+        return self.ids[self.lo : self.hi]
 
 
 def plan(
@@ -65,25 +70,24 @@ def plan(
     max_tokens: int,
     *,
     deterministic: bool = False,
-    even: bool = False,
     packed: bool = False,
 ) -> Plan:
     """Order, cut and share out the texts `ids`.
 
     Args:
         ids: Texts, shape (K,).
-        lengths: Tokens of every text of the data set; None: ids keep their order, each counts 1.
-        max_tokens: Tokens of a micro-batch, at least one text.
+        lengths: Tokens of every text of the data set; each process gets about as many tokens.
+            None: ids keep their order, each counts 1, and each process gets as many texts.
+        max_tokens: Tokens of a micro-batch; it has at least one text.
         deterministic: Cut at the borders of `VIRTUAL_SHARDS` equal parts too, and give each
-            process whole parts: sums over them do not depend on the number of processes.
-        even: Give each process the same number of texts instead of tokens.
+            process whole parts: then sums over them do not depend on the number of processes.
         packed: A micro-batch may hold texts of several lengths.
     """
     n, size, rank = len(ids), processes.size(), processes.rank()
     order = np.arange(n) if lengths is None else np.lexsort((ids, lengths[ids]))
     ids = ids[order]
     each = np.ones(n, np.int64) if lengths is None else lengths[ids]
-    parts = VIRTUAL_SHARDS if deterministic else size if even else 1
+    parts = VIRTUAL_SHARDS if deterministic else size if lengths is None else 1
     borders = np.arange(parts + 1) * n // parts
     longer = np.flatnonzero(np.diff(each)) + 1
     edges = np.unique(np.concatenate([[0, n], borders, longer[: 0 if packed else None]]))
@@ -102,20 +106,16 @@ def plan(
 
 
 def _starts(before: NDArray[np.int64], first: int, last: int, max_tokens: int) -> list[int]:
-    """Where micro-batches begin among the texts from `first` to `last`, each as full as it can be.
+    """Where micro-batches begin among the texts `first` to `last` - 1, each as full as possible.
 
-    Args:
-        before: Tokens before each text, (K + 1,).
-        first: A text.
-        last: The text behind the last one.
-        max_tokens: Tokens of a micro-batch, at least one text.
+    `before` holds the tokens before each text, (K + 1,).
     """
-    found = []
+    starts = []
     while first < last:
-        found.append(first)
+        starts.append(first)
         full = int(np.searchsorted(before, before[first] + max_tokens, side="right")) - 1
         first = max(first + 1, full)
-    return found
+    return starts
 
 
 @dataclass
@@ -128,6 +128,7 @@ class Tower:
     """Of the step and side; micro-batch m is encoded under ``(*seed, m)``."""
     keep_tokens: int
     """Tokens whose graph is kept, in each run."""
+    _kept: dict[int, Tensor] = field(default_factory=dict)
 
     def forward(self, like: Tensor, dim: int) -> Tensor:
         """Embeddings of this process's texts, shape (hi - lo, D), without a graph.
@@ -136,44 +137,43 @@ class Tower:
             like: A tensor of the wanted dtype and device.
             dim: D.
         """
-        self._kept: dict[int, Tensor] = {}
         lo, hi = self.plan.lo, self.plan.hi
         out: Tensor | None = None
         for first, last in self.plan.runs:
-            kept = 0
+            tokens = 0
             for m in range(first, last):
-                kept += int(self.plan.tokens[m])
-                with torch.set_grad_enabled(kept <= self.keep_tokens):
+                tokens += int(self.plan.tokens[m])
+                keep = tokens <= self.keep_tokens
+                with torch.set_grad_enabled(keep):
                     emb = self._encode(m)
-                if kept <= self.keep_tokens:
+                if keep:
                     self._kept[m] = emb
-                a, b = int(self.plan.cuts[m]) - lo, int(self.plan.cuts[m + 1]) - lo
-                if (a, b) == (0, hi - lo):
+                a, b = self._positions(m)
+                if (a, b) == (0, hi - lo):  # one micro-batch is all there is: no copy
                     return emb.detach()
                 out = like.new_empty(hi - lo, dim) if out is None else out
                 out[a:b] = emb.detach()
         return like.new_empty(hi - lo, dim) if out is None else out
 
-    def backward(self, run: int, grad: Tensor, replayed: Tensor | None = None) -> None:
-        """Drive the gradient (hi - lo, D) of the embeddings back, of one run of micro-batches.
+    def backward(self, run: int, grad: Tensor, expected: Tensor | None = None) -> None:
+        """Drive the gradient (hi - lo, D) of the embeddings back through one run.
 
         Args:
             run: Number of the run.
             grad: Gradient of all embeddings of this process.
-            replayed: The embeddings of `forward`, to compare what is encoded again with.
+            expected: What `forward` returned; texts that are encoded again are compared with it.
 
         Raises:
-            RuntimeError: It differs: dropout was not replayed.
+            RuntimeError: They differ, so dropout was not replayed.
         """
-        lo = self.plan.lo
         for m in range(*self.plan.runs[run]):
-            a, b = int(self.plan.cuts[m]) - lo, int(self.plan.cuts[m + 1]) - lo
+            a, b = self._positions(m)
             emb = self._kept.pop(m, None)
             if emb is None:
                 with torch.enable_grad():
                     emb = self._encode(m)
-                if replayed is not None and not torch.allclose(
-                    emb.detach(), replayed[a:b], rtol=1e-2, atol=1e-2
+                if expected is not None and not torch.allclose(
+                    emb.detach(), expected[a:b], rtol=1e-2, atol=1e-2
                 ):
                     raise RuntimeError(
                         "the encoder gives other embeddings when it encodes a text again, so the "
@@ -183,9 +183,14 @@ class Tower:
                 torch.autograd.backward(emb, grad[a:b])
 
     def _encode(self, m: int) -> Tensor:
-        a, b = int(self.plan.cuts[m]), int(self.plan.cuts[m + 1])
         torch.manual_seed(seed_of(*self.seed, m))
-        return self.encode(self.plan.ids[a:b], a)
+        ids = self.plan.ids[self.plan.cuts[m] : self.plan.cuts[m + 1]]
+        return self.encode(ids, self._positions(m)[0])
+
+    def _positions(self, m: int) -> tuple[int, int]:
+        """Where micro-batch m begins and ends among the texts of this process."""
+        lo = self.plan.lo
+        return int(self.plan.cuts[m]) - lo, int(self.plan.cuts[m + 1]) - lo
 
 
 def seed_of(*numbers: int) -> int:

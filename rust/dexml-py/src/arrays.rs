@@ -127,7 +127,6 @@ impl<'a, T> CsrSlices<'a, T> {
         CsrView::new(name, n_labels, indptr, indices, self.data)
     }
 
-    /// As `check`, for a matrix whose columns are features.
     pub(crate) fn check_features(self, name: &'a str, n_features: usize) -> Result<CsrView<'a, T>> {
         let PatternSlices { indptr, indices } = self.pattern;
         CsrView::of_features(name, n_features, indptr, indices, self.data)

@@ -8,6 +8,7 @@ mod arrays;
 mod border;
 mod evaluator;
 mod files;
+mod lexical;
 mod pool;
 mod ranker;
 mod ranking;
@@ -26,6 +27,11 @@ mod _rust {
     use super::files::{
         check_csr, inv_propensity, label_counts, load_bow, load_bytes, load_labels, load_pairs,
         load_scores, save_bow, save_labels, save_npz, save_pairs,
+    };
+    #[pymodule_export]
+    use super::lexical::{
+        PyInvertedIndex, PyTokenizer, PyVocabulary, join_rows, label_centroids, pair_scores,
+        vote_sums,
     };
     #[pymodule_export]
     use super::ranker::{fit_ranker, score_ranker};

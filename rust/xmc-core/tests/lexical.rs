@@ -109,7 +109,7 @@ proptest! {
         let twins = pairs.iter().zip(&queries).flat_map(|(ids, query)| {
             ids.keys().map(|&id| product(query, &indexed[id as usize]).0).collect::<Vec<_>>()
         });
-        prop_assert!(scores.iter().zip(twins).all(|(&score, twin)| score == twin));
+        prop_assert_eq!(scores, twins.collect::<Vec<_>>());
     }
 
     #[test]

@@ -103,7 +103,9 @@ fn weigh(ids: &mut [u32], weights: &Weights<'_>, row: &mut Vec<(i32, f64)>) {
 pub(super) fn make_unit(row: &mut [(i32, f64)]) {
     let norm = row.iter().map(|(_, weight)| weight * weight).sum::<f64>().sqrt();
     if norm > 0.0 {
-        row.iter_mut().for_each(|(_, weight)| *weight /= norm);
+        for (_, weight) in row {
+            *weight /= norm;
+        }
     }
 }
 

@@ -491,7 +491,17 @@ mod tests {
         }
 
         #[test]
-        fn stemmers_take_any_word(word in r"\p{Alphabetic}{1,12}") {
+        fn stemmers_take_any_word(
+            word in prop_oneof![
+                r"\p{Alphabetic}{1,12}",
+                "[a-zäöüßåæøéèêçñığşőűășț']{1,16}",
+                "[а-яё]{1,16}",
+                "[α-ωάέήίόύώϊϋΐΰς]{1,16}",
+                "[\u{0621}-\u{0652}]{1,12}",
+                "[\u{0B85}-\u{0BCD}]{1,16}",
+                "(quick|happ|ki|ies|ied|ying|fully|ational|izer|eux|ement|heit|ern|nya|lar){1,4}",
+            ],
+        ) {
             for (_, algorithm) in LANGUAGES {
                 Stemmer::create(algorithm).stem(&word);
             }

@@ -1,0 +1,180 @@
+"""Memory: what a training needs on device and host, what there is, and what will not fit."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from dexml.plan.quantities import Machine, PlanInput, PlannedStage, Speed
+from dexml.plan.text import in_bytes
+from dexml.train.gradients import n_runs
+from dexml.train.stages import FEATURE_ROWS, kept_labels
+
+LOSS_SCRATCH = 64 * 2**20
+"""Bytes of scores that a loss holds beside its inputs (`dexml.losses.Options`)."""
+_FLOAT = 4
+
+
+def machine(device: str = "cpu") -> Machine:
+    """Say how much memory there is: of the host (and its control group), and free on the GPU."""
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        path = Path("/sys/fs/cgroup") / name
+        try:
+            host = min(host, int(path.read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    if not device.startswith("cuda"):
+        return Machine(host, host)
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return Machine(host, free, f"{device} ({torch.cuda.get_device_name(device)})")
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now (where the system does not tell: at most)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 1024 * most
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory(given: PlanInput, speed: Speed) -> dict[str, dict[str, float]]:
+    """Bytes by place and part; on a CPU, all processes of a machine share one memory."""
+    here = given.local or given.world
+    places = {
+        f"{given.device}, {stage.name}": (_heads if stage.name == "heads" else _encoder)(
+            given, speed, stage
+        )
+        for stage in given.stages
+        if stage.schedule.epochs
+    }
+    host = {name: here * size for name, size in _of_host(given).items()}
+    if given.device != "cpu":
+        return places | {"host": host}
+    for sizes in places.values():
+        if given.resident:  # they are among these already
+            del sizes["encoder, weights"]
+    return {
+        place: {part: here * size for part, size in sizes.items()} | host
+        for place, sizes in places.items()
+    }
+
+
+def _heads(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
+    """Bytes by part of one process on its device in the stage heads."""
+    n_labels, dim = len(given.label_lengths), given.dim
+    own = math.ceil(stage.candidates / given.world)
+    row = (dim if given.settings.residual_lr > 0 else 0) + 1
+    sizes = _of_device(given, stage)
+    sizes["label features"] = _FLOAT * n_labels * given.width
+    rows, gradients = math.ceil(n_labels / given.world), own
+    if stage.drawn:  # each process has the moments of all rows, and takes the gradients of all
+        rows = n_labels
+        gradients += stage.candidates * (2 if given.world > 1 else 1)
+        sizes["label table, weights"] += 8 * n_labels + _FLOAT * own * row
+    sizes["label table, gradients"] = _FLOAT * gradients * row
+    sizes["label table, moments"] = 2 * _FLOAT * rows * row
+    kept = min(own, max(kept_labels(dim), FEATURE_ROWS))
+    sizes["label embeddings, their gradients, activations"] = (
+        2 * _FLOAT * own * dim + kept * speed.label_bytes
+    )
+    return sizes
+
+
+def _encoder(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
+    """Bytes by part of one process on its device in the stage encoder."""
+    own = math.ceil(stage.candidates / given.world)
+    sums = n_runs(given.settings.deterministic, given.world)
+    if given.world > 1:  # what is sent, and what it is put together from
+        sums += 2 * (sums * given.world if sums > 1 else 1)
+    held = _tokens_held(given, stage) * speed.token_bytes
+    return _of_device(given, stage) | {
+        "encoder, gradients": sums * _FLOAT * given.n_trained,
+        "encoder, moments": 2 * _FLOAT * given.n_trained,
+        "label embeddings and their gradients": 2 * _FLOAT * own * given.dim,
+        "activations": held * given.trained_share,
+    }
+
+
+def _of_device(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
+    """Bytes by part of one process on its device, in either stage."""
+    batch_size = stage.schedule.batch_size
+    own = math.ceil(stage.candidates / given.world)
+    return {
+        "encoder, weights": _FLOAT * given.n_weights,
+        "encoder, as loaded, for the next fit": _FLOAT * given.n_weights,
+        "label table, weights": _FLOAT * len(given.label_lengths) * (given.dim + 1),
+        "point embeddings and their gradients": 2 * _FLOAT * batch_size * given.dim,
+        "loss, scratch": min(LOSS_SCRATCH, 3 * _FLOAT * batch_size * own),
+    }
+
+
+def _tokens_held(given: PlanInput, stage: PlannedStage) -> float:
+    """Tokens whose activations are in memory, at most: points go backward after the labels."""
+    micro, keep = given.token_budgets
+    points = stage.schedule.batch_size * float(given.point_lengths.mean()) / given.world
+    labels = stage.candidates * float(given.label_lengths.mean()) / given.world
+    held_points, held_labels = min(points, keep), min(labels, keep)
+    again = min(labels, micro) if held_labels < labels else 0.0
+    last = min(points, micro) if held_points < points else 0.0
+    return max(held_points + max(held_labels, again), last)
+
+
+def _of_host(given: PlanInput) -> dict[str, float]:
+    """Bytes by part of one process on the host, beside those of its device."""
+    n_points, n_labels = len(given.point_lengths), len(given.label_lengths)
+    sizes: dict[str, float] = {"pairs": 12 * given.n_positives + 8 * n_points}
+    if given.resident:
+        sizes = {"loaded already: libraries, texts, pairs": given.resident}
+    if any(stage.name == "heads" for stage in given.stages):
+        sizes["point features"] = _FLOAT * n_points * given.width
+        if given.settings.residual_lr > 0:
+            sizes["point features, a copy for the centroids"] = (
+                _FLOAT * n_points * (given.width + given.dim)
+            )
+        if given.device != "cpu":
+            sizes["label features, before they move"] = _FLOAT * n_labels * given.width
+    sizes["search vectors of the labels"] = _FLOAT * n_labels * (given.dim + 1)
+    return sizes
+
+
+_REMEDIES = {
+    "activations": "lower --keep-tokens (and --micro-tokens)",
+    "label table": "train on more processes, or leave the residuals out (--residual-lr 0)",
+    "label features": "use a narrower encoder, or the stage encoder alone",
+    "label embeddings": "train on more processes, or draw negatives in place of all labels",
+    "point features": "train on fewer points, or the stage encoder alone",
+    "encoder": "use a smaller encoder, or train fewer of its layers",
+    "loss": "lower the batch size",
+    "point embeddings": "lower the batch size",
+    "search vectors": "use a narrower encoder",
+    "pairs": "train on fewer points",
+    "loaded": "run fewer processes on this machine, or train on fewer points",
+}
+
+
+def problems(
+    given: PlanInput, memory: Mapping[str, Mapping[str, float]], there: Machine
+) -> list[str]:
+    """One line for each place that has too little memory, with what to change."""
+    lines = []
+    for place, sizes in memory.items():
+        on_host = place == "host" or given.device == "cpu"
+        available = there.host if on_host else there.device
+        needed = math.fsum(sizes.values())
+        if needed > available:
+            largest = max(sizes, key=lambda name: sizes[name])
+            remedy = next(words for start, words in _REMEDIES.items() if largest.startswith(start))
+            lines.append(
+                f"{place} needs {in_bytes(needed)} of {in_bytes(available)}, most for {largest} "
+                f"({in_bytes(sizes[largest])}): {remedy}"
+            )
+    return lines

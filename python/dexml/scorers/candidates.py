@@ -1,0 +1,97 @@
+"""The labels that are ranked for each text: the union of what several members propose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scipy.sparse import csr_array
+
+from dexml.data import Csr
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs of a text and a label, text by text, labels ascending.
+
+    Text i has the labels ``ids[indptr[i]:indptr[i + 1]]``. Functions here take and give one number
+    a pair, in the order of `ids`.
+    """
+
+    indptr: NDArray[np.int64]
+    """Shape (n + 1,)."""
+    ids: NDArray[np.int32]
+    """Label ids, shape (n_pairs,)."""
+    n_labels: int
+
+    @classmethod
+    def union(cls, proposals: Sequence[NDArray[np.int32]], n_labels: int) -> Candidates:
+        """Each label that one of the proposals, (n, width) padded with -1, has for a text, once."""
+        ids = np.sort(np.concatenate(proposals, axis=1), axis=1)
+        kept = ids >= 0
+        kept[:, 1:] &= ids[:, 1:] != ids[:, :-1]
+        indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64)
+        return cls(indptr, ids[kept], n_labels)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_texts(self) -> int:
+        """Number of texts."""
+        return len(self.indptr) - 1
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """The text of each pair."""
+        return np.repeat(np.arange(self.n_texts), np.diff(self.indptr))
+
+    @cached_property
+    def matrix(self) -> Csr:
+        """The pairs as the entries of a matrix, (n, n_labels), all 1."""
+        ones = np.ones(len(self.ids), np.float32)
+        return csr_array((ones, self.ids, self.indptr), shape=(self.n_texts, self.n_labels))
+
+    def select(self, texts: NDArray[np.int64]) -> tuple[Candidates, NDArray[np.int64]]:
+        """The pairs of some texts, and where they are among all pairs."""
+        lengths = np.diff(self.indptr)[texts]
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        shift = np.repeat(self.indptr[texts] - indptr[:-1], lengths)
+        pairs = np.arange(indptr[-1]) + shift
+        return Candidates(indptr.astype(np.int64), self.ids[pairs], self.n_labels), pairs
+
+    def values_of(self, matrix: Csr) -> NDArray[np.float32]:
+        """Entries of a sparse matrix (n, n_labels or fewer) at the pairs; 0 where there is none.
+
+        The columns of its rows must ascend.
+        """
+        width = max(self.n_labels, int(matrix.shape[1]))
+        entries = np.repeat(np.arange(self.n_texts), np.diff(matrix.indptr)) * width
+        entries += matrix.indices
+        values = np.zeros(len(self.ids), np.float32)
+        if len(entries):
+            wanted = self.rows * width + self.ids
+            position = np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)
+            there = entries[position] == wanted
+            values[there] = matrix.data[position[there]]
+        return values
+
+    def ranks(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """``ln(1 + rank)`` of each score among those of its text, from 0; ties: the smaller id."""
+        order = np.lexsort((self.ids, -scores, self.rows))
+        ranks = np.empty(len(scores), np.int64)
+        ranks[order] = np.arange(len(scores)) - self.indptr[self.rows[order]]
+        return np.log1p(ranks).astype(np.float32)
+
+    def largest(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """The largest score of the text of each pair."""
+        best = np.zeros(self.n_texts, np.float32)
+        there = np.diff(self.indptr) > 0
+        if len(scores):
+            best[there] = np.maximum.reduceat(scores, self.indptr[:-1][there])
+        return best[self.rows]

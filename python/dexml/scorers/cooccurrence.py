@@ -1,0 +1,83 @@
+"""Labels that go together: the labels of a text's best labels are proposed as well."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from dexml import _rust
+from dexml.data import Csr, csr_parts
+from dexml.index import Hits
+
+BEST = 20
+"""Labels of a text whose companions are looked at."""
+LONGEST = 256
+"""Points with more labels than this say nothing about pairs of labels: they would fill memory."""
+TEMPERATURE = 0.06
+
+
+def companions(y: Csr) -> Csr:
+    """How often a label comes with another: row m holds P(l given m) x n_m / (n_m + 2).
+
+    Args:
+        y: Labels of the training points, shape (N, L); stored entries are positives.
+
+    Returns:
+        Shape (L, L), float32, without the diagonal; n_m is the number of points of label m.
+    """
+    lengths = np.diff(y.indptr)
+    kept = (lengths > 1) & (lengths <= LONGEST)
+    counts = np.bincount(y.indices, minlength=y.shape[1]).astype(np.float64)
+    some = csr_array(y[np.flatnonzero(kept)]).astype(np.float64)
+    together = csr_array(some.T.tocsr() @ some)
+    rows = np.repeat(np.arange(y.shape[1]), np.diff(together.indptr))
+    apart = rows != together.indices
+    share = together.data / (counts[rows] + 2.0)  # = P(l given m) x n_m / (n_m + 2)
+    indptr = np.concatenate([[0], np.cumsum(apart)])[together.indptr]
+    matrix = csr_array(
+        (share[apart].astype(np.float32), together.indices[apart], indptr), shape=together.shape
+    )
+    matrix.sort_indices()
+    return matrix
+
+
+def companion_scores(hits: Hits, matrix: Csr, n_labels: int) -> Csr:
+    """Scores (n, n_labels) of the companions of each text's best labels.
+
+    The sum over the best labels m of ``sqrt(softmax(score / temperature))`` times row m of
+    `companions`.
+
+    Args:
+        hits: The best labels of each text, ids and scores, at least `BEST` columns.
+        matrix: Of `companions`.
+        n_labels: Columns of the result, at least those of `matrix`.
+    """
+    ids, scores = hits[0][:, :BEST], hits[1][:, :BEST].astype(np.float64)
+    known = (ids >= 0) & (ids < matrix.shape[0])
+    first = np.where(known.any(axis=1), np.where(known, scores, -np.inf).max(axis=1), 0.0)
+    grown = np.where(known, np.exp((scores - first[:, None]) / TEMPERATURE), 0.0)
+    total = grown.sum(axis=1, keepdims=True)
+    shares = np.sqrt(grown / np.where(total > 0, total, 1.0))
+    indptr = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
+    best = csr_array((shares[known], ids[known], indptr), shape=(len(ids), matrix.shape[0]))
+    found = csr_array(best @ matrix)
+    found.sort_indices()
+    return csr_array(
+        (found.data.astype(np.float32), found.indices.astype(np.int32), found.indptr),
+        shape=(len(ids), n_labels),
+    )
+
+
+def top_of(
+    scores: Csr, k: int, exclude: Csr | None, only: NDArray[np.bool_] | None
+) -> NDArray[np.int32]:
+    """The k labels of each row with the largest positive scores, padded with -1."""
+    kept = scores.data > 0
+    if only is not None:
+        kept &= only[scores.indices]
+    indptr = np.concatenate([[0], np.cumsum(kept)])[scores.indptr].astype(np.int64)
+    pairs = None if exclude is None else csr_parts(exclude, "exclude")[:2]
+    indices = scores.indices[kept].astype(np.int32)
+    values = scores.data[kept].astype(np.float32)
+    return _rust.topk_csr(indptr, indices, values, int(scores.shape[1]), k, pairs)[0]

@@ -1,0 +1,303 @@
+"""The learned ranker: it weighs all evidence for the candidates of a text.
+
+Members propose candidates and give evidence for each by name; a small network, trained on
+validation points that no member was fitted on, turns the evidence into one score
+(``docs/ranker.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dexml import _rust
+from dexml.data import Csr, csr_parts
+from dexml.index import Hits
+from dexml.run import LabelSet, require
+from dexml.scorers.candidates import Candidates
+from dexml.scorers.cooccurrence import BEST, companion_scores, companions, top_of
+from dexml.scorers.points import widened
+from dexml.scorers.queries import Queries
+from dexml.scorers.scorer import Change, Scorer
+from dexml.sealed import Part, Sealed, array_part
+
+PREFIX = "ranker/"
+BLOCK = 1024
+"""Texts ranked at a time: some 250 candidates each, with some 30 features."""
+COMPANIONS = 30
+"""Companions of its best labels that are proposed for a text."""
+_ARRAYS = ("mean", "deviation", "linear", "output", "weights", "bias")
+
+
+class Member(Scorer, Protocol):
+    """A scorer that also proposes candidates and gives evidence for them."""
+
+    def propose(
+        self,
+        queries: Queries,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> list[NDArray[np.int32]]:
+        """Labels worth ranking, arrays (n, width) padded with -1; the first is the member's own
+        ranking.
+        """
+        ...
+
+    def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
+        """Evidence for each pair by name, float32, (n_pairs,), in a fixed order of names."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Weights of the ranker: `M` networks whose scores are averaged; F features, H hidden units.
+
+    A network scores standardised features x as ``linear . x + output . gelu(weights x + bias)``.
+    """
+
+    names: tuple[str, ...]
+    """Of the features, in their order."""
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    linear: NDArray[np.float32]
+    """(M, F)."""
+    output: NDArray[np.float32]
+    """(M, H)."""
+    weights: NDArray[np.float32]
+    """(M, H, F)."""
+    bias: NDArray[np.float32]
+    """(M, H)."""
+
+    @classmethod
+    def fit(
+        cls,
+        names: Sequence[str],
+        features: NDArray[np.float32],
+        indptr: NDArray[np.int64],
+        positive: NDArray[np.bool_],
+        *,
+        seed: int,
+        hidden: int = 16,
+        members: int = 3,
+        epochs: int = 15,
+        weights: NDArray[np.float32] | None = None,
+        num_threads: int | None = None,
+    ) -> Network:
+        """Train on the candidates of texts, with the decoupled softmax.
+
+        Args:
+            names: Names of the features.
+            features: Shape (n_pairs, F).
+            indptr: Text i has the pairs ``indptr[i]:indptr[i + 1]``.
+            positive: Which pairs are positives, shape (n_pairs,).
+            seed: Of weights and order.
+            hidden: Hidden units; 0: a linear ranker.
+            members: Networks, each with a seed of its own.
+            epochs: Passes over the texts.
+            weights: Weight of each positive's loss, shape (n_pairs,).
+            num_threads: Threads; the result does not depend on it.
+        """
+        arrays = _rust.fit_ranker(
+            np.ascontiguousarray(features, np.float32),
+            indptr,
+            positive,
+            hidden=hidden,
+            n_members=members,
+            epochs=epochs,
+            batch=32,
+            learning_rate=0.01,
+            decay=0.1,
+            seed=seed,
+            weights=weights,
+            num_threads=num_threads,
+        )
+        return cls(tuple(names), *arrays)
+
+    def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores (n_pairs,) of features (n_pairs, F)."""
+        arrays = (
+            self.mean,
+            self.deviation,
+            self.linear,
+            self.output,
+            self.weights,
+            self.bias,
+        )
+        return _rust.score_ranker(arrays, np.ascontiguousarray(features, np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class RankedScorer:
+    """Ranks the candidates of its members by a network.
+
+    A label that no member proposes is not found, and is abstained on.
+
+    Attributes:
+        members: Propose and give evidence; the first one's ranking says which labels go together.
+        network: Weighs the evidence.
+        y: Labels of the training points, (N, n_labels), for labels that go together.
+        counts: Training points of each label, int64, (n_labels,).
+        n_labels: The next label id.
+    """
+
+    members: tuple[Member, ...]
+    network: Network | None
+    y: Csr
+    counts: NDArray[np.int64]
+    n_labels: int
+
+    @cached_property
+    def _companions(self) -> Csr:
+        return companions(self.y)
+
+    def candidates(
+        self,
+        queries: Queries,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> Candidates:
+        """All labels that a member proposes, and companions of the best ones."""
+        proposals = [
+            part
+            for member in self.members
+            for part in member.propose(queries, exclude=exclude, only=only)
+        ]
+        together = top_of(self._together(queries, exclude), COMPANIONS, exclude, only)
+        return Candidates.union([*proposals, together], self.n_labels)
+
+    def evidence(
+        self, queries: Queries, pairs: Candidates, exclude: Csr | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """The evidence for each pair by name: that of all members, and of the labels themselves."""
+        features: dict[str, NDArray[np.float32]] = {}
+        for member in self.members:
+            features |= member.features(queries, pairs)
+        together = pairs.values_of(self._together(queries, exclude))
+        features["companions"] = together
+        features["companions rank"] = pairs.ranks(together)
+        counts = self.counts[pairs.ids]
+        features["log count"] = np.log1p(counts).astype(np.float32)
+        features["unseen"] = (counts == 0).astype(np.float32)
+        return features
+
+    def _together(self, queries: Queries, exclude: Csr | None) -> Csr:
+        """Scores of the companions of the first member's best labels."""
+
+        def make() -> Csr:
+            hits = self.members[0].search(queries, BEST, exclude=exclude)
+            return companion_scores(hits, self._companions, self.n_labels)
+
+        return queries.once((self, "companions"), make)
+
+    def search(
+        self,
+        queries: Queries,
+        k: int,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> Hits:
+        """Find the k best candidates of each text."""
+        ids = np.full((len(queries), k), -1, np.int32)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        for start in range(0, len(queries), BLOCK):
+            rows = slice(start, start + BLOCK)
+            some = queries if len(queries) <= BLOCK else queries.part(rows)
+            pairs_out = None if exclude is None else exclude[rows]
+            pairs = self.candidates(some, exclude=pairs_out, only=only)
+            values = self._score(some, pairs, pairs_out)
+            ids[rows], scores[rows] = _rust.topk_csr(
+                pairs.indptr, pairs.ids, values, self.n_labels, k, None
+            )
+        return ids, scores
+
+    def score_pairs(
+        self, queries: Queries, ids: NDArray[np.integer[Any]]
+    ) -> NDArray[np.float32]:
+        """Score the labels `ids` (n, m) of each text; -inf for labels that are no candidates."""
+        pairs = self.candidates(queries)
+        values = self._score(queries, pairs, None)
+        key = pairs.rows * self.n_labels + pairs.ids
+        wanted = np.arange(len(queries))[:, None] * self.n_labels + np.maximum(ids, 0)
+        scores = np.full(ids.shape, -np.inf, np.float32)
+        if len(key):
+            position = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+            known = (key[position] == wanted) & (ids >= 0) & (ids < self.n_labels)
+            scores[known] = values[position[known]]
+        return scores
+
+    def _score(
+        self, queries: Queries, pairs: Candidates, exclude: Csr | None
+    ) -> NDArray[np.float32]:
+        evidence = self.evidence(queries, pairs, exclude)
+        if self.network is None:
+            return next(iter(evidence.values()))
+        return self.network.score(np.stack([evidence[n] for n in self.network.names], axis=1))
+
+    def update(self, change: Change) -> Self:
+        """This scorer after an edit: every member follows it; the network stays."""
+        n = len(change.labels)
+        y = widened(self.y, n)
+        return replace(
+            self,
+            members=tuple(member.update(change) for member in self.members),
+            y=y,
+            counts=change.labels.counts,
+            n_labels=n,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Sections of all members, and the names of the features."""
+        sections = {name: s for member in self.members for name, s in member.facts().items()}
+        return sections | {"ranker": {"features": [] if self.network is None else list(self.network.names)}}
+
+    def parts(self) -> Mapping[str, Part]:
+        """Files of all members, and the network."""
+        parts = {role: part for member in self.members for role, part in member.parts().items()}
+        if self.network is not None:
+            for name in _ARRAYS:
+                parts[PREFIX + name] = array_part(getattr(self.network, name))
+        return parts
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the members' scores depend on."""
+        return {name: value for m in self.members for name, value in m.fingerprint().items()}
+
+    def note(self, k: int) -> str:
+        """Say what is ranked."""
+        return "ranker over " + "; ".join(member.note(k) for member in self.members)
+
+
+def restore_network(state: Sealed) -> Network | None:
+    """Open the ranker of a run whose bytes were checked; None if it has none.
+
+    Raises:
+        ValueError: The parts do not fit together.
+    """
+    if "ranker" not in state.facts:
+        return None
+    names = require(state, "ranker", {"features": list})["features"]
+    if not names:
+        return None
+    if not all(isinstance(name, str) for name in names):
+        raise state.damaged("names of the ranker's features")
+    f = len(names)
+    arrays = {
+        "mean": state.array(PREFIX + "mean", np.float32, (f,)),
+        "deviation": state.array(PREFIX + "deviation", np.float32, (f,)),
+        "linear": state.array(PREFIX + "linear", np.float32, (None, f)),
+        "output": state.array(PREFIX + "output", np.float32, (None, None)),
+        "weights": state.array(PREFIX + "weights", np.float32, (None, None, f)),
+        "bias": state.array(PREFIX + "bias", np.float32, (None, None)),
+    }
+    m, h = arrays["output"].shape
+    if len(arrays["linear"]) != m or arrays["weights"].shape != (m, h, f) or arrays["bias"].shape != (m, h):
+        raise state.damaged("the ranker's arrays do not fit together")
+    return Network(tuple(names), **arrays)

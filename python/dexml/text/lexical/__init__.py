@@ -1,0 +1,33 @@
+"""Words as evidence: tf-idf rows of texts, label centroids, exact sparse search, votes.
+
+Rows are CSR, float32 values and int32 columns. Everything runs in the Rust core, in as many threads
+as asked for, and gives the same bits for any number of them. Needs numpy and scipy only.
+"""
+
+from dexml.text.lexical.search import (
+    LexicalIndex,
+    join_rows,
+    label_centroids,
+    neighbour_votes,
+    pair_scores,
+)
+from dexml.text.lexical.vectorizer import (
+    Vectorizer,
+    VectorizerSettings,
+    fit_vectorizer,
+    load_vectorizer,
+    open_vectorizer,
+)
+
+__all__ = [
+    "LexicalIndex",
+    "Vectorizer",
+    "VectorizerSettings",
+    "fit_vectorizer",
+    "join_rows",
+    "label_centroids",
+    "load_vectorizer",
+    "neighbour_votes",
+    "open_vectorizer",
+    "pair_scores",
+]

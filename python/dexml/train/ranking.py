@@ -1,0 +1,198 @@
+"""Training the ranker on validation points, and judging whether it is better than its members.
+
+No member may have been fitted on these points. The ranker is judged by cross-validation over
+groups of them, so that its judge has not seen them either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dexml import _rust
+from dexml.data import Csr, unit_interval
+from dexml.metrics import Evaluator, Result, compare
+from dexml.scorers.candidates import Candidates
+from dexml.scorers.queries import Queries
+from dexml.scorers.ranker import BLOCK, Network, RankedScorer
+
+MAX_POINTS = 4000
+"""Validation points that the ranker is trained on, at most."""
+FOLDS = 5
+FEW_PAIRS = 300
+"""Positive pairs among the candidates below which a linear ranker with weights >= 0 is tried."""
+REPORTED = ("P@1", "nDCG@5", "PSP@1", "R@100")
+_RESAMPLES = 500
+_SALT = "dexml ranker folds"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Validation points: texts, truth, filter pairs, groups. n points, L labels."""
+
+    texts: list[str]
+    y_true: Csr
+    """(n, L)."""
+    inv_propensity: NDArray[np.float64]
+    exclude: Csr | None = None
+    keys: Sequence[str] | None = None
+    """A key a point: points with one key stay on one side of every fold."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the members say of all candidates of some texts."""
+
+    pairs: Candidates
+    names: tuple[str, ...]
+    features: NDArray[np.float32]
+    """(n_pairs, F)."""
+    positive: NDArray[np.bool_]
+    base: NDArray[np.float32]
+    """The first member's score of each pair."""
+
+    def without(self, names: Sequence[str]) -> Evidence:
+        """The same without some features."""
+        kept = [i for i, name in enumerate(self.names) if name not in names]
+        some = tuple(self.names[i] for i in kept)
+        return Evidence(self.pairs, some, self.features[:, kept], self.positive, self.base)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ranker that was chosen, and why.
+
+    `facts` is plain data for the manifest: for each metric the value of the base and of the ranker
+    on points that it was not trained on, and the standard error of the difference.
+    """
+
+    network: Network | None
+    facts: dict[str, Any]
+    scores: NDArray[np.float32]
+    """Out-of-fold scores of all pairs."""
+
+
+def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], object]) -> Evidence:
+    """Ask all members for candidates and evidence, in blocks of texts."""
+    ids, lengths, features, names = [], [], [], ()
+    for start in range(0, len(asked.texts), BLOCK):
+        rows = slice(start, start + BLOCK)
+        queries = Queries(asked.texts[rows])
+        exclude = None if asked.exclude is None else asked.exclude[rows]
+        pairs = scorer.candidates(queries, exclude=exclude)
+        found = scorer.evidence(queries, pairs, exclude)
+        names = tuple(found)
+        features.append(np.stack([found[name] for name in names], axis=1))
+        ids.append(_without(pairs, exclude))
+        lengths.append(np.diff(pairs.indptr))
+        on_progress(len(queries))
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    pairs = Candidates(indptr, np.concatenate(ids), scorer.n_labels)
+    matrix = np.concatenate(features)
+    positive = pairs.values_of(asked.y_true) > 0
+    return Evidence(pairs, names, matrix, positive, matrix[:, 0].copy())
+
+
+def _without(pairs: Candidates, exclude: Csr | None) -> NDArray[np.int32]:
+    """Members propose no filter pair; check it, for the ranker must not learn from one."""
+    if exclude is not None and len(pairs) and bool(pairs.values_of(exclude).any()):
+        raise AssertionError("a filter pair was proposed")
+    return pairs.ids
+
+
+def choose(
+    evidence: Evidence, asked: Asked, select: str, *, seed: int, power: float = 0.0
+) -> Choice:
+    """Train the ranker, and keep it if it is better than the first member by more than noise.
+
+    Args:
+        evidence: Of `gather`.
+        asked: The validation points.
+        select: The metric that must be better: the whole 95 % interval of the difference, from
+            cross-validation over groups, must be above 0.
+        seed: Seed of weights and resampling.
+        power: Positives are weighted by the inverse propensity to this power.
+    """
+    weights = None
+    if power:
+        weights = (asked.inv_propensity[evidence.pairs.ids] ** power).astype(np.float32)
+    few = int(evidence.positive.sum()) < FEW_PAIRS
+    hidden = 0 if few else 16
+    scores = out_of_fold(evidence, asked.keys, hidden, seed=seed, weights=weights)
+    base, ranked = (evaluated(evidence, asked, s, select) for s in (evidence.base, scores))
+    differences = compare(
+        base, ranked, groups=asked.keys, seed=seed, n_resamples=_RESAMPLES
+    )
+    facts: dict[str, Any] = {
+        "select": select,
+        "validation_points": len(asked.texts),
+        "candidates": round(len(evidence.pairs) / max(1, len(asked.texts)), 1),
+        "hidden": hidden,
+        "gain": {
+            name: {"base": d.a, "ranker": d.b, "standard_error": d.standard_error}
+            for name, d in differences.items()
+        },
+    }
+    network = None
+    if differences[select].low > 0:
+        network = Network.fit(
+            evidence.names,
+            evidence.features,
+            evidence.pairs.indptr,
+            evidence.positive,
+            hidden=hidden,
+            seed=seed,
+            weights=weights,
+        )
+    return Choice(network, facts | {"used": network is not None}, scores)
+
+
+def out_of_fold(
+    evidence: Evidence,
+    keys: Sequence[str] | None,
+    hidden: int,
+    *,
+    seed: int,
+    weights: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Score every pair by a ranker that was not trained on points of its group."""
+    n = evidence.pairs.n_texts
+    names = [str(i) for i in range(n)] if keys is None else list(keys)
+    folds = np.array([int(FOLDS * unit_interval(_SALT, name)) for name in names], np.int64)
+    scores = np.zeros(len(evidence.pairs), np.float32)
+    for fold in range(FOLDS):
+        fitted, fit_pairs = evidence.pairs.select(np.flatnonzero(folds != fold))
+        _, held = evidence.pairs.select(np.flatnonzero(folds == fold))
+        if not len(held):
+            continue
+        network = Network.fit(
+            evidence.names,
+            evidence.features[fit_pairs],
+            fitted.indptr,
+            evidence.positive[fit_pairs],
+            hidden=hidden,
+            members=1,
+            seed=seed,
+            weights=None if weights is None else weights[fit_pairs],
+        )
+        scores[held] = network.score(evidence.features[held])
+    return scores
+
+
+def evaluated(
+    evidence: Evidence, asked: Asked, scores: NDArray[np.float32], select: str
+) -> Result:
+    """Rank the candidates by these scores and evaluate, with values per point."""
+    metrics = list(dict.fromkeys([select, *REPORTED]))
+    k = max(int(name.split("@")[1]) for name in metrics)
+    pairs = evidence.pairs
+    ids, _ = _rust.topk_csr(pairs.indptr, pairs.ids, scores, pairs.n_labels, k, None)
+    evaluator = Evaluator(
+        asked.y_true.shape[1], metrics, inv_propensity=asked.inv_propensity, keep_rows=True
+    )
+    evaluator.update(asked.y_true, ids, exclude=asked.exclude)
+    return evaluator.result()

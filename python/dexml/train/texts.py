@@ -1,0 +1,155 @@
+"""The texts of a stage: from the ids of points and labels to their embeddings.
+
+Shapes: N points, L labels, B texts of a micro-batch, H features, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dexml.encoder import DualEncoder, LabelTable, Tokens, autocast
+from dexml.train import features
+from dexml.train.frozen import CachedLayers
+from dexml.train.problem import Features, Job
+from dexml.train.settings import TrainSettings
+
+
+class Texts(Protocol):
+    """What a step asks of the texts of its stage. The encoder may be in training mode."""
+
+    point_lengths: NDArray[np.int64] | None
+    """Tokens of each point, (N,); None: nothing is encoded, each counts as 1."""
+    label_lengths: NDArray[np.int64] | None
+    """Tokens of each label, (L,), or None."""
+
+    def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
+        """Embeddings (B, D) of the points `ids`."""
+
+    def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
+        """Vectors (B, D) of the labels `ids`.
+
+        Args:
+            table: The rows of the label table that this process trains in this step; None where
+                the table is not trained.
+            ids: The labels.
+            position: That of the first one among the rows of `table`.
+        """
+
+    def features(self, rows: NDArray[np.int64]) -> Features:
+        """Features of the points `rows` and of all labels, by the encoder as it is now."""
+
+
+class FrozenTexts:
+    """Texts of the stage heads: features of an encoder that stays as it is."""
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        point_features: NDArray[np.float32],
+        label_features: NDArray[np.float32],
+    ) -> None:
+        self.point_lengths: NDArray[np.int64] | None = None
+        self.label_lengths: NDArray[np.int64] | None = None
+        self.encoder = encoder
+        self.point_features, self.label_features = point_features, label_features
+        self.labels_LH = torch.from_numpy(label_features).to(encoder.device)
+
+    def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
+        """Embed points from their features."""
+        features_BH = torch.from_numpy(self.point_features[ids]).to(self.encoder.device)
+        embedded: Tensor = self.encoder(features_BH, side="point")
+        return embedded
+
+    def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
+        """Embed labels from their features and the rows of this step."""
+        assert table is not None
+        some = slice(position, position + len(ids))
+        rows = table if len(ids) == len(table.bias) else table_rows(table, some)
+        if table.residual.grad is not None:
+            rows.residual.grad = table.residual.grad[some]
+        features_BH = self.labels_LH
+        if len(ids) < len(features_BH):
+            features_BH = features_BH[torch.from_numpy(ids).to(self.encoder.device)]
+        vectors: Tensor = rows(self.encoder, features_BH)
+        return vectors
+
+    def features(self, rows: NDArray[np.int64]) -> Features:
+        """Look the features up: they do not change."""
+        return self.point_features[rows], self.label_features
+
+
+class TunedTexts:
+    """Texts of the stage encoder: they go through the transformer, which learns."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, problem = job, job.problem
+        self.point_lengths: NDArray[np.int64] | None = np.diff(problem.point_tokens.offsets)
+        self.label_lengths: NDArray[np.int64] | None = np.diff(problem.label_tokens.offsets)
+        encoder, settings = job.model.encoder, job.settings
+        self._points = _Reader(encoder, problem.point_tokens, "point", settings)
+        self._labels = _Reader(encoder, problem.label_tokens, "label", settings)
+
+    def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
+        """Encode and embed points."""
+        embedded: Tensor = self.job.model.encoder(self._points.read(ids), side="point")
+        return embedded
+
+    def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
+        """Encode and embed labels; the table stays as it is."""
+        model = self.job.model
+        rows = torch.from_numpy(ids).to(model.encoder.device)
+        vectors: Tensor = model.table(model.encoder, self._labels.read(ids), rows)
+        return vectors
+
+    def features(self, rows: NDArray[np.int64]) -> Features:
+        """Encode the texts."""
+        return features.current(self.job, rows)
+
+
+class _Reader:
+    """Reads features (B, H) with gradient: of texts of one length, or of packed ones."""
+
+    def __init__(
+        self, encoder: DualEncoder, tokens: Tokens, side: str, settings: TrainSettings
+    ) -> None:
+        self.encoder, self.settings = encoder, settings
+        self.resident: Tokens | None = None
+        self.layers: CachedLayers | None = None
+        run: Callable[..., Tensor] = encoder.features
+        if settings.cache_layers:
+            n = settings.encoder_layers
+            folder, show = features.cache_folder(settings), not settings.quiet
+            self.layers = CachedLayers(encoder, tokens, n, folder, desc=side, progress=show)
+            run = partial(encoder.upper, n=n)
+        else:
+            self.resident = tokens.to(encoder.device)
+        self.run = torch.compile(run, dynamic=True) if settings.compile else run
+
+    def read(self, ids: NDArray[np.int64]) -> Tensor:
+        encoder = self.encoder
+        with autocast(encoder.device, self.settings.precision):
+            if self.layers is not None:
+                return self.run(self.layers.states(ids))
+            assert self.resident is not None
+            if self.settings.packed:
+                return encoder.features_packed(*self.resident.packed(ids, encoder.device))
+            return self.run(self.resident.tensor(ids, encoder.device))
+
+
+def table_rows(table: LabelTable, rows: NDArray[np.int64] | slice) -> LabelTable:
+    """Some rows of a label table as a table; those of a slice share its memory."""
+    at: Any = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(table.bias.device)
+    with torch.device(table.bias.device):
+        part = LabelTable(table.counts[at], table.residual.shape[1])
+    for name in ("residual", "bias"):
+        whole, own = getattr(table, name), getattr(part, name)
+        own.data = whole.detach()[at]
+        own.requires_grad_(whole.requires_grad)
+    return part

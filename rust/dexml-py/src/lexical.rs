@@ -1,0 +1,401 @@
+//! Tokens, tf-idf rows and sparse search.
+
+use numpy::PyUntypedArrayMethods;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyBytes, PyString};
+use xmc_core::lexical::{
+    self, Cut, Documents, Grams, InvertedIndex, Tokenizer, TokenizerOptions, Vocabulary, Weights,
+};
+use xmc_core::{Csr, Ranked, Result};
+
+use crate::arrays::{
+    CsrArgs, CsrArrays, CsrSlices, PatternArgs, PatternArrays, Ranking, matrix, moved,
+    moved_ranking, vector,
+};
+use crate::border::{count, detached, exception, in_pool, interruptible};
+
+/// A matrix moved to Python: indptr, indices, data.
+fn moved_csr(py: Python<'_>, csr: Csr) -> CsrArgs<'_> {
+    let indptr = moved(py, csr.indptr).into_any();
+    (indptr, moved(py, csr.indices).into_any(), moved(py, csr.data).into_any())
+}
+
+/// Strings of Python, kept alive without the interpreter.
+enum Texts {
+    Whole(Vec<PyBackedStr>),
+    Words(Vec<Vec<PyBackedStr>>),
+}
+
+impl Texts {
+    /// A list of strings, or of lists of strings.
+    fn take(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if object.is_instance_of::<PyString>() {
+            return Err(PyTypeError::new_err("texts must be a list of str, not one str"));
+        }
+        let (mut whole, mut words) = (Vec::new(), Vec::new());
+        for (at, item) in object.try_iter()?.enumerate() {
+            let item = item?;
+            if item.is_instance_of::<PyString>() && words.is_empty() {
+                whole.push(item.extract()?);
+            } else if !item.is_instance_of::<PyString>() && whole.is_empty() {
+                let list = item.extract().map_err(|error| refused(at, &item, error))?;
+                words.push(list);
+            } else {
+                let message = format!("texts[{at}]: either all texts are str, or all are lists");
+                return Err(PyTypeError::new_err(message));
+            }
+        }
+        Ok(if words.is_empty() { Self::Whole(whole) } else { Self::Words(words) })
+    }
+
+    fn documents(&self) -> Documents<'_, PyBackedStr> {
+        match self {
+            Self::Whole(texts) => Documents::Texts(texts),
+            Self::Words(lists) => Documents::Words(lists),
+        }
+    }
+}
+
+/// What is wrong with an item that is neither a string nor a list of them.
+fn refused(at: usize, item: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    // Lone surrogates: the message of Python says where.
+    if error.is_instance_of::<PyValueError>(item.py()) {
+        return error;
+    }
+    let found = item.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!("texts[{at}] must be str or a list of str, not {found}"))
+}
+
+/// Cuts texts into n-grams.
+#[pyclass(name = "Tokenizer", module = "dexml._rust", frozen)]
+pub(crate) struct PyTokenizer {
+    inner: Tokenizer,
+}
+
+#[pymethods]
+impl PyTokenizer {
+    #[new]
+    #[pyo3(signature = (grams, sizes, *, edges=true, stemmer=None, stop_words=Vec::new(), max_chars=None))]
+    fn new(
+        grams: &str,
+        sizes: (i64, i64),
+        edges: bool,
+        stemmer: Option<String>,
+        stop_words: Vec<String>,
+        max_chars: Option<i64>,
+    ) -> PyResult<Self> {
+        let grams = match grams {
+            "words" => Grams::Words,
+            "chars" => Grams::Chars,
+            other => {
+                let message = format!("grams must be 'words' or 'chars', not '{other}'");
+                return Err(PyValueError::new_err(message));
+            }
+        };
+        let sizes = (count("sizes", sizes.0)?, count("sizes", sizes.1)?);
+        let max_chars = max_chars.map(|n| count("max_chars", n)).transpose()?;
+        let options = TokenizerOptions { grams, sizes, edges, stemmer, stop_words, max_chars };
+        Ok(Self { inner: Tokenizer::new(options).map_err(exception)? })
+    }
+
+    /// The words of a text.
+    fn words(&self, text: &str) -> Vec<String> {
+        self.inner.words(text)
+    }
+
+    /// The tokens of a text.
+    fn grams(&self, text: &str) -> Vec<String> {
+        self.inner.grams(text)
+    }
+}
+
+/// Numbered tokens with their document frequencies.
+#[pyclass(name = "Vocabulary", module = "dexml._rust", frozen)]
+pub(crate) struct PyVocabulary {
+    inner: Vocabulary,
+}
+
+#[pymethods]
+impl PyVocabulary {
+    /// Counts and cuts the tokens of texts.
+    #[staticmethod]
+    #[pyo3(signature = (tokenizer, texts, *, min_df=1, max_df=1.0, max_size=None, num_threads=None))]
+    fn build(
+        py: Python<'_>,
+        tokenizer: &PyTokenizer,
+        texts: Bound<'_, PyAny>,
+        min_df: i64,
+        max_df: f64,
+        max_size: Option<i64>,
+        num_threads: Option<i64>,
+    ) -> PyResult<Self> {
+        let max_size = max_size.map(|n| count("max_size", n)).transpose()?;
+        let cut = Cut { min_df: count("min_df", min_df)?, max_df, max_size };
+        let (texts, tokenizer) = (Texts::take(&texts)?, &tokenizer.inner);
+        let inner = interruptible(py, num_threads, |keep_going| {
+            Vocabulary::build(tokenizer, texts.documents(), &cut, keep_going)
+        })?;
+        Ok(Self { inner })
+    }
+
+    /// Reads what `to_text` wrote.
+    #[staticmethod]
+    fn parse(
+        py: Python<'_>,
+        file: &str,
+        text: &[u8],
+        df: Bound<'_, PyAny>,
+        n_texts: i64,
+    ) -> PyResult<Self> {
+        let n_texts = count("n_texts", n_texts)?;
+        let df = vector::<i64>("df", &df)?;
+        let df = df.as_slice()?;
+        let inner = detached(py, || Vocabulary::parse(file, text, df, n_texts))?;
+        Ok(Self { inner })
+    }
+
+    /// The tokens, one a line, as UTF-8.
+    fn to_text<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let text = detached(py, || self.inner.to_text())?;
+        Ok(PyBytes::new(py, text.as_bytes()))
+    }
+
+    fn __len__(&self) -> usize {
+        self.inner.len()
+    }
+
+    /// The id of a token.
+    fn id(&self, token: &str) -> Option<i32> {
+        self.inner.id(token)
+    }
+
+    /// The token with an id.
+    fn token(&self, id: i64) -> PyResult<&str> {
+        let token = usize::try_from(id).ok().and_then(|id| self.inner.token(id));
+        token.ok_or_else(|| {
+            let n = self.inner.len();
+            PyValueError::new_err(format!("token {id} out of range (n_tokens = {n})"))
+        })
+    }
+
+    /// Document frequencies.
+    #[getter]
+    fn df<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        moved(py, self.inner.df().to_vec()).into_any()
+    }
+
+    /// Number of texts that were counted.
+    #[getter]
+    fn n_texts(&self) -> usize {
+        self.inner.n_texts()
+    }
+
+    /// Smooth inverse document frequencies.
+    fn smooth_idf<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        moved(py, self.inner.smooth_idf()).into_any()
+    }
+
+    /// Weighted rows of texts.
+    #[pyo3(signature = (tokenizer, texts, *, idf, sublinear, unit, num_threads=None))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn rows<'py>(
+        &self,
+        py: Python<'py>,
+        tokenizer: &PyTokenizer,
+        texts: Bound<'py, PyAny>,
+        idf: Option<Bound<'py, PyAny>>,
+        sublinear: bool,
+        unit: bool,
+        num_threads: Option<i64>,
+    ) -> PyResult<CsrArgs<'py>> {
+        let idf = idf.map(|idf| vector::<f32>("idf", &idf)).transpose()?;
+        let idf = idf.as_ref().map(|idf| idf.as_slice()).transpose()?;
+        let (texts, tokenizer) = (Texts::take(&texts)?, &tokenizer.inner);
+        let weights = Weights { sublinear, idf, unit };
+        let csr = interruptible(py, num_threads, |keep_going| {
+            self.inner.rows(tokenizer, texts.documents(), &weights, keep_going)
+        })?;
+        Ok(moved_csr(py, csr))
+    }
+}
+
+/// Sparse rows by column.
+#[pyclass(name = "InvertedIndex", module = "dexml._rust", frozen)]
+pub(crate) struct PyInvertedIndex {
+    inner: InvertedIndex,
+}
+
+#[pymethods]
+impl PyInvertedIndex {
+    #[new]
+    #[pyo3(signature = (rows, n_features, *, num_threads=None))]
+    fn new(
+        py: Python<'_>,
+        rows: CsrArgs<'_>,
+        n_features: i64,
+        num_threads: Option<i64>,
+    ) -> PyResult<Self> {
+        let n_features = count("n_features", n_features)?;
+        let rows = CsrArrays::<f32>::borrow("rows", &rows)?;
+        let rows = rows.slices()?;
+        let inner = in_pool(py, num_threads, || {
+            InvertedIndex::new(rows.check_features("rows", n_features)?)
+        })?;
+        Ok(Self { inner })
+    }
+
+    #[getter]
+    fn shape(&self) -> (usize, usize) {
+        (self.inner.n_rows(), self.inner.n_features())
+    }
+
+    #[getter]
+    fn n_postings(&self) -> usize {
+        self.inner.n_postings()
+    }
+
+    /// The rows of largest inner product.
+    #[pyo3(signature = (queries, k, *, exclude=None, only=None, num_threads=None))]
+    fn search<'py>(
+        &self,
+        py: Python<'py>,
+        queries: CsrArgs<'py>,
+        k: i64,
+        exclude: Option<PatternArgs<'py>>,
+        only: Option<Bound<'py, PyAny>>,
+        num_threads: Option<i64>,
+    ) -> PyResult<Ranking<'py>> {
+        let k = count("k", k)?;
+        let queries = CsrArrays::<f32>::borrow("queries", &queries)?;
+        let exclude = exclude.map(|pairs| PatternArrays::borrow("exclude", &pairs)).transpose()?;
+        let only = only.map(|only| vector::<bool>("only", &only)).transpose()?;
+        let queries = queries.slices()?;
+        let exclude = exclude.as_ref().map(PatternArrays::slices).transpose()?;
+        let only = only.as_ref().map(|only| only.as_slice()).transpose()?;
+        let index = &self.inner;
+        let (n_rows, top) = in_pool(py, num_threads, || {
+            let queries = queries.check_features("queries", index.n_features())?;
+            let n_rows = index.n_rows();
+            let exclude = exclude.map(|exclude| exclude.check("exclude", n_rows)).transpose()?;
+            Ok((queries.n_rows(), index.search(queries, k, exclude, only)?))
+        })?;
+        moved_ranking(py, n_rows, top)
+    }
+}
+
+/// Matrices side by side.
+#[pyfunction]
+#[pyo3(signature = (parts, n_features, weights, *, unit, num_threads=None))]
+pub(crate) fn join_rows<'py>(
+    py: Python<'py>,
+    parts: Vec<CsrArgs<'py>>,
+    n_features: Vec<i64>,
+    weights: Vec<f32>,
+    unit: bool,
+    num_threads: Option<i64>,
+) -> PyResult<CsrArgs<'py>> {
+    if parts.len() != weights.len() || parts.len() != n_features.len() {
+        let (n, m) = (parts.len(), weights.len());
+        return Err(PyValueError::new_err(format!(
+            "{n} parts and {m} weights; give as many of both"
+        )));
+    }
+    let names: Vec<String> = (0..parts.len()).map(|at| format!("parts[{at}]")).collect();
+    let arrays: Vec<CsrArrays<'_, f32>> = names
+        .iter()
+        .zip(&parts)
+        .map(|(name, part)| CsrArrays::borrow(name, part))
+        .collect::<PyResult<_>>()?;
+    let slices: Vec<CsrSlices<'_, f32>> =
+        arrays.iter().map(CsrArrays::slices).collect::<PyResult<_>>()?;
+    let widths: Vec<usize> =
+        n_features.iter().map(|&n| count("n_features", n)).collect::<PyResult<_>>()?;
+    let joined = in_pool(py, num_threads, || {
+        let views = slices.iter().zip(&names).zip(&widths).zip(&weights);
+        let views = views.map(|(((part, name), &width), &weight)| {
+            Ok((part.check_features(name, width)?, weight))
+        });
+        lexical::join_rows(&views.collect::<Result<Vec<_>>>()?, unit)
+    })?;
+    Ok(moved_csr(py, joined))
+}
+
+/// Labels as the mean of their points.
+#[pyfunction]
+#[pyo3(signature = (rows, n_features, y, n_labels, max_terms, *, num_threads=None))]
+pub(crate) fn label_centroids<'py>(
+    py: Python<'py>,
+    rows: CsrArgs<'py>,
+    n_features: i64,
+    y: CsrArgs<'py>,
+    n_labels: i64,
+    max_terms: i64,
+    num_threads: Option<i64>,
+) -> PyResult<CsrArgs<'py>> {
+    let (n_features, n_labels) = (count("n_features", n_features)?, count("n_labels", n_labels)?);
+    let max_terms = count("max_terms", max_terms)?;
+    let rows = CsrArrays::<f32>::borrow("rows", &rows)?;
+    let y = CsrArrays::<f32>::borrow("y", &y)?;
+    let (rows, y) = (rows.slices()?, y.slices()?);
+    let centroids = interruptible(py, num_threads, |keep_going| {
+        let rows = rows.check_features("rows", n_features)?;
+        lexical::label_centroids(rows, y.check("y", n_labels)?, max_terms, keep_going)
+    })?;
+    Ok(moved_csr(py, centroids))
+}
+
+/// Inner products of given pairs.
+#[pyfunction]
+#[pyo3(signature = (queries, rows, n_features, pairs, *, num_threads=None))]
+pub(crate) fn pair_scores<'py>(
+    py: Python<'py>,
+    queries: CsrArgs<'py>,
+    rows: CsrArgs<'py>,
+    n_features: i64,
+    pairs: PatternArgs<'py>,
+    num_threads: Option<i64>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let n_features = count("n_features", n_features)?;
+    let queries = CsrArrays::<f32>::borrow("queries", &queries)?;
+    let rows = CsrArrays::<f32>::borrow("rows", &rows)?;
+    let pairs = PatternArrays::borrow("pairs", &pairs)?;
+    let (queries, rows, pairs) = (queries.slices()?, rows.slices()?, pairs.slices()?);
+    let scores = in_pool(py, num_threads, || {
+        let queries = queries.check_features("queries", n_features)?;
+        let rows = rows.check_features("rows", n_features)?;
+        lexical::pair_scores(queries, rows, pairs.check("pairs", rows.n_rows())?)
+    })?;
+    Ok(moved(py, scores).into_any())
+}
+
+/// Votes of the nearest points, summed by label.
+#[pyfunction]
+#[pyo3(signature = (neighbours, votes, y, n_labels, *, num_threads=None))]
+pub(crate) fn vote_sums<'py>(
+    py: Python<'py>,
+    neighbours: Bound<'py, PyAny>,
+    votes: Bound<'py, PyAny>,
+    y: PatternArgs<'py>,
+    n_labels: i64,
+    num_threads: Option<i64>,
+) -> PyResult<CsrArgs<'py>> {
+    let n_labels = count("n_labels", n_labels)?;
+    let (ids, weights) =
+        (matrix::<i32>("neighbours", &neighbours)?, matrix::<f32>("votes", &votes)?);
+    let (n_rows, width) = (ids.shape()[0], ids.shape()[1]);
+    if ids.shape() != weights.shape() {
+        let (ids, weights) = (ids.shape(), weights.shape());
+        return Err(PyValueError::new_err(format!(
+            "neighbours {ids:?} and votes {weights:?}; expected equal shapes"
+        )));
+    }
+    let y = PatternArrays::borrow("y", &y)?;
+    let (ids, weights, y) = (ids.as_slice()?, weights.as_slice()?, y.slices()?);
+    let sums = in_pool(py, num_threads, || {
+        let neighbours = Ranked::new(n_rows, width, ids, weights)?;
+        xmc_core::vote_sums(neighbours, n_rows, y.check("y", n_labels)?)
+    })?;
+    Ok(moved_csr(py, sums))
+}
