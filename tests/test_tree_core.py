@@ -267,7 +267,7 @@ BAD.data[BAD.indptr[7] + 1] = np.nan
         (X, Y[:-1], {}, "y: 399 rows, expected 400"),
         (X, sparse.csr_array(Y.shape), {}, "y must hold a label with a point"),
         (X[:0], Y[:0], {}, "y must hold a label with a point"),
-        (X, Y, {"n_trees": 0}, "n_trees must be at least 1"),
+        (X, Y, {"n_trees": 0}, "n_trees must be in 1..=1024"),
         (X, Y, {"max_leaf": 1}, "max_leaf must be at least 2"),
         (X, Y, {"max_leaf": -1}, "max_leaf must not be negative"),
         (X, Y, {"max_label_features": 0}, "max_label_features must be at least 1"),

@@ -10,8 +10,8 @@ use crate::arrays::{
 };
 use crate::border::{count, in_pool, interruptible};
 
-/// Labels (n_trees, labels in the tree), bias (n_trees, classifiers), and the weights of the
-/// classifiers: indptr, indices, data.
+/// Labels, bias, and the weights of the classifiers (indptr, indices, data), with the shapes that
+/// `_rust.pyi` states.
 type TreeArrays<'py> = (
     Bound<'py, PyArray2<i32>>,
     Bound<'py, PyArray2<f32>>,

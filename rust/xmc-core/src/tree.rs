@@ -52,10 +52,12 @@ pub use search::{rank_tree, score_tree};
 /// The smallest score of a label of the tree, and that of one which no beam reaches.
 pub const TREE_FLOOR: f32 = -100.0;
 
+const MAX_TREES: usize = 1024;
+
 /// How a label tree is built and trained.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TreeOptions {
-    /// Trees whose probabilities are averaged.
+    /// Trees whose probabilities are averaged; at most 1024.
     pub n_trees: usize,
     /// Labels a leaf at most; at least 2.
     pub max_leaf: usize,
@@ -81,7 +83,7 @@ impl Default for TreeOptions {
             n_trees: 3,
             max_leaf: 100,
             max_label_features: 1000,
-            max_rounds: 20,
+            max_rounds: 5,
             cost: 1.0,
             tolerance: 0.1,
             max_passes: 20,
@@ -94,12 +96,14 @@ impl Default for TreeOptions {
 impl TreeOptions {
     fn check(&self) -> Result<()> {
         let whole = [
-            ("n_trees", self.n_trees, 1, "must be at least 1"),
             ("max_leaf", self.max_leaf, 2, "must be at least 2"),
             ("max_label_features", self.max_label_features, 1, "must be at least 1"),
             ("max_rounds", self.max_rounds, 1, "must be at least 1"),
             ("max_passes", self.max_passes, 1, "must be at least 1"),
         ];
+        if !(1..=MAX_TREES).contains(&self.n_trees) {
+            return Err(parameter("n_trees", "must be in 1..=1024", self.n_trees));
+        }
         for (name, value, least, rule) in whole {
             if value < least {
                 return Err(parameter(name, rule, value));

@@ -174,6 +174,9 @@ impl LabelTree {
                 return Err(parameter(name, "must be at least 1", 0));
             }
         }
+        if n_labels > i32::MAX as usize {
+            return Err(parameter("n_labels", "must be below 2^31", n_labels));
+        }
         let n_known = labels.len() / n_trees;
         check_length("labels", "labels", n_known.saturating_mul(n_trees), labels.len())?;
         check_length("bias", "classifiers", weights.n_rows(), bias.len())?;
