@@ -21,6 +21,7 @@ from dexml.scorers import (
     Scorer,
     VotedScorer,
 )
+from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.dense import Search, encoder_folder
 from dexml.scorers.embedder import Precision
 from dexml.scorers.lexical import LexicalScorer
@@ -174,7 +175,7 @@ def _restore_scorer(
 def _ranked(
     state: Sealed, labels: LabelSet, members: tuple[Member, ...], lexical: LexicalScorer
 ) -> RankedScorer:
-    return RankedScorer(members, restore_network(state), lexical.y, labels.counts, len(labels))
+    return RankedScorer(members, restore_network(state), Cooccurrence(lexical.y), labels.alive)
 
 
 def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
@@ -196,9 +197,8 @@ def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
     ranked = replace(
         scorer,
         members=(voted, lexical),
-        y=lexical.y,
-        counts=labels.counts,
-        n_labels=len(labels),
+        together=Cooccurrence(lexical.y),
+        alive=labels.alive,
     )
     return Served(labels, ranked)
 

@@ -17,9 +17,9 @@ from dexml.files import replacing
 from dexml.index import LabelIndex
 from dexml.run import LabelSet
 from dexml.scorers import DenseScorer, PointMemory, VotedScorer
+from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.embedder import Embedder, KnownVectors
 from dexml.scorers.lexical import LexicalScorer, Lexicon
-from dexml.scorers.points import positives_of
 from dexml.scorers.ranker import ARRAYS, Network, RankedScorer
 from dexml.train import ranking
 from dexml.train.inputs import DataSet
@@ -64,7 +64,7 @@ def ranked_scorer(given: DataSet, embedded: Embedded, lexicon: Lexicon) -> Ranke
     voted = VotedScorer(dense, PointMemory.of(embedded.points, y, **embedded.votes))
     fitted = [given.part.texts[i] for i in embedded.rows]
     lexical = LexicalScorer.fit(fitted, y, labels, lexicon)
-    return RankedScorer((voted, lexical), None, positives_of(y, len(fitted)), counts, len(labels))
+    return RankedScorer((voted, lexical), None, Cooccurrence(lexical.y), labels.alive)
 
 
 def asking(

@@ -21,8 +21,8 @@ from dexml import console
 from dexml.metrics import Result, inv_propensity
 from dexml.run import FORMAT, LabelSet, hold
 from dexml.run.labels import TRAINED, text_part
+from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.lexical import LexicalScorer, Lexicon
-from dexml.scorers.points import positives_of
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
@@ -81,7 +81,7 @@ def ranked_scorer(given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon) -> 
     labels = LabelSet.of(given.label_texts, counts)
     texts = [given.part.texts[i] for i in rows]
     lexical = LexicalScorer.fit(texts, y, labels, lexicon)
-    return RankedScorer((lexical,), None, positives_of(y, len(rows)), counts, len(labels))
+    return RankedScorer((lexical,), None, Cooccurrence(lexical.y), labels.alive)
 
 
 def _choose(
@@ -112,7 +112,8 @@ def _save(
     settings: TrainSettings, given: DataSet, scorer: RankedScorer, choice: ranking.Choice | None
 ) -> None:
     """Write the parts of the run, and the manifest that says that all are there."""
-    labels = LabelSet.of(given.label_texts, scorer.counts)
+    counts = scorer.together.counts(len(given.label_texts))
+    labels = LabelSet.of(given.label_texts, counts)
     sections: dict[str, Any] = {
         "data": os.path.relpath(settings.data_dir, settings.out.resolve()),
         "labels": labels.facts(),
