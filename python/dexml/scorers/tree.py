@@ -87,9 +87,7 @@ class TreeScorer:
             seed=seed,
             num_threads=num_threads,
         )
-        arrays: dict[str, NDArray[Any]] = dict(
-            zip(_ARRAYS, (known, bias, *weights), strict=True)
-        )
+        arrays: dict[str, NDArray[Any]] = dict(zip(_ARRAYS, (known, bias, *weights), strict=True))
         return cls(lexicon, arrays, y.shape[1], labels.alive)
 
     @cached_property
