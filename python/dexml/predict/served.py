@@ -21,10 +21,12 @@ from dexml.scorers import (
     Scorer,
     VotedScorer,
 )
+from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.dense import Search, encoder_folder
 from dexml.scorers.embedder import Precision
 from dexml.scorers.lexical import LexicalScorer
-from dexml.scorers.ranker import RankedScorer, restore_network
+from dexml.scorers.ranker import Member, RankedScorer, restore_network
+from dexml.scorers.tree import TreeScorer
 from dexml.sealed import Home, Sealed
 
 
@@ -157,26 +159,26 @@ def _restore_scorer(
     state: Sealed, labels: LabelSet, embedder: Embedder, search: Search, exact_up_to: int
 ) -> Scorer:
     """Return the scorer that the sections of the manifest describe."""
-    members: list[LexicalScorer] = []
-    own: Scorer | None = None
-    if "dense" in state.facts:
-        own = dense = DenseScorer.restore(
-            state, labels, embedder, search=search, exact_up_to=exact_up_to
-        )
-        if "neighbours" in state.facts:
-            own = VotedScorer(dense, PointMemory.restore(state, len(labels), dense.dim))
-    elif search == "hnsw":
-        raise ValueError(f"{state.folder}: a light run has no vectors to search by a graph")
     lexical = LexicalScorer.restore(state, labels)
-    if lexical is not None:
-        members.append(lexical)
-    if not members:
-        if own is None:
+    if "dense" not in state.facts:
+        if lexical is None:
             raise state.damaged("no scorer in the manifest")
-        return own
-    return RankedScorer(
-        tuple(members), restore_network(state), members[0].y, labels.counts, len(labels)
-    )
+        if search == "hnsw":
+            raise ValueError(f"{state.folder}: a light run has no vectors that a graph could hold")
+        return _ranked(state, labels, (), lexical)
+    dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
+    if "neighbours" not in state.facts:
+        return dense
+    voted = VotedScorer(dense, PointMemory.restore(state, len(labels), dense.dim))
+    return voted if lexical is None else _ranked(state, labels, (voted,), lexical)
+
+
+def _ranked(
+    state: Sealed, labels: LabelSet, first: tuple[Member, ...], lexical: LexicalScorer
+) -> RankedScorer:
+    tree = TreeScorer.restore(state, labels, lexical.lexicon)
+    members = (*first, lexical) if tree is None else (*first, lexical, tree)
+    return RankedScorer(members, restore_network(state), Cooccurrence(lexical.y), labels.alive)
 
 
 def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
@@ -185,10 +187,30 @@ def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
     Points that were added stay; their votes for labels that are dropped go.
     """
     labels, scorer = LabelSet.restore_trained(opened.run.state), opened.scorer
-    dense = dense_of(scorer)
-    assert dense is not None  # the label vectors of the index are its
+    dense, memory = dense_of(scorer), memory_of(scorer)
+    if dense is None:
+        raise ValueError(f"{opened.run.folder}: a light run has no vectors to index")
     dense = replace(dense, index=index)
-    memory = memory_of(scorer)
     if memory is None:
         return Served(labels, dense)
-    return Served(labels, VotedScorer(dense, memory.with_first_labels(len(labels))))
+    voted = VotedScorer(dense, memory.with_first_labels(len(labels)))
+    if not isinstance(scorer, RankedScorer):
+        return Served(labels, voted)
+    lexical = lexical_of(scorer).with_labels(labels)
+    ranked = replace(
+        scorer,
+        members=(voted, lexical, *(tree.with_labels(labels) for tree in trees_in(scorer))),
+        together=Cooccurrence(lexical.y),
+        alive=labels.alive,
+    )
+    return Served(labels, ranked)
+
+
+def trees_in(scorer: Scorer) -> list[TreeScorer]:
+    """Return the label trees in a scorer, at most one in a run's own."""
+    return [s for s in scorers_in(scorer) if isinstance(s, TreeScorer)]
+
+
+def lexical_of(scorer: Scorer) -> LexicalScorer:
+    """Return the lexical scorer in a scorer that has one."""
+    return next(s for s in scorers_in(scorer) if isinstance(s, LexicalScorer))

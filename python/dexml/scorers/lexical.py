@@ -319,6 +319,23 @@ class LexicalScorer:
             alive=labels.alive,
         )
 
+    def with_labels(self, labels: LabelSet) -> LexicalScorer:
+        """This scorer for other labels, the first of those it has, with the texts they have now."""
+        n, own = len(labels), self.lexicon.rows(labels.texts)
+        inside = self.y.indices < n
+        indptr = np.concatenate([[0], np.cumsum(inside)])[self.y.indptr]
+        y = csr_array(
+            (self.y.data[inside], self.y.indices[inside], indptr), shape=(len(indptr) - 1, n)
+        )
+        return replace(
+            self,
+            y=y,
+            centroids=csr_array(self.centroids[:n]),
+            words=own.words,
+            chars=own.chars,
+            alive=labels.alive,
+        )
+
     def facts(self) -> dict[str, Any]:
         """Settings of the lexicon."""
         return {"lexical": {**self.lexicon.facts(), "n_points": int(self.points.shape[0])}}

@@ -8,20 +8,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from dexml.data import Csr
+from dexml.encoder import with_bias_dimension
 from dexml.files import replacing
 from dexml.run import FORMAT, LabelSet, encoder_seals
 from dexml.run.labels import TRAINED, text_part
 from dexml.run.run import ENCODER
 from dexml.scorers import PointMemory
 from dexml.scorers.dense import QUERIES, TABLE, VECTORS
+from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home, Part, array_part
 from dexml.train import features, processes, selection
+from dexml.train.evidence import asking
 from dexml.train.outcome import (
     Finished,
     Scored,
     changed,
+    evaluate_scorer,
     load_test_part,
     write_scores,
 )
@@ -42,6 +47,8 @@ class Saved(NamedTuple):
     label_texts: list[str]
     y: Csr
     """Of all training points, (N, L)."""
+    ranker: RankedScorer | None = None
+    """Ranks by all evidence, if that was better."""
 
 
 def save(
@@ -83,6 +90,13 @@ def save(
     if saved.memory is not None:
         sections["neighbours"] = saved.memory.facts()
         parts |= saved.memory.parts()
+    if saved.ranker is not None and saved.ranker.network is not None:
+        network = saved.ranker.network
+        sections |= {"selected_ranker": selected["ranker"], **network.facts()}
+        parts |= network.parts()
+        for member in saved.ranker.members[1:]:  # the first is the dense scorer, saved above
+            sections |= member.facts()
+            parts |= dict(member.parts())
     Home().save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
 
 
@@ -129,6 +143,18 @@ def score_test(
         progress=show,
     )
     others = {}
+    if saved.ranker is not None:
+        others["without ranker"] = result.metrics
+        vectors = with_bias_dimension(encoder.embed(encoded))
+        with tqdm(total=len(part.texts), desc="ranking", unit="text", disable=not show) as bar:
+            result, ids, scores = evaluate_scorer(
+                asking(saved.ranker, part.texts, vectors),
+                part.texts,
+                part.y,
+                part.exclude,
+                weights,
+                bar.update,
+            )
     if saved.memory is not None:
         plain, _, _ = selection.score(
             encoder, encoded, saved.vectors, part.y, part.exclude, weights, progress=show

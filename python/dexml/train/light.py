@@ -18,30 +18,26 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dexml import console
-from dexml.data import Csr
-from dexml.metrics import Evaluator, Result, inv_propensity
+from dexml.metrics import Result, inv_propensity
 from dexml.run import FORMAT, LabelSet, hold
 from dexml.run.labels import TRAINED, text_part
-from dexml.scorers import Queries, Scorer
-from dexml.scorers.lexical import LexicalScorer, Lexicon
-from dexml.scorers.points import positives_of
+from dexml.scorers.cooccurrence import Cooccurrence
+from dexml.scorers.lexical import Lexicon
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
 from dexml.train.folder import begin_log, end_log, fingerprint, open_folder
 from dexml.train.inputs import DataSet, load_data
 from dexml.train.outcome import (
-    REPORTED,
     Finished,
     Scored,
+    evaluate_scorer,
     load_test_part,
     propensity_of,
     write_scores,
 )
 from dexml.train.settings import NO_ENCODER, TrainSettings
-
-SCORE_BLOCK = 4096
-"""Test points ranked and evaluated at a time."""
+from dexml.train.words import fit_lexicon, word_members
 
 
 def train_light(
@@ -60,15 +56,19 @@ def train_light(
         before = begin_log(settings)
         _announce(given, settings)
 
-        lexicon = Lexicon.fit([*given.part.texts, *given.label_texts])
+        lexicon = fit_lexicon(given)
         choice = None
         if given.held_out.any():
-            fitted = ranked_scorer(given, given.fitted, lexicon)
+            fitted = ranked_scorer(
+                given, given.fitted, lexicon, tree=settings.tree == "auto", seed=settings.seed
+            )
             choice = _choose(fitted, given, weights, settings)
         rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
-        scorer = ranked_scorer(given, rows, lexicon)
-        if choice is not None:
-            scorer = replace(scorer, network=choice.network)
+        network = None if choice is None else choice.network
+        scorer = ranked_scorer(
+            given, rows, lexicon, tree=ranking.uses_tree(network), seed=settings.seed
+        )
+        scorer = replace(scorer, network=network)
         _save(settings, given, scorer, choice)
 
         seconds = before + time.perf_counter() - started
@@ -79,14 +79,12 @@ def train_light(
     return None if finished.test is None else finished.test.result
 
 
-def ranked_scorer(given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon) -> RankedScorer:
-    """The lexical evidence of the points `rows`, ranked by its own score."""
-    y = given.y[rows]
-    counts = np.bincount(y.indices, minlength=y.shape[1])
-    labels = LabelSet.of(given.label_texts, counts)
-    texts = [given.part.texts[i] for i in rows]
-    lexical = LexicalScorer.fit(texts, y, labels, lexicon)
-    return RankedScorer((lexical,), None, positives_of(y, len(rows)), counts, len(labels))
+def ranked_scorer(
+    given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon, *, tree: bool, seed: int
+) -> RankedScorer:
+    """The word evidence of the points `rows`, ranked by the lexical score."""
+    lexical, members = word_members(given, rows, lexicon, tree=tree, seed=seed)
+    return RankedScorer(members, None, Cooccurrence(lexical.y), lexical.alive)
 
 
 def _choose(
@@ -117,7 +115,8 @@ def _save(
     settings: TrainSettings, given: DataSet, scorer: RankedScorer, choice: ranking.Choice | None
 ) -> None:
     """Write the parts of the run, and the manifest that says that all are there."""
-    labels = LabelSet.of(given.label_texts, scorer.counts)
+    counts = scorer.together.counts(len(given.label_texts))
+    labels = LabelSet.of(given.label_texts, counts)
     sections: dict[str, Any] = {
         "data": os.path.relpath(settings.data_dir, settings.out.resolve()),
         "labels": labels.facts(),
@@ -148,28 +147,6 @@ def _score_test(
     return Finished(
         settings, given.label_texts, given.y, seconds, Scored(result, part, ids, scores)
     )
-
-
-def evaluate_scorer(
-    scorer: Scorer,
-    texts: list[str],
-    y_true: Csr,
-    exclude: Csr | None,
-    weights: NDArray[np.float64],
-    on_progress: Callable[[int], object],
-) -> tuple[Result, NDArray[np.int32], NDArray[np.float32]]:
-    """Rank and evaluate all points, with values per point; also ids and scores (n, k)."""
-    k = max(int(name.split("@")[1]) for name in REPORTED)
-    evaluator = Evaluator(y_true.shape[1], REPORTED, inv_propensity=weights, keep_rows=True)
-    ids = np.full((len(texts), k), -1, np.int32)
-    scores = np.full((len(texts), k), -np.inf, np.float32)
-    for start in range(0, len(texts), SCORE_BLOCK):
-        rows = slice(start, start + SCORE_BLOCK)
-        pairs = None if exclude is None else exclude[rows]
-        ids[rows], scores[rows] = scorer.search(Queries(texts[rows]), k, exclude=pairs)
-        evaluator.update(y_true[rows], ids[rows], exclude=pairs)
-        on_progress(len(texts[rows]))
-    return evaluator.result(), ids, scores
 
 
 def _announce(given: DataSet, settings: TrainSettings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from dexml import console, data
 from dexml.data import Csr
 from dexml.files import write_json
-from dexml.metrics import Result, propensity_constants
+from dexml.metrics import Evaluator, Result, propensity_constants
+from dexml.scorers import Queries, Scorer
 from dexml.train.settings import TrainSettings
 
 REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
 """Metrics of ``metrics.json`` and of the tables."""
+SCORE_BLOCK = 4096
+"""Test points ranked and evaluated at a time."""
 
 
 class Scored(NamedTuple):
@@ -103,3 +106,25 @@ def load_test_part(settings: TrainSettings, n_labels: int) -> data.Part | None:
         console.say(f"note: no test scores (the test part of {settings.data_dir} has no positive)")
         return None
     return part
+
+
+def evaluate_scorer(
+    scorer: Scorer,
+    texts: list[str],
+    y_true: Csr,
+    exclude: Csr | None,
+    weights: NDArray[np.float64],
+    on_progress: Callable[[int], object],
+) -> tuple[Result, NDArray[np.int32], NDArray[np.float32]]:
+    """Rank and evaluate all points, with values per point; also ids and scores (n, k)."""
+    k = max(int(name.split("@")[1]) for name in REPORTED)
+    evaluator = Evaluator(y_true.shape[1], REPORTED, inv_propensity=weights, keep_rows=True)
+    ids = np.full((len(texts), k), -1, np.int32)
+    scores = np.full((len(texts), k), -np.inf, np.float32)
+    for start in range(0, len(texts), SCORE_BLOCK):
+        rows = slice(start, start + SCORE_BLOCK)
+        pairs = None if exclude is None else exclude[rows]
+        ids[rows], scores[rows] = scorer.search(Queries(texts[rows]), k, exclude=pairs)
+        evaluator.update(y_true[rows], ids[rows], exclude=pairs)
+        on_progress(len(texts[rows]))
+    return evaluator.result(), ids, scores

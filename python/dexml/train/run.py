@@ -16,7 +16,7 @@ from dexml.losses.shards import VIRTUAL_SHARDS
 from dexml.metrics import Result, inv_propensity
 from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
-from dexml.train import choice, features, final, fit, processes, track
+from dexml.train import choice, evidence, features, final, fit, processes, track
 from dexml.train.advice import advising
 from dexml.train.folder import (
     begin_log,
@@ -97,24 +97,32 @@ def _train(
 
     # All processes encode what is searched later; then the first one goes on alone.
     queries = np.flatnonzero(given.held_out if given.held_out.any() else ~given.held_out)[:QUERIES]
-    votes = selected["memory"]["kind"] == "votes"
+    ranks = selected["ranker"]["used"]
+    votes = ranks or selected["memory"]["kind"] == "votes"
     wanted = np.concatenate([queries, job.rows]) if votes else queries
     point_features, label_features = features.current(job, wanted)
     temperature = job.model.served_temperature(settings.temperature)
     if not processes.is_first():
         return None
     embedded = encoder.embed(point_features)
-    memory = None
+    vectors = job.model.table.vectors(encoder, label_features, temperature, selected["prior"])
+    memory, ranker = None, None
     if votes:
-        how = {name: selected["memory"][name] for name in ("weight", "neighbours", "temperature")}
-        memory = PointMemory.of(embedded[len(queries) :], problem.y[job.rows], **how)
+        how, points = evidence.votes_of(selected["memory"]), embedded[len(queries) :]
+        memory = PointMemory.of(points, problem.y[job.rows], **how)
+        if ranks:
+            everything = evidence.Embedded(vectors, points, job.rows, how)
+            ranker = evidence.final_ranker(
+                given, everything, settings.out / "checkpoint" / evidence.FILE, settings.seed
+            )
     saved = final.Saved(
         job.model,
-        job.model.table.vectors(encoder, label_features, temperature, selected["prior"]),
+        vectors,
         memory,
         with_bias_dimension(embedded[: len(queries)]),
         given.label_texts,
         problem.y,
+        ranker,
     )
     final.save(settings, saved, selected, temperature)
     seconds = before + time.perf_counter() - started
@@ -136,11 +144,12 @@ def _fit(
 
     Returns:
         The last job, its model trained; and what was selected: ``epochs`` of each stage, ``prior``
-        and ``memory``.
+        ``memory`` and ``ranker``.
     """
     initial = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     epochs = {stage.name: stage.epochs for stage in stage_schedules(settings, problem.y.shape[1])}
     selected: dict[str, Any] = {"epochs": epochs, "prior": 0.0, "memory": {"kind": "none"}}
+    selected["ranker"] = {"used": False}
     for name in fits(selects=bool(given.held_out.any()), refit=settings.refit):
         encoder.load_state_dict(initial)
         if name == SELECTION:
@@ -149,7 +158,7 @@ def _fit(
             path = settings.out / "checkpoint" / "selection.json"
             if not (path.exists() and settings.refit):  # else a resumed run has selected already
                 progress = fit.fit(job, tracker)
-                choice.choose(job, given.part.groups, progress, path)
+                choice.choose(job, given, progress, path)
             selected = rundir.read_json(path)
         else:
             model = Model.untrained(encoder, problem.y)
