@@ -109,7 +109,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("shortlist_start", 2, "hard"),
     ("shortlist_every", 3, "hard"),
     ("micro_tokens", 10, "plain"),
-    ("precision", "bf16", "plain"),
+    ("precision", "bfloat16", "plain"),
     ("deterministic", True, "plain"),
 ]
 ELSEWHERE = {"compile", "validation_points", "memory"}
