@@ -2,7 +2,7 @@
 //!
 //! Labels are the leaves of a binary tree that keeps similar labels together. Each child of a node and
 //! each label of a leaf has a linear classifier, trained only on the points that reach the node, so
-//! that a label competes with its neighbours and a prediction looks at a small part of the tree.
+//! that a label competes with its neighbours and a search visits a small part of the tree.
 //!
 //! **Features.** Rows of points are scaled to unit length here, in training and in search. A label's
 //! vector is the mean of the rows of its points (PIFA), cut to its largest weights, of unit length.
@@ -22,7 +22,7 @@
 //! its probability, 0 in a tree whose beam does not reach it. Scores lie in [`TREE_FLOOR`]`..=0`.
 //!
 //! **Randomness.** Every draw belongs to (`seed`, tree, node, classifier) and every node is worked on
-//! by one thread in a fixed order, so that the number of threads changes no bit.
+//! by one thread in a fixed order, so the number of threads does not change the result.
 //!
 //! # Why not the crate `omikuji`
 //!
@@ -49,7 +49,7 @@ pub use model::{LabelTree, TreeArrays};
 use points::Points;
 pub use search::{rank_tree, score_tree};
 
-/// The smallest score of a label of the tree, and that of one which no beam reaches.
+/// The smallest score of a label of the tree: also the score of a label that no beam reaches.
 pub const TREE_FLOOR: f32 = -100.0;
 
 const MAX_TREES: usize = 1024;
