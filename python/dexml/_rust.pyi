@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Evaluator",
     "InvertedIndex",
+    "LabelTree",
     "NegativeSampler",
     "Resampler",
     "Tokenizer",
@@ -23,6 +24,7 @@ __all__ = [
     "drop_pairs_csr",
     "drop_pairs_ids",
     "fit_ranker",
+    "fit_tree",
     "interval",
     "inv_propensity",
     "join_rows",
@@ -610,3 +612,62 @@ def score_ranker(
     ranker: _Ranker, features: NDArray[np.float32], *, num_threads: int | None = None
 ) -> NDArray[np.float32]:
     """Score pairs (n_pairs, F) by the mean of the members: shape (n_pairs,)."""
+
+_Tree: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float32], _Truth]
+"""Labels (n_trees, labels in the tree), bias (n_trees, classifiers) and weights.
+
+Labels come in the order of leaves. Weights is a CSR matrix with a row for each classifier, tree
+after tree: those of the nodes below the root, level by level, then those of the labels in the
+order of leaves.
+"""
+
+def fit_tree(
+    x: _Truth,
+    n_features: int,
+    y: _Pattern,
+    n_labels: int,
+    *,
+    n_trees: int,
+    max_leaf: int,
+    max_label_features: int,
+    max_rounds: int,
+    cost: float,
+    tolerance: float,
+    max_passes: int,
+    threshold: float,
+    seed: int,
+    num_threads: int | None = None,
+) -> _Tree:
+    """Build and train label trees on sparse features. Ctrl-C is heard.
+
+    Rows of `x` are scaled to unit length; every stored entry of `y` is a positive. Labels without a
+    point are not in the tree. `max_label_features` are the largest weights of a label's mean that
+    clustering, of at most `max_rounds` rounds a node, looks at; `cost`, `tolerance` and `max_passes` belong to the solver (squared hinge,
+    dual coordinate descent); weights below `threshold` are dropped.
+    """
+
+@final
+class LabelTree:
+    """Label trees that can be searched: the checked arrays of `fit_tree`, copied."""
+
+    def __new__(
+        cls,
+        labels: NDArray[np.int32],
+        bias: NDArray[np.float32],
+        weights: _Truth,
+        *,
+        n_labels: int,
+        n_features: int,
+        num_threads: int | None = None,
+    ) -> LabelTree: ...
+    def rank(self, x: _Truth, k: int, *, beam: int, exclude: _Pattern | None = None) -> _Ranking:
+        """Rank the labels that a beam reaches: ids and scores (n, k), padded with -1 and -inf.
+
+        A score is the logarithm of a probability, in -100..0.
+        """
+
+    def score(self, x: _Truth, ids: NDArray[np.int32], *, beam: int) -> NDArray[np.float32]:
+        """Score given labels (n, m).
+
+        -1 and labels that are not in the tree score -inf, those that no beam reaches -100.
+        """

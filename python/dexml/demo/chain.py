@@ -27,7 +27,8 @@ from dexml.encoder import DualEncoder
 from dexml.encoder.pretrained import MINILM
 from dexml.metrics import Evaluator, Result, inv_propensity
 from dexml.report.of_training import report_training
-from dexml.train.selection import REPORTED
+from dexml.train.features import cached_features
+from dexml.train.outcome import REPORTED
 
 SHOWN_POINTS = 3
 SHOWN_LABELS = 8
@@ -134,7 +135,7 @@ def main(argv: list[str]) -> None:
     encoder = DualEncoder.load(MINILM)  # its head is the identity: features are embeddings
     show = not settings.quiet
     train_emb, label_emb, test_emb = (
-        train.cached_features(
+        cached_features(
             encoder, encoder.tokenize(texts, 64), run / "cache", desc=desc, progress=show
         )
         for desc, texts in (

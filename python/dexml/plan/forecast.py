@@ -24,7 +24,8 @@ from dexml.plan.quantities import Plan, PlanInput, PlannedStage
 from dexml.plan.work import plan
 from dexml.train import TrainSettings, features, stages, step
 from dexml.train.candidates import Sampler
-from dexml.train.inputs import load_data, load_encoder
+from dexml.train.inputs import load_data
+from dexml.train.problem import load_encoder
 from dexml.train.schedule import StageSchedule, stage_schedules, starts_frozen
 
 _DRAWS = 3

@@ -23,6 +23,8 @@ from dexml.scorers import (
 )
 from dexml.scorers.dense import Search, encoder_folder
 from dexml.scorers.embedder import Precision
+from dexml.scorers.lexical import LexicalScorer
+from dexml.scorers.ranker import Member, RankedScorer, restore_network
 from dexml.sealed import Home, Sealed
 
 
@@ -81,7 +83,7 @@ def _sections(roles: Iterable[str]) -> set[str]:
 def scorers_in(scorer: Scorer) -> Iterator[Scorer]:
     """Yield a scorer, and the scorers that it is made of."""
     yield scorer
-    if isinstance(scorer, Fusion):
+    if isinstance(scorer, Fusion | RankedScorer):
         for member in scorer.members:
             yield from scorers_in(member)
     elif isinstance(scorer, VotedScorer | NeighbourScorer):
@@ -143,15 +145,36 @@ def open_run(
         embedder = Embedder(
             encoder_folder(state), device=device, threads=threads, precision=precision
         )
-        dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
-        scorer: Scorer = dense
-        if "neighbours" in state.facts:
-            scorer = VotedScorer(dense, PointMemory.restore(state, len(labels), dense.dim))
+        scorer = _restore_scorer(state, labels, embedder, search, exact_up_to)
         opened = Opened(Run(state), labels, scorer)
         opened.home.note(state, labels.parts() | dict(scorer.parts()))
         return opened
 
     return sealed.load(folder, FORMAT, build)
+
+
+def _restore_scorer(
+    state: Sealed, labels: LabelSet, embedder: Embedder, search: Search, exact_up_to: int
+) -> Scorer:
+    """Return the scorer that the sections of the manifest describe."""
+    lexical = LexicalScorer.restore(state, labels)
+    if "dense" not in state.facts:
+        if lexical is None:
+            raise state.damaged("no scorer in the manifest")
+        if search == "hnsw":
+            raise ValueError(f"{state.folder}: a light run has no vectors that a graph could hold")
+        return _ranked(state, labels, (lexical,), lexical)
+    dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
+    if "neighbours" not in state.facts:
+        return dense
+    voted = VotedScorer(dense, PointMemory.restore(state, len(labels), dense.dim))
+    return voted if lexical is None else _ranked(state, labels, (voted, lexical), lexical)
+
+
+def _ranked(
+    state: Sealed, labels: LabelSet, members: tuple[Member, ...], lexical: LexicalScorer
+) -> RankedScorer:
+    return RankedScorer(members, restore_network(state), lexical.y, labels.counts, len(labels))
 
 
 def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
@@ -160,10 +183,26 @@ def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
     Points that were added stay; their votes for labels that are dropped go.
     """
     labels, scorer = LabelSet.restore_trained(opened.run.state), opened.scorer
-    dense = dense_of(scorer)
-    assert dense is not None  # the label vectors of the index are its
+    dense, memory = dense_of(scorer), memory_of(scorer)
+    if dense is None:
+        raise ValueError(f"{opened.run.folder}: a light run has no vectors to index")
     dense = replace(dense, index=index)
-    memory = memory_of(scorer)
     if memory is None:
         return Served(labels, dense)
-    return Served(labels, VotedScorer(dense, memory.with_first_labels(len(labels))))
+    voted = VotedScorer(dense, memory.with_first_labels(len(labels)))
+    if not isinstance(scorer, RankedScorer):
+        return Served(labels, voted)
+    lexical = lexical_of(scorer).with_labels(labels)
+    ranked = replace(
+        scorer,
+        members=(voted, lexical),
+        y=lexical.y,
+        counts=labels.counts,
+        n_labels=len(labels),
+    )
+    return Served(labels, ranked)
+
+
+def lexical_of(scorer: Scorer) -> LexicalScorer:
+    """Return the lexical scorer in a scorer that has one."""
+    return next(s for s in scorers_in(scorer) if isinstance(s, LexicalScorer))

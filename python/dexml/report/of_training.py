@@ -8,7 +8,7 @@ from dexml import console
 from dexml.report.inputs import Evaluation, Training
 from dexml.report.page import write_report
 from dexml.run import folder as rundir
-from dexml.train.final import Finished, Scored, defaults
+from dexml.train.outcome import Finished, Scored, defaults
 
 
 def report_training(finished: Finished) -> None:

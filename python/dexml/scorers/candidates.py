@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from scipy.sparse import csr_array
 
 from dexml.data import Csr
@@ -56,6 +55,18 @@ class Candidates:
         """The pairs as the entries of a matrix, (n, n_labels), all 1."""
         ones = np.ones(len(self.ids), np.float32)
         return csr_array((ones, self.ids, self.indptr), shape=(self.n_texts, self.n_labels))
+
+    @cached_property
+    def padded(self) -> NDArray[np.int32]:
+        """The labels of each text as a row, padded with -1, shape (n, longest)."""
+        lengths = np.diff(self.indptr)
+        ids = np.full((self.n_texts, int(lengths.max(initial=0))), -1, np.int32)
+        ids[np.arange(ids.shape[1]) < lengths[:, None]] = self.ids
+        return ids
+
+    def flat(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Numbers laid out as `padded`, one a pair."""
+        return values[self.padded >= 0]
 
     def select(self, texts: NDArray[np.int64]) -> tuple[Candidates, NDArray[np.int64]]:
         """The pairs of some texts, and where they are among all pairs."""

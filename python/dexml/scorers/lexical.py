@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from dexml import data
-from dexml.files import write_array
 from dexml.data import Csr
+from dexml.files import write_array
 from dexml.index import Hits
 from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
@@ -46,9 +46,7 @@ CENTROID_TERMS = 256
 CHAR_WEIGHT = 0.7
 """Of characters beside words in the joined rows."""
 WORDS = VectorizerSettings(sizes=(1, 2), min_df=2)
-CHARS = VectorizerSettings(
-    grams="chars", sizes=(2, 5), min_df=2, max_chars=80, max_size=300_000
-)
+CHARS = VectorizerSettings(grams="chars", sizes=(2, 5), min_df=2, max_chars=80, max_size=300_000)
 NEIGHBOURS = 50
 """Training points that vote on a text."""
 TEXT_WEIGHT = 0.3
@@ -94,9 +92,7 @@ class Lexicon:
         parts = {}
         for name, one in (("words", self.words), ("chars", self.chars)):
             parts[f"{PREFIX}{name}_tokens"] = _tokens_part(one)
-            parts[f"{PREFIX}{name}_df"] = Part(
-                lambda path, one=one: write_array(path, one.df), ".npy", (one,)
-            )
+            parts[f"{PREFIX}{name}_df"] = _frequencies_part(one)
         return parts
 
     @classmethod
@@ -105,7 +101,7 @@ class Lexicon:
         found = {}
         for name in ("words", "chars"):
             known = facts[name]
-            settings = {
+            settings: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in known["settings"].items()
             }
             found[name] = open_vectorizer(
@@ -169,7 +165,9 @@ class LexicalScorer:
         """Centroids times n / (n + 1): few points say little."""
         factor = (self.counts / (self.counts + 1)).astype(np.float32)
         data_ = self.centroids.data * np.repeat(factor, np.diff(self.centroids.indptr))
-        return csr_array((data_, self.centroids.indices, self.centroids.indptr), self.centroids.shape)
+        return csr_array(
+            (data_, self.centroids.indices, self.centroids.indptr), self.centroids.shape
+        )
 
     @cached_property
     def _base(self) -> Csr:
@@ -198,7 +196,6 @@ class LexicalScorer:
 
     def rows(self, queries: Queries) -> TextRows:
         """Sparse rows of the texts, made once."""
-
         return queries.once((self.lexicon, "rows"), lambda: self.lexicon.rows(queries.texts))
 
     def _asked(self, queries: Queries) -> Csr:
@@ -221,9 +218,7 @@ class LexicalScorer:
         mask = self._mask(only)
         return self._base_index.search(self._asked(queries), k, exclude=exclude, only=mask)
 
-    def score_pairs(
-        self, queries: Queries, ids: NDArray[np.integer[Any]]
-    ) -> NDArray[np.float32]:
+    def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Score the labels `ids` (n, m) of each text; -inf for padding and removed labels."""
         known = (ids >= 0) & (ids < self.n_labels)
         known[known] = self.alive[ids[known]]
@@ -324,6 +319,23 @@ class LexicalScorer:
             alive=labels.alive,
         )
 
+    def with_labels(self, labels: LabelSet) -> LexicalScorer:
+        """This scorer for other labels, the first of those it has, with the texts they have now."""
+        n, own = len(labels), self.lexicon.rows(labels.texts)
+        inside = self.y.indices < n
+        indptr = np.concatenate([[0], np.cumsum(inside)])[self.y.indptr]
+        y = csr_array(
+            (self.y.data[inside], self.y.indices[inside], indptr), shape=(len(indptr) - 1, n)
+        )
+        return replace(
+            self,
+            y=y,
+            centroids=csr_array(self.centroids[:n]),
+            words=own.words,
+            chars=own.chars,
+            alive=labels.alive,
+        )
+
     def facts(self) -> dict[str, Any]:
         """Settings of the lexicon."""
         return {"lexical": {**self.lexicon.facts(), "n_points": int(self.points.shape[0])}}
@@ -386,8 +398,12 @@ class LexicalScorer:
         return None if self.alive.all() else self.alive
 
 
+def _frequencies_part(vectorizer: Vectorizer) -> Part:
+    return Part(lambda path: write_array(path, vectorizer.df), ".npy", (vectorizer, "df"))
+
+
 def _tokens_part(vectorizer: Vectorizer) -> Part:
-    return Part(lambda path: path.write_bytes(vectorizer.tokens()), ".txt", (vectorizer,))
+    return Part(lambda path: path.write_bytes(vectorizer.tokens()), ".txt", (vectorizer, "tokens"))
 
 
 def widened_rows(matrix: Csr, n_rows: int) -> Csr:

@@ -11,12 +11,18 @@ from numpy.typing import NDArray
 from dexml import _rust
 from dexml.data import Csr, csr_parts
 from dexml.index import Hits
+from dexml.scorers.candidates import Candidates
 from dexml.scorers.dense import DenseScorer
 from dexml.scorers.memory import PointMemory
 from dexml.scorers.points import widened
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.sealed import Part
+
+PROPOSED = 100
+"""Labels that the dense scorer with its votes proposes to a ranker."""
+SHARPNESS = 0.06
+"""Divides differences of dense scores in the evidence: about the temperature of the training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +135,42 @@ class VotedScorer:
         votes = _entries(_votes(self.dense, self.memory, queries), ids)
         scores = self.dense.score_pairs(queries, ids)
         return np.asarray(scores + np.float32(self.memory.settings.weight) * votes, np.float32)
+
+    def propose(
+        self,
+        queries: Queries,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> list[NDArray[np.int32]]:
+        """Propose the best labels to a ranker, by this scorer's own ranking."""
+        return [self.search(queries, PROPOSED, exclude=exclude, only=only)[0]]
+
+    def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
+        """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""
+        dense = pairs.flat(self.dense.score_pairs(queries, pairs.padded))
+        votes = _votes(self.dense, self.memory, queries)
+        vote = pairs.values_of(votes)
+        nearest = queries.once(
+            (self.dense.embedder, self.memory, "nearest"),
+            lambda: self.memory.nearest(self.dense.vectors(queries), 1)[1][:, 0],
+        )
+        base = np.asarray(dense + np.float32(self.memory.settings.weight) * vote, np.float32)
+        logits = np.exp((dense - pairs.largest(dense)) / SHARPNESS)
+        total = np.zeros(pairs.n_texts, np.float32)
+        np.add.at(total, pairs.rows, logits)
+        return {
+            "base": base,
+            "base rank": pairs.ranks(base),
+            "dense": dense,
+            "dense gap": (dense - pairs.largest(dense)) / np.float32(SHARPNESS),
+            "dense share": np.log(np.maximum(logits / total[pairs.rows], 1e-12)),
+            "dense rank": pairs.ranks(dense),
+            "bias": np.asarray(self.dense.index.vectors[:, -1])[pairs.ids],
+            "dense votes": vote,
+            "dense votes rank": pairs.ranks(vote),
+            "dense nearest": np.where(np.isfinite(nearest), nearest, 0)[pairs.rows],
+        }
 
     def update(self, change: Change) -> VotedScorer:
         """Return this scorer after an edit; new points vote at once."""

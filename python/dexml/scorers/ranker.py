@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust
-from dexml.data import Csr, csr_parts
+from dexml.data import Csr
 from dexml.index import Hits
-from dexml.run import LabelSet, require
+from dexml.run import require
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.cooccurrence import BEST, companion_scores, companions, top_of
 from dexml.scorers.points import widened
@@ -31,7 +31,7 @@ BLOCK = 1024
 """Texts ranked at a time: some 250 candidates each, with some 30 features."""
 COMPANIONS = 30
 """Companions of its best labels that are proposed for a text."""
-_ARRAYS = ("mean", "deviation", "linear", "output", "weights", "bias")
+ARRAYS = ("mean", "deviation", "linear", "output", "weights", "bias")
 
 
 class Member(Scorer, Protocol):
@@ -44,9 +44,7 @@ class Member(Scorer, Protocol):
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
     ) -> list[NDArray[np.int32]]:
-        """Labels worth ranking, arrays (n, width) padded with -1; the first is the member's own
-        ranking.
-        """
+        """Labels worth ranking, arrays (n, width) padded with -1, its own ranking first."""
         ...
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
@@ -118,6 +116,14 @@ class Network:
             num_threads=num_threads,
         )
         return cls(tuple(names), *arrays)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the section of the manifest of a run."""
+        return {"ranker": {"features": list(self.names)}}
+
+    def parts(self) -> dict[str, Part]:
+        """Return the arrays as files of a run."""
+        return {PREFIX + name: array_part(getattr(self, name)) for name in ARRAYS}
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores (n_pairs,) of features (n_pairs, F)."""
@@ -218,9 +224,7 @@ class RankedScorer:
             )
         return ids, scores
 
-    def score_pairs(
-        self, queries: Queries, ids: NDArray[np.integer[Any]]
-    ) -> NDArray[np.float32]:
+    def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Score the labels `ids` (n, m) of each text; -inf for labels that are no candidates."""
         pairs = self.candidates(queries)
         values = self._score(queries, pairs, None)
@@ -256,15 +260,13 @@ class RankedScorer:
     def facts(self) -> dict[str, Any]:
         """Sections of all members, and the names of the features."""
         sections = {name: s for member in self.members for name, s in member.facts().items()}
-        return sections | {"ranker": {"features": [] if self.network is None else list(self.network.names)}}
+        own = {"ranker": {"features": []}} if self.network is None else self.network.facts()
+        return sections | own
 
     def parts(self) -> Mapping[str, Part]:
         """Files of all members, and the network."""
         parts = {role: part for member in self.members for role, part in member.parts().items()}
-        if self.network is not None:
-            for name in _ARRAYS:
-                parts[PREFIX + name] = array_part(getattr(self.network, name))
-        return parts
+        return parts if self.network is None else parts | self.network.parts()
 
     def fingerprint(self) -> dict[str, Any]:
         """What the members' scores depend on."""
@@ -298,6 +300,7 @@ def restore_network(state: Sealed) -> Network | None:
         "bias": state.array(PREFIX + "bias", np.float32, (None, None)),
     }
     m, h = arrays["output"].shape
-    if len(arrays["linear"]) != m or arrays["weights"].shape != (m, h, f) or arrays["bias"].shape != (m, h):
+    shapes = len(arrays["linear"]), arrays["weights"].shape, arrays["bias"].shape
+    if shapes != (m, (m, h, f), (m, h)):
         raise state.damaged("the ranker's arrays do not fit together")
     return Network(tuple(names), **arrays)

@@ -1,10 +1,14 @@
-"""Train a dual encoder on a folder in the LF layout.
+"""Train on a folder in the LF layout.
 
 python -m dexml.train DATA_DIR --out RUN [--config FILE.toml] [--FIELD VALUE ...]
 """
 
-from dexml.train.features import cached_features
-from dexml.train.run import train
-from dexml.train.settings import TrainSettings
+from dexml import console
 
-__all__ = ["TrainSettings", "cached_features", "train"]
+console.require("light", "pydantic", "pydantic_settings", "tomli_w", "tqdm")
+
+# isort: split
+from dexml.train.settings import TrainSettings
+from dexml.train.start import train
+
+__all__ = ["TrainSettings", "train"]

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dexml import console
 from dexml.encoder import with_bias_dimension
 from dexml.run import folder as rundir
-from dexml.train import features, memory, processes
+from dexml.train import evidence, features, memory, processes
 from dexml.train.checkpoint import Progress
+from dexml.train.inputs import DataSet
 from dexml.train.problem import Job
 
 
-def choose(job: Job, groups: Sequence[str] | None, progress: Progress, path: Path) -> None:
-    """Choose the prior and how points vote; the first process writes the choice to `path`.
+def choose(job: Job, given: DataSet, progress: Progress, path: Path) -> None:
+    """Choose the prior, how points vote, and the ranker; the first process writes it to `path`.
 
     Args:
         job: The selection; its model is at its best epoch.
-        groups: The group of each training point, if the data set has groups.
+        given: The data set.
         progress: The progress at the best epoch.
         path: The JSON file.
     """
     problem, model, settings = job.problem, job.model, job.settings
+    groups = given.part.groups
     model.eval()
     few = job.validation_rows[: memory.MAX_POINTS]
     voting = settings.memory == "auto"
@@ -52,7 +54,24 @@ def choose(job: Job, groups: Sequence[str] | None, progress: Progress, path: Pat
             weights=memory.WEIGHTS if voting else (),
             progress=not settings.quiet,
         )
-        scores = {settings.select: progress.best}
+        ranker: dict[str, Any] = {"used": False}
+        if settings.ranker == "auto" and voting:
+            embedded_set = evidence.Embedded(
+                table.vectors(encoder, label_features, temperature, choice.prior),
+                embedded[len(few) :],
+                job.rows,
+                evidence.votes_of(choice.memory),
+            )
+            ranker = evidence.choose_ranker(
+                given,
+                embedded_set,
+                few,
+                with_bias_dimension(embedded[: len(few)]),
+                problem.inv_propensity,
+                settings,
+                path.with_name(evidence.FILE),
+            )
+        scores = {settings.select: progress.best, "ranker": ranker}
         chosen = {"epochs": progress.chosen, "prior": choice.prior, "memory": choice.memory}
         rundir.write_json(path, chosen | scores)
         if not settings.quiet:

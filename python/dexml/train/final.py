@@ -1,4 +1,4 @@
-"""The end of a training: the run folder's files and the test scores."""
+"""The end of a training with an encoder: the run folder's parts and the test scores."""
 
 from __future__ import annotations
 
@@ -8,21 +8,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from dexml import console, data
 from dexml.data import Csr
-from dexml.files import replacing, write_json
-from dexml.metrics import Result
+from dexml.encoder import with_bias_dimension
+from dexml.files import replacing
 from dexml.run import FORMAT, LabelSet, encoder_seals
 from dexml.run.labels import TRAINED, text_part
 from dexml.run.run import ENCODER
 from dexml.scorers import PointMemory
 from dexml.scorers.dense import QUERIES, TABLE, VECTORS
+from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home, Part, array_part
 from dexml.train import features, processes, selection
+from dexml.train.evidence import asking
+from dexml.train.outcome import (
+    Finished,
+    Scored,
+    changed,
+    evaluate_scorer,
+    load_test_part,
+    write_scores,
+)
 from dexml.train.problem import Model
 from dexml.train.schedule import parse_loss
-from dexml.train.selection import REPORTED
 from dexml.train.settings import TrainSettings
 
 
@@ -38,28 +47,8 @@ class Saved(NamedTuple):
     label_texts: list[str]
     y: Csr
     """Of all training points, (N, L)."""
-
-
-class Scored(NamedTuple):
-    """The test part and how the model ranks it; k labels a point."""
-
-    result: Result
-    part: data.Part
-    ids: NDArray[np.int32]
-    """Shape (n, k)."""
-    scores: NDArray[np.float32]
-    """Shape (n, k)."""
-
-
-class Finished(NamedTuple):
-    """A training that has ended, for whoever reports on it."""
-
-    settings: TrainSettings
-    label_texts: list[str]
-    y: Csr
-    """Of all training points, (N, L)."""
-    seconds: float
-    test: Scored | None = None
+    ranker: RankedScorer | None = None
+    """Ranks by all evidence, if that was better."""
 
 
 def save(
@@ -71,7 +60,7 @@ def save(
         facts = {
             "base_model": settings.encoder,
             "dataset": settings.data_dir.resolve().name,
-            "settings": _changed(settings),
+            "settings": changed(settings),
         }
         model.encoder.save(beside, max_tokens=settings.point_tokens, facts=facts)
     labels = LabelSet.of(saved.label_texts, model.table.counts.cpu().numpy())
@@ -101,6 +90,11 @@ def save(
     if saved.memory is not None:
         sections["neighbours"] = saved.memory.facts()
         parts |= saved.memory.parts()
+    if saved.ranker is not None and saved.ranker.network is not None:
+        _, lexical = saved.ranker.members
+        network = saved.ranker.network
+        sections |= {"selected_ranker": selected["ranker"], **lexical.facts(), **network.facts()}
+        parts |= dict(lexical.parts()) | network.parts()
     Home().save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
 
 
@@ -112,19 +106,6 @@ def _write_table(path: Path, model: Model, prior: float) -> None:
     save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path)
 
 
-def _changed(settings: TrainSettings) -> dict[str, Any]:
-    """Settings that differ from their defaults, plain values."""
-    given, usual = settings.model_dump(mode="json"), defaults()
-    hidden = {"data_dir", "out", "encoder", "resume", "overwrite", "quiet", "debug", "cache"}
-    return {k: v for k, v in given.items() if k not in hidden and usual.get(k, None) != v}
-
-
-def defaults() -> dict[str, Any]:
-    """The default of each setting that has one."""
-    fields = TrainSettings.model_fields.items()
-    return {name: field.default for name, field in fields if not field.is_required()}
-
-
 def score_test(
     settings: TrainSettings,
     saved: Saved,
@@ -133,7 +114,7 @@ def score_test(
     seconds: float,
 ) -> Finished:
     """Score the test part, if there is one; only here are its files opened."""
-    part = _test_part(settings, len(saved.vectors))
+    part = load_test_part(settings, len(saved.vectors))
     if part is None:
         return Finished(settings, saved.label_texts, saved.y, seconds)
     show, encoder = not settings.quiet, saved.model.encoder
@@ -155,35 +136,25 @@ def score_test(
         memory=saved.memory,
         progress=show,
     )
-    errors = result.standard_errors(part.groups, seed=settings.seed)
-    over = "groups" if part.groups else "points"
-    result.conventions["propensity"] = f"A = {propensity['a']}, B = {propensity['b']}"
-    result.conventions["standard_errors"] = f"bootstrap over {over}, 1000 resamples"
-    found = result.as_json() | {"standard_errors": errors, "training_seconds": round(seconds, 1)}
-    rows = {"test, percent": result.metrics}
+    others = {}
+    if saved.ranker is not None:
+        others["without ranker"] = result.metrics
+        vectors = with_bias_dimension(encoder.embed(encoded))
+        with tqdm(total=len(part.texts), desc="ranking", unit="text", disable=not show) as bar:
+            result, ids, scores = evaluate_scorer(
+                asking(saved.ranker, part.texts, vectors),
+                part.texts,
+                part.y,
+                part.exclude,
+                weights,
+                bar.update,
+            )
     if saved.memory is not None:
         plain, _, _ = selection.score(
             encoder, encoded, saved.vectors, part.y, part.exclude, weights, progress=show
         )
-        found["without_memory"] = plain.metrics
-        rows["without memory"] = plain.metrics
-    write_json(settings.out / "metrics.json", found)
-    if show:
-        console.say(console.table(rows, REPORTED, {"test, percent": errors}))
-        console.say(f"±: standard error, bootstrap over {over}")
+        others["without memory"] = plain.metrics
+    write_scores(settings, result, part, propensity, seconds, others)
     return Finished(
         settings, saved.label_texts, saved.y, seconds, Scored(result, part, ids, scores)
     )
-
-
-def _test_part(settings: TrainSettings, n_labels: int) -> data.Part | None:
-    """The test part, if there is one with a positive."""
-    try:
-        part = data.load_part(settings.data_dir, "tst", n_labels)
-    except FileNotFoundError as error:
-        console.say(f"note: no test scores ({error})")
-        return None
-    if not (part.y.data > 0).any():
-        console.say(f"note: no test scores (the test part of {settings.data_dir} has no positive)")
-        return None
-    return part

@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dexml import data
-from dexml.encoder import DualEncoder
+from dexml.files import is_foreign
 from dexml.run import folder as rundir
 from dexml.train.settings import SWITCHES, TrainSettings
+
+if TYPE_CHECKING:  # a light training has no encoder
+    from dexml.encoder import DualEncoder
 
 FINISHED = "finished"
 """The last event of a log."""
@@ -24,7 +29,7 @@ def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerpr
     """
     folder = settings.out
     resolved = settings.model_dump(mode="json", exclude=set(SWITCHES))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
         versions = folder / "versions.json"
         known = versions.exists() and "dexml_run" in rundir.read_json(versions)
         if not known:
@@ -67,6 +72,11 @@ def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerpr
         },
     )
     return False
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but the lock and what systems leave in folders."""
+    return not any(is_foreign(entry.name) for entry in folder.iterdir())
 
 
 def _commit() -> dict[str, str]:

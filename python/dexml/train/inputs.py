@@ -1,18 +1,14 @@
-"""What a training reads: the data set, split, and the encoder."""
+"""What a training reads: the data set, split into points to fit and points to select on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dexml import data
 from dexml.data import Csr
-from dexml.encoder import DualEncoder, upper_layers
-from dexml.encoder.attention import check_packable
-from dexml.train.schedule import parse_stages
 from dexml.train.settings import TrainSettings
 
 _LEAST = 3
@@ -67,26 +63,3 @@ def load_data(settings: TrainSettings) -> DataSet:
         scored = held_out & data.validation_mask(keys, share)
     scored_rows = np.flatnonzero(scored)[: settings.validation_points]
     return DataSet(label_texts, part, y, held_out, scored_rows)
-
-
-def load_encoder(settings: TrainSettings) -> DualEncoder:
-    """Load the encoder; its folder says pooling, norm and head unless a setting does.
-
-    Raises:
-        ValueError: It has fewer layers than are to be trained, or cannot be packed.
-    """
-    more: dict[str, Any] = {}
-    if settings.pooling != "auto":
-        more["pooling"] = settings.pooling
-    if settings.normalize != "auto":
-        more["normalize"] = settings.normalize == "yes"
-    if settings.head != "auto":
-        more["head"] = settings.head
-    elif "heads" in parse_stages(settings.stages):
-        more["head"] = "shared"
-    encoder = DualEncoder.load(settings.encoder, **more)
-    if settings.encoder_layers:
-        upper_layers(encoder.transformer, settings.encoder_layers)
-    if settings.packed:
-        check_packable(encoder.transformer)
-    return encoder

@@ -1,7 +1,7 @@
 """A light training: words, a label tree and a ranker; no transformer, no torch, seconds.
 
-The same story as `dexml.train.run`: select on held-out points, then build from all points, save,
-score the test part.
+The same story as `dexml.train.run`: fit on most points, choose on the others, fit on all points,
+save, score the test part.
 """
 
 from __future__ import annotations
@@ -9,29 +9,157 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dexml import console, data
-from dexml.data import Csr
-from dexml.files import write_json
-from dexml.metrics import Evaluator, Result, inv_propensity, propensity_constants
+from dexml import console
+from dexml.metrics import Result, inv_propensity
 from dexml.run import FORMAT, LabelSet, hold
 from dexml.run.labels import TRAINED, text_part
-from dexml.scorers.lexical import LexicalScorer
-from dexml.scorers.queries import Queries
+from dexml.scorers.lexical import LexicalScorer, Lexicon
+from dexml.scorers.points import positives_of
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
-from dexml.text.lexical import Lexicon
 from dexml.train import ranking
-from dexml.train.finished import Finished, Scored
 from dexml.train.folder import begin_log, end_log, fingerprint, open_folder
 from dexml.train.inputs import DataSet, load_data
-from dexml.train.settings import TrainSettings
+from dexml.train.outcome import (
+    Finished,
+    Scored,
+    evaluate_scorer,
+    load_test_part,
+    propensity_of,
+    write_scores,
+)
+from dexml.train.settings import NO_ENCODER, TrainSettings
 
-NO_ENCODER = "none"
-"""The encoder of a light run."""
-REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
+
+def train_light(
+    settings: TrainSettings, conclude: Callable[[Finished], None] | None = None
+) -> Result | None:
+    """Train without an encoder: `dexml.train.train`."""
+    started = time.perf_counter()
+    given = load_data(settings)
+    propensity = propensity_of(settings)
+    weights = inv_propensity(given.part.y, **propensity)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with hold(settings.out, "python -m dexml.train"):
+        if open_folder(settings, fingerprint(given.label_texts, given.part), NO_ENCODER):
+            console.say(f"{settings.out}: this run has finished already; nothing to do")
+            return None
+        before = begin_log(settings)
+        _announce(given, settings)
+
+        lexicon = Lexicon.fit([*given.part.texts, *given.label_texts])
+        choice = None
+        if given.held_out.any():
+            fitted = ranked_scorer(given, given.fitted, lexicon)
+            choice = _choose(fitted, given, weights, settings)
+        rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
+        scorer = ranked_scorer(given, rows, lexicon)
+        if choice is not None:
+            scorer = replace(scorer, network=choice.network)
+        _save(settings, given, scorer, choice)
+
+        seconds = before + time.perf_counter() - started
+        finished = _score_test(settings, given, scorer, weights, propensity, seconds)
+        if conclude is not None:
+            conclude(finished)
+        end_log(settings)
+    return None if finished.test is None else finished.test.result
+
+
+def ranked_scorer(given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon) -> RankedScorer:
+    """The lexical evidence of the points `rows`, ranked by its own score."""
+    y = given.y[rows]
+    counts = np.bincount(y.indices, minlength=y.shape[1])
+    labels = LabelSet.of(given.label_texts, counts)
+    texts = [given.part.texts[i] for i in rows]
+    lexical = LexicalScorer.fit(texts, y, labels, lexicon)
+    return RankedScorer((lexical,), None, positives_of(y, len(rows)), counts, len(labels))
+
+
+def _choose(
+    scorer: RankedScorer,
+    given: DataSet,
+    weights: NDArray[np.float64],
+    settings: TrainSettings,
+) -> ranking.Choice:
+    """Train the ranker on the validation points, and judge it there."""
+    few = given.scored[: ranking.MAX_POINTS]
+    exclude, groups = given.part.exclude, given.part.groups
+    asked = ranking.Asked(
+        [given.part.texts[i] for i in few],
+        given.y[few],
+        weights,
+        None if exclude is None else exclude[few],
+        None if groups is None else [groups[i] for i in few],
+    )
+    with _bar(len(few), "evidence", settings) as bar:
+        evidence = ranking.gather(scorer, asked, bar.update)
+    choice = ranking.choose(evidence, asked, settings.select, seed=settings.seed)
+    if not settings.quiet:
+        console.say(ranking.summary(choice))
+    return choice
+
+
+def _save(
+    settings: TrainSettings, given: DataSet, scorer: RankedScorer, choice: ranking.Choice | None
+) -> None:
+    """Write the parts of the run, and the manifest that says that all are there."""
+    labels = LabelSet.of(given.label_texts, scorer.counts)
+    sections: dict[str, Any] = {
+        "data": os.path.relpath(settings.data_dir, settings.out.resolve()),
+        "labels": labels.facts(),
+        "selected": {} if choice is None else choice.facts,
+        **scorer.facts(),
+    }
+    parts = labels.parts() | {TRAINED: text_part(labels.texts)} | dict(scorer.parts())
+    Home().save(settings.out, FORMAT, sections, parts, lock=False)
+
+
+def _score_test(
+    settings: TrainSettings,
+    given: DataSet,
+    scorer: RankedScorer,
+    weights: NDArray[np.float64],
+    propensity: dict[str, float],
+    seconds: float,
+) -> Finished:
+    """Score the test part, if there is one; only here are its files opened."""
+    part = load_test_part(settings, len(given.label_texts))
+    if part is None:
+        return Finished(settings, given.label_texts, given.y, seconds)
+    with _bar(len(part.texts), "test points", settings) as bar:
+        result, ids, scores = evaluate_scorer(
+            scorer, part.texts, part.y, part.exclude, weights, bar.update
+        )
+    write_scores(settings, result, part, propensity, seconds, {})
+    return Finished(
+        settings, given.label_texts, given.y, seconds, Scored(result, part, ids, scores)
+    )
+
+
+def _announce(given: DataSet, settings: TrainSettings) -> None:
+    """Say what is trained on."""
+    n_held_out = int(given.held_out.sum())
+    if not n_held_out:
+        console.say("note: no validation part; labels are ranked without a ranker")
+    if not settings.quiet:
+        n_points, n_labels = given.y.shape
+        console.say(
+            f"{n_points - n_held_out} training and {n_held_out} validation points, "
+            f"{n_labels} labels, {given.y.nnz / max(1, n_points):.1f} a point; no encoder"
+        )
+
+
+def _bar(n: int, what: str, settings: TrainSettings) -> AbstractContextManager[Any]:
+    bar: AbstractContextManager[Any] = tqdm(
+        total=n, desc=what, unit="text", delay=2, disable=settings.quiet
+    )
+    return bar

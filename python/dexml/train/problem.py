@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dexml.data import Csr
-from dexml.encoder import DualEncoder, LabelTable, Tokens
-from dexml.train.schedule import ALL_POINTS
+from dexml.encoder import DualEncoder, LabelTable, Tokens, upper_layers
+from dexml.encoder.attention import check_packable
+from dexml.train.schedule import ALL_POINTS, parse_stages
 from dexml.train.settings import TrainSettings
 
 Features = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -82,3 +84,26 @@ class Job:
     def n_labels(self) -> int:
         """L."""
         return int(self.problem.y.shape[1])
+
+
+def load_encoder(settings: TrainSettings) -> DualEncoder:
+    """Load the encoder; its folder says pooling, norm and head unless a setting does.
+
+    Raises:
+        ValueError: It has fewer layers than are to be trained, or cannot be packed.
+    """
+    more: dict[str, Any] = {}
+    if settings.pooling != "auto":
+        more["pooling"] = settings.pooling
+    if settings.normalize != "auto":
+        more["normalize"] = settings.normalize == "yes"
+    if settings.head != "auto":
+        more["head"] = settings.head
+    elif "heads" in parse_stages(settings.stages):
+        more["head"] = "shared"
+    encoder = DualEncoder.load(settings.encoder, **more)
+    if settings.encoder_layers:
+        upper_layers(encoder.transformer, settings.encoder_layers)
+    if settings.packed:
+        check_packable(encoder.transformer)
+    return encoder

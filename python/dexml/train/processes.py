@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -33,6 +34,8 @@ _LOST = re.compile(
 )
 _BLOCK = 2**26
 """Numbers that are sent at a time if an array does not lie on the device."""
+_DYING = 5.0
+"""Seconds to wait until a process that is lost counts as dead, so that it can be named."""
 _formed_group = False
 """Whether `start` has formed the default group; `end` destroys nothing of a foreign program."""
 _waiting: Any = None
@@ -179,16 +182,22 @@ def introduce(device: torch.device) -> None:
 
 def _gone() -> list[int]:
     """Processes that no longer run, as far as this machine can see."""
-    gone: list[int] = []
     if int(os.environ.get("LOCAL_WORLD_SIZE", size())) < size():
-        return gone
-    for number, pid in enumerate(_pids):
-        try:
-            with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-                if file.read().rpartition(")")[2].split()[0] in "ZX":
-                    gone.append(number)
-        except FileNotFoundError:
-            gone.append(number)
-        except OSError:
-            continue
+        return []
+    # The sockets of a process that dies are closed some time before the system says it is dead.
+    deadline = time.monotonic() + _DYING
+    gone = [number for number, pid in enumerate(_pids) if not _runs(pid)]
+    while not gone and time.monotonic() < deadline:
+        time.sleep(0.05)
+        gone = [number for number, pid in enumerate(_pids) if not _runs(pid)]
     return gone if len(gone) < len(_pids) else []
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True

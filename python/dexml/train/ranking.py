@@ -78,7 +78,9 @@ class Choice:
 
 def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], object]) -> Evidence:
     """Ask all members for candidates and evidence, in blocks of texts."""
-    ids, lengths, features, names = [], [], [], ()
+    ids: list[NDArray[np.int32]] = []
+    lengths, features = [], []
+    names: tuple[str, ...] = ()
     for start in range(0, len(asked.texts), BLOCK):
         rows = slice(start, start + BLOCK)
         queries = Queries(asked.texts[rows])
@@ -124,9 +126,7 @@ def choose(
     hidden = 0 if few else 16
     scores = out_of_fold(evidence, asked.keys, hidden, seed=seed, weights=weights)
     base, ranked = (evaluated(evidence, asked, s, select) for s in (evidence.base, scores))
-    differences = compare(
-        base, ranked, groups=asked.keys, seed=seed, n_resamples=_RESAMPLES
-    )
+    differences = compare(base, ranked, groups=asked.keys, seed=seed, n_resamples=_RESAMPLES)
     facts: dict[str, Any] = {
         "select": select,
         "validation_points": len(asked.texts),
@@ -183,9 +183,7 @@ def out_of_fold(
     return scores
 
 
-def evaluated(
-    evidence: Evidence, asked: Asked, scores: NDArray[np.float32], select: str
-) -> Result:
+def evaluated(evidence: Evidence, asked: Asked, scores: NDArray[np.float32], select: str) -> Result:
     """Rank the candidates by these scores and evaluate, with values per point."""
     metrics = list(dict.fromkeys([select, *REPORTED]))
     k = max(int(name.split("@")[1]) for name in metrics)
@@ -196,3 +194,14 @@ def evaluated(
     )
     evaluator.update(asked.y_true, ids, exclude=asked.exclude)
     return evaluator.result()
+
+
+def summary(choice: Choice) -> str:
+    """One line about a choice, percent, for a person."""
+    gain = "; ".join(
+        f"{name} {100 * g['base']:.2f} -> {100 * g['ranker']:.2f}"
+        for name, g in choice.facts["gain"].items()
+    )
+    used = "ranker" if choice.network is not None else "no ranker, its gain is within the noise"
+    points = choice.facts["validation_points"]
+    return f"{used}: {gain} (cross-validation on {points} validation points)"

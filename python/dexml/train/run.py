@@ -13,14 +13,15 @@ import torch
 from dexml import console
 from dexml.encoder import DualEncoder, with_bias_dimension
 from dexml.losses.shards import VIRTUAL_SHARDS
-from dexml.metrics import Result, inv_propensity, propensity_constants
+from dexml.metrics import Result, inv_propensity
 from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
-from dexml.train import choice, features, final, fit, processes, track
+from dexml.train import choice, evidence, features, final, fit, processes, track
 from dexml.train.advice import advising
 from dexml.train.folder import begin_log, encoder_fingerprint, end_log, fingerprint, open_folder
-from dexml.train.inputs import DataSet, load_data, load_encoder
-from dexml.train.problem import Job, Model, Problem
+from dexml.train.inputs import DataSet, load_data
+from dexml.train.outcome import Finished, propensity_of
+from dexml.train.problem import Job, Model, Problem, load_encoder
 from dexml.train.schedule import SELECTION, fits, stage_schedules, starts_frozen, with_epochs
 from dexml.train.settings import TrainSettings
 
@@ -28,27 +29,10 @@ QUERIES = 1000
 """Points that are kept to measure the recall of an index with."""
 
 
-def train(
-    settings: TrainSettings, conclude: Callable[[final.Finished], None] | None = None
+def train_encoder(
+    settings: TrainSettings, conclude: Callable[[Finished], None] | None = None
 ) -> Result | None:
-    """Train, save the run folder, and score the test part if the data set has one.
-
-    Under torchrun, all processes call this; the first one writes, and scores the test part.
-
-    Args:
-        settings: The settings.
-        conclude: Called by the first process before the run counts as finished; writes a report.
-
-    Returns:
-        The test scores with values per point, or None without a test part.
-
-    Raises:
-        FileExistsError: The run directory has a run and neither resume nor overwrite is set.
-        ValueError: The data set or a setting is wrong; the message names file and line.
-        KeyboardInterrupt: A signal came; the run can be resumed.
-        RuntimeError: The loss is not finite, memory ran out, or another process is gone.
-        OSError: The disk is full, or a file cannot be read.
-    """
+    """Train with an encoder: `dexml.train.train`."""
     with advising(settings.out):
         device = processes.start(settings.device)
         try:
@@ -68,11 +52,11 @@ def train(
 def _train(
     settings: TrainSettings,
     device: torch.device,
-    conclude: Callable[[final.Finished], None] | None,
+    conclude: Callable[[Finished], None] | None,
 ) -> Result | None:
     started = time.perf_counter()
     given = load_data(settings)
-    propensity = _propensity(settings)
+    propensity = propensity_of(settings)
     weights = inv_propensity(given.part.y, **propensity)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -99,24 +83,32 @@ def _train(
 
     # All processes encode what is searched later; then the first one goes on alone.
     queries = np.flatnonzero(given.held_out if given.held_out.any() else ~given.held_out)[:QUERIES]
-    votes = selected["memory"]["kind"] == "votes"
+    ranks = selected["ranker"]["used"]
+    votes = ranks or selected["memory"]["kind"] == "votes"
     wanted = np.concatenate([queries, job.rows]) if votes else queries
     point_features, label_features = features.current(job, wanted)
     temperature = job.model.served_temperature(settings.temperature)
     if not processes.is_first():
         return None
     embedded = encoder.embed(point_features)
-    memory = None
+    vectors = job.model.table.vectors(encoder, label_features, temperature, selected["prior"])
+    memory, ranker = None, None
     if votes:
-        how = {name: selected["memory"][name] for name in ("weight", "neighbours", "temperature")}
-        memory = PointMemory.of(embedded[len(queries) :], problem.y[job.rows], **how)
+        how, points = evidence.votes_of(selected["memory"]), embedded[len(queries) :]
+        memory = PointMemory.of(points, problem.y[job.rows], **how)
+        if ranks:
+            everything = evidence.Embedded(vectors, points, job.rows, how)
+            ranker = evidence.final_ranker(
+                given, everything, settings.out / "checkpoint" / evidence.FILE
+            )
     saved = final.Saved(
         job.model,
-        job.model.table.vectors(encoder, label_features, temperature, selected["prior"]),
+        vectors,
         memory,
         with_bias_dimension(embedded[: len(queries)]),
         given.label_texts,
         problem.y,
+        ranker,
     )
     final.save(settings, saved, selected, temperature)
     seconds = before + time.perf_counter() - started
@@ -138,11 +130,12 @@ def _fit(
 
     Returns:
         The last job, its model trained; and what was selected: ``epochs`` of each stage, ``prior``
-        and ``memory``.
+        ``memory`` and ``ranker``.
     """
     initial = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     epochs = {stage.name: stage.epochs for stage in stage_schedules(settings, problem.y.shape[1])}
     selected: dict[str, Any] = {"epochs": epochs, "prior": 0.0, "memory": {"kind": "none"}}
+    selected["ranker"] = {"used": False}
     for name in fits(selects=bool(given.held_out.any()), refit=settings.refit):
         encoder.load_state_dict(initial)
         if name == SELECTION:
@@ -151,7 +144,7 @@ def _fit(
             path = settings.out / "checkpoint" / "selection.json"
             if not (path.exists() and settings.refit):  # else a resumed run has selected already
                 progress = fit.fit(job, tracker)
-                choice.choose(job, given.part.groups, progress, path)
+                choice.choose(job, given, progress, path)
             selected = rundir.read_json(path)
         else:
             model = Model.untrained(encoder, problem.y)
@@ -160,13 +153,6 @@ def _fit(
             fit.fit(job, tracker)
     job.model.eval()
     return job, selected
-
-
-def _propensity(settings: TrainSettings) -> dict[str, float]:
-    a, b = settings.propensity_a, settings.propensity_b
-    if settings.propensity:
-        a, b = propensity_constants(settings.propensity)
-    return {"a": a, "b": b}
 
 
 def _announce(given: DataSet, device: torch.device, settings: TrainSettings) -> None:

@@ -12,11 +12,10 @@ from dexml.index import Hits, exact_search
 from dexml.metrics import Evaluator, Result
 from dexml.scorers import PointMemory
 from dexml.train import processes
+from dexml.train.outcome import REPORTED
 from dexml.train.problem import Features, Model, Problem
 from dexml.train.settings import TrainSettings
 
-REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
-"""Metrics of ``metrics.json`` and of the tables."""
 SCORE_BLOCK = 16_384
 """Points ranked and evaluated at a time."""
 

@@ -21,6 +21,10 @@ SWITCHES = (
 """Settings that do not belong to the result: a resumed run may have others."""
 
 
+NO_ENCODER = "none"
+"""The encoder of a light run."""
+
+
 class TrainSettings(Settings):
     """Train a dual encoder on a folder in the LF layout."""
 
@@ -35,7 +39,8 @@ class TrainSettings(Settings):
     wandb_mode: Literal["online", "offline"] = Field("online", description="offline: RUN/wandb")
 
     encoder: str = Field(
-        "sentence-transformers/all-MiniLM-L6-v2", description="encoder: a folder or a hub name"
+        "sentence-transformers/all-MiniLM-L6-v2",
+        description="folder or hub name; none: a light run, without torch",
     )
     pooling: Literal["auto", "mean", "cls"] = Field(
         "auto", description="how token states become one vector; auto: as the encoder's folder says"
@@ -80,6 +85,11 @@ class TrainSettings(Settings):
     select: str = Field("nDCG@5", description="metric that chooses epoch, prior and memory")
     memory: Literal["auto", "none"] = Field(
         "auto", description="training points vote at search, if that helps on the validation part"
+    )
+    ranker: Literal["auto", "none"] = Field(
+        "auto",
+        description="rank candidates by words, votes and embeddings together, if that helps on "
+        "the validation part",
     )
     refit: bool = Field(True, description="after the selection, train on all points the same way")
     evaluate_every: int = Field(1, ge=1, description="epochs between validations")

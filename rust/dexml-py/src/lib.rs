@@ -14,6 +14,7 @@ mod ranker;
 mod ranking;
 mod sampling;
 mod statistics;
+mod tree;
 mod votes;
 
 use pyo3::pymodule;
@@ -40,6 +41,8 @@ mod _rust {
     use super::sampling::{PyNegativeSampler, co_occurrence, random_walk};
     #[pymodule_export]
     use super::statistics::{PyResampler, interval, p_value};
+    #[pymodule_export]
+    use super::tree::{PyLabelTree, fit_tree};
     #[pymodule_export]
     use super::votes::mix_votes;
 }

@@ -9,8 +9,7 @@ use xmc_core::{Candidates, RankerOptions, RankerView};
 use crate::arrays::{borrow, matrix, moved, vector};
 use crate::border::{count, in_pool, interruptible};
 
-/// Mean and deviation (n_features); w (n_members, n_features); v (n_members, hidden); W (n_members,
-/// hidden, n_features); b (n_members, hidden).
+/// Mean, deviation, linear, output, weights and bias, with the shapes that `_rust.pyi` states.
 type RankerArrays<'py> = (
     Bound<'py, PyArray1<f32>>,
     Bound<'py, PyArray1<f32>>,

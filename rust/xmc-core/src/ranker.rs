@@ -44,6 +44,8 @@ use standard::Standard;
 /// Pairs that a thread scores at a time.
 const PAIRS_PER_TASK: usize = 1024;
 
+const MAX_MEMBERS: usize = 1024;
+
 /// The candidates of some queries.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidates<'a> {
@@ -64,7 +66,7 @@ pub struct Candidates<'a> {
 pub struct RankerOptions {
     /// Hidden units; 0 for the linear ranker.
     pub hidden: usize,
-    /// Networks whose scores are averaged.
+    /// Networks whose scores are averaged; at most 1024.
     pub n_members: usize,
     /// Passes over the queries; 0 returns the networks as they start.
     pub epochs: usize,
@@ -97,11 +99,11 @@ impl Default for RankerOptions {
 
 impl RankerOptions {
     fn check(&self) -> Result<()> {
-        let whole = [("n_members", self.n_members), ("batch", self.batch)];
-        for (name, value) in whole {
-            if value == 0 {
-                return Err(parameter(name, "must be at least 1", 0));
-            }
+        if !(1..=MAX_MEMBERS).contains(&self.n_members) {
+            return Err(parameter("n_members", "must be in 1..=1024", self.n_members));
+        }
+        if self.batch == 0 {
+            return Err(parameter("batch", "must be at least 1", 0));
         }
         let rate = self.learning_rate;
         if !(rate.is_finite() && rate > 0.0) {
@@ -221,6 +223,6 @@ fn check_length(name: &str, what: &'static str, expected: usize, found: usize) -
     Err(Error::Length { name: name.to_owned(), what, expected, found })
 }
 
-fn parameter(name: &'static str, rule: &'static str, value: impl ToString) -> Error {
+fn parameter(name: &'static str, rule: &'static str, value: impl std::fmt::Display) -> Error {
     Error::Parameter { name, rule, value: value.to_string() }
 }

@@ -166,14 +166,13 @@ impl Pass {
                 *sum +=
                     (x[0] * slopes[0] + x[1] * slopes[1]) + (x[2] * slopes[2] + x[3] * slopes[3]);
             }
-            for chunk in 0..n_chunks {
+            for (chunk, output) in output.iter().enumerate() {
                 let (active, derivative) = &self.active[t * n_chunks + chunk];
                 let mut back: Block = [[0.0; LANES]; TILE];
                 for pair in 0..TILE {
                     for lane in 0..LANES {
                         sums.output[chunk][lane] += slopes[pair] * active[pair][lane];
-                        back[pair][lane] =
-                            slopes[pair] * output[chunk][lane] * derivative[pair][lane];
+                        back[pair][lane] = slopes[pair] * output[lane] * derivative[pair][lane];
                         sums.bias[chunk][lane] += back[pair][lane];
                     }
                 }
@@ -221,15 +220,16 @@ fn dot(a: &[f32; LANES], b: &[f32; LANES]) -> f32 {
     for lane in 0..LANES {
         products[lane] = a[lane] * b[lane];
     }
-    let [a, b, c, d, e, f, g, h] = products;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
+    let [evens, odds] =
+        [0, 1].map(|i| (products[i] + products[i + 4]) + (products[i + 2] + products[i + 6]));
+    evens + odds
 }
 
 /// GELU in the tanh form, z * sigmoid(2u) with u = sqrt(2/pi) (z + 0.044715 z^3), and its derivative.
 #[inline]
 fn gelu(z: &[f32; LANES]) -> ([f32; LANES], [f32; LANES]) {
     /// 2 sqrt(2/pi)
-    const TWICE: f32 = 1.595_769_1;
+    const TWICE: f32 = 1.595_769;
     const CUBE: f32 = 0.044_715;
     let (mut values, mut derivatives) = ([0.0; LANES], [0.0; LANES]);
     for lane in 0..LANES {
@@ -251,9 +251,8 @@ fn exp(x: f32) -> f32 {
     /// Adding it rounds to a whole number, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two pieces; the first has few bits, so that its product with k is exact.
-    const LN2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
-    // Not `clamp`, which is slower here. NaN becomes a number, which no caller depends on.
-    let x = x.max(-87.0).min(87.0);
+    const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    let x = x.clamp(-87.0, 87.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let k = shifted - ROUND;
     let r = (x - k * LN2[0]) - k * LN2[1];
@@ -264,6 +263,7 @@ fn exp(x: f32) -> f32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)]
 mod tests {
     use super::*;
 

@@ -32,7 +32,9 @@ impl Standard {
             }
         }
         let n = (features.len() / n_features).max(1) as f64;
-        sums.iter_mut().for_each(|sum| *sum /= n);
+        for sum in &mut sums {
+            *sum /= n;
+        }
         for row in features.chunks_exact(n_features) {
             for ((square, &mean), &x) in squares.iter_mut().zip(&sums).zip(row) {
                 let off = f64::from(x) - mean;
@@ -43,10 +45,11 @@ impl Standard {
         for (feature, &(smallest, largest)) in range.iter().enumerate() {
             let deviation = (squares[feature] / n).sqrt() as f32;
             // Compared by range: rounding may give the mean of equal values a deviation of its own.
-            let constant = !(smallest < largest) || deviation == 0.0;
-            standard.mean[feature] =
-                if smallest == largest { smallest } else { sums[feature] as f32 };
-            standard.deviation[feature] = if constant { 1.0 } else { deviation };
+            let constant = !(smallest < largest);
+            let mean = sums[feature] as f32;
+            standard.mean[feature] = if constant && smallest.is_finite() { smallest } else { mean };
+            standard.deviation[feature] =
+                if constant || !(deviation > 0.0) { 1.0 } else { deviation };
         }
         Ok(standard)
     }
@@ -90,7 +93,7 @@ fn not_finite(pair: usize, row: &[f32]) -> Error {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use super::*;
 

@@ -18,7 +18,7 @@ pub(super) struct Lessons<'a> {
     n_features: usize,
     /// The features of all lessons: tile after tile, each (`n_features`, [`TILE`]).
     tiles: Vec<[f32; TILE]>,
-    lessons: Vec<Lesson>,
+    queries: Vec<Lesson>,
     positive: &'a [bool],
     weights: Option<&'a [f32]>,
 }
@@ -59,7 +59,7 @@ impl<'a> Lessons<'a> {
                 fill.map_err(|e| e.shift_rows(lesson.pair + i * TILE))?;
             }
         }
-        Ok(Self { n_features, tiles, lessons, positive, weights })
+        Ok(Self { n_features, tiles, queries: lessons, positive, weights })
     }
 
     fn tiles(&self, lesson: Lesson) -> &[[f32; TILE]] {
@@ -123,7 +123,7 @@ pub(super) fn member(
 ) -> Result<Network> {
     let shape = Shape { n_features: lessons.n_features, hidden: options.hidden };
     let mut network = start(shape, options.seed, member)?;
-    let n = lessons.lessons.len();
+    let n = lessons.queries.len();
     let batch = options.batch.min(n);
     let n_steps = (n.div_ceil(batch) as f64) * options.epochs as f64;
     let mut adam = Adam::new(&network.params, options)?;
@@ -143,7 +143,7 @@ pub(super) fn member(
             let passes = &mut passes[..queries.len()];
             let network_now = &network;
             let studied = passes.par_iter_mut().zip(queries).map(|(pass, &query)| {
-                lessons.study(lessons.lessons[query], network_now, pass).map(|_| ())
+                lessons.study(lessons.queries[query], network_now, pass).map(|_| ())
             });
             studied.collect::<Result<()>>()?;
             gradient.fill(0.0);
@@ -152,7 +152,9 @@ pub(super) fn member(
                     *sum += f64::from(g);
                 }
             }
-            gradient.iter_mut().for_each(|sum| *sum /= queries.len() as f64);
+            for sum in &mut gradient {
+                *sum /= queries.len() as f64;
+            }
             adam.step(&gradient, 1.0 - step / n_steps);
             step += 1.0;
             for (param, &exact) in network.params.iter_mut().zip(&adam.params) {
@@ -236,7 +238,7 @@ impl Adam {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use super::*;
 
@@ -295,7 +297,7 @@ mod tests {
         };
         let standard = Standard::of(&features, 5).unwrap();
         let lessons = Lessons::new(&candidates, &standard).unwrap();
-        assert_eq!(lessons.lessons.len(), 3);
+        assert_eq!(lessons.queries.len(), 3);
 
         let mut network = start(shape, 3, 0).unwrap();
         for f in 0..5 {
@@ -308,7 +310,7 @@ mod tests {
         let mut gradient = vec![0.0; shape.len()];
         let mut total = 0.0;
         let mut pass = Pass::new(shape).unwrap();
-        for &lesson in &lessons.lessons {
+        for &lesson in &lessons.queries {
             total += lessons.study(lesson, &network, &mut pass).unwrap() / 3.0;
             for (sum, &g) in gradient.iter_mut().zip(&pass.gradient.params) {
                 *sum += f64::from(g) / 3.0;

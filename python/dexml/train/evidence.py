@@ -1,0 +1,142 @@
+"""The ranker over a trained encoder: dense scores, votes and words together."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dexml import console
+from dexml.files import replacing
+from dexml.index import LabelIndex
+from dexml.run import LabelSet
+from dexml.scorers import DenseScorer, PointMemory, VotedScorer
+from dexml.scorers.embedder import Embedder, KnownVectors
+from dexml.scorers.lexical import LexicalScorer, Lexicon
+from dexml.scorers.points import positives_of
+from dexml.scorers.ranker import ARRAYS, Network, RankedScorer
+from dexml.train import ranking
+from dexml.train.inputs import DataSet
+from dexml.train.settings import TrainSettings
+
+FILE = "ranker.npz"
+"""Where a checkpoint keeps the ranker."""
+VOTES: dict[str, Any] = {"weight": 0.2, "neighbours": 20, "temperature": 0.1}
+"""How points vote in the base of a ranker, where no better way was chosen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """What the encoder makes of a data set. N fitted points, L labels, D dimensions."""
+
+    label_vectors: NDArray[np.float32]
+    """(L, D + 1), with the bias that is served."""
+    points: NDArray[np.float32]
+    """(N, D)."""
+    rows: NDArray[np.int64]
+    """The fitted points among all training points."""
+    votes: dict[str, Any]
+    """``weight``, ``neighbours`` and ``temperature``."""
+
+
+def votes_of(memory: dict[str, Any]) -> dict[str, Any]:
+    """How points vote, by the choice of `dexml.train.memory` if they do."""
+    if memory.get("kind") != "votes":
+        return VOTES
+    return {name: memory[name] for name in VOTES}
+
+
+def ranked_scorer(given: DataSet, embedded: Embedded, lexicon: Lexicon) -> RankedScorer:
+    """Dense scores with votes, and words, ranked by the former; `asking` says what is asked."""
+    y = given.y[embedded.rows]
+    counts = np.bincount(y.indices, minlength=y.shape[1])
+    labels = LabelSet.of(given.label_texts, counts)
+    index = LabelIndex.build(embedded.label_vectors, search="exact")
+    nobody: Any = None  # the embedder comes with the texts; residuals serve edits of labels only
+    settings = {"dim": embedded.points.shape[1], "point_tokens": 0}
+    dense = DenseScorer(nobody, index, settings, nobody, "exact")
+    voted = VotedScorer(dense, PointMemory.of(embedded.points, y, **embedded.votes))
+    fitted = [given.part.texts[i] for i in embedded.rows]
+    lexical = LexicalScorer.fit(fitted, y, labels, lexicon)
+    return RankedScorer((voted, lexical), None, positives_of(y, len(fitted)), counts, len(labels))
+
+
+def asking(
+    scorer: RankedScorer, texts: Sequence[str], vectors: NDArray[np.float32]
+) -> RankedScorer:
+    """The same scorer, to be asked about texts whose search vectors (n, D + 1) are known."""
+    voted, *others = scorer.members
+    assert isinstance(voted, VotedScorer)
+    known = cast(Embedder, KnownVectors(texts, vectors))
+    voted = replace(voted, dense=replace(voted.dense, embedder=known))
+    return replace(scorer, members=(voted, *others))
+
+
+def choose_ranker(
+    given: DataSet,
+    embedded: Embedded,
+    few: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    settings: TrainSettings,
+    path: Path,
+) -> dict[str, Any]:
+    """Train the ranker on validation points, judge it, and keep it in `path` if it is better.
+
+    Args:
+        given: The data set.
+        embedded: Of the points that the validation points are held out from.
+        few: The validation points.
+        vectors: Their search vectors, (n, D + 1).
+        weights: Inverse propensities, (L,).
+        settings: The settings.
+        path: Where the network is kept (``.npz``); removed if it is not better.
+
+    Returns:
+        What was measured, plain data.
+    """
+    texts = [given.part.texts[i] for i in few]
+    lexicon = Lexicon.fit([*given.part.texts, *given.label_texts])
+    scorer = asking(ranked_scorer(given, embedded, lexicon), texts, vectors)
+    exclude, groups = given.part.exclude, given.part.groups
+    asked = ranking.Asked(
+        texts,
+        given.y[few],
+        weights,
+        None if exclude is None else exclude[few],
+        None if groups is None else [groups[i] for i in few],
+    )
+    bar = tqdm(total=len(few), desc="evidence", unit="text", delay=2, disable=settings.quiet)
+    with bar:
+        evidence = ranking.gather(scorer, asked, bar.update)
+    choice = ranking.choose(evidence, asked, settings.select, seed=settings.seed)
+    path.unlink(missing_ok=True)
+    if (network := choice.network) is not None:
+        arrays = {name: getattr(network, name) for name in ARRAYS}
+        with replacing(path) as beside, beside.open("wb") as file:
+            np.savez(file, names=np.array(network.names), **arrays)
+    if not settings.quiet:
+        console.say(ranking.summary(choice))
+    return choice.facts
+
+
+def final_ranker(given: DataSet, embedded: Embedded, path: Path) -> RankedScorer:
+    """The ranker that `choose_ranker` kept, over the evidence of the final model.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = tuple(str(name) for name in arrays["names"])
+            network = Network(names, **{name: arrays[name] for name in ARRAYS})
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
+    lexicon = Lexicon.fit([*given.part.texts, *given.label_texts])
+    return replace(ranked_scorer(given, embedded, lexicon), network=network)

@@ -1,0 +1,130 @@
+"""What comes out of a training, light or not: test scores, and what a report needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dexml import console, data
+from dexml.data import Csr
+from dexml.files import write_json
+from dexml.metrics import Evaluator, Result, propensity_constants
+from dexml.scorers import Queries, Scorer
+from dexml.train.settings import TrainSettings
+
+REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
+"""Metrics of ``metrics.json`` and of the tables."""
+SCORE_BLOCK = 4096
+"""Test points ranked and evaluated at a time."""
+
+
+class Scored(NamedTuple):
+    """The test part and how the model ranks it; k labels a point."""
+
+    result: Result
+    part: data.Part
+    ids: NDArray[np.int32]
+    """Shape (n, k)."""
+    scores: NDArray[np.float32]
+    """Shape (n, k)."""
+
+
+class Finished(NamedTuple):
+    """A training that has ended, for whoever reports on it."""
+
+    settings: TrainSettings
+    label_texts: list[str]
+    y: Csr
+    """Of all training points, (N, L)."""
+    seconds: float
+    test: Scored | None = None
+
+
+def propensity_of(settings: TrainSettings) -> dict[str, float]:
+    """Constants A and B of the propensities, by their names in `dexml.metrics.inv_propensity`."""
+    a, b = settings.propensity_a, settings.propensity_b
+    if settings.propensity:
+        a, b = propensity_constants(settings.propensity)
+    return {"a": a, "b": b}
+
+
+def write_scores(
+    settings: TrainSettings,
+    result: Result,
+    part: data.Part,
+    propensity: Mapping[str, float],
+    seconds: float,
+    others: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Write ``metrics.json`` of a run, and show a table.
+
+    Args:
+        settings: The settings.
+        result: The test scores, with values per point; their conventions are completed.
+        part: The test part.
+        propensity: Of `propensity_of`.
+        seconds: Time of the training.
+        others: Metrics of simpler models on the same part, by the name of their row.
+    """
+    errors = result.standard_errors(part.groups, seed=settings.seed)
+    over = "groups" if part.groups else "points"
+    result.conventions["propensity"] = f"A = {propensity['a']}, B = {propensity['b']}"
+    result.conventions["standard_errors"] = f"bootstrap over {over}, 1000 resamples"
+    scores = result.as_json() | {"standard_errors": errors, "training_seconds": round(seconds, 1)}
+    scores |= {name.replace(" ", "_"): dict(metrics) for name, metrics in others.items()}
+    write_json(settings.out / "metrics.json", scores)
+    if not settings.quiet:
+        rows = {"test, percent": result.metrics} | dict(others)
+        console.say(console.table(rows, REPORTED, {"test, percent": errors}))
+        console.say(f"±: standard error, bootstrap over {over}")
+
+
+def changed(settings: TrainSettings) -> dict[str, Any]:
+    """Settings that differ from their defaults, plain values."""
+    given, usual = settings.model_dump(mode="json"), defaults()
+    hidden = {"data_dir", "out", "encoder", "resume", "overwrite", "quiet", "debug", "cache"}
+    return {k: v for k, v in given.items() if k not in hidden and usual.get(k, None) != v}
+
+
+def defaults() -> dict[str, Any]:
+    """The default of each setting that has one."""
+    fields = TrainSettings.model_fields.items()
+    return {name: field.default for name, field in fields if not field.is_required()}
+
+
+def load_test_part(settings: TrainSettings, n_labels: int) -> data.Part | None:
+    """The test part, if there is one with a positive."""
+    try:
+        part = data.load_part(settings.data_dir, "tst", n_labels)
+    except FileNotFoundError as error:
+        console.say(f"note: no test scores ({error})")
+        return None
+    if not (part.y.data > 0).any():
+        console.say(f"note: no test scores (the test part of {settings.data_dir} has no positive)")
+        return None
+    return part
+
+
+def evaluate_scorer(
+    scorer: Scorer,
+    texts: list[str],
+    y_true: Csr,
+    exclude: Csr | None,
+    weights: NDArray[np.float64],
+    on_progress: Callable[[int], object],
+) -> tuple[Result, NDArray[np.int32], NDArray[np.float32]]:
+    """Rank and evaluate all points, with values per point; also ids and scores (n, k)."""
+    k = max(int(name.split("@")[1]) for name in REPORTED)
+    evaluator = Evaluator(y_true.shape[1], REPORTED, inv_propensity=weights, keep_rows=True)
+    ids = np.full((len(texts), k), -1, np.int32)
+    scores = np.full((len(texts), k), -np.inf, np.float32)
+    for start in range(0, len(texts), SCORE_BLOCK):
+        rows = slice(start, start + SCORE_BLOCK)
+        pairs = None if exclude is None else exclude[rows]
+        ids[rows], scores[rows] = scorer.search(Queries(texts[rows]), k, exclude=pairs)
+        evaluator.update(y_true[rows], ids[rows], exclude=pairs)
+        on_progress(len(texts[rows]))
+    return evaluator.result(), ids, scores

@@ -1,0 +1,185 @@
+//! Scores of labels by beam search.
+
+use rayon::prelude::*;
+
+use super::model::LabelTree;
+use super::points::unit_scale;
+use super::{TREE_FLOOR, check_length, parameter};
+use crate::csr::{CsrPattern, CsrView};
+use crate::error::{Error, Fault, Result};
+use crate::memory::filled;
+use crate::rank::{Excluded, Score, keep_best};
+use crate::topk::TopK;
+
+/// Queries that a thread scores at a time.
+const ROWS_PER_TASK: usize = 64;
+
+/// Ranks the labels that a beam of `beam` nodes a level reaches: the `k` best of each query, equal
+/// scores by smaller label. Pairs in `exclude` are dropped before the cut; a query whose beams reach
+/// fewer labels is padded with label -1 and score -inf.
+///
+/// # Errors
+/// [`Error::Parameter`] for `k = 0` or `beam = 0`; [`Error::Length`] if the shapes of `x`, `exclude` and
+/// the tree differ; [`Error::Content`] for a feature that is not finite; [`Error::OutOfMemory`].
+pub fn rank_tree(
+    tree: &LabelTree,
+    x: CsrView<'_>,
+    k: usize,
+    beam: usize,
+    exclude: Option<CsrPattern<'_>>,
+) -> Result<TopK> {
+    check(tree, x, beam)?;
+    if let Some(exclude) = exclude {
+        exclude.check_shape(x.n_rows(), tree.n_labels)?;
+    }
+    TopK::fill::<f32, Scratch, _>(x.n_rows(), k, |row, keys, scratch| {
+        scratch.reach(tree, x, row, beam)?;
+        scratch.excluded.load(exclude, row);
+        let Scratch { scored, excluded, .. } = scratch;
+        let kept = scored.iter().filter(|(label, _)| !excluded.contains(*label));
+        keys.extend(kept.map(|&(label, score)| score.key(label)));
+        keep_best(keys, k);
+        keys.sort_unstable();
+        Ok(())
+    })
+}
+
+/// Scores given labels: `ids` holds `x.n_rows()` rows of label ids, row-major, padded with -1.
+///
+/// A label that is not in the tree, and padding, scores -inf; a label that no beam reaches
+/// [`TREE_FLOOR`].
+///
+/// # Errors
+/// As [`rank_tree`]; [`Error::Length`] if `ids` is not a whole number of rows; [`Error::Content`] for a
+/// label out of range.
+pub fn score_tree(tree: &LabelTree, x: CsrView<'_>, ids: &[i32], beam: usize) -> Result<Vec<f32>> {
+    check(tree, x, beam)?;
+    let width = ids.len().checked_div(x.n_rows()).unwrap_or(0);
+    check_length("ids", "labels", width * x.n_rows(), ids.len())?;
+    let mut scores = filled(ids.len(), f32::NEG_INFINITY)?;
+    if width == 0 {
+        return Ok(scores);
+    }
+    let cells = width.saturating_mul(ROWS_PER_TASK);
+    let tasks: Vec<Result<()>> = scores
+        .par_chunks_mut(cells)
+        .zip(ids.par_chunks(cells))
+        .enumerate()
+        .map(|(task, (scores, ids))| {
+            let mut scratch = Scratch::default();
+            for (i, (scores, ids)) in scores.chunks_mut(width).zip(ids.chunks(width)).enumerate() {
+                let row = task * ROWS_PER_TASK + i;
+                scratch.reach(tree, x, row, beam)?;
+                for (score, &label) in scores.iter_mut().zip(ids) {
+                    if label == -1 {
+                        continue;
+                    }
+                    let Some(&known) = tree.known.get(label as u32 as usize) else {
+                        let (label, n_labels) = (label.to_string(), tree.n_labels);
+                        let fault = Fault::LabelOutOfRange { label, n_labels };
+                        return Err(Error::at_row("ids", row, fault));
+                    };
+                    if known {
+                        let at = scratch.scored.binary_search_by_key(&label, |&(label, _)| label);
+                        *score = at.map_or(TREE_FLOOR, |at| scratch.scored[at].1);
+                    }
+                }
+            }
+            Ok(())
+        })
+        .collect();
+    tasks.into_iter().collect::<Result<()>>()?;
+    Ok(scores)
+}
+
+fn check(tree: &LabelTree, x: CsrView<'_>, beam: usize) -> Result<()> {
+    check_length(x.name(), "features", tree.n_features, x.n_cols())?;
+    if beam == 0 {
+        return Err(parameter("beam", "must be at least 1", 0));
+    }
+    Ok(())
+}
+
+/// Memory of a task.
+#[derive(Default)]
+struct Scratch {
+    /// Features and values of the query, scaled to unit length.
+    query: Vec<(i32, f32)>,
+    margins: Vec<f64>,
+    /// Log-probabilities and nodes of the beam, and of their children.
+    beam: Vec<(f64, usize)>,
+    children: Vec<(f64, usize)>,
+    /// Labels and log-probabilities, tree after tree.
+    reached: Vec<(i32, f64)>,
+    /// The labels of a query with their scores, ascending.
+    scored: Vec<(i32, f32)>,
+    excluded: Excluded,
+}
+
+impl Scratch {
+    /// Leaves the labels that the beams of query `row` reach in `scored`.
+    fn reach(&mut self, tree: &LabelTree, x: CsrView<'_>, row: usize, beam: usize) -> Result<()> {
+        let scale = unit_scale(x, row)?;
+        let (features, values) = x.row(row);
+        self.query.clear();
+        self.query.extend(features.iter().zip(values).map(|(&f, &value)| (f, value * scale)));
+        self.reached.clear();
+        for number in 0..tree.n_trees {
+            self.descend(tree, number, beam);
+        }
+        self.average(tree.n_trees);
+        Ok(())
+    }
+
+    /// Adds the labels that the beam of one tree reaches to `reached`.
+    fn descend(&mut self, tree: &LabelTree, number: usize, beam: usize) {
+        let shape = tree.shape;
+        let Self { query, margins, beam: nodes, children, reached, .. } = self;
+        let classifiers = &tree.nodes[number * shape.n_nodes()..(number + 1) * shape.n_nodes()];
+        let loss = |margin: f64| {
+            let short = (1.0 - margin).max(0.0);
+            short * short
+        };
+        nodes.clear();
+        nodes.push((0.0, 0));
+        for _ in 0..shape.depth {
+            children.clear();
+            for &(log, node) in nodes.iter() {
+                classifiers[node].margins(query, margins);
+                let both = margins.iter().zip([2 * node + 1, 2 * node + 2]);
+                children.extend(both.map(|(&margin, child)| (log - loss(margin), child)));
+            }
+            if children.len() > beam {
+                let best_first =
+                    |a: &(f64, usize), b: &(f64, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+                children.select_nth_unstable_by(beam, best_first);
+                children.truncate(beam);
+            }
+            std::mem::swap(nodes, children);
+        }
+        let labels = &tree.labels[number * shape.n_labels..(number + 1) * shape.n_labels];
+        for &(log, node) in nodes.iter() {
+            classifiers[node].margins(query, margins);
+            let own = labels[shape.labels_below(node)].iter().zip(margins.iter());
+            reached.extend(own.map(|(&label, &margin)| (label, log - loss(margin))));
+        }
+    }
+
+    /// Averages the probabilities of each label over the trees.
+    fn average(&mut self, n_trees: usize) {
+        // Stable: a label's trees stay in order.
+        self.reached.sort_by_key(|&(label, _)| label);
+        self.scored.clear();
+        for group in self.reached.chunk_by(|a, b| a.0 == b.0) {
+            let largest = group.iter().map(|&(_, log)| log).fold(f64::NEG_INFINITY, f64::max);
+            // Below the floor whatever the others are; also keeps -inf - -inf away.
+            let score = if largest > f64::from(TREE_FLOOR) {
+                let sum: f64 = group.iter().map(|&(_, log)| (log - largest).exp()).sum();
+                (largest + (sum / n_trees as f64).ln()).min(0.0) as f32
+            } else {
+                TREE_FLOOR
+            };
+            self.scored.push((group[0].0, score.max(TREE_FLOOR)));
+        }
+    }
+}
