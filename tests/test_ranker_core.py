@@ -232,7 +232,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 def with_value(value: float) -> NDArray[np.float32]:
-    features = scene(5)["features"]
+    features: NDArray[np.float32] = scene(5)["features"]
     features[3, 2] = value
     return np.asarray(features, np.float32)
 
