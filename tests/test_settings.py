@@ -110,7 +110,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("shortlist_start", 2, "hard"),
     ("shortlist_every", 3, "hard"),
     ("micro_tokens", 40, "plain"),
-    ("precision", "bf16", "plain"),
+    ("precision", "bfloat16", "plain"),
     ("deterministic", True, "plain"),
 ]
 ELSEWHERE = {"compile", "validation_points", "memory"}

@@ -61,6 +61,7 @@ def save(
             "base_model": settings.encoder,
             "dataset": settings.data_dir.resolve().name,
             "settings": changed(settings),
+            "label_table": True,
         }
         model.encoder.save(beside, max_tokens=settings.point_tokens, facts=facts)
     labels = LabelSet.of(saved.label_texts, model.table.counts.cpu().numpy())
