@@ -4,14 +4,15 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import warm
 from dexml import locks
 from dexml.commands import index as command
 from dexml.commands import predict
@@ -143,35 +144,32 @@ def test_ids_are_printed_when_they_are_given(
     assert capsys.readouterr().out == "64\tkernel game\n"
 
 
-WAITING = """
-import sys
-from dexml.commands import index
-from dexml.console import run
-lines = index._lines
-def wait(path):
-    print("begun", flush=True)
-    sys.stdin.readline()
-    return lines(path)
-index._lines = wait
-sys.exit(run(index.main, sys.argv[1:]))
-"""
+def slow_edit(words: list[str], begun: Event, go_on: Event) -> None:
+    """An edit that waits while it holds the run."""
+    plain = Predictor.add_labels
+
+    def wait(self: Predictor, *arguments: Any, **options: Any) -> Any:
+        begun.set()
+        go_on.wait()
+        return plain(self, *arguments, **options)
+
+    setattr(Predictor, "add_labels", wait)  # noqa: B010
+    sys.exit(run(command.main, words))
 
 
 def test_the_second_of_two_at_once_ends_with_one_line(
     edited: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = file(edited, "kernel game\n")
-    first = subprocess.Popen(
-        [sys.executable, "-c", WAITING, str(edited), "--add", str(texts), "--quiet"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert first.stdout is not None
-    assert first.stdout.readline() == "begun\n"
+    context = warm.context()
+    begun, go_on = context.Event(), context.Event()
+    words = [str(edited), "--add", str(texts), "--quiet"]
+    first = context.Process(target=slow_edit, args=(words, begun, go_on))
+    first.start()
+    assert begun.wait(warm.TIMEOUT)
     before = (edited / "run.json").read_bytes()
-    for words in (["--add", texts], ["--rebuild"], ["--overwrite"], []):
-        assert call(edited, *words) == 1
+    for more in (["--add", texts], ["--rebuild"], ["--overwrite"], []):
+        assert call(edited, *more) == 1
         shown = capsys.readouterr()
         assert shown.out == ""
         assert shown.err.startswith(
@@ -180,8 +178,9 @@ def test_the_second_of_two_at_once_ends_with_one_line(
         assert shown.err.count("\n") == 1
     assert call(edited, "--info") == 0  # readers need no lock
     assert (edited / "run.json").read_bytes() == before
-    assert first.communicate("go on\n")[0] == "64\tkernel game\n"
-    assert first.returncode == 0
+    go_on.set()
+    first.join(warm.TIMEOUT)
+    assert first.exitcode == 0
     assert labels_of(edited).texts[64:] == ["kernel game"]
 
 

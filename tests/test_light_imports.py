@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from dexml.predict import open_run
 from voting import voting_run
 
@@ -24,13 +25,6 @@ for name in sys.argv[1].split(","):
     sys.modules[name] = None  # importing it raises ImportError
 run, work = sys.argv[2:4]
 """
-
-
-def blocked(names: str, run: Path, work: Path, code: str) -> str:
-    command = [sys.executable, "-c", BLOCKED + code, names, str(run), str(work)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 INDEX = """
@@ -59,8 +53,10 @@ def test_an_index_is_built_and_edited_without_torch(run_dir: Path, tmp_path: Pat
     run = Path(
         shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint"))
     )
-    shown = blocked("torch,transformers", run, tmp_path, INDEX)
-    assert re.search(r"^removed +2$", shown, flags=re.M)
+    command = [sys.executable, "-c", BLOCKED + INDEX, "torch,transformers", str(run), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^removed +2$", done.stdout, flags=re.M)
     assert open_run(run).labels.n_alive == 61
 
 
@@ -78,7 +74,9 @@ except ImportError as error:
 
 
 def test_an_exact_run_opens_without_hnswlib(voting: Path, tmp_path: Path) -> None:
-    shown = blocked("hnswlib", voting, tmp_path, HNSW).splitlines()
+    done = warm.run_code(BLOCKED + HNSW, "hnswlib", voting, tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.splitlines()
     assert shown[0] == "(1, 3)"
     assert "hnswlib" in shown[1]
     assert "dexml-xmc[" in shown[1]

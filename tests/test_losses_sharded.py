@@ -1,6 +1,5 @@
 """Labels split over processes: oracle number 10, and 11 at the ends of shards."""
 
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import warm
 from dexml import losses
 from dexml.losses import Layout, Shard
 from dexml.losses.shards import Exchange
@@ -123,9 +123,7 @@ def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What `work` saved in each of four processes, with a time limit."""
     folder = tmp_path_factory.mktemp("shards")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    # A server that has imported torch once and forks the processes.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "dexml.losses"])
+    context = warm.context()
     processes = [context.Process(target=work, args=(rank, str(folder))) for rank in range(4)]
     for process in processes:
         process.start()

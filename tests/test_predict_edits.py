@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array, vstack
 
+import warm
 from dexml.commands.index import main as index_main
 from dexml.commands.predict import main as predict_main
 from dexml.console import run as run_command
@@ -391,8 +390,8 @@ def test_a_saved_run_answers_the_same_in_another_process(voting: Path) -> None:
         "ids, scores = Predictor.open(sys.argv[1], threads=1).predict(['kernel driver'], 64); "
         "print(ids.tolist(), scores.tobytes().hex())"
     )
-    command = [sys.executable, "-c", code, str(voting)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = warm.run_code(code, voting)
+    assert done.returncode == 0, done.stderr
     ids, scores = predictor.predict(["kernel driver"], 64)
     assert done.stdout.split("] ") == [f"{ids.tolist()}"[:-1], f"{scores.tobytes().hex()}\n"]
 

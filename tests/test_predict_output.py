@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import warm
 from dexml import data
 from dexml.commands import partial
 from dexml.commands import predict as command
@@ -139,9 +140,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 ) -> None:
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     assert answer(run_dir, texts_file, whole, "--quiet") == 0
-    arguments = [str(run_dir), str(texts_file), "--out", str(out), "--block", "4", "-k", "3"]
-    command_ = [sys.executable, "-c", KILLED, *arguments, "--threads", "1"]
-    done = subprocess.run(command_, capture_output=True, text=True)
+    arguments = [run_dir, texts_file, "--out", out, "--block", "4", "-k", "3", "--threads", "1"]
+    done = warm.run_code(KILLED, *arguments)
     assert done.returncode == -9, done.stderr
     assert not out.exists()
     assert answer(run_dir, texts_file, out, "--resume", "--quiet") == 0

@@ -4,13 +4,13 @@ import asyncio
 import importlib.util
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import warm
 from dexml.predict import Predictor
 
 ROOT = Path(__file__).parents[1]
@@ -88,16 +88,14 @@ def test_a_chat_model_takes_the_place_of_the_stand_in(
 def test_the_example_runs_as_a_script(run_dir: Path) -> None:
     pytest.importorskip("langchain_core", reason="needs langchain-core")
     path = ROOT / "docs" / "examples" / "retriever.py"
-    command = [sys.executable, str(path), str(run_dir), "mail server", "-k", "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm.run_code(path.read_text(), run_dir, "mail server", "-k", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("From the context:\n[1] ")
 
 
 def test_latency_is_measured(run_dir: Path) -> None:
     path = ROOT / "docs" / "examples" / "latency.py"
-    command = [sys.executable, str(path), str(run_dir), "--n", "5"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm.run_code(path.read_text(), run_dir, "--n", "5")
     assert done.returncode == 0, done.stderr
     for part in ("import ", "open ", "first call ", "one text, p99 ", "5 texts at once: "):
         assert part in done.stdout

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array, random_array
 
+import warm
 from dexml import _rust
 from dexml.metrics import Evaluator, LabelGroups
 
@@ -152,8 +153,8 @@ def test_a_training_destroys_the_groups_that_it_has_formed_and_no_others(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    spawn = multiprocessing.get_context("spawn")
-    started = [spawn.Process(target=work, args=(rank, str(tmp_path), port)) for rank in (0, 1)]
+    context = warm.context()
+    started = [context.Process(target=work, args=(rank, str(tmp_path), port)) for rank in (0, 1)]
     for process in started:
         process.start()
     for process in started:

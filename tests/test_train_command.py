@@ -2,8 +2,8 @@
 
 import json
 import shutil
-import subprocess
-import sys
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array, save_npz
 
+import warm
 from dexml import config, data, metrics
 from dexml.commands.predict import main as predict_main
 from dexml.commands.train import main as train_main
@@ -19,7 +20,7 @@ from dexml.commands.train import recipes, with_recipe
 from dexml.console import run
 from dexml.run import Run
 from dexml.run.folder import read_config
-from dexml.train import TrainSettings, memory
+from dexml.train import TrainSettings, fit, memory
 from small import assert_same, log_of
 
 
@@ -167,19 +168,15 @@ def test_run_directories_are_not_overwritten(
     assert (tmp_path / "precious" / "file").read_text() == "mine"
 
 
-WAITING = """
-import sys, time
-from dexml.commands.train import main
-from dexml.console import run
-from dexml.train import fit
+def endless(words: list[str], begun: Event) -> None:
+    """A training that never ends its first step."""
 
-def wait(*_):
-    print("training", flush=True)
-    time.sleep(600)
+    def wait(*_: Any) -> None:
+        begun.set()
+        time.sleep(600)
 
-fit.take_step = wait
-run(main, sys.argv[1:])
-"""
+    setattr(fit, "take_step", wait)  # noqa: B010
+    run(train_main, words)
 
 
 def test_one_training_at_a_time_and_a_killed_one_can_be_resumed_at_once(
@@ -187,12 +184,11 @@ def test_one_training_at_a_time_and_a_killed_one_can_be_resumed_at_once(
 ) -> None:
     out = tmp_path / "run"
     words = command(tiny_data, tiny_encoder, out)
-    child = subprocess.Popen(
-        [sys.executable, "-c", WAITING, *words], stdout=subprocess.PIPE, text=True
-    )
+    begun = warm.context().Event()
+    child = warm.context().Process(target=endless, args=(words, begun))
+    child.start()
     try:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "training\n"
+        assert begun.wait(warm.TIMEOUT)
         before = sorted(path.name for path in out.iterdir())
         for more in ([], ["--resume"], ["--overwrite"]):
             assert run(train_main, [*words, *more]) == 1
@@ -202,7 +198,7 @@ def test_one_training_at_a_time_and_a_killed_one_can_be_resumed_at_once(
         assert sorted(path.name for path in out.iterdir()) == before
     finally:
         child.kill()
-        child.communicate()
+        child.join()
     assert run(train_main, [*words, "--resume"]) == 0
     Run.open(out)
 

@@ -1,7 +1,6 @@
 """Training on several processes (gloo): what one process gives, saved, resumed, and lost."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import warm
 from dexml import train
 from dexml.encoder import DualEncoder
 from dexml.train import TrainSettings, processes, stages, step
@@ -129,16 +129,8 @@ def work(rank: int, size: int, folder: str, data: str, encoder: str) -> None:
         dist.destroy_process_group()
 
 
-PRELOAD = [
-    *("dexml.train.run", "torch._dynamo", "transformers.models.bert.modeling_bert"),
-    *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
-]
-"""What takes seconds to import: once, by the process that all others are forked from."""
-
-
 def spawn(target: Any, size: int, folder: Path, *more: str) -> list[Any]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context = warm.context()
     started = [
         context.Process(target=target, args=(rank, size, str(folder), *more))
         for rank in range(size)
