@@ -19,7 +19,8 @@ from dexml.run import LabelSet
 from dexml.scorers import DenseScorer, PointMemory, VotedScorer
 from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.embedder import Embedder, KnownVectors
-from dexml.scorers.lexical import LexicalScorer, Lexicon
+from dexml.scorers.lexical import LexicalScorer
+from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import ARRAYS, Network, RankedScorer
 from dexml.train import ranking
 from dexml.train.inputs import DataSet
@@ -102,7 +103,7 @@ def choose_ranker(
         What was measured, plain data.
     """
     texts = [given.part.texts[i] for i in few]
-    lexicon = Lexicon.fit([*given.part.texts, *given.label_texts])
+    lexicon = Lexicon.fit(given.part.texts, given.label_texts)
     scorer = asking(ranked_scorer(given, embedded, lexicon), texts, vectors)
     exclude, groups = given.part.exclude, given.part.groups
     asked = ranking.Asked(
@@ -138,5 +139,5 @@ def final_ranker(given: DataSet, embedded: Embedded, path: Path) -> RankedScorer
             network = Network(names, **{name: arrays[name] for name in ARRAYS})
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
-    lexicon = Lexicon.fit([*given.part.texts, *given.label_texts])
+    lexicon = Lexicon.fit(given.part.texts, given.label_texts)
     return replace(ranked_scorer(given, embedded, lexicon), network=network)

@@ -22,7 +22,8 @@ from dexml.metrics import Result, inv_propensity
 from dexml.run import FORMAT, LabelSet, hold
 from dexml.run.labels import TRAINED, text_part
 from dexml.scorers.cooccurrence import Cooccurrence
-from dexml.scorers.lexical import LexicalScorer, Lexicon
+from dexml.scorers.lexical import LexicalScorer
+from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
@@ -55,7 +56,7 @@ def train_light(
         before = begin_log(settings)
         _announce(given, settings)
 
-        lexicon = Lexicon.fit([*given.part.texts, *given.label_texts])
+        lexicon = Lexicon.fit(given.part.texts, given.label_texts)
         choice = None
         if given.held_out.any():
             fitted = ranked_scorer(given, given.fitted, lexicon)
