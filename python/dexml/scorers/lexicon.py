@@ -24,6 +24,7 @@ PREFIX = "lexical/"
 CHAR_WEIGHT = 0.7
 """Of characters beside words in the joined rows."""
 WORDS = VectorizerSettings(sizes=(1, 2), min_df=2, unit=False)
+SINGLE = replace(WORDS, sizes=(1, 1), min_df=1)
 CHARS = VectorizerSettings(grams="chars", sizes=(2, 5), min_df=2, max_chars=80, max_size=300_000)
 
 
@@ -33,7 +34,7 @@ class TextRows(NamedTuple):
     words: Csr
     """Words and pairs of words that the training knew: the columns are always the same."""
     text: Csr
-    """The same, and behind them those that came later."""
+    """The same, and behind them words that came later."""
     chars: Csr
     """Pieces of words, from the beginning of the text."""
     joined: Csr
@@ -44,14 +45,14 @@ class TextRows(NamedTuple):
 class Lexicon:
     """Knows the terms of texts: words and pairs of words, and pieces of words.
 
-    It knows all words of the labels, and those that two points have or a point and a label. A
-    label or a point that comes later brings its own words along (`with_texts`): else a new label
-    could not be found by a word that nobody has used before.
+    It knows all words of the labels, and those that two texts have. A label or a point that comes
+    later brings its own words along (`with_texts`): else a new label could not be found by a word
+    that nobody has used before.
 
     Attributes:
         words: Terms of the training.
         chars: Pieces of words, all from the training.
-        later: Words and pairs of words that came after the training; each counts as rare.
+        later: Words that came after the training; each counts as one of a single text.
     """
 
     words: Vectorizer
@@ -63,13 +64,15 @@ class Lexicon:
         """Collect the terms of points and labels."""
         everything = [*texts, *label_texts]
         words = fit_vectorizer(everything, WORDS)
-        # A word of a single text helps nobody, unless that is a label: it may be asked for.
-        words = words.with_tokens(words.unknown(label_texts))
+        # A word of a single text helps nobody, unless that is a label: it may be asked for. Pairs
+        # of words are left out: they would only make the match of each single word weaker.
+        words = words.with_tokens([w for w in _words_of(label_texts) if words.column(w) is None])
         return cls(words, fit_vectorizer(everything, CHARS), words.without_tokens())
 
     def with_texts(self, texts: Sequence[str]) -> Lexicon:
         """Return a lexicon that knows the words of these texts too: new columns, at the end."""
-        new = [term for term in self.words.unknown(texts) if self.later.column(term) is None]
+        known = (self.words, self.later)
+        new = [w for w in _words_of(texts) if all(one.column(w) is None for one in known)]
         return replace(self, later=self.later.with_tokens(new)) if new else self
 
     @property
@@ -136,6 +139,12 @@ class Lexicon:
 
     def _vectorizers(self) -> dict[str, Vectorizer]:
         return {"words": self.words, "chars": self.chars, "later": self.later}
+
+
+def _words_of(texts: Sequence[str]) -> list[str]:
+    """Return all single words of texts, each once."""
+    found = fit_vectorizer(texts, SINGLE)
+    return [found.token(column) for column in range(found.n_tokens)]
 
 
 def _frequencies_part(vectorizer: Vectorizer) -> Part:

@@ -134,12 +134,6 @@ class Vectorizer:
         vocabulary = _rust.Vocabulary.parse(TOKENS, tokens, df, len(texts))
         return replace(self, _vocabulary=vocabulary)
 
-    def unknown(self, texts: Texts, *, num_threads: int | None = None) -> list[str]:
-        """Return the tokens of texts that are not columns, each once."""
-        own = _rust.Vocabulary.build(self._tokenizer, texts, num_threads=num_threads)
-        tokens = (own.token(column) for column in range(len(own)))
-        return [token for token in tokens if self.column(token) is None]
-
     def without_tokens(self) -> Vectorizer:
         """Return a vectorizer without columns that counts as many texts."""
         none = np.zeros(0, np.int64)
