@@ -58,7 +58,7 @@ def train_light(
 
         lexicon = fit_lexicon(given)
         choice = None
-        if given.held_out.any():
+        if settings.ranker == "auto" and given.held_out.any():
             fitted = ranked_scorer(
                 given, given.fitted, lexicon, tree=settings.tree == "auto", seed=settings.seed
             )
@@ -95,14 +95,7 @@ def _choose(
 ) -> ranking.Choice:
     """Train the ranker on the validation points, and judge it there."""
     few = given.scored[: ranking.MAX_POINTS]
-    exclude, groups = given.part.exclude, given.part.groups
-    asked = ranking.Asked(
-        [given.part.texts[i] for i in few],
-        given.y[few],
-        weights,
-        None if exclude is None else exclude[few],
-        None if groups is None else [groups[i] for i in few],
-    )
+    asked = ranking.Asked.of(given, few, weights)
     with _bar(len(few), "evidence", settings) as bar:
         evidence = ranking.gather(scorer, asked, bar.update)
     choice = ranking.choose(evidence, asked, settings.select, seed=settings.seed)
