@@ -58,7 +58,7 @@ def train_light(
 
         lexicon = fit_lexicon(given)
         choice = None
-        if settings.ranker == "auto" and given.held_out.any():
+        if settings.ranker == "auto" and given.y[given.scored].nnz:
             fitted = ranked_scorer(
                 given, given.fitted, lexicon, tree=settings.tree == "auto", seed=settings.seed
             )
