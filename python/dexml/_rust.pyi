@@ -642,8 +642,9 @@ def fit_tree(
 
     Rows of `x` are scaled to unit length; every stored entry of `y` is a positive. Labels without a
     point are not in the tree. `max_label_features` are the largest weights of a label's mean that
-    clustering, of at most `max_rounds` rounds a node, looks at; `cost`, `tolerance` and `max_passes` belong to the solver (squared hinge,
-    dual coordinate descent); weights below `threshold` are dropped.
+    clustering, of at most `max_rounds` rounds a node, looks at. `cost`, `tolerance` and
+    `max_passes` belong to the solver (squared hinge, dual coordinate descent). Weights below
+    `threshold` are dropped.
     """
 
 @final

@@ -21,10 +21,12 @@ from dexml.scorers import (
     Scorer,
     VotedScorer,
 )
+from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.dense import Search, encoder_folder
 from dexml.scorers.embedder import Precision
 from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.ranker import Member, RankedScorer, restore_network
+from dexml.scorers.tree import TreeScorer
 from dexml.sealed import Home, Sealed
 
 
@@ -163,18 +165,20 @@ def _restore_scorer(
             raise state.damaged("no scorer in the manifest")
         if search == "hnsw":
             raise ValueError(f"{state.folder}: a light run has no vectors that a graph could hold")
-        return _ranked(state, labels, (lexical,), lexical)
+        return _ranked(state, labels, (), lexical)
     dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
     if "neighbours" not in state.facts:
         return dense
     voted = VotedScorer(dense, PointMemory.restore(state, len(labels), dense.dim))
-    return voted if lexical is None else _ranked(state, labels, (voted, lexical), lexical)
+    return voted if lexical is None else _ranked(state, labels, (voted,), lexical)
 
 
 def _ranked(
-    state: Sealed, labels: LabelSet, members: tuple[Member, ...], lexical: LexicalScorer
+    state: Sealed, labels: LabelSet, first: tuple[Member, ...], lexical: LexicalScorer
 ) -> RankedScorer:
-    return RankedScorer(members, restore_network(state), lexical.y, labels.counts, len(labels))
+    tree = TreeScorer.restore(state, labels, lexical.lexicon)
+    members = (*first, lexical) if tree is None else (*first, lexical, tree)
+    return RankedScorer(members, restore_network(state), Cooccurrence(lexical.y), labels.alive)
 
 
 def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
@@ -195,12 +199,16 @@ def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
     lexical = lexical_of(scorer).with_labels(labels)
     ranked = replace(
         scorer,
-        members=(voted, lexical),
-        y=lexical.y,
-        counts=labels.counts,
-        n_labels=len(labels),
+        members=(voted, lexical, *(tree.with_labels(labels) for tree in trees_in(scorer))),
+        together=Cooccurrence(lexical.y),
+        alive=labels.alive,
     )
     return Served(labels, ranked)
+
+
+def trees_in(scorer: Scorer) -> list[TreeScorer]:
+    """Return the label trees in a scorer, at most one in a run's own."""
+    return [s for s in scorers_in(scorer) if isinstance(s, TreeScorer)]
 
 
 def lexical_of(scorer: Scorer) -> LexicalScorer:

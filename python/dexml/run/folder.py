@@ -38,7 +38,7 @@ __all__ = [
 _OWN = (
     "run.json",
     *("config.toml", "log.jsonl", "metrics.json", "report.html"),
-    *("encoder", "labels", "dense", "index", "neighbours"),
+    *("encoder", "labels", "dense", "index", "neighbours", "lexical", "tree", "ranker"),
     *("checkpoint", "cache", "tensorboard", "wandb"),
     "versions.json",
 )

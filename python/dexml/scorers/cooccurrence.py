@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from dexml import _rust
 from dexml.data import Csr, csr_parts
 from dexml.index import Hits
+from dexml.scorers.points import positives_of, widened
 
 BEST = 20
 """Labels of a text whose companions are looked at."""
@@ -17,8 +21,34 @@ LONGEST = 256
 TEMPERATURE = 0.06
 
 
+@dataclass(frozen=True, eq=False)
+class Cooccurrence:
+    """The labels of all points, and which of them come together; computed with the first use.
+
+    Attributes:
+        y: Labels of the points, shape (N, n_labels); stored entries are positives.
+    """
+
+    y: Csr
+
+    @cached_property
+    def companions(self) -> Csr:
+        """How often each label comes with another: `companions`."""
+        return companions(self.y)
+
+    def counts(self, n_labels: int) -> NDArray[np.int64]:
+        """Count the points of each label, shape (n_labels,); labels that `y` lacks have none."""
+        return np.bincount(self.y.indices, minlength=n_labels)
+
+    def with_points(self, y: Csr) -> Cooccurrence:
+        """Append points with the labels `y`, which may have more columns than before."""
+        n_labels = max(self.y.shape[1], y.shape[1])
+        more = widened(positives_of(y, y.shape[0]), n_labels)
+        return Cooccurrence(csr_array(vstack([widened(self.y, n_labels), more], format="csr")))
+
+
 def companions(y: Csr) -> Csr:
-    """How often a label comes with another: row m holds P(l given m) x n_m / (n_m + 2).
+    """Count how often labels come together: row m holds P(l given m) x n_m / (n_m + 2).
 
     Args:
         y: Labels of the training points, shape (N, L); stored entries are positives.
@@ -43,10 +73,10 @@ def companions(y: Csr) -> Csr:
 
 
 def companion_scores(hits: Hits, matrix: Csr, n_labels: int) -> Csr:
-    """Scores (n, n_labels) of the companions of each text's best labels.
+    """Score the companions of each text's best labels, shape (n, n_labels).
 
-    The sum over the best labels m of ``sqrt(softmax(score / temperature))`` times row m of
-    `companions`.
+    A label's score is the sum over the best labels m of ``sqrt(softmax(score / temperature))``
+    times its entry in row m of `companions`.
 
     Args:
         hits: The best labels of each text, ids and scores, at least `BEST` columns.
@@ -72,7 +102,7 @@ def companion_scores(hits: Hits, matrix: Csr, n_labels: int) -> Csr:
 def top_of(
     scores: Csr, k: int, exclude: Csr | None, only: NDArray[np.bool_] | None
 ) -> NDArray[np.int32]:
-    """The k labels of each row with the largest positive scores, padded with -1."""
+    """Find the k labels of each row with the largest positive scores, padded with -1."""
     kept = scores.data > 0
     if only is not None:
         kept &= only[scores.indices]

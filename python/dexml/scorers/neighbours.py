@@ -14,7 +14,7 @@ from dexml.index import Hits
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.dense import DenseScorer
 from dexml.scorers.memory import PointMemory
-from dexml.scorers.points import widened
+from dexml.scorers.points import entries, widened
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.sealed import Part
@@ -68,7 +68,7 @@ class NeighbourScorer:
 
         That is: padding, removed labels, and labels that none of the points has.
         """
-        votes = _entries(_votes(self.dense, self.memory, queries), ids)
+        votes = entries(_votes(self.dense, self.memory, queries), ids)
         known = (ids >= 0) & (ids < self.memory.n_labels)
         alive = self.dense.index.alive[: self.memory.n_labels]
         known[known] = (alive & self.memory.has_points)[ids[known]]
@@ -132,7 +132,7 @@ class VotedScorer:
 
         Up to rounding as `search` does, which adds in another order.
         """
-        votes = _entries(_votes(self.dense, self.memory, queries), ids)
+        votes = entries(_votes(self.dense, self.memory, queries), ids)
         scores = self.dense.score_pairs(queries, ids)
         return np.asarray(scores + np.float32(self.memory.settings.weight) * votes, np.float32)
 
@@ -166,7 +166,7 @@ class VotedScorer:
             "dense gap": (dense - pairs.largest(dense)) / np.float32(SHARPNESS),
             "dense share": np.log(np.maximum(logits / total[pairs.rows], 1e-12)),
             "dense rank": pairs.ranks(dense),
-            "bias": np.asarray(self.dense.index.vectors[:, -1])[pairs.ids],
+            "bias": np.asarray(self.dense.index.vectors[pairs.ids, -1], np.float32),
             "dense votes": vote,
             "dense votes rank": pairs.ranks(vote),
             "dense nearest": np.where(np.isfinite(nearest), nearest, 0)[pairs.rows],
@@ -213,19 +213,3 @@ def _memory_after(change: Change, memory: PointMemory, dense: DenseScorer) -> Po
         return memory.with_points(np.ascontiguousarray(dense.vectors(points)[:, :-1]), y)
 
     return change.once(memory, grown)
-
-
-def _entries(matrix: Csr, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """Look up the columns `ids` (n, m) of each row, sorted by column; 0 where nothing is stored.
-
-    Never dense: a million labels and a block of texts would take gigabytes.
-    """
-    n, width = matrix.shape
-    stored = np.repeat(np.arange(n) * width, np.diff(matrix.indptr)) + matrix.indices
-    wanted = (np.arange(n) * width)[:, None] + ids
-    values = np.zeros(ids.shape, np.float32)
-    if len(stored):
-        at = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
-        hit = (stored[at] == wanted) & (ids >= 0) & (ids < width)
-        values[hit] = matrix.data[at[hit]]
-    return values

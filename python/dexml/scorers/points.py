@@ -113,8 +113,29 @@ def positives_of(y: Csr, n_points: int) -> Csr:
     return csr_array((ones, indices, indptr), shape=y.shape)
 
 
+def entries(
+    matrix: Csr, ids: NDArray[np.integer[Any]], missing: float = 0.0
+) -> NDArray[np.float32]:
+    """Look up the columns `ids` (n, m) of each row; `missing` where nothing is stored.
+
+    The columns of a row must ascend. Never dense: a million labels and a block of texts would take
+    gigabytes.
+    """
+    n, width = matrix.shape
+    stored = np.repeat(np.arange(n) * width, np.diff(matrix.indptr)) + matrix.indices
+    wanted = (np.arange(n) * width)[:, None] + ids
+    values = np.full(ids.shape, missing, np.float32)
+    if len(stored):
+        at = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
+        hit = (stored[at] == wanted) & (ids >= 0) & (ids < width)
+        values[hit] = matrix.data[at[hit]]
+    return values
+
+
 def widened(y: Csr, n_labels: int) -> Csr:
     """Give a matrix another number of columns; nothing is copied."""
+    if y.shape[1] == n_labels:
+        return y
     return csr_array((y.data, y.indices, y.indptr), shape=(y.shape[0], n_labels))
 
 

@@ -7,21 +7,22 @@ validation points that no member was fitted on, turns the evidence into one scor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from dexml import _rust
 from dexml.data import Csr
 from dexml.index import Hits
 from dexml.run import require
 from dexml.scorers.candidates import Candidates
-from dexml.scorers.cooccurrence import BEST, companion_scores, companions, top_of
-from dexml.scorers.points import widened
+from dexml.scorers.cooccurrence import BEST, Cooccurrence, companion_scores, top_of
+from dexml.scorers.points import entries
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change, Scorer
 from dexml.sealed import Part, Sealed, array_part
@@ -44,11 +45,14 @@ class Member(Scorer, Protocol):
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
     ) -> list[NDArray[np.int32]]:
-        """Labels worth ranking, arrays (n, width) padded with -1, its own ranking first."""
+        """Propose labels to rank: arrays (n, width) padded with -1, its own ranking first."""
         ...
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
-        """Evidence for each pair by name, float32, (n_pairs,), in a fixed order of names."""
+        """Return the evidence for each pair by name, float32, (n_pairs,), its own score first.
+
+        Names and their order are always the same.
+        """
         ...
 
 
@@ -126,7 +130,7 @@ class Network:
         return {PREFIX + name: array_part(getattr(self, name)) for name in ARRAYS}
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores (n_pairs,) of features (n_pairs, F)."""
+        """Score pairs by their features (n_pairs, F), shape (n_pairs,)."""
         arrays = (
             self.mean,
             self.deviation,
@@ -142,65 +146,78 @@ class Network:
 class RankedScorer:
     """Ranks the candidates of its members by a network.
 
-    A label that no member proposes is not found, and is abstained on.
+    It does not find labels that no member proposes, and abstains on them. Ranks and gaps are taken
+    among the candidates: with `exclude` or `only`, the same pair may have another score.
 
     Attributes:
-        members: Propose and give evidence; the first one's ranking says which labels go together.
-        network: Weighs the evidence.
-        y: Labels of the training points, (N, n_labels), for labels that go together.
-        counts: Training points of each label, int64, (n_labels,).
-        n_labels: The next label id.
+        members: Propose candidates and give evidence. The best labels of the first one say which
+            companions to look at.
+        network: Weighs the evidence; None: the first member's scores stand.
+        together: Labels of all points that the members know, added ones included.
+        alive: False for removed labels, shape (n_labels,).
     """
 
     members: tuple[Member, ...]
     network: Network | None
-    y: Csr
-    counts: NDArray[np.int64]
-    n_labels: int
+    together: Cooccurrence
+    alive: NDArray[np.bool_]
+
+    @property
+    def n_labels(self) -> int:
+        """The next label id."""
+        return len(self.alive)
 
     @cached_property
-    def _companions(self) -> Csr:
-        return companions(self.y)
+    def _counts(self) -> NDArray[np.int64]:
+        return self.together.counts(self.n_labels)
 
     def candidates(
         self,
         queries: Queries,
+        k: int = 0,
         *,
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
     ) -> Candidates:
-        """All labels that a member proposes, and companions of the best ones."""
+        """Collect the labels that a member proposes, and companions of the best ones.
+
+        Where that may be fewer than `k`, the first member's k best labels are among them too.
+        """
         proposals = [
             part
             for member in self.members
             for part in member.propose(queries, exclude=exclude, only=only)
         ]
-        together = top_of(self._together(queries, exclude), COMPANIONS, exclude, only)
-        return Candidates.union([*proposals, together], self.n_labels)
+        if k > proposals[0].shape[1]:
+            proposals.append(self.members[0].search(queries, k, exclude=exclude, only=only)[0])
+        mask = self.alive if only is None else self.alive & only
+        proposals.append(top_of(self._together(queries, exclude), COMPANIONS, exclude, mask))
+        return Candidates.union(proposals, self.n_labels)
 
     def evidence(
         self, queries: Queries, pairs: Candidates, exclude: Csr | None = None
     ) -> dict[str, NDArray[np.float32]]:
-        """The evidence for each pair by name: that of all members, and of the labels themselves."""
+        """Return the evidence for each pair by name: that of all members, and of the labels."""
         features: dict[str, NDArray[np.float32]] = {}
         for member in self.members:
             features |= member.features(queries, pairs)
         together = pairs.values_of(self._together(queries, exclude))
         features["companions"] = together
         features["companions rank"] = pairs.ranks(together)
-        counts = self.counts[pairs.ids]
+        counts = self._counts[pairs.ids]
         features["log count"] = np.log1p(counts).astype(np.float32)
         features["unseen"] = (counts == 0).astype(np.float32)
         return features
 
     def _together(self, queries: Queries, exclude: Csr | None) -> Csr:
-        """Scores of the companions of the first member's best labels."""
+        """Score the companions of the first member's best labels, whatever labels are asked for."""
 
-        def make() -> Csr:
+        def make() -> tuple[Csr | None, Csr]:
             hits = self.members[0].search(queries, BEST, exclude=exclude)
-            return companion_scores(hits, self._companions, self.n_labels)
+            return exclude, companion_scores(hits, self.together.companions, self.n_labels)
 
-        return queries.once((self, "companions"), make)
+        # The result holds `exclude`, so that no later matrix can get its id.
+        return queries.once((self, "companions", id(exclude)), make)[1]
 
     def search(
         self,
@@ -213,11 +230,9 @@ class RankedScorer:
         """Find the k best candidates of each text."""
         ids = np.full((len(queries), k), -1, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        for start in range(0, len(queries), BLOCK):
-            rows = slice(start, start + BLOCK)
-            some = queries if len(queries) <= BLOCK else queries.part(rows)
-            pairs_out = None if exclude is None else exclude[rows]
-            pairs = self.candidates(some, exclude=pairs_out, only=only)
+        for rows, some in _blocks(queries):
+            pairs_out = exclude if some is queries or exclude is None else exclude[rows]
+            pairs = self.candidates(some, k, exclude=pairs_out, only=only)
             values = self._score(some, pairs, pairs_out)
             ids[rows], scores[rows] = _rust.topk_csr(
                 pairs.indptr, pairs.ids, values, self.n_labels, k, None
@@ -226,15 +241,13 @@ class RankedScorer:
 
     def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Score the labels `ids` (n, m) of each text; -inf for labels that are no candidates."""
-        pairs = self.candidates(queries)
-        values = self._score(queries, pairs, None)
-        key = pairs.rows * self.n_labels + pairs.ids
-        wanted = np.arange(len(queries))[:, None] * self.n_labels + np.maximum(ids, 0)
         scores = np.full(ids.shape, -np.inf, np.float32)
-        if len(key):
-            position = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
-            known = (key[position] == wanted) & (ids >= 0) & (ids < self.n_labels)
-            scores[known] = values[position[known]]
+        for rows, some in _blocks(queries):
+            pairs = self.candidates(some)
+            values = csr_array(
+                (self._score(some, pairs, None), pairs.ids, pairs.indptr), pairs.matrix.shape
+            )
+            scores[rows] = entries(values, ids[rows], -np.inf)
         return scores
 
     def _score(
@@ -246,35 +259,42 @@ class RankedScorer:
         return self.network.score(np.stack([evidence[n] for n in self.network.names], axis=1))
 
     def update(self, change: Change) -> Self:
-        """This scorer after an edit: every member follows it; the network stays."""
-        n = len(change.labels)
-        y = widened(self.y, n)
+        """Return this scorer after an edit, which every member follows; the network stays."""
+        together = self.together
+        if change.points is not None and change.y is not None:
+            together = together.with_points(change.y)
         return replace(
             self,
             members=tuple(member.update(change) for member in self.members),
-            y=y,
-            counts=change.labels.counts,
-            n_labels=n,
+            together=together,
+            alive=change.labels.alive,
         )
 
     def facts(self) -> dict[str, Any]:
-        """Sections of all members, and the names of the features."""
+        """Return the sections of all members, and the names of the features."""
         sections = {name: s for member in self.members for name, s in member.facts().items()}
         own = {"ranker": {"features": []}} if self.network is None else self.network.facts()
         return sections | own
 
     def parts(self) -> Mapping[str, Part]:
-        """Files of all members, and the network."""
+        """Return the files of all members, and the network."""
         parts = {role: part for member in self.members for role, part in member.parts().items()}
         return parts if self.network is None else parts | self.network.parts()
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the members' scores depend on."""
+        """Return what the members' scores depend on."""
         return {name: value for m in self.members for name, value in m.fingerprint().items()}
 
     def note(self, k: int) -> str:
         """Say what is ranked."""
         return "ranker over " + "; ".join(member.note(k) for member in self.members)
+
+
+def _blocks(queries: Queries) -> Iterator[tuple[slice, Queries]]:
+    """Cut texts into blocks; few texts stay as they are, with what is computed of them."""
+    for start in range(0, len(queries), BLOCK):
+        rows = slice(start, start + BLOCK)
+        yield rows, queries if len(queries) <= BLOCK else queries.part(rows)
 
 
 def restore_network(state: Sealed) -> Network | None:

@@ -15,15 +15,14 @@ from tqdm import tqdm
 from dexml import console
 from dexml.files import replacing
 from dexml.index import LabelIndex
-from dexml.run import LabelSet
 from dexml.scorers import DenseScorer, PointMemory, VotedScorer
+from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.embedder import Embedder, KnownVectors
-from dexml.scorers.lexical import LexicalScorer, Lexicon
-from dexml.scorers.points import positives_of
 from dexml.scorers.ranker import ARRAYS, Network, RankedScorer
 from dexml.train import ranking
 from dexml.train.inputs import DataSet
 from dexml.train.settings import TrainSettings
+from dexml.train.words import fit_lexicon, word_members
 
 FILE = "ranker.npz"
 """Where a checkpoint keeps the ranker."""
@@ -52,19 +51,16 @@ def votes_of(memory: dict[str, Any]) -> dict[str, Any]:
     return {name: memory[name] for name in VOTES}
 
 
-def ranked_scorer(given: DataSet, embedded: Embedded, lexicon: Lexicon) -> RankedScorer:
+def ranked_scorer(given: DataSet, embedded: Embedded, *, tree: bool, seed: int) -> RankedScorer:
     """Dense scores with votes, and words, ranked by the former; `asking` says what is asked."""
-    y = given.y[embedded.rows]
-    counts = np.bincount(y.indices, minlength=y.shape[1])
-    labels = LabelSet.of(given.label_texts, counts)
     index = LabelIndex.build(embedded.label_vectors, search="exact")
     nobody: Any = None  # the embedder comes with the texts; residuals serve edits of labels only
     settings = {"dim": embedded.points.shape[1], "point_tokens": 0}
     dense = DenseScorer(nobody, index, settings, nobody, "exact")
+    y = given.y[embedded.rows]
     voted = VotedScorer(dense, PointMemory.of(embedded.points, y, **embedded.votes))
-    fitted = [given.part.texts[i] for i in embedded.rows]
-    lexical = LexicalScorer.fit(fitted, y, labels, lexicon)
-    return RankedScorer((voted, lexical), None, positives_of(y, len(fitted)), counts, len(labels))
+    lexical, members = word_members(given, embedded.rows, fit_lexicon(given), tree=tree, seed=seed)
+    return RankedScorer((voted, *members), None, Cooccurrence(lexical.y), lexical.alive)
 
 
 def asking(
@@ -102,8 +98,8 @@ def choose_ranker(
         What was measured, plain data.
     """
     texts = [given.part.texts[i] for i in few]
-    lexicon = Lexicon.fit([*given.part.texts, *given.label_texts])
-    scorer = asking(ranked_scorer(given, embedded, lexicon), texts, vectors)
+    tree = settings.tree == "auto"
+    scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
     exclude, groups = given.part.exclude, given.part.groups
     asked = ranking.Asked(
         texts,
@@ -126,7 +122,7 @@ def choose_ranker(
     return choice.facts
 
 
-def final_ranker(given: DataSet, embedded: Embedded, path: Path) -> RankedScorer:
+def final_ranker(given: DataSet, embedded: Embedded, path: Path, seed: int) -> RankedScorer:
     """The ranker that `choose_ranker` kept, over the evidence of the final model.
 
     Raises:
@@ -138,5 +134,5 @@ def final_ranker(given: DataSet, embedded: Embedded, path: Path) -> RankedScorer
             network = Network(names, **{name: arrays[name] for name in ARRAYS})
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
-    lexicon = Lexicon.fit([*given.part.texts, *given.label_texts])
-    return replace(ranked_scorer(given, embedded, lexicon), network=network)
+    tree = ranking.uses_tree(network)
+    return replace(ranked_scorer(given, embedded, tree=tree, seed=seed), network=network)

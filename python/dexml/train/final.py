@@ -91,10 +91,12 @@ def save(
         sections["neighbours"] = saved.memory.facts()
         parts |= saved.memory.parts()
     if saved.ranker is not None and saved.ranker.network is not None:
-        _, lexical = saved.ranker.members
         network = saved.ranker.network
-        sections |= {"selected_ranker": selected["ranker"], **lexical.facts(), **network.facts()}
-        parts |= dict(lexical.parts()) | network.parts()
+        sections |= {"selected_ranker": selected["ranker"], **network.facts()}
+        parts |= network.parts()
+        for member in saved.ranker.members[1:]:  # the first is the dense scorer, saved above
+            sections |= member.facts()
+            parts |= dict(member.parts())
     Home().save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
 
 

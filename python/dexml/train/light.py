@@ -21,8 +21,8 @@ from dexml import console
 from dexml.metrics import Result, inv_propensity
 from dexml.run import FORMAT, LabelSet, hold
 from dexml.run.labels import TRAINED, text_part
-from dexml.scorers.lexical import LexicalScorer, Lexicon
-from dexml.scorers.points import positives_of
+from dexml.scorers.cooccurrence import Cooccurrence
+from dexml.scorers.lexical import Lexicon
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
@@ -37,6 +37,7 @@ from dexml.train.outcome import (
     write_scores,
 )
 from dexml.train.settings import NO_ENCODER, TrainSettings
+from dexml.train.words import fit_lexicon, word_members
 
 
 def train_light(
@@ -55,15 +56,19 @@ def train_light(
         before = begin_log(settings)
         _announce(given, settings)
 
-        lexicon = Lexicon.fit([*given.part.texts, *given.label_texts])
+        lexicon = fit_lexicon(given)
         choice = None
         if given.held_out.any():
-            fitted = ranked_scorer(given, given.fitted, lexicon)
+            fitted = ranked_scorer(
+                given, given.fitted, lexicon, tree=settings.tree == "auto", seed=settings.seed
+            )
             choice = _choose(fitted, given, weights, settings)
         rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
-        scorer = ranked_scorer(given, rows, lexicon)
-        if choice is not None:
-            scorer = replace(scorer, network=choice.network)
+        network = None if choice is None else choice.network
+        scorer = ranked_scorer(
+            given, rows, lexicon, tree=ranking.uses_tree(network), seed=settings.seed
+        )
+        scorer = replace(scorer, network=network)
         _save(settings, given, scorer, choice)
 
         seconds = before + time.perf_counter() - started
@@ -74,14 +79,12 @@ def train_light(
     return None if finished.test is None else finished.test.result
 
 
-def ranked_scorer(given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon) -> RankedScorer:
-    """The lexical evidence of the points `rows`, ranked by its own score."""
-    y = given.y[rows]
-    counts = np.bincount(y.indices, minlength=y.shape[1])
-    labels = LabelSet.of(given.label_texts, counts)
-    texts = [given.part.texts[i] for i in rows]
-    lexical = LexicalScorer.fit(texts, y, labels, lexicon)
-    return RankedScorer((lexical,), None, positives_of(y, len(rows)), counts, len(labels))
+def ranked_scorer(
+    given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon, *, tree: bool, seed: int
+) -> RankedScorer:
+    """The word evidence of the points `rows`, ranked by the lexical score."""
+    lexical, members = word_members(given, rows, lexicon, tree=tree, seed=seed)
+    return RankedScorer(members, None, Cooccurrence(lexical.y), lexical.alive)
 
 
 def _choose(
@@ -112,7 +115,8 @@ def _save(
     settings: TrainSettings, given: DataSet, scorer: RankedScorer, choice: ranking.Choice | None
 ) -> None:
     """Write the parts of the run, and the manifest that says that all are there."""
-    labels = LabelSet.of(given.label_texts, scorer.counts)
+    counts = scorer.together.counts(len(given.label_texts))
+    labels = LabelSet.of(given.label_texts, counts)
     sections: dict[str, Any] = {
         "data": os.path.relpath(settings.data_dir, settings.out.resolve()),
         "labels": labels.facts(),

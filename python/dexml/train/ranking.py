@@ -26,6 +26,8 @@ FOLDS = 5
 FEW_PAIRS = 300
 """Positive pairs among the candidates below which a linear ranker with weights >= 0 is tried."""
 REPORTED = ("P@1", "nDCG@5", "PSP@1", "R@100")
+TREE = ("tree", "tree probability", "tree gap", "tree rank")
+"""Features of the label tree: it is used only if they help, for it costs most of the time."""
 _RESAMPLES = 500
 _SALT = "dexml ranker folds"
 
@@ -126,12 +128,23 @@ def choose(
     hidden = 0 if few else 16
     scores = out_of_fold(evidence, asked.keys, hidden, seed=seed, weights=weights)
     base, ranked = (evaluated(evidence, asked, s, select) for s in (evidence.base, scores))
+    tree: dict[str, Any] = {}
+    if any(name in TREE for name in evidence.names):
+        plain = evidence.without(TREE)
+        plain_scores = out_of_fold(plain, asked.keys, hidden, seed=seed, weights=weights)
+        simpler = evaluated(plain, asked, plain_scores, select)
+        paired = compare(simpler, ranked, groups=asked.keys, seed=seed, n_resamples=_RESAMPLES)
+        pays = paired[select].difference > paired[select].standard_error
+        tree = {"without": paired[select].a, "with": paired[select].b, "used": bool(pays)}
+        if not pays:
+            evidence, scores, ranked = plain, plain_scores, simpler
     differences = compare(base, ranked, groups=asked.keys, seed=seed, n_resamples=_RESAMPLES)
     facts: dict[str, Any] = {
         "select": select,
         "validation_points": len(asked.texts),
         "candidates": round(len(evidence.pairs) / max(1, len(asked.texts)), 1),
         "hidden": hidden,
+        "tree": tree,
         "gain": {
             name: {"base": d.a, "ranker": d.b, "standard_error": d.standard_error}
             for name, d in differences.items()
@@ -149,6 +162,11 @@ def choose(
             weights=weights,
         )
     return Choice(network, facts | {"used": network is not None}, scores)
+
+
+def uses_tree(network: Network | None) -> bool:
+    """Whether a ranker looks at the label tree."""
+    return network is not None and TREE[0] in network.names
 
 
 def out_of_fold(
@@ -202,6 +220,10 @@ def summary(choice: Choice) -> str:
         f"{name} {100 * g['base']:.2f} -> {100 * g['ranker']:.2f}"
         for name, g in choice.facts["gain"].items()
     )
+    tree = choice.facts["tree"]
+    if tree:
+        select, kept = choice.facts["select"], "kept" if tree["used"] else "left out"
+        gain += f"; tree {kept}, {select} {100 * tree['without']:.2f} -> {100 * tree['with']:.2f}"
     used = "ranker" if choice.network is not None else "no ranker, its gain is within the noise"
     points = choice.facts["validation_points"]
     return f"{used}: {gain} (cross-validation on {points} validation points)"

@@ -99,7 +99,7 @@ def _train(
         if ranks:
             everything = evidence.Embedded(vectors, points, job.rows, how)
             ranker = evidence.final_ranker(
-                given, everything, settings.out / "checkpoint" / evidence.FILE
+                given, everything, settings.out / "checkpoint" / evidence.FILE, settings.seed
             )
     saved = final.Saved(
         job.model,

@@ -91,6 +91,11 @@ class TrainSettings(Settings):
         description="rank candidates by words, votes and embeddings together, if that helps on "
         "the validation part",
     )
+    tree: Literal["auto", "none"] = Field(
+        "auto",
+        description="give the ranker a label tree on words too, if that helps on the validation "
+        "part",
+    )
     refit: bool = Field(True, description="after the selection, train on all points the same way")
     evaluate_every: int = Field(1, ge=1, description="epochs between validations")
     patience: int = Field(

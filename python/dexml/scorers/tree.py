@@ -1,0 +1,211 @@
+"""A linear label tree on words: strong where labels have many points.
+
+Labels are clustered by the words of their points, and linear classifiers choose a way down the
+tree (Parabel, PECOS XR-Linear); three trees are averaged. It knows labels with training points
+alone and follows no edits: it abstains on labels added later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dexml import _rust
+from dexml.data import Csr, csr_parts
+from dexml.index import Hits
+from dexml.run import LabelSet, require
+from dexml.scorers.candidates import Candidates
+from dexml.scorers.lexical import Lexicon
+from dexml.scorers.queries import Queries
+from dexml.scorers.scorer import Change
+from dexml.sealed import Part, Sealed, array_part
+
+PREFIX = "tree/"
+N_TREES, BEAM = 3, 10
+PROPOSED = 60
+"""Labels that the tree proposes to a ranker."""
+ABSENT = -12.0
+"""Evidence for a label on which the tree abstains, or that its beam does not reach."""
+_ARRAYS = ("labels", "bias", "indptr", "indices", "data")
+
+
+@dataclass(frozen=True, eq=False)
+class TreeScorer:
+    """Scores a label by the logarithm of its probability.
+
+    Attributes:
+        lexicon: Makes rows of words of the texts.
+        arrays: The trees, as the core gives them: labels, bias, and classifiers as CSR.
+        n_trained: Labels that there were when the trees were trained.
+        alive: False for removed labels, shape (n_labels,).
+    """
+
+    lexicon: Lexicon
+    arrays: Mapping[str, NDArray[Any]]
+    n_trained: int
+    alive: NDArray[np.bool_]
+
+    @classmethod
+    def fit(
+        cls,
+        words: Csr,
+        y: Csr,
+        labels: LabelSet,
+        lexicon: Lexicon,
+        *,
+        seed: int,
+        num_threads: int | None = None,
+    ) -> TreeScorer:
+        """Train the trees.
+
+        Args:
+            words: Rows of the points' words, (N, terms).
+            y: Their labels, (N, L); stored entries are positives.
+            labels: The labels.
+            lexicon: Made the rows.
+            seed: Of the clusters.
+            num_threads: Threads; the result does not depend on it.
+        """
+        known, bias, weights = _rust.fit_tree(
+            csr_parts(words, "words"),
+            words.shape[1],
+            csr_parts(y, "y")[:2],
+            y.shape[1],
+            n_trees=N_TREES,
+            max_leaf=100,
+            max_label_features=1000,
+            max_rounds=20,
+            cost=1.0,
+            tolerance=0.1,
+            max_passes=20,
+            threshold=0.1,
+            seed=seed,
+            num_threads=num_threads,
+        )
+        arrays: dict[str, NDArray[Any]] = dict(zip(_ARRAYS, (known, bias, *weights), strict=True))
+        return cls(lexicon, arrays, y.shape[1], labels.alive)
+
+    @cached_property
+    def _trees(self) -> _rust.LabelTree:
+        parts = self.arrays
+        return _rust.LabelTree(
+            parts["labels"],
+            parts["bias"],
+            (parts["indptr"], parts["indices"], parts["data"]),
+            n_labels=self.n_trained,
+            n_features=self.lexicon.words.n_tokens,
+        )
+
+    def _words(self, queries: Queries) -> Any:
+        rows = queries.once((self.lexicon, "rows"), lambda: self.lexicon.rows(queries.texts))
+        return csr_parts(rows.words, "words")
+
+    def _ranking(self, queries: Queries, k: int) -> Hits:
+        return queries.once(
+            (self, "ranking", k), lambda: self._trees.rank(self._words(queries), k, beam=BEAM)
+        )
+
+    def search(
+        self,
+        queries: Queries,
+        k: int,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> Hits:
+        """Find the k best labels of each text among those that the beam reaches."""
+        allowed = self.alive if only is None else only & self.alive
+        longest = 0 if exclude is None else int(np.diff(exclude.indptr).max(initial=0))
+        width = k if allowed.all() and not longest else min(4 * k + longest, self.n_trained)
+        ids, scores = self._ranking(queries, max(width, 1))
+        kept = (ids >= 0) & allowed[np.maximum(ids, 0)]
+        indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64)
+        return _rust.topk_csr(
+            indptr,
+            ids[kept],
+            scores[kept],
+            len(self.alive),
+            k,
+            None if exclude is None else csr_parts(exclude, "exclude")[:2],
+        )
+
+    def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Score the labels `ids` (n, m) of each text; -inf for labels that no tree holds."""
+        known = (ids >= 0) & (ids < self.n_trained)
+        known[known] = self.alive[ids[known]]
+        wanted = np.where(known, ids, -1).astype(np.int32)
+        return self._trees.score(self._words(queries), np.ascontiguousarray(wanted), beam=BEAM)
+
+    def propose(
+        self,
+        queries: Queries,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> list[NDArray[np.int32]]:
+        """Propose the best labels to a ranker."""
+        return [self.search(queries, PROPOSED, exclude=exclude, only=only)[0]]
+
+    def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
+        """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""
+        scores = pairs.flat(self.score_pairs(queries, pairs.padded))
+        scores = np.maximum(scores, np.float32(ABSENT))
+        return {
+            "tree": scores,
+            "tree probability": np.exp(scores),
+            "tree gap": scores - pairs.largest(scores),
+            "tree rank": pairs.ranks(scores),
+        }
+
+    def update(self, change: Change) -> TreeScorer:
+        """Return this scorer after an edit: it passes over removed labels and knows no new ones."""
+        return replace(self, alive=change.labels.alive)
+
+    def with_labels(self, labels: LabelSet) -> TreeScorer:
+        """This scorer for the labels as they were trained."""
+        return replace(self, alive=labels.alive)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the section of the manifest."""
+        return {"tree": {"n_trees": N_TREES, "n_trained": self.n_trained}}
+
+    def parts(self) -> dict[str, Part]:
+        """Return the trees as files of a run."""
+        return {PREFIX + name: array_part(self.arrays[name]) for name in _ARRAYS}
+
+    @classmethod
+    def restore(cls, state: Sealed, labels: LabelSet, lexicon: Lexicon) -> TreeScorer | None:
+        """Open the trees of a run whose bytes were checked; None if it has none.
+
+        Raises:
+            ValueError: The parts do not fit together.
+        """
+        if "tree" not in state.facts:
+            return None
+        n_trained = require(state, "tree", {"n_trained": int})["n_trained"]
+        arrays = {
+            "labels": state.array(PREFIX + "labels", np.int32, (None, None)),
+            "bias": state.array(PREFIX + "bias", np.float32, (None, None)),
+            "indptr": state.array(PREFIX + "indptr", np.int64, (None,)),
+            "indices": state.array(PREFIX + "indices", np.int32, (None,)),
+            "data": state.array(PREFIX + "data", np.float32, (None,)),
+        }
+        scorer = cls(lexicon, arrays, n_trained, labels.alive)
+        try:
+            _ = scorer._trees  # the core checks what it follows
+        except ValueError as error:
+            raise state.damaged(str(error)) from None
+        return scorer
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return nothing: scores depend on the files of the run alone."""
+        return {}
+
+    def note(self, k: int) -> str:
+        """Say what ranks."""
+        return f"{self.arrays['labels'].shape[0]} label trees"
