@@ -179,8 +179,8 @@ class TrainSettings(Settings):
         description="tokens of a step, on each side, whose activations are kept; others are "
         "encoded twice; 0: 16,384 on a CPU, 131,072 on CUDA",
     )
-    precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="of the transformer in training; auto: bf16 on CUDA, float32 on a CPU"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the transformer in training; auto: bfloat16 on CUDA, else float32"
     )
     compile: bool = Field(False, description="torch.compile the transformer")
     packed: bool = Field(
