@@ -100,14 +100,7 @@ def choose_ranker(
     texts = [given.part.texts[i] for i in few]
     tree = settings.tree == "auto"
     scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
-    exclude, groups = given.part.exclude, given.part.groups
-    asked = ranking.Asked(
-        texts,
-        given.y[few],
-        weights,
-        None if exclude is None else exclude[few],
-        None if groups is None else [groups[i] for i in few],
-    )
+    asked = ranking.Asked.of(given, few, weights)
     bar = tqdm(total=len(few), desc="evidence", unit="text", delay=2, disable=settings.quiet)
     with bar:
         evidence = ranking.gather(scorer, asked, bar.update)
