@@ -242,7 +242,7 @@ MANY_LABELS = {"label_lengths": np.full(10**6, 4)}
         ),
         (
             HEADS,
-            {"point_lengths": np.full(10**8, 8)},
+            {"point_lengths": np.full(10**6, 8)},
             "host needs .*most for point features,? .*fewer points",
         ),
     ],

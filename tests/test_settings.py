@@ -109,7 +109,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("shortlist_size", 3, "hard"),
     ("shortlist_start", 2, "hard"),
     ("shortlist_every", 3, "hard"),
-    ("micro_tokens", 10, "plain"),
+    ("micro_tokens", 40, "plain"),
     ("precision", "bfloat16", "plain"),
     ("deterministic", True, "plain"),
 ]
