@@ -25,7 +25,7 @@ from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
 from dexml.scorers.dense import trained_vectors
 from dexml.scorers.votes import shares
-from dexml.train import cached_features
+from dexml.train.features import cached_features
 from dexml.train.memory import PRIORS, VOTERS, WEIGHTS, Validation, choose_memory, summary
 
 METRICS = ["P@1", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100"]

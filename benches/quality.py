@@ -100,7 +100,7 @@ def score(dataset: Dataset, y_pred: Csr | np.ndarray[Any, Any], seed: int) -> di
 def zero_shot(dataset: Dataset, arguments: argparse.Namespace) -> dict[str, Any]:
     """The encoder as it is: cosine of point and label text."""
     from dexml.encoder import DualEncoder
-    from dexml.train import cached_features
+    from dexml.train.features import cached_features
 
     encoder = DualEncoder.load(arguments.encoder)
     labels, points = (

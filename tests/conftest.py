@@ -2,7 +2,9 @@
 
 import os
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -11,9 +13,21 @@ from small import PARTS, TOPICS, train_settings, write_tiny_data
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the fork test must not warn
+# Tensors here are tiny: more threads would only wait for each other. PyTorch reads it when it is
+# imported, in the processes that tests start too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("dexml", deadline=None)  # a busy machine is no defect
 settings.load_profile("dexml")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """No test pulls the plug, so no file needs to be on the disk at once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda handle: None)
+        yield
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -85,6 +99,26 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny data with filter pairs for its training part too."""
     return write_tiny_data(tmp_path_factory.mktemp("data") / "filtered", train_filter=True)
+
+
+@pytest.fixture(scope="session")
+def shared_run(
+    tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Train on the tiny data with these settings, once; nobody may write in the run."""
+    known: dict[str, Path] = {}
+
+    def trained(**changes: Any) -> Path:
+        from dexml import train
+
+        key = repr(sorted(changes.items()))
+        if key not in known:
+            out = tmp_path_factory.mktemp("runs") / "run"
+            train.train(train_settings(tiny_data, tiny_encoder, out, **changes))
+            known[key] = out
+        return known[key]
+
+    return trained
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from dexml.demo import hpo
 from dexml.encoder import DualEncoder
 from dexml.index import exact_search
 from dexml.metrics import Evaluator, evaluate, inv_propensity
-from dexml.train import TrainSettings, fit, selection
+from dexml.train import TrainSettings, fit, outcome
 from small import write_tiny_data
 
 ROWS = ("popularity", "zero-shot", "untrained vote", "dexml")
@@ -85,10 +85,10 @@ def test_compare_is_evaluate_with_errors_over_groups(dataset: Dataset) -> None:
     q = inv_propensity(dataset.y_train)
     y_true, exclude = dataset.y_test, dataset.exclude_test
     for name, y_pred in predictions.items():
-        expected = evaluate(y_true, y_pred, selection.REPORTED, inv_propensity=q, exclude=exclude)
+        expected = evaluate(y_true, y_pred, outcome.REPORTED, inv_propensity=q, exclude=exclude)
         assert results[name].metrics == expected
-        assert expected != evaluate(y_true, y_pred, selection.REPORTED, inv_propensity=q)
-        evaluator = Evaluator(64, selection.REPORTED, inv_propensity=q, keep_rows=True)
+        assert expected != evaluate(y_true, y_pred, outcome.REPORTED, inv_propensity=q)
+        evaluator = Evaluator(64, outcome.REPORTED, inv_propensity=q, keep_rows=True)
         evaluator.update(y_true, y_pred, exclude=exclude)
         own = evaluator.result()
         assert errors[name] == own.standard_errors(dataset.test_groups, seed=3)
@@ -225,16 +225,16 @@ def test_rows_of_the_table_are_what_they_are_called(tiny_demo: Demo, tiny_encode
         scores = evaluate(
             dataset.y_test,
             y_pred,
-            selection.REPORTED,
+            outcome.REPORTED,
             inv_propensity=q,
             exclude=dataset.exclude_test,
         )
         found = [float(cell.split("±")[0]) for cell in rows[name]]
-        assert found == pytest.approx([100 * scores[m] for m in selection.REPORTED], abs=0.01), name
+        assert found == pytest.approx([100 * scores[m] for m in outcome.REPORTED], abs=0.01), name
     saved = json.loads((tiny_demo.out / "run" / "metrics.json").read_text())
     assert rows["dexml"] == [
         f"{100 * saved['metrics'][m]:.2f}±{100 * saved['standard_errors'][m]:.1f}"
-        for m in selection.REPORTED
+        for m in outcome.REPORTED
     ]
 
 

@@ -385,22 +385,15 @@ def test_a_card_says_what_is_known(encoder: DualEncoder, tmp_path: Path) -> None
             "sentence-transformers"
         )
     facts = {
-        "name": "tags:\n- of Debian",
         "base_model": "distilbert/distilbert-base-uncased",
         "dataset": "DebTags: a 'quoted' name",
-        "license": "apache-2.0",
         "settings": {"lr": 1e-3, "out": tmp_path},
-        "metrics": {"P@1": 0.851, "nDCG@5": 0.835},
         "label_table": True,
     }
     encoder.save(tmp_path, max_tokens=8, facts=facts)
     read = hub.ModelCard.load(tmp_path / "README.md")
     assert read.data.base_model == facts["base_model"]
-    assert read.data.license == "apache-2.0"
-    assert read.data.model_name == "tags: - of Debian"
-    results = {r.metric_name: (r.metric_value, r.dataset_name) for r in read.data.eval_results}
-    assert results == {"P@1": (0.851, facts["dataset"]), "nDCG@5": (0.835, facts["dataset"])}
-    for part in ("SentenceTransformer(FOLDER)", "DualEncoder.load(FOLDER)", "| P@1 | 85.10 |"):
+    for part in ("SentenceTransformer(FOLDER)", "DualEncoder.load(FOLDER)"):
         assert part in read.text
     for part in (
         "16 dimensions",
@@ -417,7 +410,7 @@ def test_a_card_names_no_folder_as_base_model_and_both_sides_of_two_heads(tmp_pa
     assert "base_model" not in text.split("---")[1]
     assert "encode_query(texts)" in text
     assert 'side="label"' in text
-    with pytest.raises(ValueError, match="write_card: unknown fact licence; known are name"):
+    with pytest.raises(ValueError, match="write_card: unknown fact licence; known are base_model"):
         card.write_card(tmp_path, {"licence": "mit"})
 
 

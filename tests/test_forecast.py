@@ -12,7 +12,7 @@ from dexml.commands.train import main as train_main
 from dexml.console import run
 from dexml.plan.forecast import count, forecast, planned_stage
 from dexml.train import TrainSettings, features
-from dexml.train.inputs import load_encoder
+from dexml.train.problem import load_encoder
 from dexml.train.schedule import stage_schedule
 from small import train_settings
 from train_parts import start_of

@@ -143,11 +143,7 @@ def test_ids_are_printed_when_they_are_given(
     assert capsys.readouterr().out == "64\tkernel game\n"
 
 
-@pytest.mark.parametrize("option", ["--add", "--rebuild", "--overwrite", None])
-def test_the_second_of_two_at_once_ends_with_one_line(
-    edited: Path, option: str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = """
+WAITING = """
 import sys
 from dexml.commands import index
 from dexml.console import run
@@ -159,9 +155,14 @@ def wait(path):
 index._lines = wait
 sys.exit(run(index.main, sys.argv[1:]))
 """
+
+
+def test_the_second_of_two_at_once_ends_with_one_line(
+    edited: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     texts = file(edited, "kernel game\n")
     first = subprocess.Popen(
-        [sys.executable, "-c", code, str(edited), "--add", str(texts), "--quiet"],
+        [sys.executable, "-c", WAITING, str(edited), "--add", str(texts), "--quiet"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -169,13 +170,14 @@ sys.exit(run(index.main, sys.argv[1:]))
     assert first.stdout is not None
     assert first.stdout.readline() == "begun\n"
     before = (edited / "run.json").read_bytes()
-    assert call(edited, *({"--add": ["--add", texts], None: []}.get(option, [option]))) == 1
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith(
-        f"error: {edited}: in use by process {first.pid} (python -m dexml.index --add, since "
-    )
-    assert shown.err.count("\n") == 1
+    for words in (["--add", texts], ["--rebuild"], ["--overwrite"], []):
+        assert call(edited, *words) == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith(
+            f"error: {edited}: in use by process {first.pid} (python -m dexml.index --add, since "
+        )
+        assert shown.err.count("\n") == 1
     assert call(edited, "--info") == 0  # readers need no lock
     assert (edited / "run.json").read_bytes() == before
     assert first.communicate("go on\n")[0] == "64\tkernel game\n"

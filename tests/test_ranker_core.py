@@ -232,9 +232,9 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 def with_value(value: float) -> NDArray[np.float32]:
-    features = scene(5)["features"]
+    features: NDArray[np.float32] = scene(5)["features"]
     features[3, 2] = value
-    return features
+    return np.asarray(features, np.float32)
 
 
 ONE = np.ones(len(scene(5)["positive"]), np.float32)

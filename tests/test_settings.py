@@ -18,8 +18,9 @@ from dexml import config, data, losses, train
 from dexml.console import run
 from dexml.metrics import __main__ as metrics_command
 from dexml.metrics import evaluate, inv_propensity
+from dexml.run import Run
 from dexml.train import TrainSettings, schedule, selection, settings, stages, step
-from small import log_of, train_settings, weights
+from small import log_of, part_path, train_settings, weights
 
 SWITCHES = {
     *("data_dir", "out", "resume", "overwrite", "quiet", "debug", "device", "threads"),
@@ -108,8 +109,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("shortlist_size", 3, "hard"),
     ("shortlist_start", 2, "hard"),
     ("shortlist_every", 3, "hard"),
-    ("micro_tokens", 10, "plain"),
-    ("precision", "bf16", "plain"),
+    ("micro_tokens", 40, "plain"),
+    ("precision", "bfloat16", "plain"),
     ("deterministic", True, "plain"),
 ]
 ELSEWHERE = {"compile", "validation_points", "memory"}
@@ -233,13 +234,13 @@ def test_no_memory_is_chosen_or_written_where_none_is_wanted(
     for asked in ("auto", "none"):
         out = tmp_path / asked
         train.train(train_settings(filtered, tiny_encoder, out, head_epochs=2, memory=asked))
-        found[asked] = json.loads((out / "run.json").read_text())["memory"]
-        assert (out / "memory").exists() == (found[asked]["kind"] == "votes")
+        found[asked] = Run.open(out).facts["selected"]
+        assert (out / "neighbours").exists() == (found[asked]["kind"] == "votes")
     assert found["auto"]["gain"]
     assert found["none"]["kind"] == "none"
     assert not found["none"]["gain"]
     for name, tensor in weights(tmp_path / "auto").items():
-        if name != "labels.safetensors/bias":  # the prior in it is chosen together with the votes
+        if name != "dense/table/bias":  # the prior in it is chosen together with the votes
             assert torch.equal(tensor, weights(tmp_path / "none")[name])
 
 
@@ -274,7 +275,7 @@ def test_a_rate_of_zero_leaves_its_part_of_the_table_out(
     out = tmp_path / "run"
     changes = BASES["plain"] | {rate: 0.0}
     train.train(train_settings(filtered, tiny_encoder, out, **changes))
-    table = load_file(out / "labels.safetensors")
+    table = load_file(part_path(out, "dense/table"))
     for name in ("residual", "bias"):
         assert bool((table[name] == 0).all()) == rate.startswith(name)
 

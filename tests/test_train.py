@@ -3,20 +3,16 @@
 import errno
 import json
 import math
-import os
 import shutil
-import signal
 import tomllib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.sparse import csr_array, save_npz
 
 from dexml import data, losses, train
@@ -25,17 +21,14 @@ from dexml.commands import predict as predict_command
 from dexml.commands.train import main as train_main
 from dexml.console import run
 from dexml.metrics import evaluate
-from dexml.report.of_training import report_training
-from dexml.run import folder as rundir
-from dexml.train import checkpoint, final, fit, memory, selection, step
+from dexml.predict import Predictor
+from dexml.run import Run
+from dexml.train import memory, outcome, selection, step
+from dexml.train.advice import advising
 from dexml.train.schedule import rate
-from small import assert_same, log_of, train_settings, weights
+from small import assert_same, log_of, part_path, train_settings, weights
 from tiny_encoders import tiny
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> None:
-    torch.set_num_threads(1)
+from train_parts import start_of
 
 
 def test_stage_heads_learns_and_leaves_a_complete_run(
@@ -45,12 +38,12 @@ def test_stage_heads_learns_and_leaves_a_complete_run(
     result = train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=30))
     assert result is not None
     assert result.metrics["P@1"] > 0.3  # a label drawn at random: 0.02
-    run_dir = rundir.Run.open(out)
-    assert run_dir.info["n_labels"] == 64
-    assert run_dir.data_dir() == tiny_data.resolve()
+    finished = Run.open(out)
+    assert finished.facts["labels"]["n_labels"] == 64
+    assert finished.data_dir() == tiny_data.resolve()
     saved = json.loads((out / "metrics.json").read_text())
     assert saved["metrics"] == result.metrics
-    assert set(saved["standard_errors"]) == set(selection.REPORTED)
+    assert set(saved["standard_errors"]) == set(outcome.REPORTED)
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["head_epochs"] == 30
     assert config["temperature"] == 0.06
@@ -61,7 +54,7 @@ def test_stage_heads_learns_and_leaves_a_complete_run(
     assert log[-1]["loss"] < log[0]["loss"]
     assert log[-1]["fit"] == "all points"
     assert 0 <= log[0]["validation"]["nDCG@5"] <= 1
-    assert not list(out.glob(".*"))  # nothing half-written is left
+    assert [path.name for path in out.glob(".*")] == [".lock"]  # nothing half-written is left
 
 
 def test_best_validation_epoch_is_kept(
@@ -78,7 +71,7 @@ def test_best_validation_epoch_is_kept(
     out = tmp_path / "run"
     train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=4, refit=False))
     assert len(kept) == 4
-    saved = load_file(tmp_path / "run" / "labels.safetensors")
+    saved = load_file(part_path(tmp_path / "run", "dense/table"))
     assert torch.equal(saved["residual"], kept[1]["table.residual"])
     assert not torch.equal(saved["residual"], kept[3]["table.residual"])
 
@@ -103,264 +96,37 @@ def test_refit_uses_all_points_the_selected_epochs_and_the_selected_prior(
     chosen = json.loads((tmp_path / "run" / "checkpoint" / "selection.json").read_text())
     assert chosen["epochs"] == {"heads": 2}
     assert chosen["prior"] == 0.2
-    assert rundir.Run.open(tmp_path / "run").info["prior"] == 0.2
+    assert Run.open(tmp_path / "run").facts["dense"]["prior"] == 0.2
     train.train(
         train_settings(tiny_data, tiny_encoder, tmp_path / "plain", head_epochs=2, validation=0)
     )
     for name, tensor in weights(tmp_path / "plain").items():
         same = torch.equal(tensor, weights(tmp_path / "run")[name])
-        assert same != (name == "labels.safetensors/bias")  # the prior is part of it
+        assert same != (name == "dense/table/bias")  # the prior is part of it
     counts = np.bincount(data.load_part(tiny_data, "trn", 64).y.indices, minlength=64)
-    biases = [weights(tmp_path / n)["labels.safetensors/bias"].numpy() for n in ("run", "plain")]
+    biases = [weights(tmp_path / n)["dense/table/bias"].numpy() for n in ("run", "plain")]
     np.testing.assert_allclose(biases[0], biases[1] + 0.2 * np.log1p(counts), atol=1e-6)
 
 
-def test_unseen_labels_keep_the_residual_zero(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
-) -> None:
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
-    table = load_file(tmp_path / "run" / "labels.safetensors")
+def test_unseen_labels_keep_the_residual_zero(shared_run: Callable[..., Path]) -> None:
+    table = load_file(part_path(shared_run(), "dense/table"))
     assert (table["residual"][5] == 0).all()
     assert (table["residual"][6] != 0).any()
 
 
-class Killed(BaseException):
-    """Stands for a kill: no handler of ours may catch it."""
-
-
-def killed(*_: Any) -> None:
-    raise Killed
-
-
-BOTH = {"stages": "heads,encoder", "head_epochs": 1, "encoder_epochs": 2, "encoder_layers": 1}
-TURNED: dict[str, Any] = {
-    "stages": "encoder,heads",
-    "head_epochs": 2,
-    "encoder_epochs": 2,
-    "clip": 1.0,
-    "negatives": "hard 0.5, uniform 0.5",
-    "shortlist_every": 1,
-    "negatives_per_point": 4,
-    "head_negatives": "hard",
-    "residual_lr": 0.01,
-}
-"""A shortlist in both stages, a table trained by rows, features of a tuned encoder."""
-
-
-@pytest.mark.parametrize(
-    ("killed_at", "changes"),
-    [
-        (8, {}),
-        (8, {"refit": False}),
-        (19, {}),  # while refitting
-        (13, BOTH),
-        (21, BOTH),
-        (8, TURNED),
-        (15, TURNED),
-        (33, TURNED),
-        (8, {"loss": "bce, soft-top-3 from 0.5", "patience": 1, "head_epochs": 6}),
-        (11, {"loss": "decoupled, bce from 0.5"}),  # what bce learns has fewer steps behind it
-    ],
-)
-def test_killed_and_resumed_equals_unbroken_bit_for_bit(
-    tiny_data: Path,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    killed_at: int,
-    changes: dict[str, Any],
-) -> None:
-    """Killed inside an epoch, with a checkpoint after every step or none but at its end.
-
-    Defect 21: all that moves is in a checkpoint.
-    """
-    whole = train_settings(tiny_data, tiny_encoder, tmp_path / "whole", **changes)
-    train.train(whole)
-    monkeypatch.setattr(fit, "rate", killing(killed_at))
-    minutes = 1e-9 if killed_at % 2 else 60
-    broken = train_settings(
-        tiny_data, tiny_encoder, tmp_path / "broken", checkpoint_minutes=minutes, **changes
-    )
-    with pytest.raises(Killed):
-        train.train(broken)
-    monkeypatch.setattr(fit, "rate", rate)
-    with pytest.raises(FileNotFoundError, match="--resume"):
-        rundir.Run.open(tmp_path / "broken")
-    train.train(broken.model_copy(update={"resume": True}))
-    assert_same(tmp_path / "whole", tmp_path / "broken")
-    assert (
-        json.loads((tmp_path / "whole" / "metrics.json").read_text())["metrics"]
-        == (json.loads((tmp_path / "broken" / "metrics.json").read_text())["metrics"])
-    )
-    folder = tmp_path / "broken" / "checkpoint" / "selection"
-    assert len(checkpoint.listed(folder)) == 2
-    for path in (tmp_path / "whole" / "checkpoint" / "selection").glob("best-*.safetensors"):
-        ours = load_file(folder / path.name)
-        for name, tensor in load_file(path).items():
-            assert torch.equal(tensor, ours[name]), (path.name, name)
-
-
-@pytest.mark.parametrize(("at", "changes"), [(1, {}), (2, BOTH), (3, TURNED)])
-def test_a_kill_between_the_best_epoch_and_the_checkpoint_costs_nothing(
-    tiny_data: Path,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    at: int,
-    changes: dict[str, Any],
-) -> None:
-    """The first epoch of a stage is its best and saved as such, but the stage has not begun."""
-    more = changes | {"refit": False, "residual_lr": 0.01, "head_lr": 0.01}
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole", **more))
-    plain, calls = checkpoint.save_last, 0
-
-    def save_last(*arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            raise Killed
-        plain(*arguments)
-
-    monkeypatch.setattr(checkpoint, "save_last", save_last)
-    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken", **more)
-    with pytest.raises(Killed):
-        train.train(broken)
-    assert list((tmp_path / "broken" / "checkpoint" / "selection").glob("best-*.safetensors"))
-    monkeypatch.undo()
-    train.train(broken.model_copy(update={"resume": True}))
-    assert_same(tmp_path / "whole", tmp_path / "broken")
-
-
-def test_a_damaged_best_epoch_is_refused(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
-) -> None:
-    settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run", refit=False)
-    train.train(settings)
-    (tmp_path / "run" / "run.json").unlink()
-    (path,) = (tmp_path / "run" / "checkpoint" / "selection").glob("best-*.safetensors")
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"best-heads.*damaged.*start again with --overwrite"):
-        train.train(settings.model_copy(update={"resume": True}))
-
-
-def killing(at: int) -> Callable[..., float]:
-    """As `rate`, which is called once a step; the call `at` kills."""
-    calls = 0
-
-    def kill(*arguments: Any) -> float:
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            raise Killed
-        return rate(*arguments)
-
-    return kill
-
-
-def test_a_kill_while_saving_costs_nothing(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half a file lies beside the last checkpoint; after the resume it is gone."""
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole"))
-    plain = save_file
-    calls = 0
-
-    def save(tensors: Any, path: Path, metadata: Any) -> None:
-        nonlocal calls
-        calls += 1
-        plain(tensors, path, metadata)
-        if calls == 4:
-            path.write_bytes(path.read_bytes()[:200])
-            monkeypatch.setattr("dexml.files.remove", lambda path: None)  # as a kill would
-            raise Killed
-
-    monkeypatch.setattr(checkpoint, "save_file", save)
-    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken")
-    with pytest.raises(Killed):
-        train.train(broken)
-    monkeypatch.undo()
-    folder = tmp_path / "broken" / "checkpoint" / "selection"
-    assert list(folder.glob(".*"))
-    train.train(broken.model_copy(update={"resume": True}))
-    assert not list(folder.glob(".*"))
-    assert_same(tmp_path / "whole", tmp_path / "broken")
-
-
-@pytest.mark.parametrize("fault", ["cut", "changed", "empty"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    tiny_data: Path,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    fault: str,
-) -> None:
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole"))
-    monkeypatch.setattr(fit, "rate", killing(14))
-    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken")
-    with pytest.raises(Killed):
-        train.train(broken)
-    monkeypatch.undo()
-    folder = tmp_path / "broken" / "checkpoint" / "selection"
-    path = checkpoint.listed(folder)[0]
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes({"cut": bytes(content[:-100]), "changed": bytes(content), "empty": b""}[fault])
-    train.train(broken.model_copy(update={"resume": True}))
-    assert f"note: {path}: damaged" in capsys.readouterr().err
-    assert_same(tmp_path / "whole", tmp_path / "broken")
-    for path in checkpoint.listed(folder):
-        path.write_bytes(b"")
-    with pytest.raises(ValueError, match="every checkpoint is damaged; start again with --overw"):
-        checkpoint.newest(folder)
-
-
-def test_the_time_of_a_resumed_run_is_that_of_all_its_sessions(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = train_settings(tiny_data, tiny_encoder, tmp_path / "run")
-    monkeypatch.setattr(final, "save", killed)
-    with pytest.raises(Killed):
-        train.train(settings)
-    monkeypatch.undo()
-    path = settings.out / "log.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines[0]["event"] == "started"
-    lines[0]["time"] = lines[-1]["time"] - 5000
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    path.write_text(text + '{"time": 17, "st')  # killed while it wrote
-    train.train(settings.model_copy(update={"resume": True}), report_training)
-    assert path.read_text().startswith(text)
-    found = json.loads((settings.out / "metrics.json").read_text())["training_seconds"]
-    assert 5000 < found < 5300
-    assert (settings.out / "report.html").exists()
-
-
-def test_a_run_is_not_resumed_with_other_weights(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = Path(shutil.copytree(tiny_encoder, tmp_path / "encoder"))
-    settings = train_settings(tiny_data, encoder, tmp_path / "run")
-    monkeypatch.setattr(final, "save", killed)
-    with pytest.raises(Killed):
-        train.train(settings)
-    monkeypatch.undo()
-    tensors = load_file(encoder / "model.safetensors")
-    name = next(iter(tensors))
-    save_file(tensors | {name: tensors[name] + 1}, encoder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"from other weights than .*encoder has now"):
-        train.train(settings.model_copy(update={"resume": True}))
+def first_points(n: int, original: Path, folder: Path) -> Path:
+    """A data set with the first `n` training points of another."""
+    shutil.copytree(original, folder)
+    lines = (folder / "raw" / "trn_X.txt").read_text().splitlines()
+    (folder / "raw" / "trn_X.txt").write_text("\n".join(lines[:n]) + "\n")
+    save_npz(folder / "Y.trn.npz", data.load_labels(folder / "Y.trn.npz")[:n])
+    return folder
 
 
 def test_too_few_points_name_the_data_set(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    copy = Path(shutil.copytree(tiny_data, tmp_path / "data"))
-    lines = (copy / "raw" / "trn_X.txt").read_text().splitlines()
-    (copy / "raw" / "trn_X.txt").write_text("\n".join(lines[:2]) + "\n")
-    save_npz(copy / "Y.trn.npz", data.load_labels(copy / "Y.trn.npz")[:2])
+    copy = first_points(2, tiny_data, tmp_path / "data")
     with pytest.raises(ValueError, match=f"{copy}: 2 training points; expected 3 or more"):
         train.train(train_settings(copy, tiny_encoder, tmp_path / "run"))
 
@@ -378,57 +144,18 @@ def test_more_layers_than_there_are_and_packing_where_it_is_not_known(
         assert not settings.out.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_after_a_saved_step(
-    tiny_data: Path,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    number: int,
-) -> None:
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole"))
-    plain = step.take_step
-    calls = 0
-
-    def stopped(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 7:
-            os.kill(os.getpid(), number)
-        return plain(*arguments)
-
-    monkeypatch.setattr(fit, "take_step", stopped)
-    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken")
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt):
-        train.train(broken)
-    assert signal.getsignal(number) is before
-    assert calls == 8
-    assert "stopped at step 8 of heads; resume with --resume" in capsys.readouterr().err
-    monkeypatch.undo()
-    found = checkpoint.newest(tmp_path / "broken" / "checkpoint" / "selection")
-    assert found is not None
-    assert found[1].step == 8
-    train.train(broken.model_copy(update={"resume": True}))
-    assert_same(tmp_path / "whole", tmp_path / "broken")
-
-
 def test_finetuning_moves_only_the_upper_layers(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    train.train(
-        train_settings(
-            tiny_data,
-            tiny_encoder,
-            out,
-            stages="encoder",
-            encoder_epochs=1,
-            encoder_layers=1,
-            validation=0,
-        )
+    settings = train_settings(
+        *(tiny_data, tiny_encoder, out),
+        stages="encoder",
+        encoder_epochs=1,
+        encoder_layers=1,
+        validation=0,
     )
+    train.train(settings)
     before = load_file(tiny_encoder / "model.safetensors")
     after = load_file(out / "encoder" / "model.safetensors")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -436,12 +163,14 @@ def test_finetuning_moves_only_the_upper_layers(
     assert all("layer.1." in name for name in moved)
 
 
-def test_seeds_repeat_and_differ(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / name, seed=seed))
-    assert_same(tmp_path / "a", tmp_path / "b")
+def test_seeds_repeat_and_differ(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, shared_run: Callable[..., Path]
+) -> None:
+    for seed in (1, 2):
+        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / str(seed), seed=seed))
+    assert_same(shared_run(seed=1), tmp_path / "1")
     with pytest.raises(AssertionError):
-        assert_same(tmp_path / "a", tmp_path / "c")
+        assert_same(shared_run(seed=1), tmp_path / "2")
 
 
 def test_no_epochs_leave_the_encoder_as_it_is(
@@ -450,7 +179,7 @@ def test_no_epochs_leave_the_encoder_as_it_is(
     out = tmp_path / "run"
     result = train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=0))
     assert result is not None
-    assert (load_file(out / "labels.safetensors")["residual"] == 0).all()
+    assert (load_file(part_path(out, "dense/table"))["residual"] == 0).all()
     before = load_file(tiny_encoder / "model.safetensors")
     after = load_file(out / "encoder" / "model.safetensors")
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
@@ -473,29 +202,17 @@ def test_patience_ends_a_stage(
 
 
 def test_few_validation_points_are_scored_and_always_the_same(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     found = []
-
-    def watch(problem: Any, model: Any, encoded: Any, rows: Any, *rest: Any) -> dict[str, float]:
-        found.append(rows)
-        return {"nDCG@5": 0.0}
-
-    monkeypatch.setattr(selection, "validate", watch)
-    for i, n in enumerate((20_000, 12, 12)):
-        settings = train_settings(
-            *(tiny_data, tiny_encoder, tmp_path / str(i)),
-            validation_points=n,
-            head_epochs=1,
-            seed=i,
-            refit=False,
-        )
-        train.train(settings)
-    each = len(found) // 3
+    for seed, n in enumerate((20_000, 12, 12)):
+        out = tmp_path / str(seed)
+        settings = train_settings(tiny_data, tiny_encoder, out, validation_points=n, seed=seed)
+        found.append(start_of(settings).validation_rows)
     assert len(found[0]) > 20
-    assert 0 < len(found[each]) <= 12
-    assert set(found[each]) < set(found[0])
-    np.testing.assert_array_equal(found[each], found[2 * each])
+    assert 0 < len(found[1]) <= 12
+    assert set(found[1]) < set(found[0])
+    np.testing.assert_array_equal(found[1], found[2])
 
 
 def test_the_run_says_what_it_was_made_with(
@@ -507,10 +224,10 @@ def test_the_run_says_what_it_was_made_with(
     assert len(versions["dexml_run"]) == 64
     if (Path(__file__).parents[1] / ".git").exists():
         assert len(versions["git_commit"].removesuffix("-dirty")) == 40
-    info = rundir.Run.open(tmp_path / "run").info
-    assert info["log_scale"] != 0
-    assert info["offset"] < 0
-    assert info["temperature"] == pytest.approx(0.06 / math.exp(info["log_scale"]))
+    dense = Run.open(tmp_path / "run").facts["dense"]
+    assert dense["log_scale"] != 0
+    assert dense["offset"] < 0
+    assert dense["temperature"] == pytest.approx(0.06 / math.exp(dense["log_scale"]))
 
 
 def test_no_test_file_is_opened_before_the_final_scores(
@@ -527,42 +244,21 @@ def test_no_test_file_is_opened_before_the_final_scores(
     assert not (tmp_path / "without" / "metrics.json").exists()
 
 
-def test_a_moved_run_directory_still_works(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
-) -> None:
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
-    before = rundir.Run.open(tmp_path / "run").fingerprint()
-    shutil.move(tmp_path / "run", tmp_path / "elsewhere" / "run2")
-    assert rundir.Run.open(tmp_path / "elsewhere" / "run2").fingerprint() == before
+def test_a_moved_run_directory_still_works(run_dir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run_dir, tmp_path / "elsewhere" / "run2"))
+    found = [Predictor.open(run).predict(["kernel driver"], 5) for run in (run_dir, copy)]
+    np.testing.assert_array_equal(found[0].ids, found[1].ids)
+    np.testing.assert_array_equal(found[0].scores, found[1].scores)
 
 
-@pytest.mark.parametrize("n_points", [64, 65, 128])
-def test_last_batch_is_never_empty(
-    tiny_data: Path,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    n_points: int,
-) -> None:
-    sizes = []
-    plain = losses.decoupled_softmax
-
-    def watch(points: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        sizes.append(len(points))
-        return plain(points, *arguments, **options)
-
-    monkeypatch.setattr(losses, "decoupled_softmax", watch)
-    monkeypatch.setattr(selection, "validate", lambda *a: {"nDCG@5": 0.0})
-    wanted = train_settings(tiny_data, tiny_encoder, tmp_path / "run", head_epochs=1, validation=0)
-    original = fit.fit  # defect 3
-
-    def cut(job: Any, *rest: Any) -> Any:
-        return original(replace(job, rows=job.rows[:n_points]), *rest)
-
-    monkeypatch.setattr(fit, "fit", cut)
-    train.train(wanted)
-    assert sum(sizes) == n_points
-    assert min(sizes) > 0
+def test_a_batch_is_never_empty_and_each_point_is_in_one() -> None:
+    """Defect 3."""
+    for n in (1, 63, 64, 65, 128, 129):
+        rows = np.arange(n) * 7
+        batches = step.batches(rows, 64, 1)
+        assert len(batches) == -(-n // 64)
+        assert min(map(len, batches)) > 0
+        np.testing.assert_array_equal(np.sort(np.concatenate(batches)), rows)
 
 
 def test_schedule_rises_and_falls_to_zero() -> None:
@@ -595,42 +291,9 @@ def test_nan_loss_ends_with_advice(
         (RuntimeError("another thing"), "another thing"),
     ],
 )
-def test_memory_and_disk_end_with_advice(
-    tiny_data: Path,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    message: str,
-) -> None:
-    def fail(*arguments: Any, **options: Any) -> Any:
+def test_memory_and_disk_end_with_advice(error: Exception, message: str) -> None:
+    with pytest.raises((RuntimeError, OSError), match=message), advising(Path("run")):
         raise error
-
-    monkeypatch.setattr(losses, "decoupled_softmax", fail)
-    with pytest.raises((RuntimeError, OSError), match=message):
-        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
-
-
-def test_a_full_disk_while_saving_leaves_a_run_that_goes_on(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, calls = save_file, 0
-
-    def save(*arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise SafetensorError("I/O error: No space left on device (os error 28)")
-        plain(*arguments)
-
-    monkeypatch.setattr(checkpoint, "save_file", save)
-    broken = train_settings(tiny_data, tiny_encoder, tmp_path / "broken")
-    with pytest.raises(OSError, match="the disk is full; make room"):
-        train.train(broken)
-    monkeypatch.undo()
-    train.train(broken.model_copy(update={"resume": True}))
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "whole"))
-    assert_same(tmp_path / "whole", tmp_path / "broken")
 
 
 def test_finetuning_that_makes_it_worse_is_undone(
@@ -638,19 +301,16 @@ def test_finetuning_that_makes_it_worse_is_undone(
 ) -> None:
     """The best epoch is the head's: nothing of the fine-tuned layers may remain."""
     for name, stages in (("head", "heads"), ("both", "heads,encoder")):
-        train.train(
-            train_settings(
-                tiny_data,
-                tiny_encoder,
-                tmp_path / name,
-                stages=stages,
-                encoder_epochs=1,
-                encoder_layers=1,
-                encoder_lr=10.0,
-                refit=False,
-                head_epochs=10,
-            )
+        settings = train_settings(
+            *(tiny_data, tiny_encoder, tmp_path / name),
+            stages=stages,
+            encoder_epochs=1,
+            encoder_layers=1,
+            encoder_lr=10.0,
+            refit=False,
+            head_epochs=10,
         )
+        train.train(settings)
     chosen = json.loads((tmp_path / "both" / "checkpoint" / "selection.json").read_text())
     assert "encoder" not in chosen["epochs"]
     assert_same(tmp_path / "head", tmp_path / "both")
@@ -662,7 +322,7 @@ def test_finetuning_that_makes_it_worse_is_undone(
 
 
 def test_stored_zeros_are_not_positives_and_negatives_are_refused(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, shared_run: Callable[..., Path]
 ) -> None:
     for name, value in (("zeros", 0.0), ("negative", -1.0)):
         copy = Path(shutil.copytree(tiny_data, tmp_path / name))
@@ -673,9 +333,8 @@ def test_stored_zeros_are_not_positives_and_negatives_are_refused(
         both = csr_array(y + extra)
         both.data[csr_array(both - 2 * extra).data < 0] = value
         save_npz(copy / "Y.trn.npz", both)
-    train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "a"))
     train.train(train_settings(tmp_path / "zeros", tiny_encoder, tmp_path / "b"))
-    assert_same(tmp_path / "a", tmp_path / "b")
+    assert_same(shared_run(), tmp_path / "b")
     with pytest.raises(ValueError, match=r"Y\.trn\.npz: row 20: negative value"):
         train.train(train_settings(tmp_path / "negative", tiny_encoder, tmp_path / "c"))
 
@@ -684,11 +343,11 @@ def test_a_point_without_labels_and_few_ranks(
     tiny_data: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     """Defects 9 (point 7 has no label), 11 (top 10 only), 16 (float32 at every border)."""
-    assert data.load_part(tiny_data, "trn", 64).y[[7]].nnz == 0
-    out = tmp_path / "run"
+    few, out = first_points(40, tiny_data, tmp_path / "data"), tmp_path / "run"
+    assert data.load_part(few, "trn", 64).y[[7]].nnz == 0
     changes: dict[str, Any] = {"stages": "encoder,heads", "encoder_epochs": 1, "head_epochs": 1}
     settings = train_settings(
-        *(tiny_data, tiny_encoder, out),
+        *(few, tiny_encoder, out),
         **changes,
         positives_per_point=1,
         encoder_batch_size=1,
@@ -697,7 +356,8 @@ def test_a_point_without_labels_and_few_ranks(
         select="P@10",
     )
     train.train(settings)
-    for path in [out / "label_emb.npy", out / "query_emb.npy", *(out / "cache").glob("*.npy")]:
+    parts = [part_path(out, f"dense/{name}") for name in ("vectors", "queries")]
+    for path in [*parts, *(out / "cache").glob("*.npy")]:
         assert np.load(path).dtype == np.float32
     log = log_of(out)
     assert all("P@10" in entry["validation"] for entry in log if "validation" in entry)
@@ -705,10 +365,9 @@ def test_a_point_without_labels_and_few_ranks(
 
 def test_end_to_end_on_real_data(debtags_mini: Path, real_encoder: Path, tmp_path: Path) -> None:
     """Train, index, predict and evaluate DebTags-mini: well above popularity."""
-
     out = tmp_path / "run"
-    arguments = [str(debtags_mini), "--out", str(out), "--encoder", str(real_encoder), "--quiet"]
-    assert run(train_main, arguments) == 0
+    arguments = [str(debtags_mini), "--out", str(out), "--encoder", str(real_encoder)]
+    assert run(train_main, [*arguments, "--point-tokens", "24", "--quiet"]) == 0
     assert run(index_command.main, [str(out), "--quiet"]) == 0
     pred = tmp_path / "pred.npz"
     assert run(predict_command.main, [str(out), "--out", str(pred), "-k", "100", "--quiet"]) == 0

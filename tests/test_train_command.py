@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from dexml.commands.predict import main as predict_main
 from dexml.commands.train import main as train_main
 from dexml.commands.train import recipes, with_recipe
 from dexml.console import run
-from dexml.run import folder as rundir
+from dexml.run import Run
+from dexml.run.folder import read_config
 from dexml.train import TrainSettings, memory
 from small import assert_same, log_of
 
@@ -78,7 +81,7 @@ def test_a_failed_start_leaves_nothing_and_destroys_nothing(
     assert run(train_main, command(tiny_data, tiny_encoder, tmp_path / "run")) == 0
     (tmp_path / "run" / "notes.txt").write_text("mine")
     assert run(train_main, [*wrong, "--overwrite"]) == 1
-    rundir.Run.open(tmp_path / "run")  # the finished run is still there
+    Run.open(tmp_path / "run")  # the finished run is still there
     assert run(train_main, [*wrong, "--overwrite", "--resume"]) == 2
     again = command(tiny_data, tiny_encoder, tmp_path / "run", "--overwrite", "--seed", "9")
     assert run(train_main, again) == 0
@@ -94,7 +97,7 @@ def test_foreign_folders_with_a_config_are_not_overwritten(
     for switch in ("--overwrite", "--resume"):
         assert run(train_main, command(tiny_data, tiny_encoder, site, switch)) == 1
         assert "holds something that is not a run" in capsys.readouterr().err
-    assert (site / "config.toml").read_text() == "title = 'my blog'"
+    assert [path.read_text() for path in site.iterdir()] == ["title = 'my blog'"]
 
 
 def test_resuming_on_other_data_is_refused(
@@ -130,7 +133,7 @@ def test_faulty_parts_do_not_cost_the_training(
         y[data.validation_mask(data.load_texts(copy / "raw" / "trn_X.txt"), 0.1)] = 0
         save_npz(copy / "Y.trn.npz", csr_array(y))
     assert run(train_main, command(copy, tiny_encoder, tmp_path / "run")) == expected
-    rundir.Run.open(tmp_path / "run")
+    Run.open(tmp_path / "run")
     assert {"no positives": "no test scores", "a text short": "79 lines"}.get(
         fault, "no validation part"
     ) in capsys.readouterr().err
@@ -162,6 +165,57 @@ def test_run_directories_are_not_overwritten(
     (tmp_path / "precious" / "file").write_text("mine")
     assert run(train_main, command(tiny_data, tiny_encoder, tmp_path / "precious", "--overwrite"))
     assert (tmp_path / "precious" / "file").read_text() == "mine"
+
+
+WAITING = """
+import sys, time
+from dexml.commands.train import main
+from dexml.console import run
+from dexml.train import fit
+
+def wait(*_):
+    print("training", flush=True)
+    time.sleep(600)
+
+fit.take_step = wait
+run(main, sys.argv[1:])
+"""
+
+
+def test_one_training_at_a_time_and_a_killed_one_can_be_resumed_at_once(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = command(tiny_data, tiny_encoder, out)
+    child = subprocess.Popen(
+        [sys.executable, "-c", WAITING, *words], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "training\n"
+        before = sorted(path.name for path in out.iterdir())
+        for more in ([], ["--resume"], ["--overwrite"]):
+            assert run(train_main, [*words, *more]) == 1
+            err = capsys.readouterr().err
+            assert err.count("\n") == 1
+            assert f"in use by process {child.pid} (python -m dexml.train, since " in err
+        assert sorted(path.name for path in out.iterdir()) == before
+    finally:
+        child.kill()
+        child.communicate()
+    assert run(train_main, [*words, "--resume"]) == 0
+    Run.open(out)
+
+
+def test_a_folder_with_only_hidden_files_counts_as_empty(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in (".DS_Store", ".lock", "Thumbs.db"):
+        (out / name).touch()
+    assert run(train_main, command(tiny_data, tiny_encoder, out)) == 0
+    assert (out / ".DS_Store").exists()
 
 
 def test_a_run_killed_before_its_scores_gets_them_on_resume(
@@ -207,7 +261,7 @@ def test_scores_with_memory_are_those_of_predict_and_an_overwrite_forgets_it(
     )
     assert scores == found["metrics"]
     assert run(train_main, [*first, "--overwrite", "--memory", "none"]) == 0
-    assert not (out / "memory").exists()
+    assert not (out / "neighbours").exists()
     assert run(predict_main, [str(out), "-k", "100", "--out", str(predictions), "--quiet"]) == 0
 
 
@@ -228,7 +282,7 @@ def test_recipes_are_found_by_name_and_can_be_changed(
     arguments += ["--encoder", str(tiny_encoder), "--quiet", "--encoder-epochs", "2"]
     arguments += ["--shortlist-start", "1", "--pooling", "auto", "--normalize", "auto"]
     assert run(train_main, [*arguments, "--head", "auto"]) == 0
-    settings = rundir.read_config(out)
+    settings = read_config(out)
     assert settings["negatives"] == "hard"
     assert settings["encoder_epochs"] == 2
     lines = log_of(out)

@@ -201,7 +201,7 @@ def test_heads_gradient_equals_autograd(stage_of: Callable[..., Stage], negative
 def test_precision_changes_no_scale(filtered: Path, tiny_encoder: Path, tmp_path: Path) -> None:
     """Defect 5: the bf16 gradient is the float32 one, up to bf16."""
     found = {}
-    for precision in ("float32", "bf16"):
+    for precision in ("float32", "bfloat16"):
         settings = train_settings(
             *(filtered, tiny_encoder, tmp_path / precision),
             stages="encoder",
@@ -211,11 +211,11 @@ def test_precision_changes_no_scale(filtered: Path, tiny_encoder: Path, tmp_path
         stage = stages.make("encoder", start_of(settings))
         step.gradients(stage, BATCH, 1, 0, 10)
         found[precision] = flat_gradient(stage)
-    cosine = torch.cosine_similarity(found["float32"], found["bf16"], dim=0)
-    ratio = found["bf16"].norm() / found["float32"].norm()
+    cosine = torch.cosine_similarity(found["float32"], found["bfloat16"], dim=0)
+    ratio = found["bfloat16"].norm() / found["float32"].norm()
     assert cosine > 0.99
     assert ratio == pytest.approx(1, abs=0.1)
-    assert not torch.equal(found["float32"], found["bf16"])
+    assert not torch.equal(found["float32"], found["bfloat16"])
 
 
 def test_touched_rows_move_as_under_adamw() -> None:

@@ -129,8 +129,16 @@ def work(rank: int, size: int, folder: str, data: str, encoder: str) -> None:
         dist.destroy_process_group()
 
 
+PRELOAD = [
+    *("dexml.train.run", "torch._dynamo", "transformers.models.bert.modeling_bert"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
+]
+"""What takes seconds to import: once, by the process that all others are forked from."""
+
+
 def spawn(target: Any, size: int, folder: Path, *more: str) -> list[Any]:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
     started = [
         context.Process(target=target, args=(rank, size, str(folder), *more))
         for rank in range(size)

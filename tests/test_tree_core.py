@@ -10,13 +10,11 @@ from scipy import sparse
 
 from dexml import _rust
 
-LinearSVC = pytest.importorskip("sklearn.svm").LinearSVC
-
 OPTIONS: dict[str, Any] = {
     "n_trees": 3,
     "max_leaf": 4,
     "max_label_features": 1000,
-    "max_rounds": 20,
+    "max_rounds": 5,
     "cost": 1.0,
     "tolerance": 0.1,
     "max_passes": 20,
@@ -107,6 +105,7 @@ def test_similar_labels_share_a_leaf() -> None:
 
 def test_classifiers_minimise_the_objective_of_linear_svc() -> None:
     """With a single leaf the tree is one-against-the-rest over the points that have a label."""
+    svm = pytest.importorskip("sklearn.svm")
     labels, bias, weights = fit(
         X, Y, n_trees=1, max_leaf=100, tolerance=1e-6, max_passes=5000, threshold=0.0, cost=0.7
     )
@@ -117,7 +116,7 @@ def test_classifiers_minimise_the_objective_of_linear_svc() -> None:
     points = points / np.where(norms > 0, norms, 1)
     for row in (0, 5, 27):
         truth = Y[:-1, [KNOWN[row]]].toarray().ravel()
-        twin = LinearSVC(C=0.7, tol=1e-8, max_iter=100_000).fit(points, truth)
+        twin = svm.LinearSVC(C=0.7, tol=1e-8, max_iter=100_000).fit(points, truth)
         np.testing.assert_allclose(dense[[row]].toarray(), twin.coef_, atol=1e-4)
         np.testing.assert_allclose(bias[0, row], twin.intercept_[0], atol=1e-4)
 

@@ -641,9 +641,9 @@ def fit_tree(
     """Build and train label trees on sparse features. Ctrl-C is heard.
 
     Rows of `x` are scaled to unit length; every stored entry of `y` is a positive. Labels without a
-    point are not in the tree. `max_label_features` are the largest weights of a label's mean that
-    clustering, of at most `max_rounds` rounds a node, looks at. `cost`, `tolerance` and
-    `max_passes` belong to the solver (squared hinge, dual coordinate descent). Weights below
+    point are not in the tree. A node is halved by at most `max_rounds` rounds of 2-means, which
+    look at the `max_label_features` largest weights of a label's mean. `cost`, `tolerance` and
+    `max_passes` belong to the solver (squared hinge, dual coordinate descent); weights below
     `threshold` are dropped.
     """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 KNOWN = (
-    *("name", "base_model", "dataset", "language", "license", "settings", "metrics", "label_table"),
+    *("base_model", "dataset", "settings", "label_table"),
     *("dim", "max_tokens", "pooling", "normalize", "heads"),
 )
 _HEADS = {
@@ -24,11 +24,10 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
 
     Args:
         folder: A folder written by `dexml.encoder.DualEncoder.save`.
-        facts: Contents, all optional: ``name`` (title), ``base_model`` (hub name or folder),
-            ``dataset`` (its name), ``language`` (code), ``license`` (identifier of the hub),
-            ``settings`` and ``metrics`` (mappings; metrics as fractions on the test part),
-            ``label_table`` (True if scores need the bias and residuals of a run). ``save`` adds
-            ``dim``, ``max_tokens``, ``pooling``, ``normalize`` and ``heads``.
+        facts: Contents, all optional: ``base_model`` (hub name or folder), ``dataset`` (its name),
+            ``settings`` (a mapping), ``label_table`` (True if scores need the bias and residuals
+            of a run). ``save`` adds ``dim``, ``max_tokens``, ``pooling``, ``normalize`` and
+            ``heads``.
 
     Raises:
         ValueError: The name of a fact is unknown.
@@ -41,39 +40,22 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _front_matter(facts: Mapping[str, Any]) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
-    base, dataset = facts.get("base_model"), facts.get("dataset")
-    results = [
-        EvalResult(
-            task_type="feature-extraction",
-            task_name="Extreme multi-label classification",
-            dataset_type=re.sub(r"[^\w.-]+", "-", str(dataset)) if dataset else "unknown",
-            dataset_name=str(dataset or "unknown"),
-            dataset_split="test",
-            metric_type=re.sub(r"\W+", "_", name).lower(),
-            metric_name=name,
-            metric_value=float(value),
-        )
-        for name, value in (facts.get("metrics") or {}).items()
-    ]
+    base = facts.get("base_model")
     data = ModelCardData(
         # The hub accepts names of models here, not folders.
         base_model=base if base and re.fullmatch(r"[\w.-]+/[\w.-]+", str(base)) else None,
-        language=facts.get("language"),
-        license=facts.get("license"),
         library_name="sentence-transformers",
         pipeline_tag="feature-extraction",
         tags=["sentence-transformers", "dexml", "extreme-multi-label-classification"],
-        model_name=_title(facts),
-        eval_results=results or None,
     )
     return str(data.to_yaml()).strip()
 
 
 def _body(facts: Mapping[str, Any]) -> str:
     two, unit = facts.get("heads") == "two", facts.get("normalize", True)
-    parts = [f"# {_title(facts)}", _summary(facts)]
+    parts = ["# dexml encoder", _summary(facts)]
     if facts.get("label_table"):
         parts.append(
             "Its run also learned a bias and a residual vector for each label it saw. They are not "
@@ -91,10 +73,6 @@ def _body(facts: Mapping[str, Any]) -> str:
         "The score of a point and a label is the dot product of their vectors, which "
         + ("have unit length." if unit else "are not normalised.")
     )
-    if facts.get("metrics"):
-        rows = [f"| {name} | {100 * v:.2f} |" for name, v in facts["metrics"].items()]
-        head = ["## Test scores\n", "| metric | percent |", "|---|---|"]
-        parts.append("\n".join([*head, *rows]))
     if facts.get("settings"):
         content = json.dumps(dict(facts["settings"]), indent=2, default=str)
         parts.append(f"## Settings\n\n```json\n{content}\n```")
@@ -104,7 +82,6 @@ def _body(facts: Mapping[str, Any]) -> str:
     parts.append(
         f"## Licence\n\nThe weights derive from {base} and from the texts they were trained on: "
         "the terms of both apply."
-        + (f" Given licence: {facts['license']}." if facts.get("license") else "")
     )
     return "\n\n".join(parts) + "\n"
 
@@ -128,7 +105,3 @@ def _summary(facts: Mapping[str, Any]) -> str:
 def _code(module: str, name: str, opened: str, calls: list[str]) -> str:
     lines = [f"from {module} import {name}", "", f"model = {name}{opened}", *calls]
     return "```python\n" + "\n".join(lines) + "\n```"
-
-
-def _title(facts: Mapping[str, Any]) -> str:
-    return " ".join(str(facts.get("name") or "dexml encoder").split())

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "float32", "bf16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
@@ -16,15 +16,15 @@ def autocast(device: torch.device, precision: Precision = "auto") -> torch.autoc
 
     Args:
         device: Device of the transformer.
-        precision: ``float32``; ``bf16`` (matrix products in bfloat16); ``auto``: bf16 on CUDA,
-            float32 elsewhere. On a CPU, bf16 pays only if the processor multiplies it.
+        precision: ``float32``; ``bfloat16`` (of its matrix products); ``auto``: bfloat16 on CUDA,
+            float32 elsewhere. On a CPU, bfloat16 pays only if the processor multiplies it.
 
     Raises:
         ValueError: The precision is none of these.
     """
-    if precision not in ("auto", "float32", "bf16"):
-        raise ValueError(f"precision {precision!r}: expected auto, float32 or bf16")
-    on = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision {precision!r}: expected auto, float32 or bfloat16")
+    on = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=on)
 
 

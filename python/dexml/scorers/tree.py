@@ -79,7 +79,7 @@ class TreeScorer:
             n_trees=N_TREES,
             max_leaf=100,
             max_label_features=1000,
-            max_rounds=20,
+            max_rounds=5,
             cost=1.0,
             tolerance=0.1,
             max_passes=20,

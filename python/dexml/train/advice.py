@@ -20,7 +20,7 @@ def advising(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno != errno.ENOSPC and "No space left on device" not in str(error):
             raise
         raise OSError(
             f"{error.filename or out}: the disk is full; make room or lower --keep-checkpoints, "

@@ -104,7 +104,9 @@ def choose_ranker(
     bar = tqdm(total=len(few), desc="evidence", unit="text", delay=2, disable=settings.quiet)
     with bar:
         evidence = ranking.gather(scorer, asked, bar.update)
-    choice = ranking.choose(evidence, asked, settings.select, seed=settings.seed)
+    choice = ranking.choose(
+        evidence, asked, settings.select, seed=settings.seed, favour=settings.favour
+    )
     path.unlink(missing_ok=True)
     if (network := choice.network) is not None:
         arrays = {name: getattr(network, name) for name in ARRAYS}

@@ -61,6 +61,7 @@ def save(
             "base_model": settings.encoder,
             "dataset": settings.data_dir.resolve().name,
             "settings": changed(settings),
+            "label_table": True,
         }
         model.encoder.save(beside, max_tokens=settings.point_tokens, facts=facts)
     labels = LabelSet.of(saved.label_texts, model.table.counts.cpu().numpy())
@@ -101,11 +102,15 @@ def save(
 
 
 def _write_table(path: Path, model: Model, prior: float) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     table = model.table
     tensors = {"residual": table.residual.detach(), "bias": table.served_bias(prior)}
-    save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path)
+    try:
+        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from None
 
 
 def score_test(

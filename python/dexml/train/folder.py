@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dexml import data
 from dexml.files import is_foreign
 from dexml.run import folder as rundir
+from dexml.run import hold
+from dexml.sealed import LOCK
 from dexml.train.settings import SWITCHES, TrainSettings
 
 if TYPE_CHECKING:  # a light training has no encoder
@@ -18,6 +21,33 @@ if TYPE_CHECKING:  # a light training has no encoder
 
 FINISHED = "finished"
 """The last event of a log."""
+
+
+def hold_folder(folder: Path) -> AbstractContextManager[None]:
+    """Hold the lock of the run directory, which is created if it is missing.
+
+    Raises:
+        FileExistsError: It holds something that is not a run; then nothing is written there.
+        RuntimeError: Another process trains or edits the run; the message names it.
+    """
+    if not (folder / LOCK).exists():  # otherwise a training may be writing its first files
+        _is_new(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return hold(folder, "python -m dexml.train")
+
+
+def _is_new(folder: Path) -> bool:
+    """Whether there is no run yet.
+
+    Raises:
+        FileExistsError: There is something else.
+    """
+    if not folder.exists() or (folder.is_dir() and _is_empty(folder)):
+        return True
+    versions = folder / "versions.json"
+    if not versions.exists() or "dexml_run" not in rundir.read_json(versions):
+        raise FileExistsError(f"{folder}: holds something that is not a run; choose another")
+    return False
 
 
 def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerprint: str) -> bool:
@@ -29,11 +59,7 @@ def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerpr
     """
     folder = settings.out
     resolved = settings.model_dump(mode="json", exclude=set(SWITCHES))
-    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
-        versions = folder / "versions.json"
-        known = versions.exists() and "dexml_run" in rundir.read_json(versions)
-        if not known:
-            raise FileExistsError(f"{folder}: holds something that is not a run; choose another")
+    if not _is_new(folder):
         if not settings.overwrite and not settings.resume:
             raise FileExistsError(f"{folder}: not empty; add --resume or --overwrite")
         if settings.resume:
@@ -44,7 +70,7 @@ def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerpr
                         f"{folder}: was started with {name} = {saved.get(name)!r}, not "
                         f"{resolved[name]!r}; resume with the same settings, or --overwrite"
                     )
-            marks = rundir.read_json(versions)
+            marks = rundir.read_json(folder / "versions.json")
             if marks["dexml_run"] != data_fingerprint:
                 raise ValueError(
                     f"{folder}: was started on other data than {settings.data_dir} holds now"

@@ -98,7 +98,9 @@ def _choose(
     asked = ranking.Asked.of(given, few, weights)
     with _bar(len(few), "evidence", settings) as bar:
         evidence = ranking.gather(scorer, asked, bar.update)
-    choice = ranking.choose(evidence, asked, settings.select, seed=settings.seed)
+    choice = ranking.choose(
+        evidence, asked, settings.select, seed=settings.seed, favour=settings.favour
+    )
     if not settings.quiet:
         console.say(ranking.summary(choice))
     return choice

@@ -27,6 +27,8 @@ FOLDS = 5
 FEW_PAIRS = 300
 """Positive pairs among the candidates below which a linear ranker with weights >= 0 is tried."""
 REPORTED = ("P@1", "nDCG@5", "PSP@1", "R@100")
+POWERS = {"balanced": 0.0, "tail": 0.5}
+"""Powers of the inverse propensity that weigh positives, by what a ranker favours."""
 TREE = ("tree", "tree probability", "tree gap", "tree rank")
 """Features of the label tree: it is used only if they help, for it costs most of the time."""
 _RESAMPLES = 500
@@ -123,7 +125,7 @@ def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], obje
 
 
 def choose(
-    evidence: Evidence, asked: Asked, select: str, *, seed: int, power: float = 0.0
+    evidence: Evidence, asked: Asked, select: str, *, seed: int, favour: str = "balanced"
 ) -> Choice:
     """Train the ranker, and keep it if it is better than the first member by more than noise.
 
@@ -133,9 +135,9 @@ def choose(
         select: The metric that must be better: the whole 95 % interval of the difference, from
             cross-validation over groups, must be above 0.
         seed: Seed of weights and resampling.
-        power: Positives are weighted by the inverse propensity to this power.
+        favour: One of `POWERS`: positives are weighted by their inverse propensity to this power.
     """
-    weights = None
+    weights, power = None, POWERS[favour]
     if power:
         weights = (asked.inv_propensity[evidence.pairs.ids] ** power).astype(np.float32)
     few = int(evidence.positive.sum()) < FEW_PAIRS
@@ -158,6 +160,7 @@ def choose(
         "validation_points": len(asked.texts),
         "candidates": round(len(evidence.pairs) / max(1, len(asked.texts)), 1),
         "hidden": shape.hidden,
+        "favour": favour,
         "tree": tree,
         "gain": {
             name: {"base": d.a, "ranker": d.b, "standard_error": d.standard_error}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,14 @@ from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
 from dexml.train import choice, evidence, features, final, fit, processes, track
 from dexml.train.advice import advising
-from dexml.train.folder import begin_log, encoder_fingerprint, end_log, fingerprint, open_folder
+from dexml.train.folder import (
+    begin_log,
+    encoder_fingerprint,
+    end_log,
+    fingerprint,
+    hold_folder,
+    open_folder,
+)
 from dexml.train.inputs import DataSet, load_data
 from dexml.train.outcome import Finished, propensity_of
 from dexml.train.problem import Job, Model, Problem, load_encoder
@@ -33,7 +40,7 @@ def train_encoder(
     settings: TrainSettings, conclude: Callable[[Finished], None] | None = None
 ) -> Result | None:
     """Train with an encoder: `dexml.train.train`."""
-    with advising(settings.out):
+    with advising(settings.out), ExitStack() as held:
         device = processes.start(settings.device)
         try:
             if not processes.is_first():
@@ -44,7 +51,7 @@ def train_encoder(
                     f"expected a divisor of {VIRTUAL_SHARDS}"
                 )
             processes.introduce(device)
-            return _train(settings, device, conclude)
+            return _train(settings, device, conclude, held)
         finally:
             processes.end()
 
@@ -53,7 +60,9 @@ def _train(
     settings: TrainSettings,
     device: torch.device,
     conclude: Callable[[Finished], None] | None,
+    held: ExitStack,
 ) -> Result | None:
+    """Train; `held` gets the lock of the run folder, which the first process keeps to the end."""
     started = time.perf_counter()
     given = load_data(settings)
     propensity = propensity_of(settings)
@@ -64,7 +73,12 @@ def _train(
 
     # Only now that everything the settings name is there, the run directory is touched.
     marks = fingerprint(given.label_texts, given.part), encoder_fingerprint(encoder)
-    if processes.first(lambda: open_folder(settings, *marks), device):
+
+    def opened() -> bool:
+        held.enter_context(hold_folder(settings.out))
+        return open_folder(settings, *marks)
+
+    if processes.first(opened, device):
         if processes.is_first():
             console.say(f"{settings.out}: this run has finished already; nothing to do")
         return None

@@ -91,6 +91,11 @@ class TrainSettings(Settings):
         description="rank candidates by words, votes and embeddings together, if that helps on "
         "the validation part",
     )
+    favour: Literal["balanced", "tail"] = Field(
+        "balanced",
+        description="whom the ranker serves: tail weighs positives by the root of their inverse "
+        "propensity (PSP@k up, P@k down)",
+    )
     tree: Literal["auto", "none"] = Field(
         "auto",
         description="give the ranker a label tree on words too, if that helps on the validation "
@@ -179,8 +184,8 @@ class TrainSettings(Settings):
         description="tokens of a step, on each side, whose activations are kept; others are "
         "encoded twice; 0: 16,384 on a CPU, 131,072 on CUDA",
     )
-    precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="of the transformer in training; auto: bf16 on CUDA, float32 on a CPU"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the transformer in training; auto: bfloat16 on CUDA, else float32"
     )
     compile: bool = Field(False, description="torch.compile the transformer")
     packed: bool = Field(

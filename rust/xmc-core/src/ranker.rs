@@ -17,16 +17,16 @@
 //! ```
 //!
 //! A step takes the mean of loss(q) over its queries. A query without a positive or without a
-//! negative has nothing to learn from (its loss is constant) and is left out: it fills no place in a
-//! step, but its features count for mean and deviation.
+//! negative is left out, because its loss is constant: it does not count in a step. Its features still
+//! count for mean and deviation.
 //!
 //! **Training.** `AdamW` (betas 0.9 and 0.999, epsilon 1e-8, decay on every parameter) with a learning
 //! rate that falls linearly to 0 over all steps. w and v start at 0, W and b even in +-1/sqrt(F).
 //! Members of an ensemble differ in W, b and the order of queries; their scores are averaged.
 //!
-//! **Order of sums.** Scores and the gradient of one query are `f32`, added up four candidates at a
-//! time in their order; the loss, the sum over the queries of a step (in the order of the step) and
-//! `AdamW` are `f64`. Threads share out members and queries, so that their number changes no bit.
+//! **Order of sums.** Scores and the gradient of one query are `f32`, summed over four candidates at a
+//! time, in order. The loss, the sum over the queries of a step (in their order) and `AdamW` are `f64`.
+//! A thread works on whole members and queries, so the number of threads does not change the result.
 
 mod model;
 mod network;
