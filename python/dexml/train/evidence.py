@@ -26,8 +26,9 @@ from dexml.train.words import fit_lexicon, word_members
 
 FILE = "ranker.npz"
 """Where a checkpoint keeps the ranker."""
-VOTES: dict[str, Any] = {"weight": 0.2, "neighbours": 20, "temperature": 0.1}
-"""How points vote in the base of a ranker, where no better way was chosen."""
+VOTES: dict[str, Any] = {"weight": 0.0, "neighbours": 20, "temperature": 0.1}
+"""How points vote for a ranker where votes alone did not help: they are evidence, but the base
+that the ranker must beat is what would be served without it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +125,7 @@ def final_ranker(given: DataSet, embedded: Embedded, path: Path, seed: int) -> R
         ValueError: The file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = tuple(str(name) for name in arrays["names"])
             network = Network(names, **{name: arrays[name] for name in ARRAYS})
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
