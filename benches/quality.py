@@ -48,6 +48,10 @@ NEGATIVES = {
 }
 OWN: dict[str, list[str]] = {
     "default": [],
+    "light": ["--encoder", "none"],
+    "light, no tree": ["--encoder", "none", "--tree", "none"],
+    "light, tail": ["--encoder", "none", "--favour", "tail"],
+    "default, no ranker": ["--ranker", "none"],
     "default, no memory": ["--memory", "none"],
     "heads, then layers": [
         *("--stages", "heads,encoder", "--encoder-layers", "2", "--encoder-epochs", "1"),
@@ -70,7 +74,9 @@ def train_row(folder: Path, name: str, arguments: argparse.Namespace) -> dict[st
     if name in ABLATION:
         extra += ["--memory", "none"] + (["--no-refit"] if arguments.fast else [])
     command = [str(folder), "--out", str(run), "--cache", str(arguments.cache), *extra]
-    command += ["--encoder", arguments.encoder, "--seed", str(arguments.seed)]
+    if "--encoder" not in extra:
+        command += ["--encoder", arguments.encoder]
+    command += ["--seed", str(arguments.seed)]
     main([*command, "--resume" if (run / "versions.json").exists() else "--overwrite"])
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     settings = " ".join(extra)

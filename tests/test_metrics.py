@@ -465,7 +465,7 @@ import dexml.metrics, dexml.data, dexml.sampling, dexml.demo.hpo
 try:
     import dexml.train
 except ImportError as error:
-    assert "pip install 'dexml-xmc[" in str(error), error
+    assert "pip install 'dexml-xmc[light]'" in str(error), error
 print(sorted({"torch", "hnswlib", "pydantic", "tqdm"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -2,4 +2,4 @@
 
 from dexml import console
 
-console.require("train", "pydantic", "pydantic_settings", "tomli_w", "tqdm")
+console.require("light", "pydantic", "pydantic_settings", "tomli_w", "tqdm")

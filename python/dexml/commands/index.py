@@ -15,13 +15,18 @@ from dexml.config import Settings
 from dexml.data import load_texts
 from dexml.index import IndexFacts, LabelIndex, choose_search
 from dexml.predict import Predictor, open_run
-from dexml.predict.served import indexed_anew
+from dexml.predict.served import Opened, as_trained, dense_of
 from dexml.run import FORMAT, LabelSet, Run, hold, require
 from dexml.scorers.dense import INDEX, kept_queries, trained_vectors
+from dexml.scorers.lexicon import PREFIX as LEXICAL
 
 
 class IndexSettings(Settings):
-    """Build the index over the label vectors of a run, or edit the labels of the one it has."""
+    """Build the index over the label vectors of a run, or edit its labels.
+
+    A light run (--encoder none) searches words: it needs no index, and its labels are edited the
+    same way.
+    """
 
     run: CliPositionalArg[Path] = Field(description="run directory of dexml.train")
     search: Literal["auto", "exact", "hnsw"] = Field(
@@ -74,6 +79,9 @@ def _build(settings: IndexSettings) -> None:
     """Build from the label vectors of the training; edits are not lost without being asked."""
     opened = open_run(settings.run)
     edits = opened.labels.edits
+    if dense_of(opened.scorer) is None:
+        _reset(opened, settings)
+        return
     if edits and not settings.overwrite:
         raise FileExistsError(
             f"{settings.run}: labels were edited {edits} times since the index was built; "
@@ -95,19 +103,39 @@ def _build(settings: IndexSettings) -> None:
         seed=settings.seed,
         progress=not settings.quiet,
     )
-    run = indexed_anew(opened, index).save(opened.run, opened.home, lock=False)
+    run = as_trained(opened, index).save(opened.run, opened.home, lock=False)
     print(_summary(index.facts, run.folder / "index"))
     _warn(index.facts)
 
 
+def _reset(opened: Opened, settings: IndexSettings) -> None:
+    """Drop the edits of a light run if asked to; there is no index to build."""
+    if settings.search == "hnsw":
+        raise ValueError(
+            f"{settings.run}: a light run searches words; there are no vectors to index"
+        )
+    if settings.overwrite:
+        as_trained(opened).save(opened.run, opened.home, lock=False)
+        print(f"{settings.run}: the labels are those of the training again")
+        return
+    if not settings.quiet:
+        console.say(f"{settings.run}: a light run searches words and needs no index; nothing to do")
+
+
 def _edit(settings: IndexSettings) -> None:
     """Edit the labels, or build the graph anew."""
-    if "index" not in Run.open(settings.run).facts:
+    facts = Run.open(settings.run).facts
+    if "dense" in facts and "index" not in facts:
         raise FileNotFoundError(
             f"{settings.run}: no index yet; build it: python -m dexml.index {settings.run}"
         )
     opened = open_run(settings.run, device=settings.device)
     predictor = Predictor(opened)
+    dense = dense_of(opened.scorer)
+    if settings.rebuild and dense is None:
+        raise ValueError(
+            f"{settings.run}: a light run searches words; there is no graph to rebuild"
+        )
     added: list[tuple[int, str]] = []
     if settings.add:
         added = _add(predictor, settings.add, settings)
@@ -120,10 +148,15 @@ def _edit(settings: IndexSettings) -> None:
     predictor.save(lock=False)
     for id_, text in added:  # only now are the ids given
         print(f"{id_}\t{text}")
-    facts = predictor.dense.index.facts
+    if dense is None:
+        if not settings.quiet:
+            labels = predictor.label_set
+            console.say(f"{labels.n_alive} labels{_removed(len(labels), labels.n_alive)}; words")
+        return
+    facts_now = predictor.dense.index.facts
     if not settings.quiet:
-        console.say(_summary(facts, predictor.run.folder / "index"))
-    _warn(facts)
+        console.say(_summary(facts_now, predictor.run.folder / "index"))
+    _warn(facts_now)
 
 
 def _add(predictor: Predictor, path: Path, settings: IndexSettings) -> list[tuple[int, str]]:
@@ -204,8 +237,7 @@ def _check_ids(labels: LabelSet, ids: Sequence[int], path: Path) -> None:
 
 def _summary(facts: IndexFacts, folder: Path) -> str:
     """One line for exact search; for a graph a table of its recall."""
-    gone = facts.n_labels - facts.n_alive
-    removed = f" ({gone} removed)" if gone else ""
+    removed = _removed(facts.n_labels, facts.n_alive)
     kind = "exact search" if facts.kind == "exact" else f"HNSW, M {facts.m}"
     head = f"{facts.n_alive} labels{removed}, {facts.dim} dimensions; {kind}: {folder}"
     rows = [
@@ -214,6 +246,10 @@ def _summary(facts: IndexFacts, folder: Path) -> str:
         for row in facts.recalls
     ]
     return "\n".join([head, *rows])
+
+
+def _removed(n_labels: int, n_alive: int) -> str:
+    return f" ({n_labels - n_alive} removed)" if n_labels > n_alive else ""
 
 
 def _warn(facts: IndexFacts) -> None:
@@ -228,7 +264,10 @@ def _warn(facts: IndexFacts) -> None:
 
 
 def _table(run: Run) -> str:
-    """What the manifest says of labels and index, for a reader."""
+    """Lay out what the manifest says of labels and index, for a reader."""
+    labels = require(run.state, "labels", {"n_labels": int, "edits": int})
+    if "dense" not in run.facts:
+        return _light_table(run, labels)
     if "index" not in run.facts:
         raise FileNotFoundError(
             f"{run.folder}: no index yet; build it: python -m dexml.index {run.folder}"
@@ -237,13 +276,9 @@ def _table(run: Run) -> str:
         facts = IndexFacts.from_json(require(run.state, "index", {}))
     except ValueError as error:
         raise run.state.damaged(f"index: {error}") from None
-    labels = require(run.state, "labels", {"edits": int})
     rows = [
         ("search", facts.kind),
-        ("labels", str(facts.n_alive)),
-        ("removed", str(facts.n_labels - facts.n_alive)),
-        ("next id", str(facts.n_labels)),
-        ("edits since built", str(labels["edits"])),
+        *_label_rows(facts.n_labels, facts.n_alive, labels["edits"]),
         ("dimensions", str(facts.dim)),
         ("format", str(FORMAT.version)),
     ]
@@ -252,8 +287,36 @@ def _table(run: Run) -> str:
         rows += [("seed", str(facts.seed))]
     for row in facts.recalls:
         rows.append((f"recall@{row.k}", f"{row.recall:.4f} (ef {row.ef}, {row.queries} queries)"))
-    for role, part in run.state.parts.items():
-        if role.startswith(INDEX):
-            rows.append((str(part["name"]), f"{part['bytes']} bytes"))
+    return _aligned([*rows, *_file_rows(run, INDEX)])
+
+
+def _light_table(run: Run, labels: dict[str, Any]) -> str:
+    """Lay out what the manifest of a light run says."""
+    words = require(run.state, "lexical", {"n_points": int})
+    n_alive = LabelSet.restore(run.state).n_alive
+    rows = [
+        ("search", "words"),
+        *_label_rows(labels["n_labels"], n_alive, labels["edits"]),
+        ("points", str(words["n_points"])),
+        ("format", str(FORMAT.version)),
+    ]
+    return _aligned([*rows, *_file_rows(run, LEXICAL)])
+
+
+def _label_rows(n_labels: int, n_alive: int, edits: int) -> list[tuple[str, str]]:
+    return [
+        ("labels", str(n_alive)),
+        ("removed", str(n_labels - n_alive)),
+        ("next id", str(n_labels)),
+        ("edits since built", str(edits)),
+    ]
+
+
+def _file_rows(run: Run, prefix: str) -> list[tuple[str, str]]:
+    parts = run.state.parts.items()
+    return [(str(p["name"]), f"{p['bytes']} bytes") for role, p in parts if role.startswith(prefix)]
+
+
+def _aligned(rows: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)

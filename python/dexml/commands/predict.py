@@ -28,7 +28,6 @@ from dexml.config import Settings
 from dexml.data import Csr
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
 from dexml.predict import Prediction, Predictor
-from dexml.scorers import OnProgress
 
 BLOCK = 4096
 """Texts encoded and searched at a time: memory does not grow with the input."""
@@ -180,20 +179,19 @@ def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_]
 
 
 def _answers(
-    predictor: Predictor, question: Question, start: int, on_progress: OnProgress
+    predictor: Predictor, question: Question, start: int, bar: Any
 ) -> Iterator[tuple[list[str], Prediction]]:
     """Yield blocks of texts from row `start` on, with their answers."""
     while texts := list(islice(question.texts, question.block)):
         pairs = None
         if question.exclude is not None:
             pairs = question.exclude[start : start + len(texts)]
-        yield (
-            texts,
-            predictor.predict(
-                texts, question.k, exclude=pairs, only=question.only, on_progress=on_progress
-            ),
+        answer = predictor.predict(
+            texts, question.k, exclude=pairs, only=question.only, on_progress=bar.update
         )
         start += len(texts)
+        bar.update(start - bar.n)  # where no encoder has reported them
+        yield texts, answer
 
 
 def _print(settings: PredictSettings, predictor: Predictor, question: Question) -> None:
@@ -201,7 +199,7 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
     on_terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if on_terminal else None
     with _bar(settings, question, 0, hidden=on_terminal or settings.texts == "-") as bar:
-        for texts, (ids, scores) in _answers(predictor, question, 0, bar.update):
+        for texts, (ids, scores) in _answers(predictor, question, 0, bar):
             if settings.jsonl:
                 shown = as_json(texts, ids, scores, predictor.label_texts)
             else:
@@ -224,7 +222,7 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
     try:
         with partial, _bar(settings, question, partial.rows) as bar:
             partial.skip(question.texts)
-            blocks = _answers(predictor, question, partial.rows, bar.update)
+            blocks = _answers(predictor, question, partial.rows, bar)
             for texts, (ids, scores) in blocks:
                 if is_npz:
                     base = partial.size(NPZ_FILES[1]) // 4 if partial.rows else None

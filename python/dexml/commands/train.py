@@ -7,10 +7,9 @@ import os
 from importlib.resources import files
 
 from dexml import config, console
-from dexml.plan import as_text
-from dexml.plan.forecast import forecast
 from dexml.report.of_training import report_training
 from dexml.train import TrainSettings, train
+from dexml.train.settings import NO_ENCODER
 
 PLAN = ("--plan", "--plan-json")
 RECIPE = "recipe:"
@@ -29,7 +28,8 @@ def main(argv: list[str]) -> None:
         console.usage_error("--resume and --overwrite exclude each other")
     train(settings, report_training)
     if os.environ.get("RANK", "0") == "0":
-        print(f"{settings.out}: next, python -m dexml.index {settings.out}")
+        step = "predict" if settings.encoder == NO_ENCODER else "index"
+        print(f"{settings.out}: next, python -m dexml.{step} {settings.out}")
 
 
 def _say_plan(settings: TrainSettings) -> None:
@@ -37,7 +37,12 @@ def _say_plan(settings: TrainSettings) -> None:
     for switch in ("resume", "overwrite"):
         if getattr(settings, switch):
             console.usage_error(f"--plan trains nothing and needs no run; leave --{switch} out")
+    if settings.encoder == NO_ENCODER:
+        console.usage_error("--plan is for trainings with an encoder; --encoder none needs none")
     if os.environ.get("RANK", "0") == "0":
+        from dexml.plan import as_text  # brings torch, which a light training does without
+        from dexml.plan.forecast import forecast
+
         found = forecast(settings)
         print(json.dumps(found.as_json(), indent=2) if settings.plan_json else as_text(found))
 

@@ -5,7 +5,7 @@ Knows numpy and the Rust core; torch only where a GPU is asked for, hnswlib wher
 
 from dexml import console
 
-console.require("train", "tqdm")
+console.require("light", "tqdm")
 
 # isort: split
 from dexml.index.exact import Hits, exact_search, exact_shard

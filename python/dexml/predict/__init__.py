@@ -5,7 +5,7 @@ python -m dexml.predict RUN [TEXTS.txt or -] [-k 10] [--out FILE]
 
 from dexml import console
 
-console.require("train", "tqdm")
+console.require("light", "tqdm")
 
 # isort: split
 from dexml.predict.predictor import Prediction, Predictor

@@ -20,7 +20,14 @@ from dexml.predict.arguments import (
     checked_labels,
     label_mask,
 )
-from dexml.predict.served import Opened, Served, dense_of, memory_of, open_run
+from dexml.predict.served import (
+    Opened,
+    Served,
+    dense_of,
+    memory_of,
+    n_points_of,
+    open_run,
+)
 from dexml.run import LabelSet, Run
 from dexml.scorers import Change, DenseScorer, OnProgress, PointMemory, Queries, Scorer
 from dexml.scorers.dense import Search
@@ -75,7 +82,7 @@ class Predictor:
         Args:
             folder: Made by `dexml.train`.
             search: ``exact``, ``hnsw`` (needs a graph: ``python -m dexml.index``), or ``auto``:
-                exact up to `exact_up_to` labels or without a graph.
+                exact up to `exact_up_to` labels or without a graph. A light run has no graph.
             device: Of the encoder: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA if there is
                 one.
             threads: CPU threads of the encoder, a setting of the whole process; default: as it is.
@@ -129,7 +136,7 @@ class Predictor:
 
     @property
     def memory(self) -> PointMemory | None:
-        """The training points that vote at this moment; None if none do."""
+        """The training points that vote by their vectors at this moment; None if none do."""
         return memory_of(self._now.scorer)
 
     @property
@@ -168,7 +175,8 @@ class Predictor:
         Returns:
             ``ids`` int32 and ``scores`` float32, (n, k), best first, padded with -1 and -inf.
             A dense score is the cosine plus the label's bias (times the temperature), plus the
-            votes of training points if the run has them.
+            votes of training points if the run has them. The scores of a ranker are log-odds of
+            its ranking, comparable within a text.
 
         Raises:
             TypeError: `texts` is a single string or holds anything but strings; `exclude` is not a
@@ -266,12 +274,13 @@ class Predictor:
         """
         new = checked(texts)
         with self._editing:
-            if (memory := self.memory) is None:
+            n_points = n_points_of(self._now.scorer)
+            if n_points is None:
                 raise ValueError(f"{self.run.folder}: no training points vote in this run")
             labels = self._now.labels
             matrix = label_matrix(y, len(new), len(labels))
             self._now = self._now.after(Change(labels, points=Queries(new), y=matrix))
-            return np.arange(memory.n_points, memory.n_points + len(new))
+            return np.arange(n_points, n_points + len(new))
 
     def save(self, *, lock: bool = True) -> None:
         """Write labels and points as they are now to the run, where `open` finds them.

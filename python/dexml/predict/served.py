@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
+from typing import get_args
 
 from dexml import sealed
 from dexml.index import EXACT_UP_TO, LabelIndex
@@ -159,12 +160,16 @@ def _restore_scorer(
     state: Sealed, labels: LabelSet, embedder: Embedder, search: Search, exact_up_to: int
 ) -> Scorer:
     """Return the scorer that the sections of the manifest describe."""
+    if search not in get_args(Search):
+        raise ValueError(f"search = {search!r}; expected one of {', '.join(get_args(Search))}")
     lexical = LexicalScorer.restore(state, labels)
     if "dense" not in state.facts:
         if lexical is None:
             raise state.damaged("no scorer in the manifest")
         if search == "hnsw":
-            raise ValueError(f"{state.folder}: a light run has no vectors that a graph could hold")
+            raise ValueError(
+                f"{state.folder}: a light run searches words and has no graph; leave --search out"
+            )
         return _ranked(state, labels, (), lexical)
     dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
     if "neighbours" not in state.facts:
@@ -181,25 +186,32 @@ def _ranked(
     return RankedScorer(members, restore_network(state), Cooccurrence(lexical.y), labels.alive)
 
 
-def indexed_anew(opened: Opened, index: LabelIndex) -> Served:
-    """Return what training left, with a new index over its label vectors: edits are dropped.
+def as_trained(opened: Opened, index: LabelIndex | None = None) -> Served:
+    """Return what training left: edits of labels are dropped.
 
     Points that were added stay; their votes for labels that are dropped go.
+
+    Args:
+        opened: The run.
+        index: A new index over its label vectors; None for a light run, which has none.
     """
     labels, scorer = LabelSet.restore_trained(opened.run.state), opened.scorer
-    dense, memory = dense_of(scorer), memory_of(scorer)
-    if dense is None:
-        raise ValueError(f"{opened.run.folder}: a light run has no vectors to index")
-    dense = replace(dense, index=index)
-    if memory is None:
-        return Served(labels, dense)
-    voted = VotedScorer(dense, memory.with_first_labels(len(labels)))
-    if not isinstance(scorer, RankedScorer):
-        return Served(labels, voted)
-    lexical = lexical_of(scorer).with_labels(labels)
+    dense, memory, lexical = dense_of(scorer), memory_of(scorer), lexical_of(scorer)
+    first: tuple[Member, ...] = ()
+    if dense is not None and index is not None:
+        dense = replace(dense, index=index)
+        if memory is None:
+            return Served(labels, dense)
+        voted = VotedScorer(dense, memory.with_first_labels(len(labels)))
+        if lexical is None or not isinstance(scorer, RankedScorer):
+            return Served(labels, voted)
+        first = (voted,)
+    if lexical is None or not isinstance(scorer, RankedScorer):
+        raise ValueError(f"{opened.run.folder}: no index for its label vectors")
+    lexical = lexical.with_labels(labels)
     ranked = replace(
         scorer,
-        members=(voted, lexical, *(tree.with_labels(labels) for tree in trees_in(scorer))),
+        members=(*first, lexical, *(tree.with_labels(labels) for tree in trees_in(scorer))),
         together=Cooccurrence(lexical.y),
         alive=labels.alive,
     )
@@ -211,6 +223,14 @@ def trees_in(scorer: Scorer) -> list[TreeScorer]:
     return [s for s in scorers_in(scorer) if isinstance(s, TreeScorer)]
 
 
-def lexical_of(scorer: Scorer) -> LexicalScorer:
-    """Return the lexical scorer in a scorer that has one."""
-    return next(s for s in scorers_in(scorer) if isinstance(s, LexicalScorer))
+def lexical_of(scorer: Scorer) -> LexicalScorer | None:
+    """Return the first lexical scorer in a scorer; None if there is none."""
+    return next((s for s in scorers_in(scorer) if isinstance(s, LexicalScorer)), None)
+
+
+def n_points_of(scorer: Scorer) -> int | None:
+    """Return the number of points that vote in a scorer; None if none can."""
+    memory, lexical = memory_of(scorer), lexical_of(scorer)
+    if memory is not None:
+        return memory.n_points
+    return None if lexical is None else lexical.n_points

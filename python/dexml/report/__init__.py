@@ -2,7 +2,7 @@
 
 from dexml import console
 
-console.require("train", "jinja2")
+console.require("light", "jinja2")
 
 # isort: split
 from dexml.report.inputs import Evaluation, Training

@@ -30,7 +30,7 @@ class Candidates:
 
     @classmethod
     def union(cls, proposals: Sequence[NDArray[np.int32]], n_labels: int) -> Candidates:
-        """Each label that one of the proposals, (n, width) padded with -1, has for a text, once."""
+        """Collect the labels of proposals, each (n, width) padded with -1, once for each text."""
         ids = np.sort(np.concatenate(proposals, axis=1), axis=1)
         kept = ids >= 0
         kept[:, 1:] &= ids[:, 1:] != ids[:, :-1]
@@ -65,11 +65,11 @@ class Candidates:
         return ids
 
     def flat(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Numbers laid out as `padded`, one a pair."""
+        """Take numbers that are laid out as `padded`, one for each pair."""
         return values[self.padded >= 0]
 
     def select(self, texts: NDArray[np.int64]) -> tuple[Candidates, NDArray[np.int64]]:
-        """The pairs of some texts, and where they are among all pairs."""
+        """Return the pairs of some texts, and their positions among all pairs."""
         lengths = np.diff(self.indptr)[texts]
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         shift = np.repeat(self.indptr[texts] - indptr[:-1], lengths)
@@ -77,7 +77,7 @@ class Candidates:
         return Candidates(indptr.astype(np.int64), self.ids[pairs], self.n_labels), pairs
 
     def values_of(self, matrix: Csr) -> NDArray[np.float32]:
-        """Entries of a sparse matrix (n, n_labels or fewer) at the pairs; 0 where there is none.
+        """Look up the pairs in a sparse matrix (n, n_labels or fewer); 0 where nothing is stored.
 
         The columns of its rows must ascend.
         """
@@ -93,14 +93,17 @@ class Candidates:
         return values
 
     def ranks(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """``ln(1 + rank)`` of each score among those of its text, from 0; ties: the smaller id."""
-        order = np.lexsort((self.ids, -scores, self.rows))
+        """Return ``-ln(1 + rank)`` of each score in its text, from rank 0; ties: the smaller id.
+
+        Negative, so that it rises with the score as all evidence does.
+        """
+        order = np.lexsort((-scores, self.rows))  # stable, and ids ascend
         ranks = np.empty(len(scores), np.int64)
-        ranks[order] = np.arange(len(scores)) - self.indptr[self.rows[order]]
-        return np.log1p(ranks).astype(np.float32)
+        ranks[order] = np.arange(len(scores)) - self.indptr[self.rows]
+        return -np.log1p(ranks).astype(np.float32)
 
     def largest(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """The largest score of the text of each pair."""
+        """Return for each pair the largest score of its text."""
         best = np.zeros(self.n_texts, np.float32)
         there = np.diff(self.indptr) > 0
         if len(scores):

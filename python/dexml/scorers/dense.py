@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,11 +82,9 @@ class DenseScorer:
 
         Raises:
             FileNotFoundError: `search` is ``hnsw``, but there is no index.
-            ValueError: `search` is none of these, or ``hnsw`` for an index without a graph; or the
-                parts do not fit together.
+            ValueError: `search` is ``hnsw`` for an index without a graph; or the parts do not fit
+                together.
         """
-        if search not in get_args(Search):
-            raise ValueError(f"search = {search!r}; expected one of {', '.join(get_args(Search))}")
         settings = require(state, "dense", _FACTS)
         folder = state.folder
         if "index" in state.facts:

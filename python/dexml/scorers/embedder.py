@@ -70,12 +70,12 @@ class Embedder:
         """The encoder, in eval mode on its device; the first call loads it."""
         with self._loading:
             if self._encoder is None:
-                import torch
-
-                from dexml.encoder import DualEncoder, torch_device
+                from dexml.encoder import DualEncoder, torch_device  # names the extra if it must
 
                 target = torch_device(self._device)
                 if self._threads is not None:
+                    import torch
+
                     torch.set_num_threads(self._threads)
                 self._encoder = DualEncoder.load(str(self._folder)).to(target).eval()
             return self._encoder

@@ -1,142 +1,94 @@
 """The lexical scorer: words and pieces of words that a text shares with points and labels.
 
-Every text becomes three sparse rows: words (tf-idf of words and pairs of words), characters
-(tf-idf of character n-grams of its beginning), and both joined. Evidence for a label: the nearest
-training points that have it, the centroid of its training points, and its own text. It follows
-edits at once: a new label has its text, a new point votes and moves the centroids of its labels.
+Every text becomes sparse rows (`dexml.scorers.lexicon`). Evidence for a label: the nearest points
+that have it, the centroid of its points, and its own text. It follows edits at once: a new label
+is found by its text, a new point votes and moves the centroids of its labels, and both bring along
+words that are new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
-from dexml import data
+from dexml import _rust, data
 from dexml.data import Csr
-from dexml.files import write_array
 from dexml.index import Hits
 from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.cooccurrence import top_of
-from dexml.scorers.points import positives_of, widened
+from dexml.scorers.lexicon import PREFIX, Lexicon
+from dexml.scorers.points import entries, positives_of, widened
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.sealed import Part, Sealed
 from dexml.text.lexical import (
     LexicalIndex,
-    Vectorizer,
-    VectorizerSettings,
-    fit_vectorizer,
     join_rows,
     label_centroids,
     neighbour_votes,
-    open_vectorizer,
     pair_scores,
 )
 
-PREFIX = "lexical/"
 CENTROID_TERMS = 256
 """Largest weights that are kept of a label's centroid."""
-CHAR_WEIGHT = 0.7
-"""Of characters beside words in the joined rows."""
-WORDS = VectorizerSettings(sizes=(1, 2), min_df=2)
-CHARS = VectorizerSettings(grams="chars", sizes=(2, 5), min_df=2, max_chars=80, max_size=300_000)
 NEIGHBOURS = 50
 """Training points that vote on a text."""
-TEXT_WEIGHT = 0.3
-"""Of the label's text in the score, beside the centroid."""
+TEXT_WEIGHT, VOTE_WEIGHT = 0.3, 0.2
+"""Of the label's text and of the votes in the score, beside the centroid: of 0 to 1, the best or
+nearly so on the validation parts of LF-TIBSubjects, LF-DebianRelated and DebTags."""
 PROPOSED = {"base": 100, "centroid": 60, "votes": 50, "text": 40, "name": 20}
 """Labels that each kind of evidence proposes for a text."""
 
 
-class TextRows(NamedTuple):
-    """Sparse rows of some texts, each (n, number of terms), float32, unit length."""
-
-    words: Csr
-    chars: Csr
-    joined: Csr
-
-
 @dataclass(frozen=True, eq=False)
-class Lexicon:
-    """What turns texts into rows: words and pairs of words, and characters of the beginning."""
+class Searched:
+    """Sparse rows and the index over them, which is built with the first search."""
 
-    words: Vectorizer
-    chars: Vectorizer
+    rows: Csr
 
-    @classmethod
-    def fit(cls, texts: list[str]) -> Lexicon:
-        """Collect words and character n-grams of texts of points and labels."""
-        return cls(fit_vectorizer(texts, WORDS), fit_vectorizer(texts, CHARS))
+    @cached_property
+    def index(self) -> LexicalIndex:
+        """The index."""
+        return LexicalIndex(self.rows)
 
-    def rows(self, texts: list[str]) -> TextRows:
-        """Sparse rows of texts."""
-        words, chars = self.words.rows(texts), self.chars.rows(texts)
-        return TextRows(words, chars, join_rows([words, chars], [1.0, CHAR_WEIGHT]))
-
-    def facts(self) -> dict[str, Any]:
-        """Plain values for the manifest of a run."""
-        return {
-            name: {"n_texts": one.n_texts, "settings": asdict(one.settings)}
-            for name, one in (("words", self.words), ("chars", self.chars))
-        }
-
-    def parts(self) -> dict[str, Part]:
-        """Tokens and document frequencies."""
-        parts = {}
-        for name, one in (("words", self.words), ("chars", self.chars)):
-            parts[f"{PREFIX}{name}_tokens"] = _tokens_part(one)
-            parts[f"{PREFIX}{name}_df"] = _frequencies_part(one)
-        return parts
-
-    @classmethod
-    def restore(cls, state: Sealed, facts: Mapping[str, Any]) -> Lexicon:
-        """Read what `parts` wrote; `facts` as of `facts`."""
-        found = {}
-        for name in ("words", "chars"):
-            known = facts[name]
-            settings: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in known["settings"].items()
-            }
-            found[name] = open_vectorizer(
-                VectorizerSettings(**settings),
-                state.path(f"{PREFIX}{name}_tokens"),
-                state.array(f"{PREFIX}{name}_df", np.int64, (None,)),
-                known["n_texts"],
-            )
-        return cls(**found)
+    def wider(self, n_columns: int) -> Searched:
+        """Return the rows with empty columns at the end; nothing is copied."""
+        return self if self.rows.shape[1] == n_columns else Searched(widened(self.rows, n_columns))
 
 
 @dataclass(frozen=True, eq=False)
 class LexicalScorer:
-    """Scores a label by its centroid and its text, and gives the evidence for it one by one.
+    """Scores a label by ``centroid + 0.3 text + 0.2 votes``, and gives the evidence one by one.
+
+    It finds the labels that share a term with the text, in their own text or in that of a point.
 
     Attributes:
         lexicon: Makes rows of texts.
-        points: Joined rows of the training points, (N, V).
+        points: Joined rows of the points, (N, terms).
         y: Their labels, (N, n_labels); stored entries are positives.
-        centroids: Mean of the points of each label, (n_labels, V), cut to its largest weights.
-        words: Rows of the labels' texts, (n_labels, terms).
-        chars: The same for characters.
+        centroids: Mean of the points of each label, (n_labels, terms), cut to its largest weights.
+        words: Word rows of the labels' texts, (n_labels, terms).
+        chars: The same of pieces of words.
         alive: False for removed labels, shape (n_labels,).
     """
 
     lexicon: Lexicon
-    points: Csr
+    points: Searched
     y: Csr
     centroids: Csr
-    words: Csr
-    chars: Csr
+    words: Searched
+    chars: Searched
     alive: NDArray[np.bool_]
 
     @classmethod
-    def fit(cls, texts: list[str], y: Csr, labels: LabelSet, lexicon: Lexicon) -> LexicalScorer:
+    def fit(cls, texts: Sequence[str], y: Csr, labels: LabelSet, lexicon: Lexicon) -> LexicalScorer:
         """Build the evidence of training points.
 
         Args:
@@ -148,62 +100,39 @@ class LexicalScorer:
         points, own = lexicon.rows(texts).joined, lexicon.rows(labels.texts)
         y = positives_of(y, len(texts))
         centroids = label_centroids(points, y, max_terms=CENTROID_TERMS)
-        return cls(lexicon, points, y, centroids, own.words, own.chars, labels.alive)
+        words, chars = Searched(own.text), Searched(own.chars)
+        return cls(lexicon, Searched(points), y, centroids, words, chars, labels.alive)
 
     @property
     def n_labels(self) -> int:
         """The next label id."""
         return len(self.alive)
 
-    @cached_property
-    def counts(self) -> NDArray[np.int64]:
-        """Training points of each label."""
-        return np.bincount(self.y.indices, minlength=self.n_labels)
+    @property
+    def n_points(self) -> int:
+        """Number of points that vote."""
+        return int(self.y.shape[0])
 
     @cached_property
-    def _shrunk(self) -> Csr:
+    def _shrunk(self) -> Searched:
         """Centroids times n / (n + 1): few points say little."""
-        factor = (self.counts / (self.counts + 1)).astype(np.float32)
-        data_ = self.centroids.data * np.repeat(factor, np.diff(self.centroids.indptr))
-        return csr_array(
-            (data_, self.centroids.indices, self.centroids.indptr), self.centroids.shape
+        counts = np.bincount(self.y.indices, minlength=self.n_labels)
+        factor = (counts / (counts + 1)).astype(np.float32)
+        values = self.centroids.data * np.repeat(factor, np.diff(self.centroids.indptr))
+        return Searched(
+            csr_array((values, self.centroids.indices, self.centroids.indptr), self.centroids.shape)
         )
 
     @cached_property
-    def _base(self) -> Csr:
-        """Rows whose inner product with a text's joined and word rows is the score."""
-        return join_rows([self._shrunk, self.words], [1.0, TEXT_WEIGHT], unit=False)
-
-    @cached_property
-    def _base_index(self) -> LexicalIndex:
-        return LexicalIndex(self._base)
-
-    @cached_property
-    def _centroid_index(self) -> LexicalIndex:
-        return LexicalIndex(self._shrunk)
-
-    @cached_property
-    def _point_index(self) -> LexicalIndex:
-        return LexicalIndex(self.points)
-
-    @cached_property
-    def _word_index(self) -> LexicalIndex:
-        return LexicalIndex(self.words)
-
-    @cached_property
-    def _char_index(self) -> LexicalIndex:
-        return LexicalIndex(self.chars)
-
-    def rows(self, queries: Queries) -> TextRows:
-        """Sparse rows of the texts, made once."""
-        return queries.once((self.lexicon, "rows"), lambda: self.lexicon.rows(queries.texts))
+    def _base(self) -> Searched:
+        """Rows whose inner product with `_asked` is the score without votes."""
+        rows = join_rows([self._shrunk.rows, self.words.rows], [1.0, TEXT_WEIGHT], unit=False)
+        return Searched(rows)
 
     def _asked(self, queries: Queries) -> Csr:
-        """What meets the rows of `_base`."""
-        rows = self.rows(queries)
+        rows = self.lexicon.rows_of(queries)
         return queries.once(
-            (self.lexicon, "base"),
-            lambda: join_rows([rows.joined, rows.words], unit=False),
+            (self.lexicon, "base"), lambda: join_rows([rows.joined, rows.text], unit=False)
         )
 
     def search(
@@ -214,26 +143,35 @@ class LexicalScorer:
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
     ) -> Hits:
-        """Find the k best labels by centroid and text; labels without a common term are not."""
+        """Find the k best labels of each text; labels without any evidence are not found."""
         mask = self._mask(only)
-        return self._base_index.search(self._asked(queries), k, exclude=exclude, only=mask)
+        hits = self._base.index.search(self._asked(queries), k, exclude=exclude, only=mask)[0]
+        votes = self.votes(queries)[0]
+        # A label that is not among the k best without votes can only pass them by votes.
+        voted = top_of(votes, int(np.diff(votes.indptr).max(initial=1)), exclude, mask)
+        pairs = Candidates.union([hits, voted], self.n_labels)
+        base = pair_scores(self._asked(queries), self._base.rows, pairs.matrix).data
+        scores = _voted(base, pairs.values_of(votes))
+        return _rust.topk_csr(pairs.indptr, pairs.ids, scores, self.n_labels, k)
 
     def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Score the labels `ids` (n, m) of each text; -inf for padding and removed labels."""
         known = (ids >= 0) & (ids < self.n_labels)
         known[known] = self.alive[ids[known]]
         wanted = np.where(known, ids, -1).astype(np.int32)
-        return pair_scores(self._asked(queries), self._base, wanted)
+        base = pair_scores(self._asked(queries), self._base.rows, wanted)
+        return _voted(base, entries(self.votes(queries)[0], wanted))
 
     def votes(self, queries: Queries) -> tuple[Csr, NDArray[np.float32]]:
-        """Votes of the nearest points for each label, (n, n_labels), and the nearest cosine (n,).
+        """Let the nearest points vote: votes for each label, (n, n_labels), and the best cosine.
 
-        Shares of a vote are the cubes of the cosines over their sum.
+        A neighbour's share of the vote is the cube of its cosine, over the sum of the cubes.
         """
 
         def make() -> tuple[Csr, NDArray[np.float32]]:
-            ids, cosines = self._point_index.search(self.rows(queries).joined, NEIGHBOURS)
-            cosines = np.where(ids >= 0, cosines, 0)
+            rows = self.lexicon.rows_of(queries).joined
+            ids, cosines = self.points.index.search(rows, NEIGHBOURS)
+            cosines = np.where(ids >= 0, cosines, np.float32(0))
             return neighbour_votes(ids, cosines, self.y), cosines[:, 0]
 
         return queries.once((self, "votes"), make)
@@ -245,33 +183,34 @@ class LexicalScorer:
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
     ) -> list[NDArray[np.int32]]:
-        """Labels that each kind of evidence finds, (n, width) padded with -1."""
-        rows, mask = self.rows(queries), self._mask(only)
-        votes = top_of(self.votes(queries)[0], PROPOSED["votes"], exclude, mask)
+        """Propose the labels that each kind of evidence finds, (n, width) padded with -1."""
+        rows, mask = self.lexicon.rows_of(queries), self._mask(only)
+
+        def nearest(own: Csr, theirs: Searched, kind: str) -> NDArray[np.int32]:
+            return theirs.index.search(own, PROPOSED[kind], exclude=exclude, only=mask)[0]
+
         return [
             self.search(queries, PROPOSED["base"], exclude=exclude, only=only)[0],
-            self._centroid_index.search(
-                rows.joined, PROPOSED["centroid"], exclude=exclude, only=mask
-            )[0],
-            votes,
-            self._word_index.search(rows.words, PROPOSED["text"], exclude=exclude, only=mask)[0],
-            self._char_index.search(rows.chars, PROPOSED["name"], exclude=exclude, only=mask)[0],
+            nearest(rows.joined, self._shrunk, "centroid"),
+            top_of(self.votes(queries)[0], PROPOSED["votes"], exclude, mask),
+            nearest(rows.text, self.words, "text"),
+            nearest(rows.chars, self.chars, "name"),
         ]
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
-        """The evidence for each pair, by name, each of shape (n_pairs,)."""
-        rows = self.rows(queries)
+        """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""
+        rows = self.lexicon.rows_of(queries)
         votes, nearest = self.votes(queries)
         vote = pairs.values_of(votes)
         centroid, text, name = (
-            pair_scores(own, theirs, pairs.matrix).data
+            pair_scores(own, theirs.rows, pairs.matrix).data
             for own, theirs in (
                 (rows.joined, self._shrunk),
-                (rows.words, self.words),
+                (rows.text, self.words),
                 (rows.chars, self.chars),
             )
         )
-        base = centroid + np.float32(TEXT_WEIGHT) * text
+        base = _voted(centroid + np.float32(TEXT_WEIGHT) * text, vote)
         return {
             "lexical": base,
             "lexical gap": base - pairs.largest(base),
@@ -290,37 +229,45 @@ class LexicalScorer:
         }
 
     def update(self, change: Change) -> LexicalScorer:
-        """This scorer after an edit of labels or points."""
-        labels = change.labels
-        words, chars, y, points = self.words, self.chars, self.y, self.points
-        if len(change.added) or len(change.updated):
-            ids = np.concatenate([change.added, change.updated]).astype(np.int64)
-            texts = [labels.texts[i] for i in ids]
-            fresh = self.lexicon.rows(texts)
-            words = _with_rows(words, len(labels), ids, fresh.words)
-            chars = _with_rows(chars, len(labels), ids, fresh.chars)
-        centroids = widened_rows(self.centroids, len(labels))
-        y = widened(y, len(labels))
-        if change.points is not None and change.y is not None:
-            joined = self.rows(change.points).joined
-            more = positives_of(change.y, len(change.points))
-            points = csr_array(vstack([points, joined], format="csr"))
-            y = csr_array(vstack([y, widened(more, len(labels))], format="csr"))
-            touched = np.unique(more.indices).astype(np.int64)
-            moved = label_centroids(points, csr_array(y[:, touched]), max_terms=CENTROID_TERMS)
-            centroids = _with_rows(centroids, len(labels), touched, moved)
-        return replace(
+        """Return this scorer after an edit of labels or points."""
+        return change.once(self, lambda: self._after(change))
+
+    def _after(self, change: Change) -> LexicalScorer:
+        labels, points = change.labels, change.points
+        ids = np.concatenate([change.added, change.updated]).astype(np.int64)
+        texts = [labels.texts[i] for i in ids]
+        lexicon = self.lexicon.with_texts([*texts, *(points.texts if points is not None else ())])
+        words, chars = self.words.wider(lexicon.n_text), self.chars
+        if len(ids):
+            fresh = lexicon.rows(texts)
+            words = Searched(_with_rows(words.rows, len(labels), ids, fresh.text))
+            chars = Searched(_with_rows(chars.rows, len(labels), ids, fresh.chars))
+        after = replace(
             self,
-            points=points,
-            y=y,
-            centroids=centroids,
+            lexicon=lexicon,
+            points=self.points.wider(lexicon.n_joined),
+            y=widened(self.y, len(labels)),
+            centroids=_longer(widened(self.centroids, lexicon.n_joined), len(labels)),
             words=words,
             chars=chars,
             alive=labels.alive,
         )
+        if points is None or change.y is None:
+            return after
+        return after._with_points(lexicon.rows_of(points).joined, change.y)
+
+    def _with_points(self, joined: Csr, y: Csr) -> LexicalScorer:
+        """Append points; the centroids of their labels move."""
+        more = widened(positives_of(y, joined.shape[0]), self.n_labels)
+        points = csr_array(vstack([self.points.rows, joined], format="csr"))
+        y = csr_array(vstack([self.y, more], format="csr"))
+        touched = np.unique(more.indices).astype(np.int64)
+        moved = label_centroids(points, csr_array(y[:, touched]), max_terms=CENTROID_TERMS)
+        centroids = _with_rows(self.centroids, self.n_labels, touched, moved)
+        return replace(self, points=Searched(points), y=y, centroids=centroids)
 
     def with_labels(self, labels: LabelSet) -> LexicalScorer:
-        """This scorer for other labels, the first of those it has, with the texts they have now."""
+        """Return this scorer for the first of its labels, with the texts that they have now."""
         n, own = len(labels), self.lexicon.rows(labels.texts)
         inside = self.y.indices < n
         indptr = np.concatenate([[0], np.cumsum(inside)])[self.y.indptr]
@@ -331,23 +278,23 @@ class LexicalScorer:
             self,
             y=y,
             centroids=csr_array(self.centroids[:n]),
-            words=own.words,
-            chars=own.chars,
+            words=Searched(own.text),
+            chars=Searched(own.chars),
             alive=labels.alive,
         )
 
     def facts(self) -> dict[str, Any]:
-        """Settings of the lexicon."""
-        return {"lexical": {**self.lexicon.facts(), "n_points": int(self.points.shape[0])}}
+        """Return the settings of the lexicon, and the number of points."""
+        return {"lexical": {**self.lexicon.facts(), "n_points": self.n_points}}
 
     def parts(self) -> Mapping[str, Part]:
-        """The lexicon, the points and their labels, the labels' rows."""
+        """Return the lexicon, the points and their labels, and the labels' rows as files."""
         matrices = {
-            "points": self.points,
+            "points": self.points.rows,
             "positives": self.y,
             "centroids": self.centroids,
-            "label_words": self.words,
-            "label_chars": self.chars,
+            "label_words": self.words.rows,
+            "label_chars": self.chars.rows,
         }
         rows = {PREFIX + role: _matrix_part(matrix) for role, matrix in matrices.items()}
         return self.lexicon.parts() | rows
@@ -371,26 +318,33 @@ class LexicalScorer:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise state.damaged(str(error)) from None
         n, n_points = len(labels), facts["n_points"]
-        n_words, n_chars = lexicon.words.n_tokens, lexicon.chars.n_tokens
         shapes = [
-            (points, (n_points, n_words + n_chars)),
+            (points, (n_points, lexicon.n_joined)),
             (y, (n_points, n)),
-            (centroids, (n, n_words + n_chars)),
-            (words, (n, n_words)),
-            (chars, (n, n_chars)),
+            (centroids, (n, lexicon.n_joined)),
+            (words, (n, lexicon.n_text)),
+            (chars, (n, lexicon.chars.n_tokens)),
         ]
         for matrix, shape in shapes:
             if matrix.shape != shape:
                 raise state.damaged(f"lexical rows of shape {matrix.shape}, expected {shape}")
-        return cls(lexicon, points, y, centroids, words, chars, labels.alive)
+        return cls(
+            lexicon,
+            Searched(points),
+            y,
+            centroids,
+            Searched(words),
+            Searched(chars),
+            labels.alive,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
-        """Nothing beside the files of the run."""
+        """Return nothing: scores depend on the files of the run alone."""
         return {}
 
     def note(self, k: int) -> str:
         """Say what is compared."""
-        return f"words, {int(self.alive.sum())} labels, {self.points.shape[0]} training points"
+        return f"words, {int(self.alive.sum())} labels, {self.n_points} training points"
 
     def _mask(self, only: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
         if only is not None:
@@ -398,16 +352,13 @@ class LexicalScorer:
         return None if self.alive.all() else self.alive
 
 
-def _frequencies_part(vectorizer: Vectorizer) -> Part:
-    return Part(lambda path: write_array(path, vectorizer.df), ".npy", (vectorizer, "df"))
+def _voted(base: NDArray[np.float32], votes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Add votes to the scores of centroid and text."""
+    return np.asarray(base + np.float32(VOTE_WEIGHT) * votes, np.float32)
 
 
-def _tokens_part(vectorizer: Vectorizer) -> Part:
-    return Part(lambda path: path.write_bytes(vectorizer.tokens()), ".txt", (vectorizer, "tokens"))
-
-
-def widened_rows(matrix: Csr, n_rows: int) -> Csr:
-    """The same rows, and empty ones behind them."""
+def _longer(matrix: Csr, n_rows: int) -> Csr:
+    """Append empty rows up to `n_rows`."""
     more = n_rows - matrix.shape[0]
     if not more:
         return matrix
@@ -416,10 +367,10 @@ def widened_rows(matrix: Csr, n_rows: int) -> Csr:
 
 
 def _with_rows(matrix: Csr, n_rows: int, rows: NDArray[np.int64], fresh: Csr) -> Csr:
-    """A matrix of `n_rows` rows in which `rows` are replaced."""
+    """Replace some rows of a matrix, which gets `n_rows` rows."""
     source = np.arange(n_rows)
     source[rows] = n_rows + np.arange(len(rows))
-    both = csr_array(vstack([widened_rows(matrix, n_rows), fresh], format="csr"))
+    both = csr_array(vstack([_longer(matrix, n_rows), fresh], format="csr"))
     return csr_array(both[source])
 
 

@@ -35,6 +35,22 @@ COMPANIONS = 30
 ARRAYS = ("mean", "deviation", "linear", "output", "weights", "bias")
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What kind of ranker is trained."""
+
+    hidden: int = 16
+    """Hidden units; 0: a linear ranker."""
+    members: int = 3
+    """Networks, each with a seed of its own."""
+    non_negative: bool = False
+    """Hold the weights of a linear ranker at 0 or above: more evidence never lowers a score."""
+
+
+LINEAR = Shape(hidden=0, members=1, non_negative=True)
+"""For few validation points."""
+
+
 class Member(Scorer, Protocol):
     """A scorer that also proposes candidates and gives evidence for them."""
 
@@ -51,7 +67,8 @@ class Member(Scorer, Protocol):
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Return the evidence for each pair by name, float32, (n_pairs,), its own score first.
 
-        Names and their order are always the same.
+        Larger values speak for a label, that of ranks too. Names and their order are always the
+        same.
         """
         ...
 
@@ -85,9 +102,7 @@ class Network:
         positive: NDArray[np.bool_],
         *,
         seed: int,
-        hidden: int = 16,
-        members: int = 3,
-        epochs: int = 15,
+        shape: Shape | None = None,
         weights: NDArray[np.float32] | None = None,
         num_threads: int | None = None,
     ) -> Network:
@@ -99,24 +114,27 @@ class Network:
             indptr: Text i has the pairs ``indptr[i]:indptr[i + 1]``.
             positive: Which pairs are positives, shape (n_pairs,).
             seed: Of weights and order.
-            hidden: Hidden units; 0: a linear ranker.
-            members: Networks, each with a seed of its own.
-            epochs: Passes over the texts.
+            shape: Hidden units and networks; default: `Shape`.
             weights: Weight of each positive's loss, shape (n_pairs,).
             num_threads: Threads; the result does not depend on it.
+
+        Raises:
+            ValueError: No text has both a positive and a negative among its candidates.
         """
+        shape = shape or Shape()
         arrays = _rust.fit_ranker(
             np.ascontiguousarray(features, np.float32),
             indptr,
             positive,
-            hidden=hidden,
-            n_members=members,
-            epochs=epochs,
+            hidden=shape.hidden,
+            n_members=shape.members,
+            epochs=15,
             batch=32,
             learning_rate=0.01,
             decay=0.1,
             seed=seed,
             weights=weights,
+            non_negative=shape.non_negative,
             num_threads=num_threads,
         )
         return cls(tuple(names), *arrays)

@@ -20,7 +20,7 @@ from dexml.data import Csr, csr_parts
 from dexml.index import Hits
 from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
-from dexml.scorers.lexical import Lexicon
+from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.sealed import Part, Sealed, array_part
@@ -102,8 +102,7 @@ class TreeScorer:
         )
 
     def _words(self, queries: Queries) -> Any:
-        rows = queries.once((self.lexicon, "rows"), lambda: self.lexicon.rows(queries.texts))
-        return csr_parts(rows.words, "words")
+        return csr_parts(self.lexicon.rows_of(queries).words, "words")
 
     def _ranking(self, queries: Queries, k: int) -> Hits:
         return queries.once(

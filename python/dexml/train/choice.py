@@ -55,7 +55,7 @@ def choose(job: Job, given: DataSet, progress: Progress, path: Path) -> None:
             progress=not settings.quiet,
         )
         ranker: dict[str, Any] = {"used": False}
-        if settings.ranker == "auto" and voting:
+        if settings.ranker == "auto" and voting and problem.y[few].nnz:
             embedded_set = evidence.Embedded(
                 table.vectors(encoder, label_features, temperature, choice.prior),
                 embedded[len(few) :],

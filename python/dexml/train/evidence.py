@@ -26,8 +26,9 @@ from dexml.train.words import fit_lexicon, word_members
 
 FILE = "ranker.npz"
 """Where a checkpoint keeps the ranker."""
-VOTES: dict[str, Any] = {"weight": 0.2, "neighbours": 20, "temperature": 0.1}
-"""How points vote in the base of a ranker, where no better way was chosen."""
+VOTES: dict[str, Any] = {"weight": 0.0, "neighbours": 20, "temperature": 0.1}
+"""How points vote for a ranker where votes alone did not help: they are evidence, but the base
+that the ranker must beat is what would be served without it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,18 +101,13 @@ def choose_ranker(
     texts = [given.part.texts[i] for i in few]
     tree = settings.tree == "auto"
     scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
-    exclude, groups = given.part.exclude, given.part.groups
-    asked = ranking.Asked(
-        texts,
-        given.y[few],
-        weights,
-        None if exclude is None else exclude[few],
-        None if groups is None else [groups[i] for i in few],
-    )
+    asked = ranking.Asked.of(given, few, weights)
     bar = tqdm(total=len(few), desc="evidence", unit="text", delay=2, disable=settings.quiet)
     with bar:
         evidence = ranking.gather(scorer, asked, bar.update)
-    choice = ranking.choose(evidence, asked, settings.select, seed=settings.seed)
+    choice = ranking.choose(
+        evidence, asked, settings.select, seed=settings.seed, favour=settings.favour
+    )
     path.unlink(missing_ok=True)
     if (network := choice.network) is not None:
         arrays = {name: getattr(network, name) for name in ARRAYS}
@@ -129,7 +125,7 @@ def final_ranker(given: DataSet, embedded: Embedded, path: Path, seed: int) -> R
         ValueError: The file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = tuple(str(name) for name in arrays["names"])
             network = Network(names, **{name: arrays[name] for name in ARRAYS})
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:

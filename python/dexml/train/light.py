@@ -22,7 +22,7 @@ from dexml.metrics import Result, inv_propensity
 from dexml.run import FORMAT, LabelSet, hold
 from dexml.run.labels import TRAINED, text_part
 from dexml.scorers.cooccurrence import Cooccurrence
-from dexml.scorers.lexical import Lexicon
+from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
@@ -58,7 +58,7 @@ def train_light(
 
         lexicon = fit_lexicon(given)
         choice = None
-        if given.held_out.any():
+        if settings.ranker == "auto" and given.y[given.scored].nnz:
             fitted = ranked_scorer(
                 given, given.fitted, lexicon, tree=settings.tree == "auto", seed=settings.seed
             )
@@ -95,17 +95,12 @@ def _choose(
 ) -> ranking.Choice:
     """Train the ranker on the validation points, and judge it there."""
     few = given.scored[: ranking.MAX_POINTS]
-    exclude, groups = given.part.exclude, given.part.groups
-    asked = ranking.Asked(
-        [given.part.texts[i] for i in few],
-        given.y[few],
-        weights,
-        None if exclude is None else exclude[few],
-        None if groups is None else [groups[i] for i in few],
-    )
+    asked = ranking.Asked.of(given, few, weights)
     with _bar(len(few), "evidence", settings) as bar:
         evidence = ranking.gather(scorer, asked, bar.update)
-    choice = ranking.choose(evidence, asked, settings.select, seed=settings.seed)
+    choice = ranking.choose(
+        evidence, asked, settings.select, seed=settings.seed, favour=settings.favour
+    )
     if not settings.quiet:
         console.say(ranking.summary(choice))
     return choice

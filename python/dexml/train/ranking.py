@@ -7,7 +7,7 @@ groups of them, so that its judge has not seen them either.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from dexml.data import Csr, unit_interval
 from dexml.metrics import Evaluator, Result, compare
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.queries import Queries
-from dexml.scorers.ranker import BLOCK, Network, RankedScorer
+from dexml.scorers.ranker import BLOCK, LINEAR, Network, RankedScorer, Shape
+from dexml.train.inputs import DataSet
 
 MAX_POINTS = 4000
 """Validation points that the ranker is trained on, at most."""
@@ -26,6 +27,8 @@ FOLDS = 5
 FEW_PAIRS = 300
 """Positive pairs among the candidates below which a linear ranker with weights >= 0 is tried."""
 REPORTED = ("P@1", "nDCG@5", "PSP@1", "R@100")
+POWERS = {"balanced": 0.0, "tail": 0.5}
+"""Powers of the inverse propensity that weigh positives, by what a ranker favours."""
 TREE = ("tree", "tree probability", "tree gap", "tree rank")
 """Features of the label tree: it is used only if they help, for it costs most of the time."""
 _RESAMPLES = 500
@@ -41,8 +44,28 @@ class Asked:
     """(n, L)."""
     inv_propensity: NDArray[np.float64]
     exclude: Csr | None = None
-    keys: Sequence[str] | None = None
-    """A key a point: points with one key stay on one side of every fold."""
+    groups: Sequence[str] | None = None
+    """A key a point: points with one key stay on one side of every fold, and are resampled
+    together."""
+
+    @classmethod
+    def of(
+        cls, given: DataSet, rows: NDArray[np.int64], inv_propensity: NDArray[np.float64]
+    ) -> Asked:
+        """Take some training points of a data set."""
+        exclude, groups = given.part.exclude, given.part.groups
+        return cls(
+            [given.part.texts[i] for i in rows],
+            given.y[rows],
+            inv_propensity,
+            None if exclude is None else exclude[rows],
+            None if groups is None else [groups[i] for i in rows],
+        )
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """What folds are made by: the groups, or else the texts, as the validation part is."""
+        return self.texts if self.groups is None else self.groups
 
 
 @dataclass(frozen=True)
@@ -91,7 +114,7 @@ def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], obje
         found = scorer.evidence(queries, pairs, exclude)
         names = tuple(found)
         features.append(np.stack([found[name] for name in names], axis=1))
-        ids.append(_without(pairs, exclude))
+        ids.append(pairs.ids)
         lengths.append(np.diff(pairs.indptr))
         on_progress(len(queries))
     indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
@@ -101,15 +124,8 @@ def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], obje
     return Evidence(pairs, names, matrix, positive, matrix[:, 0].copy())
 
 
-def _without(pairs: Candidates, exclude: Csr | None) -> NDArray[np.int32]:
-    """Members propose no filter pair; check it, for the ranker must not learn from one."""
-    if exclude is not None and len(pairs) and bool(pairs.values_of(exclude).any()):
-        raise AssertionError("a filter pair was proposed")
-    return pairs.ids
-
-
 def choose(
-    evidence: Evidence, asked: Asked, select: str, *, seed: int, power: float = 0.0
+    evidence: Evidence, asked: Asked, select: str, *, seed: int, favour: str = "balanced"
 ) -> Choice:
     """Train the ranker, and keep it if it is better than the first member by more than noise.
 
@@ -119,31 +135,32 @@ def choose(
         select: The metric that must be better: the whole 95 % interval of the difference, from
             cross-validation over groups, must be above 0.
         seed: Seed of weights and resampling.
-        power: Positives are weighted by the inverse propensity to this power.
+        favour: One of `POWERS`: positives are weighted by their inverse propensity to this power.
     """
-    weights = None
+    weights, power = None, POWERS[favour]
     if power:
         weights = (asked.inv_propensity[evidence.pairs.ids] ** power).astype(np.float32)
     few = int(evidence.positive.sum()) < FEW_PAIRS
-    hidden = 0 if few else 16
-    scores = out_of_fold(evidence, asked.keys, hidden, seed=seed, weights=weights)
+    shape = LINEAR if few else Shape()
+    scores = out_of_fold(evidence, asked.keys, shape, seed=seed, weights=weights)
     base, ranked = (evaluated(evidence, asked, s, select) for s in (evidence.base, scores))
     tree: dict[str, Any] = {}
     if any(name in TREE for name in evidence.names):
         plain = evidence.without(TREE)
-        plain_scores = out_of_fold(plain, asked.keys, hidden, seed=seed, weights=weights)
+        plain_scores = out_of_fold(plain, asked.keys, shape, seed=seed, weights=weights)
         simpler = evaluated(plain, asked, plain_scores, select)
-        paired = compare(simpler, ranked, groups=asked.keys, seed=seed, n_resamples=_RESAMPLES)
+        paired = compare(simpler, ranked, groups=asked.groups, seed=seed, n_resamples=_RESAMPLES)
         pays = paired[select].difference > paired[select].standard_error
         tree = {"without": paired[select].a, "with": paired[select].b, "used": bool(pays)}
         if not pays:
             evidence, scores, ranked = plain, plain_scores, simpler
-    differences = compare(base, ranked, groups=asked.keys, seed=seed, n_resamples=_RESAMPLES)
+    differences = compare(base, ranked, groups=asked.groups, seed=seed, n_resamples=_RESAMPLES)
     facts: dict[str, Any] = {
         "select": select,
         "validation_points": len(asked.texts),
         "candidates": round(len(evidence.pairs) / max(1, len(asked.texts)), 1),
-        "hidden": hidden,
+        "hidden": shape.hidden,
+        "favour": favour,
         "tree": tree,
         "gain": {
             name: {"base": d.a, "ranker": d.b, "standard_error": d.standard_error}
@@ -157,7 +174,7 @@ def choose(
             evidence.features,
             evidence.pairs.indptr,
             evidence.positive,
-            hidden=hidden,
+            shape=shape,
             seed=seed,
             weights=weights,
         )
@@ -171,34 +188,43 @@ def uses_tree(network: Network | None) -> bool:
 
 def out_of_fold(
     evidence: Evidence,
-    keys: Sequence[str] | None,
-    hidden: int,
+    keys: Sequence[str],
+    shape: Shape,
     *,
     seed: int,
     weights: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Score every pair by a ranker that was not trained on points of its group."""
-    n = evidence.pairs.n_texts
-    names = [str(i) for i in range(n)] if keys is None else list(keys)
-    folds = np.array([int(FOLDS * unit_interval(_SALT, name)) for name in names], np.int64)
+    """Score every pair by a ranker that was not trained on any point with its key.
+
+    Where the other folds teach nothing, the first member's scores stand.
+    """
+    folds = np.array([int(FOLDS * unit_interval(_SALT, key)) for key in keys], np.int64)
     scores = np.zeros(len(evidence.pairs), np.float32)
     for fold in range(FOLDS):
         fitted, fit_pairs = evidence.pairs.select(np.flatnonzero(folds != fold))
         _, held = evidence.pairs.select(np.flatnonzero(folds == fold))
         if not len(held):
             continue
+        if not _teaches(fitted, evidence.positive[fit_pairs]):
+            scores[held] = evidence.base[held]
+            continue
         network = Network.fit(
             evidence.names,
             evidence.features[fit_pairs],
             fitted.indptr,
             evidence.positive[fit_pairs],
-            hidden=hidden,
-            members=1,
+            shape=replace(shape, members=1),
             seed=seed,
             weights=None if weights is None else weights[fit_pairs],
         )
         scores[held] = network.score(evidence.features[held])
     return scores
+
+
+def _teaches(pairs: Candidates, positive: NDArray[np.bool_]) -> bool:
+    """Whether a text has both positives and negatives among its candidates."""
+    positives = np.bincount(pairs.rows[positive], minlength=pairs.n_texts)
+    return bool(((positives > 0) & (positives < np.diff(pairs.indptr))).any())
 
 
 def evaluated(evidence: Evidence, asked: Asked, scores: NDArray[np.float32], select: str) -> Result:

@@ -91,6 +91,11 @@ class TrainSettings(Settings):
         description="rank candidates by words, votes and embeddings together, if that helps on "
         "the validation part",
     )
+    favour: Literal["balanced", "tail"] = Field(
+        "balanced",
+        description="whom the ranker serves: tail weighs positives by the root of their inverse "
+        "propensity (PSP@k up, P@k down)",
+    )
     tree: Literal["auto", "none"] = Field(
         "auto",
         description="give the ranker a label tree on words too, if that helps on the validation "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dexml import console
 from dexml.metrics import Result
 from dexml.train.outcome import Finished
 from dexml.train.settings import NO_ENCODER, TrainSettings
@@ -32,11 +33,16 @@ def train(
         RuntimeError: The loss is not finite, memory ran out, another process is gone, or another
             process trains or edits the run.
         OSError: The disk is full, or a file cannot be read.
+        ImportError: A package that an encoder needs is missing.
     """
     if settings.encoder == NO_ENCODER:
         from dexml.train.light import train_light
 
         return train_light(settings, conclude)
+    try:
+        console.require("train", "torch", "transformers", "safetensors")
+    except ImportError as error:
+        raise ImportError(f"{error}; or train without an encoder: --encoder none") from None
     from dexml.train.run import train_encoder  # brings torch
 
     return train_encoder(settings, conclude)

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml.run import LabelSet
-from dexml.scorers.lexical import LexicalScorer, Lexicon
+from dexml.scorers.lexical import LexicalScorer
+from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import Member
 from dexml.scorers.tree import TreeScorer
 from dexml.train.inputs import DataSet
@@ -14,7 +15,7 @@ from dexml.train.inputs import DataSet
 
 def fit_lexicon(given: DataSet) -> Lexicon:
     """Collect the words of all training points and labels; no label of a point is looked at."""
-    return Lexicon.fit([*given.part.texts, *given.label_texts])
+    return Lexicon.fit(given.part.texts, given.label_texts)
 
 
 def word_members(
@@ -31,5 +32,5 @@ def word_members(
     lexical = LexicalScorer.fit(texts, y, labels, lexicon)
     if not tree or not y.nnz:
         return lexical, (lexical,)
-    words = lexicon.words.rows(texts)
+    words = lexicon.rows(texts).words
     return lexical, (lexical, TreeScorer.fit(words, lexical.y, labels, lexicon, seed=seed))

@@ -134,6 +134,27 @@ class Vectorizer:
         vocabulary = _rust.Vocabulary.parse(TOKENS, tokens, df, len(texts))
         return replace(self, _vocabulary=vocabulary)
 
+    def without_tokens(self) -> Vectorizer:
+        """Return a vectorizer without columns that counts as many texts."""
+        none = np.zeros(0, np.int64)
+        return replace(self, _vocabulary=_rust.Vocabulary.parse(TOKENS, b"", none, self.n_texts))
+
+    def with_tokens(self, tokens: Sequence[str]) -> Vectorizer:
+        """Return a vectorizer with more columns, behind the others.
+
+        Each of the new tokens counts as one that a single text holds.
+
+        Raises:
+            ValueError: A token is given twice, or is a column already.
+        """
+        if not tokens:
+            return self
+        lines = (token.replace("\\", "\\\\").replace("\n", "\\n") for token in tokens)
+        text = self.tokens() + "".join(f"{line}\n" for line in lines).encode()
+        df = np.concatenate([self.df, np.ones(len(tokens), np.int64)])
+        vocabulary = _rust.Vocabulary.parse(TOKENS, text, df, max(1, self.n_texts))
+        return replace(self, _vocabulary=vocabulary)
+
     def tokens(self) -> bytes:
         """Return the tokens, one a line, in the order of the columns, as UTF-8."""
         return self._vocabulary.to_text()

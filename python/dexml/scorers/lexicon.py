@@ -1,0 +1,155 @@
+"""What turns texts into sparse rows for the scorers that look at words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dexml.data import Csr
+from dexml.files import write_array
+from dexml.scorers.queries import Queries
+from dexml.sealed import Part, Sealed
+from dexml.text.lexical import (
+    Vectorizer,
+    VectorizerSettings,
+    fit_vectorizer,
+    join_rows,
+    open_vectorizer,
+)
+
+PREFIX = "lexical/"
+CHAR_WEIGHT = 0.7
+"""Of characters beside words in the joined rows."""
+WORDS = VectorizerSettings(sizes=(1, 2), min_df=2, unit=False)
+SINGLE = replace(WORDS, sizes=(1, 1), min_df=1)
+CHARS = VectorizerSettings(grams="chars", sizes=(2, 5), min_df=2, max_chars=80, max_size=300_000)
+
+
+class TextRows(NamedTuple):
+    """Sparse rows of n texts, float32, unit length; empty for a text without a known term."""
+
+    words: Csr
+    """Words and pairs of words that the training knew: the columns are always the same."""
+    text: Csr
+    """The same, and behind them words that came later."""
+    chars: Csr
+    """Pieces of words, from the beginning of the text."""
+    joined: Csr
+    """`chars`, less weighted, and `text` side by side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lexicon:
+    """Knows the terms of texts: words and pairs of words, and pieces of words.
+
+    It knows all words of the labels, and those that two texts have. A label or a point that comes
+    later brings its own words along (`with_texts`): else a new label could not be found by a word
+    that nobody has used before.
+
+    Attributes:
+        words: Terms of the training.
+        chars: Pieces of words, all from the training.
+        later: Words that came after the training; each counts as one of a single text.
+    """
+
+    words: Vectorizer
+    chars: Vectorizer
+    later: Vectorizer
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], label_texts: Sequence[str]) -> Lexicon:
+        """Collect the terms of points and labels."""
+        everything = [*texts, *label_texts]
+        words = fit_vectorizer(everything, WORDS)
+        # A word of a single text helps nobody, unless that is a label: it may be asked for. Pairs
+        # of words are left out: they would only make the match of each single word weaker.
+        words = words.with_tokens([w for w in _words_of(label_texts) if words.column(w) is None])
+        return cls(words, fit_vectorizer(everything, CHARS), words.without_tokens())
+
+    def with_texts(self, texts: Sequence[str]) -> Lexicon:
+        """Return a lexicon that knows the words of these texts too: new columns, at the end."""
+        known = (self.words, self.later)
+        new = [w for w in _words_of(texts) if all(one.column(w) is None for one in known)]
+        return replace(self, later=self.later.with_tokens(new)) if new else self
+
+    @property
+    def n_text(self) -> int:
+        """Columns of `TextRows.text`."""
+        return self.words.n_tokens + self.later.n_tokens
+
+    @property
+    def n_joined(self) -> int:
+        """Columns of `TextRows.joined`."""
+        return self.chars.n_tokens + self.n_text
+
+    def rows(self, texts: Sequence[str]) -> TextRows:
+        """Turn texts into rows."""
+        return self.rows_of(Queries(texts))
+
+    def rows_of(self, queries: Queries) -> TextRows:
+        """Turn texts into rows, once for all who ask; a lexicon that has grown shares the most."""
+
+        def terms() -> tuple[Csr, Csr, Csr]:
+            raw = self.words.rows(queries.texts)
+            return raw, join_rows([raw]), self.chars.rows(queries.texts)
+
+        def make() -> TextRows:
+            raw, words, chars = queries.once((self.words, self.chars), terms)
+            text = words
+            if self.later.n_tokens:
+                text = join_rows([raw, self.later.rows(queries.texts)])
+            return TextRows(words, text, chars, join_rows([chars, text], [CHAR_WEIGHT, 1.0]))
+
+        return queries.once(self, make)
+
+    def facts(self) -> dict[str, Any]:
+        """Return plain values for the manifest of a run."""
+        return {
+            name: {"n_texts": one.n_texts, "settings": asdict(one.settings)}
+            for name, one in self._vectorizers().items()
+        }
+
+    def parts(self) -> dict[str, Part]:
+        """Return terms and their document frequencies as files of a run."""
+        parts = {}
+        for name, one in self._vectorizers().items():
+            parts[f"{PREFIX}{name}_tokens"] = _tokens_part(one)
+            parts[f"{PREFIX}{name}_df"] = _frequencies_part(one)
+        return parts
+
+    @classmethod
+    def restore(cls, state: Sealed, facts: Mapping[str, Any]) -> Lexicon:
+        """Read what `parts` wrote; `facts` as `Lexicon.facts` returned them."""
+        opened = {}
+        for name in ("words", "chars", "later"):
+            known = facts[name]
+            settings: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in known["settings"].items()
+            }
+            opened[name] = open_vectorizer(
+                VectorizerSettings(**settings),
+                state.path(f"{PREFIX}{name}_tokens"),
+                state.array(f"{PREFIX}{name}_df", np.int64, (None,)),
+                known["n_texts"],
+            )
+        return cls(**opened)
+
+    def _vectorizers(self) -> dict[str, Vectorizer]:
+        return {"words": self.words, "chars": self.chars, "later": self.later}
+
+
+def _words_of(texts: Sequence[str]) -> list[str]:
+    """Return all single words of texts, each once."""
+    found = fit_vectorizer(texts, SINGLE)
+    return [found.token(column) for column in range(found.n_tokens)]
+
+
+def _frequencies_part(vectorizer: Vectorizer) -> Part:
+    return Part(lambda path: write_array(path, vectorizer.df), ".npy", (vectorizer, "df"))
+
+
+def _tokens_part(vectorizer: Vectorizer) -> Part:
+    return Part(lambda path: path.write_bytes(vectorizer.tokens()), ".txt", (vectorizer, "tokens"))

@@ -1,0 +1,450 @@
+"""Light runs: trained, served and edited by words alone, without torch."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array, load_npz, save_npz
+
+from dexml import console, train
+from dexml.commands.index import main as index_main
+from dexml.commands.predict import main as predict_main
+from dexml.commands.train import main as train_main
+from dexml.metrics import evaluate
+from dexml.predict import Predictor, open_run
+from dexml.train import TrainSettings
+from small import PARTS, TOPICS, part_path, write_tiny_data
+
+
+def settings_of(data: Path, out: Path, **changes: Any) -> TrainSettings:
+    values: dict[str, Any] = {"encoder": "none", "quiet": True, "seed": 1, "validation": 0.3}
+    return TrainSettings(data_dir=data, out=out, **(values | changes))
+
+
+def confusing_data(folder: Path, n: int = 400) -> Path:
+    """Every label has a secret word that its own text lacks; a ranker weighs texts and points."""
+    rng = np.random.default_rng(0)
+    labels = [f"{topic} {part}" for topic in TOPICS for part in PARTS]
+    (folder / "raw").mkdir(parents=True)
+    (folder / "raw" / "Y.txt").write_text("".join(f"{t}\n" for t in labels))
+    for part, n_points in (("trn", n), ("tst", 60)):
+        y = np.zeros((n_points, len(labels)), np.float32)
+        texts = []
+        for row in range(n_points):
+            chosen = rng.choice(len(labels), size=2, replace=False)
+            y[row, chosen] = 1
+            lures = " ".join(labels[i] for i in rng.choice(len(labels), size=2))
+            texts.append(" ".join(f"secret{i}" for i in chosen) + f" {lures}")
+        (folder / "raw" / f"{part}_X.txt").write_text("".join(f"{t}\n" for t in texts))
+        save_npz(folder / f"Y.{part}.npz", csr_array(y))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def confusing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return confusing_data(tmp_path_factory.mktemp("data") / "confusing")
+
+
+@pytest.fixture(scope="module")
+def ranked_run(confusing: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A light run with a ranker."""
+    out = tmp_path_factory.mktemp("light") / "run"
+    train.train(settings_of(confusing, out))
+    assert facts_of(out)["selected"]["used"]
+    return out
+
+
+@pytest.fixture
+def light(tiny_data: Path, tmp_path: Path) -> Path:
+    """A light run of its own."""
+    out = tmp_path / "run"
+    train.train(settings_of(tiny_data, out))
+    return out
+
+
+def facts_of(run: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return facts
+
+
+def call(main: Any, *words: object) -> int:
+    return console.run(main, [str(word) for word in words])
+
+
+# --- training ---
+
+
+def test_the_saved_run_gives_the_scores_of_the_training(confusing: Path, ranked_run: Path) -> None:
+    predictor = Predictor.open(ranked_run)
+    texts = (confusing / "raw" / "tst_X.txt").read_text().splitlines()
+    ids, _ = predictor.predict(texts, 100)
+    y_true = csr_array(load_npz(confusing / "Y.tst.npz"))
+    metrics = json.loads((ranked_run / "metrics.json").read_text())["metrics"]
+    assert evaluate(y_true, ids, ("P@1", "nDCG@5", "R@100")) == {
+        name: metrics[name] for name in ("P@1", "nDCG@5", "R@100")
+    }
+    gain = facts_of(ranked_run)["selected"]["gain"]["nDCG@5"]
+    assert gain["ranker"] > gain["base"]
+
+
+def test_two_trainings_give_the_same_bits(
+    confusing: Path, ranked_run: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    train.train(settings_of(confusing, again))
+    assert facts_of(again)["parts"] == facts_of(ranked_run)["parts"]
+
+
+ONE_CPU = """
+import os, sys
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+from dexml.commands.train import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one CPU"
+)
+def test_the_number_of_threads_changes_no_bit(
+    confusing: Path, ranked_run: Path, tmp_path: Path
+) -> None:
+    words = [str(confusing), "--out", str(tmp_path / "one"), "--encoder", "none", "--seed", "1"]
+    command = [sys.executable, "-c", ONE_CPU, *words, "--validation", "0.3", "--quiet"]
+    subprocess.run(command, check=True)
+    assert facts_of(tmp_path / "one")["parts"] == facts_of(ranked_run)["parts"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"validation": 0.0}, {"ranker": "none"}, {"validation": 0.01, "validation_points": 1}],
+    ids=["no validation part", "none asked for", "hardly a validation part"],
+)
+def test_labels_are_ranked_without_a_ranker(
+    tiny_data: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """By centroid, text and votes: no worse than chance, and the same as the lexical scorer."""
+    result = train.train(settings_of(tiny_data, tmp_path / "run", **changes))
+    assert result is not None
+    assert result.metrics["P@1"] > 0.9
+    assert facts_of(tmp_path / "run")["ranker"] == {"features": []}
+
+
+def test_without_refit_the_validation_points_do_not_vote(tiny_data: Path, tmp_path: Path) -> None:
+    train.train(settings_of(tiny_data, tmp_path / "run", refit=False))
+    assert 150 < facts_of(tmp_path / "run")["lexical"]["n_points"] < 290
+
+
+def test_a_finished_run_is_left_as_it_is(
+    light: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (light / "run.json").read_bytes()
+    assert train.train(settings_of(tiny_data, light, resume=True)) is None
+    assert "finished already" in capsys.readouterr().err
+    assert (light / "run.json").read_bytes() == before
+
+
+def test_a_killed_training_is_trained_again(
+    tiny_data: Path, light: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        patch.setattr("dexml.train.light.write_scores", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(settings_of(tiny_data, broken))
+    train.train(settings_of(tiny_data, broken, resume=True))
+    assert facts_of(broken)["parts"] == facts_of(light)["parts"]
+    assert (broken / "metrics.json").exists()
+
+
+def test_an_encoder_is_not_added_to_a_light_run(
+    light: Path, tiny_data: Path, tiny_encoder: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"was started with encoder = 'none', not '.*--overwrite"):
+        train.train(settings_of(tiny_data, light, encoder=str(tiny_encoder), resume=True))
+    with pytest.raises(FileExistsError, match="--resume or --overwrite"):
+        train.train(settings_of(tiny_data, light, encoder=str(tiny_encoder)))
+
+
+def test_a_light_run_takes_the_place_of_another(light: Path, tiny_data: Path) -> None:
+    train.train(settings_of(tiny_data, light, overwrite=True, ranker="none"))
+    assert Predictor.open(light).predict(["kernel driver"], 1).ids[0, 0] == 0
+
+
+def test_no_test_part(tmp_path: Path) -> None:
+    data = write_tiny_data(tmp_path / "data")
+    (data / "Y.tst.npz").unlink()
+    (data / "raw" / "tst_X.txt").unlink()
+    assert train.train(settings_of(data, tmp_path / "run")) is None
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert Predictor.open(tmp_path / "run").predict(["kernel driver"], 1).ids[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts"),
+    [
+        (["x"], ["a b", "a c", "b c", "x"] * 5),
+        (["same", "same", "same"], ["same", "a", "b", "c"] * 5),
+        (["one", "two", "three"], ["", "", "", ""] * 5),
+        (["one", "two", "three"], [f"w{i} v{i}" for i in range(20)]),
+    ],
+    ids=["one label", "equal labels", "empty texts", "no word twice"],
+)
+def test_odd_data_sets(tmp_path: Path, labels: list[str], texts: list[str]) -> None:
+    data = tmp_path / "data"
+    (data / "raw").mkdir(parents=True)
+    (data / "raw" / "Y.txt").write_text("".join(f"{t}\n" for t in labels))
+    rng = np.random.default_rng(0)
+    for part in ("trn", "tst"):
+        y = (rng.random((len(texts), len(labels))) < 0.5).astype(np.float32)
+        (data / "raw" / f"{part}_X.txt").write_text("".join(f"{t}\n" for t in texts))
+        save_npz(data / f"Y.{part}.npz", csr_array(y))
+    train.train(settings_of(data, tmp_path / "run"))
+    ids, scores = Predictor.open(tmp_path / "run").predict([*texts, "unknown"], 5)
+    assert ((ids == -1) == np.isneginf(scores)).all()
+    assert (ids < len(labels)).all()
+
+
+def test_a_plan_is_for_encoders(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(train_main, tiny_data, "--encoder", "none", "--plan") == 2
+    assert "--plan" in capsys.readouterr().err
+
+
+# --- serving ---
+
+
+def test_more_labels_than_there_are(ranked_run: Path) -> None:
+    predictor = Predictor.open(ranked_run)
+    ids, scores = predictor.predict(["secret3 kernel driver", ""], 80)
+    for row in ids:
+        found = row[row >= 0].tolist()
+        assert len(set(found)) == len(found) <= 64
+        assert (row[len(found) :] == -1).all()
+    assert ids[0, 0] == 3
+    assert ((ids == -1) == np.isneginf(scores)).all()
+
+
+def test_filter_pairs_and_groups_of_labels(ranked_run: Path) -> None:
+    predictor = Predictor.open(ranked_run)
+    text = ["secret3 secret9 kernel driver"]
+    exclude = csr_array((np.ones(1, np.float32), [3], [0, 1]), shape=(1, 64))
+    assert predictor.predict(text, 1).ids[0, 0] in (3, 9)
+    assert 3 not in predictor.predict(text, 64, exclude=exclude).ids
+    only = predictor.predict(text, 64, only=[0, 9, 20]).ids[0]
+    assert only[0] == 9
+    assert set(only.tolist()) <= {0, 9, 20, -1}
+
+
+@pytest.mark.parametrize("search", ["hnsw", "fast"])
+def test_a_light_run_has_no_graph(ranked_run: Path, search: Any) -> None:
+    with pytest.raises(ValueError, match=r"light run searches words|expected one of"):
+        Predictor.open(ranked_run, search=search)
+
+
+def test_threads_may_ask_while_another_edits(ranked_run: Path) -> None:
+    """Each answer is that of a moment before an edit or after it."""
+    predictor = Predictor(open_run(ranked_run))
+    text = ["secret3 wombat"]
+    done = threading.Event()
+
+    def ask(_: int) -> set[int]:
+        found: set[int] = set()
+        while not done.is_set():
+            found |= set(predictor.predict(text, 1).ids[0].tolist())
+        return found
+
+    with ThreadPoolExecutor(3) as pool:
+        answers = pool.map(ask, range(3))
+        for _ in range(5):
+            (new,) = predictor.add_labels(["wombat"])
+            predictor.remove_labels([new])
+        done.set()
+        found = set.union(*answers)
+    assert found <= {3, *range(64, 69)}
+
+
+# --- edits ---
+
+
+def test_labels_and_points_are_edited(light: Path) -> None:
+    predictor = Predictor(open_run(light))
+    (new,) = predictor.add_labels(["wombat burrow"])
+    assert predictor.predict(["a wombat burrow"], 1).ids[0, 0] == new == 64
+    rows = predictor.add_points(["quokka island", "quokka"], [[int(new)], [int(new), 5]])
+    assert rows.tolist() == [300, 301]
+    assert predictor.predict(["a quokka island"], 1).ids[0, 0] == new
+    predictor.update_labels([7], ["numbat colony"])
+    assert predictor.predict(["numbat colony"], 1).ids[0, 0] == 7
+    before = predictor.predict(["kernel driver"], 1).ids[0, 0]
+    predictor.remove_labels([before])
+    assert before not in predictor.predict(["secret3", "kernel driver"], 65).ids
+
+
+def test_edits_are_there_after_saving(light: Path) -> None:
+    predictor = Predictor(open_run(light))
+    predictor.add_labels(["wombat burrow", "zebra"])
+    predictor.add_points(["quokka island"], [[64]])
+    predictor.remove_labels([3])
+    predictor.update_labels([7], ["numbat colony"])
+    predictor.save()
+    texts = [
+        "wombat burrow",
+        "quokka island",
+        "numbat colony",
+        "kernel driver",
+        "printer theme a",
+        "",
+    ]
+    ids, scores = predictor.predict(texts, 70)
+    again = Predictor.open(light).predict(texts, 70)
+    np.testing.assert_array_equal(ids, again.ids)
+    np.testing.assert_array_equal(scores, again.scores)
+    assert ids[:3, 0].tolist() == [64, 64, 7]
+
+
+def test_removing_labels_rewrites_only_what_says_so(light: Path) -> None:
+    before = facts_of(light)["parts"]
+    predictor = Predictor(open_run(light))
+    predictor.remove_labels([3])
+    predictor.save()
+    after = facts_of(light)["parts"]
+    assert {role for role in after if after[role] != before[role]} == {"labels/alive"}
+
+
+def test_index_edits_a_light_run(
+    light: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("wombat burrow\nkernel driver\n")
+    assert call(index_main, light, "--add", file) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "64\twombat burrow\n"
+    assert "65 labels; words" in shown.err
+    file.write_text("0\n1\n")
+    assert call(index_main, light, "--remove", file) == 0
+    assert "63 labels (2 removed); words" in capsys.readouterr().err
+    file.write_text("7\tnumbat colony\n")
+    assert call(index_main, light, "--update", file, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert call(index_main, light, "--info") == 0
+    shown = capsys.readouterr()
+    for name, value in {"search": "words", "labels": "63", "removed": "2", "points": "300"}.items():
+        assert re.search(rf"^{name} +{value}$", shown.out, flags=re.M), name
+    assert call(index_main, light, "--overwrite") == 0
+    capsys.readouterr()
+    labels = open_run(light).labels
+    assert (len(labels), labels.n_alive, labels.edits) == (64, 64, 0)
+    assert Predictor.open(light).predict(["kernel driver"], 1).ids[0, 0] == 0
+
+
+def test_a_light_run_needs_no_index(light: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So the usual three commands in a row work with either kind of run."""
+    before = (light / "run.json").read_bytes()
+    assert call(index_main, light) == 0
+    assert "needs no index" in capsys.readouterr().err
+    assert (light / "run.json").read_bytes() == before
+    for words in (["--search", "hnsw"], ["--rebuild"]):
+        assert call(index_main, light, *words) == 1
+        assert "light run" in capsys.readouterr().err
+
+
+# --- the command predict ---
+
+
+def test_predict_writes_and_resumes(
+    ranked_run: Path, confusing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped output is continued; the whole is that of one go."""
+    texts = confusing / "raw" / "tst_X.txt"
+    for suffix in ("npz", "jsonl"):
+        whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
+        assert call(predict_main, ranked_run, texts, "--out", whole, "--quiet", "--block", 7) == 0
+        with monkeypatch.context() as patch:
+            patch.setattr("dexml.commands.partial.COMMIT_SECONDS", 0)
+            answered = iter(range(3))
+            predict = Predictor.predict
+
+            def stopped(
+                self: Predictor, *args: Any, answered: Any = answered, ask: Any = predict, **k: Any
+            ) -> Any:
+                if next(answered, None) is None:
+                    raise KeyboardInterrupt
+                return ask(self, *args, **k)
+
+            patch.setattr(Predictor, "predict", stopped)
+            assert call(predict_main, ranked_run, texts, "--out", out, "--block", 7) == 130
+        assert call(predict_main, ranked_run, texts, "--out", out, "--block", 7, "--resume") == 0
+        assert out.read_bytes() == whole.read_bytes()
+
+
+def test_predict_shows_progress_without_an_encoder(
+    ranked_run: Path, confusing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    class Bar:
+        n = 0
+
+        def __enter__(self) -> "Bar":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, n: int) -> None:
+            self.n += n
+            steps.append(n)
+
+    monkeypatch.setattr("dexml.commands.predict.tqdm", lambda **_: Bar())
+    texts, out = confusing / "raw" / "tst_X.txt", tmp_path / "out.npz"
+    assert call(predict_main, ranked_run, texts, "--out", out, "--block", 25) == 0
+    assert steps == [25, 25, 10]
+
+
+# --- without torch ---
+
+BLOCKED = """
+import sys
+for name in ("torch", "transformers", "safetensors", "hnswlib", "tokenizers", "tensorboardX"):
+    sys.modules[name] = None  # importing it raises ImportError
+data, run, added, encoder = sys.argv[1:]
+
+from dexml.console import run as call
+from dexml.commands.train import main as train
+from dexml.commands.index import main as index
+from dexml.commands.predict import main as predict
+
+assert call(train, [data, "--out", run, "--encoder", "none", "--quiet"]) == 0
+assert call(predict, [run, "-k", "2", "--jsonl", "--quiet"]) == 0
+assert call(index, [run, "--add", added]) == 0
+assert call(predict, [run, added, "-k", "1", "--jsonl", "--quiet"]) == 0
+assert call(train, [data, "--out", run, "--encoder", encoder, "--overwrite"]) == 1
+"""
+
+
+def test_all_of_it_works_without_torch(tiny_data: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    added = tmp_path / "added.txt"
+    added.write_text("wombat burrow\n")
+    words = [tiny_data, tmp_path / "run", added, tiny_encoder]
+    command = [sys.executable, "-c", BLOCKED, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1 + 80 + 1 + 1
+    assert json.loads(lines[-1])["labels"][0]["id"] == 64
+    assert "report" in (tmp_path / "run" / "report.html").read_text().lower()
+    message = done.stderr.strip().splitlines()[-1]
+    assert "pip install 'dexml-xmc[train]'" in message
+    assert message.endswith("or train without an encoder: --encoder none")
+    assert part_path(tmp_path / "run", "lexical/points").exists()  # and the run is still there
