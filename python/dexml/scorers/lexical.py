@@ -144,7 +144,20 @@ class LexicalScorer:
         only: NDArray[np.bool_] | None = None,
     ) -> Hits:
         """Find the k best labels of each text; labels without any evidence are not found."""
-        mask = self._mask(only)
+
+        def make() -> tuple[object, Hits]:
+            return (exclude, only), self._best(queries, width, exclude, self._mask(only))
+
+        # A ranker asks for candidates, and again for the best of them. The result holds what it
+        # depends on, so that no later object can get its id.
+        width = max(k, PROPOSED["base"])
+        key = (self, "best", width, id(exclude), id(only))
+        ids, scores = queries.once(key, make)[1]
+        return np.ascontiguousarray(ids[:, :k]), np.ascontiguousarray(scores[:, :k])
+
+    def _best(
+        self, queries: Queries, k: int, exclude: Csr | None, mask: NDArray[np.bool_] | None
+    ) -> Hits:
         hits = self._base.index.search(self._asked(queries), k, exclude=exclude, only=mask)[0]
         votes = self.votes(queries)[0]
         # A label that is not among the k best without votes can only pass them by votes.

@@ -166,7 +166,7 @@ class TreeScorer:
         return replace(self, alive=change.labels.alive)
 
     def with_labels(self, labels: LabelSet) -> TreeScorer:
-        """This scorer for the labels as they were trained."""
+        """Return this scorer for the labels as they were trained."""
         return replace(self, alive=labels.alive)
 
     def facts(self) -> dict[str, Any]:

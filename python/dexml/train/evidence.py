@@ -46,14 +46,17 @@ class Embedded:
 
 
 def votes_of(memory: dict[str, Any]) -> dict[str, Any]:
-    """How points vote, by the choice of `dexml.train.memory` if they do."""
+    """Return how points vote: as `dexml.train.memory` chose, if it did."""
     if memory.get("kind") != "votes":
         return VOTES
     return {name: memory[name] for name in VOTES}
 
 
 def ranked_scorer(given: DataSet, embedded: Embedded, *, tree: bool, seed: int) -> RankedScorer:
-    """Dense scores with votes, and words, ranked by the former; `asking` says what is asked."""
+    """Fit the members on the points of `embedded`; dense scores with votes rank.
+
+    The scorer has no encoder: `asking` gives it the vectors of the texts.
+    """
     index = LabelIndex.build(embedded.label_vectors, search="exact")
     nobody: Any = None  # the embedder comes with the texts; residuals serve edits of labels only
     settings = {"dim": embedded.points.shape[1], "point_tokens": 0}
@@ -67,7 +70,7 @@ def ranked_scorer(given: DataSet, embedded: Embedded, *, tree: bool, seed: int) 
 def asking(
     scorer: RankedScorer, texts: Sequence[str], vectors: NDArray[np.float32]
 ) -> RankedScorer:
-    """The same scorer, to be asked about texts whose search vectors (n, D + 1) are known."""
+    """Return a scorer that answers for texts whose search vectors (n, D + 1) are known."""
     voted, *others = scorer.members
     assert isinstance(voted, VotedScorer)
     known = cast(Embedder, KnownVectors(texts, vectors))
@@ -119,7 +122,7 @@ def choose_ranker(
 
 
 def final_ranker(given: DataSet, embedded: Embedded, path: Path, seed: int) -> RankedScorer:
-    """The ranker that `choose_ranker` kept, over the evidence of the final model.
+    """Put the ranker that `choose_ranker` kept over the evidence of the final model.
 
     Raises:
         ValueError: The file is damaged.

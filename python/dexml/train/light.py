@@ -1,4 +1,4 @@
-"""A light training: words, a label tree and a ranker; no transformer, no torch, seconds.
+"""A light training: words, a label tree and a ranker, without a transformer or torch.
 
 The same story as `dexml.train.run`: fit on most points, choose on the others, fit on all points,
 save, score the test part.
@@ -82,7 +82,7 @@ def train_light(
 def ranked_scorer(
     given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon, *, tree: bool, seed: int
 ) -> RankedScorer:
-    """The word evidence of the points `rows`, ranked by the lexical score."""
+    """Fit the members on the points `rows`; the lexical score ranks."""
     lexical, members = word_members(given, rows, lexicon, tree=tree, seed=seed)
     return RankedScorer(members, None, Cooccurrence(lexical.y), lexical.alive)
 

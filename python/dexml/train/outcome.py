@@ -44,7 +44,7 @@ class Finished(NamedTuple):
 
 
 def propensity_of(settings: TrainSettings) -> dict[str, float]:
-    """Constants A and B of the propensities, by their names in `dexml.metrics.inv_propensity`."""
+    """Return the constants A and B of the propensities, by their names in `dexml.metrics.inv_propensity`."""
     a, b = settings.propensity_a, settings.propensity_b
     if settings.propensity:
         a, b = propensity_constants(settings.propensity)
@@ -83,20 +83,20 @@ def write_scores(
 
 
 def changed(settings: TrainSettings) -> dict[str, Any]:
-    """Settings that differ from their defaults, plain values."""
+    """Return the settings that differ from their defaults, as plain values."""
     given, usual = settings.model_dump(mode="json"), defaults()
     hidden = {"data_dir", "out", "encoder", "resume", "overwrite", "quiet", "debug", "cache"}
     return {k: v for k, v in given.items() if k not in hidden and usual.get(k, None) != v}
 
 
 def defaults() -> dict[str, Any]:
-    """The default of each setting that has one."""
+    """Return the default of each setting that has one."""
     fields = TrainSettings.model_fields.items()
     return {name: field.default for name, field in fields if not field.is_required()}
 
 
 def load_test_part(settings: TrainSettings, n_labels: int) -> data.Part | None:
-    """The test part, if there is one with a positive."""
+    """Load the test part, if there is one with a positive."""
     try:
         part = data.load_part(settings.data_dir, "tst", n_labels)
     except FileNotFoundError as error:
@@ -116,7 +116,7 @@ def evaluate_scorer(
     weights: NDArray[np.float64],
     on_progress: Callable[[int], object],
 ) -> tuple[Result, NDArray[np.int32], NDArray[np.float32]]:
-    """Rank and evaluate all points, with values per point; also ids and scores (n, k)."""
+    """Rank and evaluate all points, with values per point; return ids and scores (n, k) too."""
     k = max(int(name.split("@")[1]) for name in REPORTED)
     evaluator = Evaluator(y_true.shape[1], REPORTED, inv_propensity=weights, keep_rows=True)
     ids = np.full((len(texts), k), -1, np.int32)

@@ -81,7 +81,7 @@ class Evidence:
     """The first member's score of each pair."""
 
     def without(self, names: Sequence[str]) -> Evidence:
-        """The same without some features."""
+        """Return the evidence without some features."""
         kept = [i for i, name in enumerate(self.names) if name not in names]
         some = tuple(self.names[i] for i in kept)
         return Evidence(self.pairs, some, self.features[:, kept], self.positive, self.base)
@@ -241,7 +241,7 @@ def evaluated(evidence: Evidence, asked: Asked, scores: NDArray[np.float32], sel
 
 
 def summary(choice: Choice) -> str:
-    """One line about a choice, percent, for a person."""
+    """Describe a choice in one line, in percent."""
     gain = "; ".join(
         f"{name} {100 * g['base']:.2f} -> {100 * g['ranker']:.2f}"
         for name, g in choice.facts["gain"].items()
