@@ -59,10 +59,7 @@ def train_light(
         lexicon = fit_lexicon(given)
         choice = None
         if settings.ranker == "auto" and given.y[given.scored].nnz:
-            fitted = ranked_scorer(
-                given, given.fitted, lexicon, tree=settings.tree == "auto", seed=settings.seed
-            )
-            choice = _choose(fitted, given, weights, settings)
+            choice = _choose(given, lexicon, weights, settings)
         rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
         network = None if choice is None else choice.network
         scorer = ranked_scorer(
@@ -88,12 +85,15 @@ def ranked_scorer(
 
 
 def _choose(
-    scorer: RankedScorer,
     given: DataSet,
+    lexicon: Lexicon,
     weights: NDArray[np.float64],
     settings: TrainSettings,
 ) -> ranking.Choice:
-    """Train the ranker on the validation points, and judge it there."""
+    """Fit on most points, train the ranker on the validation points, and judge it there."""
+    # Indexes of all points: gone before those of the final scorer are made.
+    tree, seed = settings.tree == "auto", settings.seed
+    scorer = ranked_scorer(given, given.fitted, lexicon, tree=tree, seed=seed)
     few = given.scored[: ranking.MAX_POINTS]
     asked = ranking.Asked.of(given, few, weights)
     with _bar(len(few), "evidence", settings) as bar:
