@@ -106,6 +106,26 @@ def test_rows_join_words_and_pieces_of_words(scorer: LexicalScorer) -> None:
     np.testing.assert_array_equal(rows.words.toarray(), rows.text.toarray())
 
 
+def test_words_that_came_later_leave_the_rows_of_a_label_tree(scorer: LexicalScorer) -> None:
+    lexicon, queries = scorer.lexicon, Queries(["kernel zebra", "font"])
+    grown = lexicon.with_texts(["zebra font"])
+    assert grown.later.n_tokens == 1  # single words; pairs of them would weaken each
+    assert lexicon.with_texts(["font kernel"]) is lexicon
+    rows = grown.rows_of(queries)
+    assert lexicon.words_of(queries) is grown.words_of(queries) is rows.words
+    np.testing.assert_array_equal(rows.words.toarray(), lexicon.rows(queries.texts).words.toarray())
+    assert rows.text[0, lexicon.n_text] > 0
+    assert rows.joined.shape == (2, grown.n_joined) == (2, lexicon.n_joined + 1)
+
+
+def test_a_label_may_have_a_word_of_its_own() -> None:
+    """Words of a single text are dropped, but not those of labels."""
+    lexicon = Lexicon.fit(["a rare word", "a kernel"], ["quokka island", "kernel"])
+    assert lexicon.words.column("quokka") is not None
+    assert lexicon.words.column("quokka island") is None
+    assert lexicon.words.column("rare") is None
+
+
 def assert_best(
     ids: NDArray[np.int32],
     scores: NDArray[np.float64],

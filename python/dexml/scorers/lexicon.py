@@ -90,20 +90,29 @@ class Lexicon:
         return self.rows_of(Queries(texts))
 
     def rows_of(self, queries: Queries) -> TextRows:
-        """Turn texts into rows, once for all who ask; a lexicon that has grown shares the most."""
-
-        def terms() -> tuple[Csr, Csr, Csr]:
-            raw = self.words.rows(queries.texts)
-            return raw, join_rows([raw]), self.chars.rows(queries.texts)
+        """Turn texts into rows, once for all who ask."""
 
         def make() -> TextRows:
-            raw, words, chars = queries.once((self.words, self.chars), terms)
+            raw, words, chars = self._terms(queries)
             text = words
             if self.later.n_tokens:
                 text = join_rows([raw, self.later.rows(queries.texts)])
             return TextRows(words, text, chars, join_rows([chars, text], [CHAR_WEIGHT, 1.0]))
 
         return queries.once(self, make)
+
+    def words_of(self, queries: Queries) -> Csr:
+        """Return `TextRows.words` alone, shared with a lexicon that has grown out of this one."""
+        return self._terms(queries)[1]
+
+    def _terms(self, queries: Queries) -> tuple[Csr, Csr, Csr]:
+        """Return words before and after normalisation, and pieces of words."""
+
+        def make() -> tuple[Csr, Csr, Csr]:
+            raw = self.words.rows(queries.texts)
+            return raw, join_rows([raw]), self.chars.rows(queries.texts)
+
+        return queries.once((self.words, self.chars), make)
 
     def facts(self) -> dict[str, Any]:
         """Return plain values for the manifest of a run."""

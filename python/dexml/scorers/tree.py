@@ -102,7 +102,7 @@ class TreeScorer:
         )
 
     def _words(self, queries: Queries) -> Any:
-        return csr_parts(self.lexicon.rows_of(queries).words, "words")
+        return csr_parts(self.lexicon.words_of(queries), "words")
 
     def _ranking(self, queries: Queries, k: int) -> Hits:
         return queries.once(

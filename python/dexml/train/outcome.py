@@ -44,7 +44,7 @@ class Finished(NamedTuple):
 
 
 def propensity_of(settings: TrainSettings) -> dict[str, float]:
-    """Return the constants A and B of the propensities, by their names in `dexml.metrics.inv_propensity`."""
+    """Return the constants A and B, by their names in `dexml.metrics.inv_propensity`."""
     a, b = settings.propensity_a, settings.propensity_b
     if settings.propensity:
         a, b = propensity_constants(settings.propensity)
