@@ -83,13 +83,13 @@ def all_pairs(n: int, n_labels: int) -> Candidates:
 def test_features_are_those_of_loops(scorer: LexicalScorer) -> None:
     pairs = all_pairs(len(ASKED), len(LABELS))
     features, expected = scorer.features(Queries(ASKED), pairs), twin(scorer, ASKED)
-    for name, values in expected.items():
-        np.testing.assert_allclose(features[name], values.ravel(), atol=2e-6, err_msg=name)
+    for name, wanted in expected.items():
+        np.testing.assert_allclose(features[name], wanted.ravel(), atol=2e-6, err_msg=name)
     for name, values in features.items():
         assert values.dtype == np.float32, name
         if name.endswith(" rank"):
-            source = name.removesuffix(" rank")
-            np.testing.assert_array_equal(values, pairs.ranks(features[source]))
+            source = features[name.removesuffix(" rank")]
+            np.testing.assert_array_equal(values, pairs.ranks(source))
         if name.endswith(" gap"):
             source = features[name.removesuffix(" gap")]
             np.testing.assert_array_equal(values, source - pairs.largest(source))

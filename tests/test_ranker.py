@@ -282,7 +282,7 @@ def test_a_ranker_that_does_not_help_is_not() -> None:
 def test_few_points_get_a_linear_ranker_that_no_evidence_lowers() -> None:
     points = asked(60)
     evidence = evidence_of(points)
-    turned = replace(evidence, features=evidence.features * np.float32([1, 1, -1]))
+    turned = replace(evidence, features=evidence.features * np.array([1, 1, -1], np.float32))
     for one in (evidence, turned):
         choice = ranking.choose(one, points, "nDCG@5", seed=0)
         assert choice.facts["hidden"] == 0
@@ -349,7 +349,7 @@ def test_no_point_is_judged_by_a_ranker_that_saw_its_group(
     def fit(names: Any, features: NDArray[np.float32], *_: Any, **__: Any) -> Spy:
         return Spy(set(key[np.unique(features[:, 0].astype(int))]))
 
-    monkeypatch.setattr(ranking.Network, "fit", fit)
+    monkeypatch.setattr(Network, "fit", fit)
     scores = ranking.out_of_fold(evidence, points.keys, Shape(), seed=0)
     assert sorted(judged) == list(range(n))
     np.testing.assert_array_equal(scores, features[:, 1])
@@ -372,7 +372,7 @@ def test_positives_may_be_weighted_by_their_propensity() -> None:
     points = asked(100)
     points = replace(points, inv_propensity=inv_propensity(points.y_true))
     plain = ranking.choose(evidence_of(points), points, "nDCG@5", seed=0)
-    weighted = ranking.choose(evidence_of(points), points, "nDCG@5", seed=0, power=0.5)
+    weighted = ranking.choose(evidence_of(points), points, "nDCG@5", seed=0, favour="tail")
     assert not np.array_equal(plain.scores, weighted.scores)
 
 
