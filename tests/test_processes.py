@@ -1,6 +1,5 @@
 """Process groups, whoever forms them; evaluators between processes, and copies of them."""
 
-import multiprocessing
 import os
 import pickle
 import socket
@@ -62,8 +61,7 @@ def everything(evaluator: Evaluator) -> tuple[Any, ...]:
 
 
 def test_evaluators_of_two_processes_merge_to_the_bit() -> None:
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(2, mp_context=warm.context()) as pool:
         first, second = pool.map(scored, [1, 2])
     first.merge(second)
     assert everything(first) == everything(scored(1, 2))

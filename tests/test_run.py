@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import warm
 from dexml.commands.index import main as index_main
 from dexml.commands.train import main as train_main
 from dexml.console import run
@@ -307,8 +306,7 @@ def test_a_run_that_may_only_be_read_is_served(run_dir: Path) -> None:
         for path in [folder, *folder.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
         before = files(folder)
-        command = [sys.executable, "-c", READER, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = warm.run_code(READER, folder)
         assert done.returncode == 0, done.stderr
         assert done.stdout.split("\n")[:3] == [str(expected), "63", f"refused {folder / '.lock'}"]
         assert files(folder) == before
