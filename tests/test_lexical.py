@@ -413,3 +413,20 @@ def test_unsorted_matrices_with_duplicates_are_put_in_order() -> None:
     ids, scores = LexicalIndex(tangled).search(tangled, 1)
     assert (ids.tolist(), scores.tolist()) == ([[0]], [[20.0]])
     assert tangled.nnz == 3, "the matrix of the caller stays as it was"
+
+
+def test_a_vectorizer_with_more_tokens(tmp_path: Path) -> None:
+    """Behind the others, each as of a single text; odd ones survive the file."""
+    vectorizer = fit_vectorizer([["a", "b"], ["a"]], VectorizerSettings(sizes=(1, 1)))
+    grown = vectorizer.with_tokens(["line\nfeed", "back\\slash"])
+    grown.save(tmp_path / "grown")
+    for one in (grown, load_vectorizer(tmp_path / "grown")):
+        assert [one.column(t) for t in ("a", "b", "line\nfeed", "back\\slash")] == [0, 1, 2, 3]
+        assert one.df.tolist() == [2, 1, 1, 1]
+        assert one.rows([["back\\slash"]]).toarray().tolist() == [[0, 0, 0, 1]]
+    assert vectorizer.n_tokens == 2
+    assert vectorizer.with_tokens([]) is vectorizer
+    with pytest.raises(ValueError, match="duplicate token 'a'"):
+        vectorizer.with_tokens(["a"])
+    empty = vectorizer.without_tokens()
+    assert (empty.n_tokens, empty.n_texts) == (0, 2)

@@ -13,6 +13,7 @@ from dexml.scorers import Change, Queries, lexical
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.lexical import NEIGHBOURS, PROPOSED, TEXT_WEIGHT, VOTE_WEIGHT, LexicalScorer
 from dexml.scorers.lexicon import CHAR_WEIGHT, Lexicon
+from dexml.scorers.tree import TreeScorer
 from small import PARTS, TOPICS
 
 LABELS = [f"{topic} {part}" for topic in TOPICS[:4] for part in PARTS[:3]]
@@ -237,6 +238,16 @@ def test_removed_labels_are_never_found(scorer: LexicalScorer) -> None:
     found = [after.search(queries, 12)[0], *after.propose(queries)]
     assert not any((part == gone).any() for part in found)
     assert np.isneginf(after.score_pairs(queries, np.full((len(ASKED), 1), gone))).all()
+
+
+def test_a_label_tree_has_nothing_against_labels_that_came_later(scorer: LexicalScorer) -> None:
+    words = scorer.lexicon.rows(points(40, 0)[0]).words
+    tree = TreeScorer.fit(words, scorer.y, label_set(LABELS), scorer.lexicon, seed=0)
+    labels, added = label_set(LABELS).added(["striped zebra"])
+    after = tree.update(Change(labels, added=added.astype(np.int64)))
+    pairs = all_pairs(len(ASKED), len(labels))
+    for values in after.features(Queries(ASKED), pairs).values():
+        np.testing.assert_array_equal(np.isnan(values), pairs.ids == len(LABELS))
 
 
 def test_one_edit_is_followed_once_by_all_that_share_a_scorer(scorer: LexicalScorer) -> None:

@@ -390,6 +390,9 @@ def test_the_network_is_a_mean_of_small_ones() -> None:
         expected += (x @ network.linear[m] + gelu @ network.output[m]) / 3
     np.testing.assert_allclose(network.score(evidence.features), expected, atol=1e-4)
     assert len(network.score(evidence.features[:0])) == 0
+    unknown, average = evidence.features[:5].copy(), evidence.features[:5].copy()
+    unknown[:, 1], average[:, 1] = np.nan, network.mean[1]
+    np.testing.assert_array_equal(network.score(unknown), network.score(average))
 
 
 def test_the_linear_ranker_is_one_network() -> None:

@@ -67,8 +67,8 @@ class Member(Scorer, Protocol):
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Return the evidence for each pair by name, float32, (n_pairs,), its own score first.
 
-        Larger values speak for a label, that of ranks too. Names and their order are always the
-        same.
+        Larger values speak for a label, that of ranks too; NaN: the member cannot know the label.
+        Names and their order are always the same.
         """
         ...
 
@@ -148,7 +148,11 @@ class Network:
         return {PREFIX + name: array_part(getattr(self, name)) for name in ARRAYS}
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score pairs by their features (n_pairs, F), shape (n_pairs,)."""
+        """Score pairs by their features (n_pairs, F), shape (n_pairs,).
+
+        A feature that is NaN counts as its mean.
+        """
+        features = np.where(np.isnan(features), self.mean, features)
         arrays = (
             self.mean,
             self.deviation,

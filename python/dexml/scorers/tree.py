@@ -154,12 +154,15 @@ class TreeScorer:
         """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""
         scores = pairs.flat(self.score_pairs(queries, pairs.padded))
         scores = np.maximum(scores, np.float32(ABSENT))
-        return {
+        features = {
             "tree": scores,
             "tree probability": np.exp(scores),
             "tree gap": scores - pairs.largest(scores),
             "tree rank": pairs.ranks(scores),
         }
+        # It could not know labels that came later: that says nothing against them.
+        later = pairs.ids >= self.n_trained
+        return {name: np.where(later, np.float32(np.nan), v) for name, v in features.items()}
 
     def update(self, change: Change) -> TreeScorer:
         """Return this scorer after an edit: it passes over removed labels and knows no new ones."""
