@@ -69,6 +69,14 @@ def test_a_ranker_that_helps_is_used(ranked: Path) -> None:
     assert metrics["metrics"]["nDCG@5"] > metrics["without_ranker"]["nDCG@5"] + 0.2
 
 
+@pytest.mark.parametrize("changes", [{"favour": "tail"}, {"tree": "auto"}], ids=["tail", "tree"])
+def test_another_ranker_is_asked_for(
+    secrets: Path, tiny_encoder: Path, tmp_path: Path, ranked: Path, changes: dict[str, Any]
+) -> None:
+    train.train(settings_of(secrets, tiny_encoder, tmp_path / "run", **changes))
+    assert facts_of(tmp_path / "run")["selected_ranker"] != facts_of(ranked)["selected_ranker"]
+
+
 def test_the_saved_run_gives_the_scores_of_the_training(secrets: Path, ranked: Path) -> None:
     texts = (secrets / "raw" / "tst_X.txt").read_text().splitlines()
     ids, _ = Predictor.open(ranked).predict(texts, 100)
