@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from dexml import console
 from dexml.metrics import Result, inv_propensity
-from dexml.run import FORMAT, LabelSet, hold
+from dexml.run import FORMAT, LabelSet
 from dexml.run.labels import TRAINED, text_part
 from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
-from dexml.train.folder import begin_log, end_log, fingerprint, open_folder
+from dexml.train.folder import begin_log, end_log, fingerprint, hold_folder, open_folder
 from dexml.train.inputs import DataSet, load_data
 from dexml.train.outcome import (
     Finished,
@@ -48,8 +48,7 @@ def train_light(
     given = load_data(settings)
     propensity = propensity_of(settings)
     weights = inv_propensity(given.part.y, **propensity)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    with hold(settings.out, "python -m dexml.train"):
+    with hold_folder(settings.out):
         if open_folder(settings, fingerprint(given.label_texts, given.part), NO_ENCODER):
             console.say(f"{settings.out}: this run has finished already; nothing to do")
             return None
