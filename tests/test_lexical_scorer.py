@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 
 from dexml.run import LabelSet
 from dexml.scorers import Change, Queries, lexical
+from dexml.scorers import lexicon as lexicon_module
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.lexical import NEIGHBOURS, PROPOSED, TEXT_WEIGHT, VOTE_WEIGHT, LexicalScorer
 from dexml.scorers.lexicon import CHAR_WEIGHT, Lexicon
@@ -120,8 +121,10 @@ def test_words_that_came_later_leave_the_rows_of_a_label_tree(scorer: LexicalSco
 
 
 def test_a_label_may_have_a_word_of_its_own() -> None:
-    """Words of a single text are dropped, but not those of labels."""
-    lexicon = Lexicon.fit(["a rare word", "a kernel"], ["quokka island", "kernel"])
+    """Words of a single text are dropped, but not those of labels, and none of few texts."""
+    texts, labels = ["a rare word", "a kernel"], ["quokka island", "kernel"]
+    assert Lexicon.fit(texts, labels).words.column("rare") is not None
+    lexicon = Lexicon.fit([*texts, *["a kernel"] * lexicon_module.FEW_TEXTS], labels)
     assert lexicon.words.column("quokka") is not None
     assert lexicon.words.column("quokka island") is None
     assert lexicon.words.column("rare") is None

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from dexml import topk
 from dexml.index import Hits
-from dexml.metrics import inv_propensity
+from dexml.metrics import Evaluator, Result, inv_propensity
 from dexml.run import LabelSet
 from dexml.scorers import Change, Fusion, Queries, ranker
 from dexml.scorers.candidates import Candidates
@@ -19,6 +19,7 @@ from dexml.scorers.cooccurrence import BEST, Cooccurrence, companion_scores
 from dexml.scorers.ranker import LINEAR, Network, RankedScorer, Shape
 from dexml.sealed import Part
 from dexml.train import ranking
+from dexml.train.ranking import group_difference
 
 N_LABELS = 40
 TEXTS = [f"text {i}" for i in range(23)]
@@ -408,3 +409,21 @@ def test_the_linear_ranker_is_one_network() -> None:
     )
     assert network.linear.shape == (1, 3)
     assert network.output.shape == (1, 0)
+
+
+def test_a_large_group_counts_as_one_when_the_ranker_is_judged() -> None:
+    y_true = csr_array(np.eye(6, dtype=np.float32)[[0, 0, 0, 0, 1, 2]])
+
+    def result(ids: list[int]) -> Result:
+        evaluator = Evaluator(6, ["P@1"], keep_rows=True)
+        evaluator.update(y_true, np.array(ids, np.int32)[:, None])
+        return evaluator.result()
+
+    base, ranked = result([0, 0, 0, 0, 5, 5]), result([0, 0, 0, 5, 1, 2])
+    groups = ["large"] * 4 + ["b", "c"]
+    difference, error = group_difference(base, ranked, "P@1", groups) or (0.0, 0.0)
+    means = np.array([-0.25, 1, 1])
+    assert difference == pytest.approx(means.mean())
+    assert error == pytest.approx(means.std(ddof=1) / np.sqrt(3))
+    assert group_difference(base, ranked, "P@1", None) is None
+    assert group_difference(base, ranked, "P@1", ["one"] * 6) is None

@@ -25,6 +25,8 @@ CHAR_WEIGHT = 0.7
 """Of characters beside words in the joined rows."""
 WORDS = VectorizerSettings(sizes=(1, 2), min_df=2, unit=False)
 SINGLE = replace(WORDS, sizes=(1, 1), min_df=1)
+FEW_TEXTS = 5_000
+"""Points and labels below which words of a single text are kept."""
 CHARS = VectorizerSettings(grams="chars", sizes=(2, 5), min_df=2, max_chars=80, max_size=300_000)
 
 
@@ -45,9 +47,9 @@ class TextRows(NamedTuple):
 class Lexicon:
     """Knows the terms of texts: words and pairs of words, and pieces of words.
 
-    It knows all words of the labels, and those that two texts have. A label or a point that comes
-    later brings its own words along (`with_texts`): else a new label could not be found by a word
-    that nobody has used before.
+    It knows all words of the labels, and those that two texts have (of few texts: all). A label
+    or a point that comes later brings its own words along (`with_texts`): else a new label could
+    not be found by a word that nobody has used before.
 
     Attributes:
         words: Terms of the training.
@@ -63,11 +65,15 @@ class Lexicon:
     def fit(cls, texts: Sequence[str], label_texts: Sequence[str]) -> Lexicon:
         """Collect the terms of points and labels."""
         everything = [*texts, *label_texts]
+        few = len(everything) < FEW_TEXTS
         words = fit_vectorizer(everything, WORDS)
-        # A word of a single text helps nobody, unless that is a label: it may be asked for. Pairs
-        # of words are left out: they would only make the match of each single word weaker.
-        words = words.with_tokens([w for w in _words_of(label_texts) if words.column(w) is None])
-        return cls(words, fit_vectorizer(everything, CHARS), words.without_tokens())
+        # A word of a single text helps nobody, unless that is a label: it may be asked for. Of few
+        # texts every word is kept, for each may be what the next text shares with one of them.
+        # Pairs of words are left out: they would only make the match of each single word weaker.
+        alone = _words_of(everything if few else label_texts)
+        words = words.with_tokens([word for word in alone if words.column(word) is None])
+        chars = replace(CHARS, min_df=1) if few else CHARS
+        return cls(words, fit_vectorizer(everything, chars), words.without_tokens())
 
     def with_texts(self, texts: Sequence[str]) -> Lexicon:
         """Return a lexicon that knows the words of these texts too: new columns, at the end."""
