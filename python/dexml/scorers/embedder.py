@@ -150,18 +150,17 @@ class Embedder:
         """
         import torch
 
-        from dexml.encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
+        from dexml.encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, autocast
 
         encoder, device = self.encoder, self.encoder.device
         budget = GPU_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
-        half = self.precision == "bfloat16"
         with torch.inference_mode():
             with self._tokenizing:
                 tokens = encoder.tokenize(texts, max_tokens)
             table = None if table is None else table.to(device)
             out = np.ones((len(texts), encoder.dim + 1), np.float32)
             for rows in tokens.batches(budget):
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                with autocast(device, self.precision):
                     features = encoder.features(tokens.tensor(rows, device))
                 features = features.float()
                 if table is None:

@@ -25,7 +25,7 @@ from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
-from dexml.train import ranking
+from dexml.train import memory, ranking
 from dexml.train.folder import begin_log, end_log, fingerprint, hold_folder, open_folder
 from dexml.train.inputs import DataSet, load_data
 from dexml.train.outcome import (
@@ -93,7 +93,7 @@ def _choose(
     # Indexes of all points: gone before those of the final scorer are made.
     tree, seed = settings.tree == "auto", settings.seed
     scorer = ranked_scorer(given, given.fitted, lexicon, tree=tree, seed=seed)
-    few = given.scored[: ranking.MAX_POINTS]
+    few = given.scored[: memory.MAX_POINTS]
     asked = ranking.Asked.of(given, few, weights)
     with _bar(len(few), "evidence", settings) as bar:
         evidence = ranking.gather(scorer, asked, bar.update)

@@ -27,7 +27,7 @@ VOTERS = ((20, 0.1), (20, 0.2), (50, 0.1), (50, 0.2))
 MAX_POINTS = 4000
 """Validation points that the choice is made on, at most: each prior takes a full search."""
 REPORTED = ("P@1", "nDCG@5", "PSP@1", "R@100")
-_RESAMPLES = 500
+RESAMPLES = 500
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def choose_memory(
     groups = trials.validation.groups
     chosen = _among_equals(mixed, select, groups, seed)
     differences = compare(
-        without.result, chosen.result, groups=groups, seed=seed, n_resamples=_RESAMPLES
+        without.result, chosen.result, groups=groups, seed=seed, n_resamples=RESAMPLES
     )
     gain: dict[str, Any] = {
         name: {"without": d.a, "with": d.b, "standard_error": d.standard_error}
@@ -203,7 +203,7 @@ def _among_equals(
     best = max(tried, key=lambda one: one.result.metrics[select])
     equals = []
     for one in tried:
-        behind = compare(one.result, best.result, groups=groups, seed=seed, n_resamples=_RESAMPLES)[
+        behind = compare(one.result, best.result, groups=groups, seed=seed, n_resamples=RESAMPLES)[
             select
         ]
         if behind.difference <= behind.standard_error:

@@ -20,18 +20,15 @@ from dexml.scorers.candidates import Candidates
 from dexml.scorers.queries import Queries
 from dexml.scorers.ranker import BLOCK, LINEAR, Network, RankedScorer, Shape
 from dexml.train.inputs import DataSet
+from dexml.train.memory import REPORTED, RESAMPLES
 
-MAX_POINTS = 4000
-"""Validation points that the ranker is trained on, at most."""
 FOLDS = 5
 FEW_PAIRS = 300
 """Positive pairs among the candidates below which a linear ranker with weights >= 0 is tried."""
-REPORTED = ("P@1", "nDCG@5", "PSP@1", "R@100")
 POWERS = {"balanced": 0.0, "tail": 0.5}
 """Powers of the inverse propensity that weigh positives, by what a ranker favours."""
 TREE = ("tree", "tree probability", "tree gap", "tree rank")
 """Features of the label tree: it is used only if they help, for it costs most of the time."""
-_RESAMPLES = 500
 _SALT = "dexml ranker folds"
 
 
@@ -151,12 +148,12 @@ def choose(
         plain = evidence.without(TREE)
         plain_scores = out_of_fold(plain, asked.keys, shape, seed=seed, weights=weights)
         simpler = evaluated(plain, asked, plain_scores, select)
-        paired = compare(simpler, ranked, groups=asked.groups, seed=seed, n_resamples=_RESAMPLES)
+        paired = compare(simpler, ranked, groups=asked.groups, seed=seed, n_resamples=RESAMPLES)
         pays = paired[select].difference > paired[select].standard_error
         tree = {"without": paired[select].a, "with": paired[select].b, "used": bool(pays)}
         if not pays:
             evidence, scores, ranked = plain, plain_scores, simpler
-    differences = compare(base, ranked, groups=asked.groups, seed=seed, n_resamples=_RESAMPLES)
+    differences = compare(base, ranked, groups=asked.groups, seed=seed, n_resamples=RESAMPLES)
     facts: dict[str, Any] = {
         "select": select,
         "validation_points": len(asked.texts),
