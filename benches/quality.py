@@ -232,6 +232,8 @@ def score(
     dataset: Dataset, ids: np.ndarray[Any, Any], seed: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Metrics of a ranking of the test part, and their standard errors."""
+    missing = max(0, 100 - ids.shape[1])  # there may be fewer labels
+    ids = np.pad(ids, ((0, 0), (0, missing)), constant_values=-1)
     evaluator = Evaluator(
         dataset.y_test.shape[1],
         SHOWN,
