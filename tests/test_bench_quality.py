@@ -16,7 +16,7 @@ import quality
 import quality_page
 from dexml.data import load_dataset
 from dexml.metrics import evaluate
-from peers.answers import Answer, Question, read_question, write_question
+from peers.answers import read_question, write_question
 from peers.worker import available
 from quality_page import BEGIN, END, SHOWN, Row, Seed
 from small import write_tiny_data
@@ -167,27 +167,12 @@ def test_a_question_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["omikuji", "omikuji, pairs", "pecos", "pecos, pairs", "bm25"])
-def test_peers_find_the_labels_of_a_tiny_set(name: str, tmp_path: Path) -> None:
-    from peers.answers import TOOLS
-
-    tool = TOOLS[name]
-    if not all(available(needs) for needs in tool.needs):
-        pytest.skip(f"needs {' and '.join(tool.needs)}")
-    given = load_dataset(write_tiny_data(tmp_path / "Tiny"))
-    question = Question(
-        train_texts=given.train_texts,
-        test_texts=given.test_texts,
-        label_texts=given.label_texts,
-        y=given.y_train,
-        k=100,
-        seed=0,
-        options={},
-        folder=tmp_path,
-    )
-    answer: Answer = tool.answer(question)
-    assert answer.ids.shape == (80, 100)
-    hits = given.y_test.toarray()[np.arange(80), answer.ids[:, 0]]
-    assert hits.mean() > 0.3
+def test_peers_find_the_labels_of_a_tiny_set(bench: Path, name: str) -> None:
+    if "PEERS_ENVS" not in os.environ:
+        pytest.skip("needs PEERS_ENVS, a folder of environments with peers (benches/README.md)")
+    row = measure(bench, name, more=("--envs", os.environ["PEERS_ENVS"]))[name]
+    assert row.mean("P@1") > 0.3
+    assert row.versions
 
 
 def old_row(p_at_1: float, **more: Any) -> dict[str, Any]:
