@@ -100,19 +100,21 @@ def interpreters(arguments: argparse.Namespace) -> dict[str, Interpreter]:
 def run_alone(
     command: list[str], folder: Path, variables: dict[str, str], log: Path
 ) -> dict[str, Any]:
-    """Run a row in `folder`, in a process of its own, and return what it spent.
+    """Run a command in `folder`, in a process of its own, and return what it spent.
+
+    All that it says goes to `log`.
 
     Raises:
         SystemExit: It failed; the message is its last line.
     """
-    out = log.with_suffix(".spent.json")
-    watched = [sys.executable, "-S", str(BENCHES / "peers" / "spent.py"), str(out), *command]
-    with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(watched, cwd=folder, env=variables, stderr=file)
+    with tempfile.TemporaryDirectory() as scratch, log.open("w", encoding="utf-8") as file:
+        out = Path(scratch) / "spent.json"
+        watched = [sys.executable, "-S", str(BENCHES / "peers" / "spent.py"), str(out), *command]
+        done = subprocess.run(watched, cwd=folder, env=variables, stdout=file, stderr=file)
+        spent: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     if done.returncode:
         reason = last_line(log.read_text(encoding="utf-8", errors="replace"))
         raise SystemExit(f"error: {' '.join(command)}: {reason.removeprefix('error: ')}")
-    spent: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return spent
 
 
@@ -120,7 +122,7 @@ def train_row(
     folder: Path, name: str, seed: int, arguments: argparse.Namespace, scratch: Path
 ) -> Row:
     """Run the command and read what it says of the test part."""
-    run = arguments.runs / folder.name / f"{name.replace(' ', '-').replace(',', '')}-seed-{seed}"
+    run = run_folder(arguments, folder.name, name, seed)
     extra = list(OWN[name])
     if name in ABLATION:
         extra += ["--memory", "none"] + (["--no-refit"] if arguments.fast else [])
@@ -132,7 +134,7 @@ def train_row(
         command += ["--encoder", arguments.encoder, "--cache", str(cache)]
     resumed = arguments.resume and (run / "versions.json").exists()
     command.append("--resume" if resumed else "--overwrite")
-    spent = run_alone(command, scratch, dict(os.environ), scratch / "log.txt")
+    spent = run_alone(command, scratch, dict(os.environ), run.with_suffix(".log"))
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     errors = found["standard_errors"]
     metrics = {metric: found["metrics"][metric] for metric in SHOWN}
@@ -163,6 +165,7 @@ def peer_row(
     seed: int,
     arguments: argparse.Namespace,
     scratch: Path,
+    log: Path,
 ) -> Row:
     """Let another tool answer the test texts, and score its answer."""
     tool = TOOLS[name]
@@ -216,6 +219,12 @@ def peer_row(
             )
         },
     )
+
+
+def run_folder(arguments: argparse.Namespace, data_set: str, name: str, seed: int) -> Path:
+    """Where a row of ours is trained; what any row says goes beside it, to a file ``.log``."""
+    runs: Path = arguments.runs
+    return runs / data_set / f"{name.replace(' ', '-').replace(',', '')}-seed-{seed}"
 
 
 def cache_of(arguments: argparse.Namespace, scratch: Path, *, encoder: bool) -> tuple[Path, str]:
@@ -284,8 +293,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
                 if name in OWN:
                     row = train_row(folder, name, seed, arguments, Path(scratch))
                 else:
-                    peer = found[name]
-                    row = peer_row(dataset, name, peer, seed, arguments, Path(scratch))
+                    log = run_folder(arguments, folder.name, name, seed).with_suffix(".log")
+                    row = peer_row(dataset, name, found[name], seed, arguments, Path(scratch), log)
             keep(path, name, row)
             one = row.seeds[str(seed)]
             console.say(console.table({f"{name}, {seed}": one.metrics}, SHOWN))
