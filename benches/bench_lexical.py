@@ -290,7 +290,8 @@ def main() -> None:
     add("--python", type=named_path, action="append", default=[], metavar="NAME=PATH")
     add("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    report = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    report = {part: known[part] for part in PARTS if part in known}
     makers = {
         "features": features,
         "search": search,

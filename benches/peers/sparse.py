@@ -42,14 +42,14 @@ class Titles:
     def counts(self) -> csr_array:
         ones = np.ones(len(self.title_words), np.float32)
         shape = (len(self.title_indptr) - 1, self.n_words)
-        counts = csr_array((ones, self.title_words, self.title_indptr), shape=shape)
+        counts = csr_array((ones, self.title_words, self.title_indptr), shape=shape, copy=True)
         counts.sum_duplicates()
         return counts
 
     def queries(self) -> csr_array:
         ones = np.ones(len(self.query_words), np.float32)
         shape = (len(self.query_indptr) - 1, self.n_words)
-        queries = csr_array((ones, self.query_words, self.query_indptr), shape=shape)
+        queries = csr_array((ones, self.query_words, self.query_indptr), shape=shape, copy=True)
         queries.sort_indices()
         return queries
 
