@@ -24,7 +24,7 @@ from dexml.scorers.votes import Voters
 LARGEST = 5
 """Points that are named, of all that vote and of those with the label."""
 TERMS = 10
-"""Terms that are named of each kind of shared words."""
+"""Words that are named, and as many pieces of words."""
 _WIDTH = 100
 """Labels that are looked through first for the rank of one."""
 
@@ -116,9 +116,11 @@ def _ranked(scorer: RankedScorer, asked: Asked, ids: Sequence[int], k: int) -> I
             evidence = scorer.evidence(queries, among, asked.exclude)
             at = np.flatnonzero(among.ids == label)
         start, shares = _shares(network, _matrix(network, own), _matrix(network, evidence)[at[0]])
+        by_name = dict(zip(network.names, shares.tolist(), strict=True))
         parts = tuple(
-            _evidence(name, float(evidence[name][at[0]]), share, meanings)
-            for name, share in zip(network.names, shares.tolist(), strict=True)
+            _evidence(name, float(evidence[name][at[0]]), by_name[name], meanings)
+            for name in dict.fromkeys([*meanings, *network.names])
+            if name in by_name
         )
         yield _Scored(score, rank, len(pairs), start, parts)
 
@@ -244,5 +246,13 @@ def _words(scorer: Scorer, queries: Queries, label: int) -> Iterator[SharedWords
     if (lexical := lexical_of(scorer)) is None:
         return
     for feature, found in matches(lexical, queries, label).items():
-        total = sum(match.part for match in found)
-        yield SharedWords(feature, total, len(found), tuple(found[:TERMS]))
+        words = [match for match in found if match.kind == "word"]
+        pieces = [match for match in found if match.kind == "piece"]
+        named = {*words[:TERMS], *pieces[:TERMS]}
+        yield SharedWords(
+            feature,
+            sum(match.part for match in found),
+            sum(match.part for match in pieces),
+            len(found),
+            tuple(match for match in found if match in named),
+        )

@@ -47,8 +47,8 @@ class Neighbours:
     n_with_label: int
     share: float
     """What those with the label have of the vote, 0 to 1."""
-    largest: tuple[Voter, ...]
-    """The largest shares, of all and of those with the label."""
+    points: tuple[Voter, ...]
+    """Those with the largest shares, of all and of those with the label."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ class SharedWords:
     feature: str
     """The evidence that it is the sum of: ``text``, ``name`` or ``centroid``."""
     total: float
+    pieces: float
+    """What pieces of words have of the total; words have the rest."""
     n_terms: int
-    largest: tuple[Match, ...]
-    """The terms with the largest parts of the sum."""
+    terms: tuple[Match, ...]
+    """Those with the largest parts of the sum, some of each kind."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,16 @@ class Explanation:
     n_points: int
     """Training points with the label; those count that were added since."""
     score: float | None
-    """None: it has none, because no member proposes the label for this text, or none knows it."""
+    """None: no member proposes the label for this text, or none knows it."""
     rank: int | None
-    """From 1, by score; equal scores: the smaller id first. None: without a score."""
+    """From 1, by score; equal scores: the smaller id first. None: no search finds the label."""
     n_ranked: int
     """Labels that are ranked for this text: with a ranker the candidates, else all of them."""
     start: float
     """The score of the average candidate: its evidence is the mean over the candidates."""
     evidence: tuple[Evidence, ...]
-    """By group, in the order of the scorers. Without a score: as if it had been proposed."""
+    """As the scorers list it, the number that says most first in each group. Of a label that is no
+    candidate: as if it were one. Empty where no scorer knows the label."""
     neighbours: tuple[Neighbours, ...]
     words: tuple[SharedWords, ...]
 
@@ -110,11 +113,11 @@ class Explanation:
             "parts": {str(group): value for group, value in self.parts.items()},
             "evidence": [vars(one) | {"group": str(one.group)} for one in self.evidence],
             "neighbours": [
-                vars(one) | {"largest": [dict(vars(voter)) for voter in one.largest]}
+                vars(one) | {"points": [dict(vars(point)) for point in one.points]}
                 for one in self.neighbours
             ],
             "words": [
-                vars(one) | {"largest": [match._asdict() for match in one.largest]}
+                vars(one) | {"terms": [match._asdict() for match in one.terms]}
                 for one in self.words
             ],
         }

@@ -46,14 +46,13 @@ def contributions(
         Shape (F,); the sum is ``score_at(x) - score_at(start)``. A feature that is the same in
         both contributes 0.
     """
-    step = x - start
-    before = network.weights.astype(np.float64) @ start + network.bias  # (M, H)
-    rise = network.weights.astype(np.float64) @ step
+    step, weights = x - start, network.weights.astype(np.float64)
+    before, rise = weights @ start + network.bias, weights @ step  # (M, H)
     small = np.abs(rise) < _SMALL
     change = _gelu(before + rise) - _gelu(before)
     slope = np.where(small, _slope(before + rise / 2), change / np.where(small, 1.0, rise))
-    through = np.einsum("mh,mhf->f", network.output * slope, network.weights.astype(np.float64))
-    return np.asarray(step * (network.linear.sum(axis=0) + through) / len(network.linear))
+    through = np.einsum("mh,mhf->mf", network.output * slope, weights)
+    return np.asarray(step * (network.linear + through).mean(axis=0))
 
 
 def _gelu(z: NDArray[np.float64]) -> NDArray[np.float64]:

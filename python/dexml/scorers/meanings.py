@@ -46,7 +46,10 @@ class Explained(Protocol):
     """A scorer that says what its evidence means, and what its score is the sum of."""
 
     def meanings(self) -> Mapping[str, Meaning]:
-        """Return the meaning of each feature and of each term of the score, by name."""
+        """Return the meaning of each feature and of each term of the score, by name.
+
+        The first of a group is the one that says most to a person.
+        """
         ...
 
     def terms(self, queries: Queries, ids: NDArray[np.int32]) -> Terms:

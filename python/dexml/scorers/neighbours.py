@@ -189,7 +189,7 @@ class VotedScorer:
 
     def meanings(self) -> Mapping[str, Meaning]:
         """Return what the evidence means."""
-        return self.dense.meanings() | _MEANINGS
+        return _MEANINGS | self.dense.meanings()
 
     def terms(self, queries: Queries, ids: NDArray[np.int32]) -> Terms:
         """Return the terms of the dense score, and the votes with their weight."""
@@ -226,14 +226,14 @@ class VotedScorer:
 
 
 _MEANINGS = {
-    "base": Meaning(Group.DENSE, "dense score plus the weighted votes of the nearest points"),
-    "base rank": Meaning(Group.DENSE, "-ln(1 + rank by base among the candidates)"),
     "dense": Meaning(Group.DENSE, "dense score: cosine of the embeddings plus the bias"),
     "dense gap": Meaning(Group.DENSE, "dense less that of the best candidate, over 0.06"),
     "dense share": Meaning(
         Group.DENSE, "logarithm of the softmax of dense / 0.06 over the candidates"
     ),
     "dense rank": Meaning(Group.DENSE, "-ln(1 + rank by dense among the candidates)"),
+    "base": Meaning(Group.DENSE, "dense score plus the weighted votes of the nearest points"),
+    "base rank": Meaning(Group.DENSE, "-ln(1 + rank by base among the candidates)"),
     "dense votes": Meaning(
         Group.BY_MEANING, "share of the vote of the nearest points by embedding"
     ),

@@ -33,8 +33,8 @@ PROPOSED = 60
 ABSENT = -12.0
 """Evidence for a label on which the tree abstains, or that its beam does not reach."""
 _MEANINGS = {
-    "tree": Meaning(Group.TREE, "ln of the label tree's probability, -12 at least"),
     "tree probability": Meaning(Group.TREE, "the label tree's probability"),
+    "tree": Meaning(Group.TREE, "ln of the label tree's probability, -12 at least"),
     "tree gap": Meaning(Group.TREE, "tree less that of the best candidate"),
     "tree rank": Meaning(Group.TREE, "-ln(1 + rank by tree among the candidates)"),
 }
