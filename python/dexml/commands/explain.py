@@ -11,8 +11,8 @@ from dexml.scorers.meanings import Group
 
 WIDTH = 100
 """Columns where the terminal does not say how many it has."""
-NAMED = 4
-"""Words that are named in a line."""
+NAMED, LINE = 5, 70
+"""Words that are named in a line at most, and the characters that they may take."""
 POINTS = 4
 """Points that are named of each kind."""
 
@@ -111,11 +111,16 @@ def _shared(words: Sequence[SharedWords]) -> list[str]:
 
 
 def _named(shared: SharedWords, pieces: float) -> str:
-    found = [match for match in shared.terms if match.kind == "word" and match.part >= 0.005]
-    named = [f"{match.term} {match.part:.2f}" for match in found[:NAMED]]
-    if pieces >= 0.005:
-        named.append(f"pieces of words {pieces:.2f}")
-    return ", ".join(named) or "nothing"
+    """Name the words with the largest parts, as many as a line holds."""
+    last = [f"pieces of words {pieces:.2f}"] if pieces >= 0.005 else []
+    named: list[str] = []
+    for match in shared.terms:
+        if match.kind == "word" and match.part >= 0.005 and len(named) < NAMED:
+            more = [*named, f"{match.term} {match.part:.2f}"]
+            if named and len(", ".join([*more, *last])) > LINE:
+                break
+            named = more
+    return ", ".join([*named, *last]) or "nothing"
 
 
 def _points(neighbours: Neighbours) -> list[str]:

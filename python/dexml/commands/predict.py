@@ -238,8 +238,8 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
     with _bar(settings, question, 0, hidden=on_terminal or settings.texts == "-") as bar:
         if settings.explain:
             write = explain.as_json if settings.jsonl else bound(explain.as_tables, width=width)
-            for text, why in _explained(predictor, question, 0, bar):
-                print(write(text, why), end="", flush=True)
+            for text, labels in _explained(predictor, question, 0, bar):
+                print(write(text, labels), end="", flush=True)
             return
         for texts, (ids, scores) in _answers(predictor, question, 0, bar):
             if settings.jsonl:
@@ -279,8 +279,8 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
         with partial, _bar(settings, question, partial.rows) as bar:
             partial.skip(question.texts)
             if settings.explain:
-                for text, why in _explained(predictor, question, partial.rows, bar):
-                    partial.append([text], {ROWS: explain.as_json(text, why).encode("utf-8")})
+                for text, labels in _explained(predictor, question, partial.rows, bar):
+                    partial.append([text], {ROWS: explain.as_json(text, labels).encode("utf-8")})
             else:
                 for texts, (ids, scores) in _answers(predictor, question, partial.rows, bar):
                     if is_npz:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence, Set
 from copy import copy
 from os import PathLike
 from threading import RLock
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -196,7 +196,7 @@ class Predictor:
     def explain(
         self,
         text: str,
-        label: int | str,
+        label: SupportsIndex | str,
         *,
         exclude: Csr | None = None,
         only: ArrayLike | Set[int] | None = None,

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class LabelSet:
         """
         return check_rows(ids, self.alive)
 
-    def id_of(self, label: int | str) -> int:
+    def id_of(self, label: SupportsIndex | str) -> int:
         """Return the id of a label that is alive, given by its id or its text.
 
         Raises:

@@ -226,7 +226,7 @@ class VotedScorer:
 
 
 _MEANINGS = {
-    "dense": Meaning(Group.DENSE, "dense score: cosine of the embeddings plus the bias"),
+    "dense": Meaning(Group.DENSE, "cosine of the embeddings plus the label's bias"),
     "dense gap": Meaning(Group.DENSE, "dense less that of the best candidate, over 0.06"),
     "dense share": Meaning(
         Group.DENSE, "logarithm of the softmax of dense / 0.06 over the candidates"
