@@ -439,6 +439,16 @@ def test_texts_may_be_left_out(confusing: Path, tmp_path: Path, light: Predictor
     assert Predictor.open(out).explain("quokka", 3).neighbours[0].points[0].text is None
 
 
+def test_without_refit_rows_and_texts_are_those_of_the_fitted_points(
+    confusing: Path, tmp_path: Path
+) -> None:
+    train.train(light_settings(confusing, tmp_path / "run", refit=False))
+    found = Predictor.open(tmp_path / "run").explain(TEXT, 3).neighbours[0].points
+    assert found
+    for point in found:
+        assert point.has_label == ("secret3" in (point.text or "").split())
+
+
 def test_texts_are_read_only_when_they_are_asked_for(own_folder: Path) -> None:
     predictor = Predictor.open(own_folder)
     part_path(own_folder, "points/texts").write_bytes(b"damaged")

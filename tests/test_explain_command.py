@@ -1,6 +1,7 @@
 """python -m dexml.predict --explain: tables and JSON lines."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -211,4 +212,5 @@ def test_a_label_without_a_score() -> None:
 def test_lines_are_cut_to_the_terminal() -> None:
     shown = as_tables("a text " * 50, [explanation(label_text="label " * 50)], 60)
     assert max(map(len, shown.splitlines())) == 60
+    assert re.search(r"^2 of 30  label label .*… \(id 7\)$", shown, flags=re.M)
     assert as_tables("\x1b[31m", [explanation()]).startswith("\ufffd[31m")

@@ -31,21 +31,25 @@ def as_tables(text: str, explanations: Sequence[Explanation], width: int | None 
         explanations: Of the labels.
         width: Columns; longer lines are cut. Default 100.
     """
+    width = width or WIDTH
     lines = [text]
     for one in explanations:
-        lines += ["", *_head(one), "", *_parts(one), *_shared(one.words)]
+        lines += ["", *_head(one, width), "", *_parts(one), *_shared(one.words)]
         for neighbours in one.neighbours:
             lines += _points(neighbours)
-    return "".join(f"{fit(line, width or WIDTH)}\n" for line in [*lines, ""])
+    return "".join(f"{fit(line, width)}\n" for line in [*lines, ""])
 
 
-def _head(one: Explanation) -> list[str]:
+def _head(one: Explanation, width: int) -> list[str]:
     """Say which label it is, and where it stands."""
-    label = f"{one.label_text} (id {one.label_id})"
+    place = "not ranked" if one.rank is None else f"{one.rank} of {one.n_ranked}"
+    id_ = f"(id {one.label_id})"
+    label = fit(one.label_text, max(1, width - len(place) - len(id_) - 3))
+    line = f"{place}  {label} {id_}"
     if one.rank is not None:
-        return [f"{one.rank} of {one.n_ranked}  {label}"]
+        return [line]
     why = "no scorer knows it" if not one.evidence else "nothing proposes it for this text"
-    return [f"not ranked  {label}", f"  {why}; {one.n_ranked} labels are ranked"]
+    return [line, f"  {why}; {one.n_ranked} labels are ranked"]
 
 
 def _parts(one: Explanation) -> list[str]:

@@ -179,9 +179,12 @@ class LexicalScorer:
         return queries.once((self, "votes"), make)
 
     def _nearest(self, queries: Queries) -> Hits:
-        rows = self.lexicon.rows_of(queries).joined
-        ids, cosines = self.points.index.search(rows, NEIGHBOURS)
-        return ids, np.where(ids >= 0, cosines, np.float32(0))
+        def make() -> Hits:
+            rows = self.lexicon.rows_of(queries).joined
+            ids, cosines = self.points.index.search(rows, NEIGHBOURS)
+            return ids, np.where(ids >= 0, cosines, np.float32(0))
+
+        return queries.once((self, "nearest"), make)
 
     def voters(self, queries: Queries) -> Voters:
         """Find the points that vote on each text."""

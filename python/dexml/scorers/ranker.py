@@ -319,9 +319,7 @@ class RankedScorer:
 
 
 _MEANINGS = {
-    "companions": Meaning(
-        Group.COMPANIONS, "how often the label comes with the text's best labels"
-    ),
+    "companions": Meaning(Group.COMPANIONS, "how much the text's best labels bring it along"),
     "companions rank": Meaning(
         Group.COMPANIONS, "-ln(1 + rank by companions among the candidates)"
     ),
