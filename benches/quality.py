@@ -196,7 +196,7 @@ def peer_row(
     command = [interpreter.path, "-m", "peers.answers", "run", name, str(folder)]
     # The time of an encoder's row is that of all cores; a peer is told to use one.
     threads = os.cpu_count() or 1 if tool.encoder else 1
-    spent = run_alone(command, BENCHES, environment(interpreter.path, threads), scratch / "log.txt")
+    spent = run_alone(command, BENCHES, environment(interpreter.path, threads), log)
     said = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
     with np.load(folder / "answer.npz", allow_pickle=False) as answer:
         metrics, errors = score(dataset, answer["ids"], seed)

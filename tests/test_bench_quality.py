@@ -115,6 +115,8 @@ def test_the_reason_of_a_peer_that_fails(bench: Path) -> None:
     with pytest.raises(SystemExit, match=r"error: .*ValueError: an unlucky number"):
         measure(bench, "pecos", more=("--seeds", "13"))
     assert not (bench / "results" / "Tiny.json").exists()
+    log = (bench / "runs" / "Tiny" / "pecos-seed-13.log").read_text()
+    assert log.endswith("ValueError: an unlucky number\n")
 
 
 def test_no_such_row(bench: Path) -> None:
