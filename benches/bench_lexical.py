@@ -143,7 +143,7 @@ def features(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def search(arguments: argparse.Namespace) -> dict[str, Any]:
-    """CPU seconds of indexing a million titles and searching a thousand, tool by tool."""
+    """CPU seconds of indexing a million titles and searching some, tool by tool."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -285,7 +285,7 @@ def main() -> None:
     add("--run", type=Path, help="a light run of DATA, for `serve`")
     add("--parts", nargs="+", choices=PARTS, default=PARTS)
     add("--titles", type=int, default=1_000_000)
-    add("--queries", type=int, default=1_000)
+    add("--queries", type=int, default=300)
     add("--envs", type=Path, help="folder of virtual environments with peers")
     add("--python", type=named_path, action="append", default=[], metavar="NAME=PATH")
     add("--out", type=Path, default=OUT)

@@ -59,17 +59,19 @@ class Answer:
     """The settings, as the page shows them."""
 
 
-def tfidf(question: Question, longest: int) -> tuple[csr_matrix, csr_matrix, str]:
+def tfidf(question: Question, pairs: bool) -> tuple[csr_matrix, csr_matrix, str]:
     """Rows of the training and test texts; words of the training texts alone.
 
-    scikit-learn's words (lower case, of two characters or more) and runs of up to `longest` of
-    them; 1 + ln tf, smooth idf, unit rows.
+    scikit-learn's words (lower case, of two characters or more) without English stop words, or
+    these and pairs of them; 1 + ln tf, smooth idf, unit rows.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    sizes = (1, longest)
+    settings: dict[str, Any] = {"sublinear_tf": True, "stop_words": "english"}
+    if pairs:
+        settings |= {"ngram_range": (1, 2), "min_df": 2}
     with question.part("tf-idf"):
-        vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=sizes, dtype=np.float32)
+        vectorizer = TfidfVectorizer(dtype=np.float32, **settings)
         train = vectorizer.fit_transform(question.train_texts)
         test = vectorizer.transform(question.test_texts)
     rows = []
@@ -77,16 +79,16 @@ def tfidf(question: Question, longest: int) -> tuple[csr_matrix, csr_matrix, str
         row = csr_matrix((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
         row.sort_indices()
         rows.append(row)
-    said = f"TfidfVectorizer(sublinear_tf=True, ngram_range={sizes})"
-    return rows[0], rows[1], said
+    said = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    return rows[0], rows[1], f"TfidfVectorizer({said})"
 
 
-def omikuji(question: Question, longest: int = 1) -> Answer:
+def omikuji(question: Question, pairs: bool = False) -> Answer:
     """Parabel with three trees: the defaults of Omikuji, through its Python package."""
     from omikuji import Model
     from sklearn.datasets import dump_svmlight_file
 
-    train, test, said = tfidf(question, longest)
+    train, test, said = tfidf(question, pairs)
     path = question.folder / "train.svm"
     with question.part("write"):
         filled = np.flatnonzero(np.diff(train.indptr))
@@ -112,12 +114,12 @@ def omikuji(question: Question, longest: int = 1) -> Answer:
     )
 
 
-def pecos(question: Question, longest: int = 1) -> Answer:
+def pecos(question: Question, pairs: bool = False) -> Answer:
     """PECOS XR-Linear with its defaults: PIFA, hierarchical k-means, teacher-forced negatives."""
     from pecos.xmc import Indexer, LabelEmbeddingFactory
     from pecos.xmc.xlinear import XLinearModel
 
-    train, test, said = tfidf(question, longest)
+    train, test, said = tfidf(question, pairs)
     with question.part("train"):
         embeddings = LabelEmbeddingFactory.create(question.y, train, method="pifa", threads=1)
         clusters = Indexer.gen(embeddings, threads=1, seed=question.seed)
@@ -253,9 +255,9 @@ class Tool:
 
 TOOLS = {
     "omikuji": Tool(omikuji, ("omikuji", "sklearn")),
-    "omikuji, pairs": Tool(partial(omikuji, longest=2), ("omikuji", "sklearn")),
+    "omikuji, pairs": Tool(partial(omikuji, pairs=True), ("omikuji", "sklearn")),
     "pecos": Tool(pecos, ("pecos", "sklearn")),
-    "pecos, pairs": Tool(partial(pecos, longest=2), ("pecos", "sklearn")),
+    "pecos, pairs": Tool(partial(pecos, pairs=True), ("pecos", "sklearn")),
     "bm25": Tool(bm25, ("bm25s",), seeded=False),
     "zero-shot": Tool(zero_shot, ("torch", "dexml"), encoder=True, seeded=False),
     "mnrl": Tool(mnrl, ("sentence_transformers", "torch"), encoder=True),
