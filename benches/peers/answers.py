@@ -103,10 +103,10 @@ def omikuji(question: Question, pairs: bool = False) -> Answer:
     ids, scores = _empty(question)
     with question.part("predict"):
         for row, (first, last) in enumerate(zip(test.indptr, test.indptr[1:], strict=False)):
-            pairs = zip(
+            weights = zip(
                 test.indices[first:last].tolist(), test.data[first:last].tolist(), strict=True
             )
-            for at, (label, score) in enumerate(model.predict(list(pairs), top_k=question.k)):
+            for at, (label, score) in enumerate(model.predict(list(weights), top_k=question.k)):
                 ids[row, at], scores[row, at] = label, score
     command = f"{said}; omikuji.Model.train_on_data with default_hyper_param() "
     return Answer(
