@@ -67,7 +67,7 @@ OWN: dict[str, list[str]] = {
 SETS = {
     "losses": list(LOSSES),
     "negatives": list(NEGATIVES),
-    "peers": ["omikuji", "omikuji, pairs", "pecos", "pecos, pairs", "bm25"],
+    "peers": ["omikuji", "pecos", "bm25"],
 }
 ABLATION = {*LOSSES, *NEGATIVES, "heads, then layers"}
 
