@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dexml.commands.train import main as train_main
 from dexml.metrics import evaluate
 from dexml.predict import Predictor, open_run
 from dexml.train import TrainSettings
+from dexml.train.inputs import load_data, parts_to_ask
 from small import confusing_data, part_path, write_tiny_data
 
 
@@ -106,8 +108,8 @@ def test_the_number_of_threads_changes_no_bit(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"validation": 0.0}, {"ranker": "none"}, {"validation": 0.01, "validation_points": 1}],
-    ids=["no validation part", "none asked for", "hardly a validation part"],
+    [{"validation": 0.0}, {"ranker": "none"}],
+    ids=["no validation part", "none asked for"],
 )
 def test_labels_are_ranked_without_a_ranker(
     tiny_data: Path, tmp_path: Path, changes: dict[str, Any]
@@ -117,6 +119,31 @@ def test_labels_are_ranked_without_a_ranker(
     assert result is not None
     assert result.metrics["P@1"] > 0.9
     assert facts_of(tmp_path / "run")["ranker"] == {"features": []}
+
+
+def test_few_validation_points_are_topped_up(tiny_data: Path, tmp_path: Path) -> None:
+    """The ranker learns from all points, each asked of members that were not fitted on it."""
+    train.train(settings_of(tiny_data, tmp_path / "run", validation=0.02))
+    assert facts_of(tmp_path / "run")["selected"]["points"] == 300
+
+
+def test_no_point_is_asked_of_members_that_were_fitted_on_it(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = load_data(settings_of(tiny_data, tmp_path / "run", validation=0.1))
+    keys = [f"group {i % 40}" for i in range(300)]
+    given = replace(given, part=replace(given.part, groups=keys))
+    groups = np.array(keys)
+    first, *parts = parts_to_ask(given)
+    assert first.asked.tolist() == given.scored.tolist()
+    assert sorted(np.concatenate([p.asked for p in parts])) == given.fitted.tolist()
+    for part in parts:
+        assert not set(groups[part.asked]) & set(groups[part.fitted])
+        assert set(part.fitted) | set(part.asked) == set(given.fitted)
+    monkeypatch.setattr("dexml.train.inputs.ENOUGH", len(first.asked) + 1)
+    assert len(parts_to_ask(given)) == 2
+    monkeypatch.setattr("dexml.train.inputs.ENOUGH", len(first.asked))
+    assert len(parts_to_ask(given)) == 1
 
 
 def test_without_refit_the_validation_points_do_not_vote(tiny_data: Path, tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_few_points_get_a_linear_ranker_that_no_evidence_lowers() -> None:
 def test_hardly_any_points(n: int) -> None:
     points = asked(n)
     choice = ranking.choose(evidence_of(points), points, "nDCG@5", seed=0)
-    assert choice.facts["validation_points"] == n
+    assert choice.facts["points"] == n
 
 
 @pytest.mark.parametrize("all_positive", [False, True])

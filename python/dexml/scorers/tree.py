@@ -89,7 +89,7 @@ class TreeScorer:
             max_rounds=5,
             cost=1.0,
             tolerance=0.1,
-            max_passes=20,
+            max_passes=10,
             threshold=0.1,
             seed=seed,
             num_threads=num_threads,

@@ -78,22 +78,46 @@ def asking(
     return replace(scorer, members=(voted, *others))
 
 
-def choose_ranker(
+def gather(
     given: DataSet,
     embedded: Embedded,
-    few: NDArray[np.int64],
+    asked: NDArray[np.int64],
     vectors: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    settings: TrainSettings,
+) -> ranking.Evidence:
+    """Collect what the members say of points that they were not fitted on.
+
+    Args:
+        given: The data set.
+        embedded: Of the points that the members are fitted on.
+        asked: The other points.
+        vectors: Their search vectors, (n, D + 1).
+        weights: Inverse propensities, (L,).
+        settings: The settings.
+    """
+    texts = [given.part.texts[i] for i in asked]
+    tree = settings.tree == "auto"
+    scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
+    bar = tqdm(total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet)
+    with bar:
+        return ranking.gather(scorer, ranking.Asked.of(given, asked, weights), bar.update)
+
+
+def choose_ranker(
+    given: DataSet,
+    rows: NDArray[np.int64],
+    evidence: ranking.Evidence,
     weights: NDArray[np.float64],
     settings: TrainSettings,
     path: Path,
 ) -> dict[str, Any]:
-    """Train the ranker on validation points, judge it, and keep it in `path` if it is better.
+    """Train the ranker on the `evidence` of `rows`, judge it, and keep it in `path` if better.
 
     Args:
         given: The data set.
-        embedded: Of the points that the validation points are held out from.
-        few: The validation points.
-        vectors: Their search vectors, (n, D + 1).
+        rows: The points.
+        evidence: Of `gather`, of all these points.
         weights: Inverse propensities, (L,).
         settings: The settings.
         path: Where the network is kept (``.npz``); removed if it is not better.
@@ -101,13 +125,7 @@ def choose_ranker(
     Returns:
         What was measured, plain data.
     """
-    texts = [given.part.texts[i] for i in few]
-    tree = settings.tree == "auto"
-    scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
-    asked = ranking.Asked.of(given, few, weights)
-    bar = tqdm(total=len(few), desc="evidence", unit="text", delay=2, disable=settings.quiet)
-    with bar:
-        evidence = ranking.gather(scorer, asked, bar.update)
+    asked = ranking.Asked.of(given, rows, weights)
     choice = ranking.choose(
         evidence, asked, settings.select, seed=settings.seed, favour=settings.favour
     )

@@ -77,6 +77,20 @@ class Evidence:
     base: NDArray[np.float32]
     """The first member's score of each pair."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[Evidence]) -> Evidence:
+        """Put the evidence of several parts together, in their order."""
+        lengths = np.concatenate([np.diff(part.pairs.indptr) for part in parts])
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ids = np.concatenate([part.pairs.ids for part in parts])
+        return cls(
+            Candidates(indptr, ids, parts[0].pairs.n_labels),
+            parts[0].names,
+            np.concatenate([part.features for part in parts]),
+            np.concatenate([part.positive for part in parts]),
+            np.concatenate([part.base for part in parts]),
+        )
+
     def without(self, names: Sequence[str]) -> Evidence:
         """Return the evidence without some features."""
         kept = [i for i, name in enumerate(self.names) if name not in names]
@@ -156,7 +170,7 @@ def choose(
     differences = compare(base, ranked, groups=asked.groups, seed=seed, n_resamples=RESAMPLES)
     facts: dict[str, Any] = {
         "select": select,
-        "validation_points": len(asked.texts),
+        "points": len(asked.texts),
         "candidates": round(len(evidence.pairs) / max(1, len(asked.texts)), 1),
         "hidden": shape.hidden,
         "favour": favour,
@@ -271,5 +285,5 @@ def summary(choice: Choice) -> str:
         select, kept = choice.facts["select"], "kept" if tree["used"] else "left out"
         gain += f"; tree {kept}, {select} {100 * tree['without']:.2f} -> {100 * tree['with']:.2f}"
     used = "ranker" if choice.network is not None else "no ranker, its gain is within the noise"
-    points = choice.facts["validation_points"]
-    return f"{used}: {gain} (cross-validation on {points} validation points)"
+    points = choice.facts["points"]
+    return f"{used}: {gain} (cross-validation on {points} points)"
