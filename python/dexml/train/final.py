@@ -25,6 +25,7 @@ from dexml.train.evidence import asking
 from dexml.train.outcome import (
     Finished,
     Scored,
+    by_seen,
     changed,
     evaluate_scorer,
     load_test_part,
@@ -124,7 +125,7 @@ def score_test(
     part = load_test_part(settings, len(saved.vectors))
     if part is None:
         return Finished(settings, saved.label_texts, saved.y, seconds)
-    show, encoder = not settings.quiet, saved.model.encoder
+    show, encoder, groups = not settings.quiet, saved.model.encoder, by_seen(saved.y)
     tokens = encoder.tokenize(part.texts, settings.point_tokens)
     if processes.size() == 1:
         cache = features.cache_folder(settings)
@@ -140,12 +141,13 @@ def score_test(
         part.y,
         part.exclude,
         weights,
+        label_groups=groups,
         memory=saved.memory,
         progress=show,
     )
     others = {}
     if saved.ranker is not None:
-        others["without ranker"] = result.metrics
+        others["without ranker"] = result
         vectors = with_bias_dimension(encoder.embed(encoded))
         with tqdm(total=len(part.texts), desc="ranking", unit="text", disable=not show) as bar:
             result, ids, scores = evaluate_scorer(
@@ -155,12 +157,19 @@ def score_test(
                 part.exclude,
                 weights,
                 bar.update,
+                groups,
             )
     if saved.memory is not None:
-        plain, _, _ = selection.score(
-            encoder, encoded, saved.vectors, part.y, part.exclude, weights, progress=show
+        others["without memory"], _, _ = selection.score(
+            encoder,
+            encoded,
+            saved.vectors,
+            part.y,
+            part.exclude,
+            weights,
+            label_groups=groups,
+            progress=show,
         )
-        others["without memory"] = plain.metrics
     write_scores(settings, result, part, propensity, seconds, others)
     return Finished(
         settings, saved.label_texts, saved.y, seconds, Scored(result, part, ids, scores)

@@ -31,6 +31,7 @@ from dexml.train.inputs import DataSet, load_data
 from dexml.train.outcome import (
     Finished,
     Scored,
+    by_seen,
     evaluate_scorer,
     load_test_part,
     propensity_of,
@@ -135,7 +136,7 @@ def _score_test(
         return Finished(settings, given.label_texts, given.y, seconds)
     with _bar(len(part.texts), "test points", settings) as bar:
         result, ids, scores = evaluate_scorer(
-            scorer, part.texts, part.y, part.exclude, weights, bar.update
+            scorer, part.texts, part.y, part.exclude, weights, bar.update, by_seen(given.y)
         )
     write_scores(settings, result, part, propensity, seconds, {})
     return Finished(
