@@ -168,15 +168,6 @@ def test_a_killed_training_is_trained_again(
     assert (broken / "metrics.json").exists()
 
 
-def test_an_encoder_is_not_added_to_a_light_run(
-    light: Path, tiny_data: Path, tiny_encoder: Path
-) -> None:
-    with pytest.raises(ValueError, match=r"was started with encoder = 'none', not '.*--overwrite"):
-        train.train(settings_of(tiny_data, light, encoder=str(tiny_encoder), resume=True))
-    with pytest.raises(FileExistsError, match="--resume or --overwrite"):
-        train.train(settings_of(tiny_data, light, encoder=str(tiny_encoder)))
-
-
 def test_a_light_run_takes_the_place_of_another(light: Path, tiny_data: Path) -> None:
     train.train(settings_of(tiny_data, light, overwrite=True, ranker="none"))
     assert Predictor.open(light).predict(["kernel driver"], 1).ids[0, 0] == 0

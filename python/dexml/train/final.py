@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dexml import sealed
 from dexml.data import Csr
 from dexml.encoder import with_bias_dimension
 from dexml.files import replacing
@@ -99,7 +101,13 @@ def save(
         for member in saved.ranker.members[1:]:  # the first is the dense scorer, saved above
             sections |= member.facts()
             parts |= dict(member.parts())
-    Home().save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
+    home = Home()
+    with suppress(OSError, ValueError):  # none yet, or it cannot be read: nothing to take over
+        home.note(sealed.read(folder, FORMAT), {})
+    # Those of a light run that has grown: better none, until the test part is scored, than these.
+    for name in ("metrics.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+    home.save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
 
 
 def _write_table(path: Path, model: Model, prior: float) -> None:

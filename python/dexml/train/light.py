@@ -27,6 +27,7 @@ from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import memory, ranking
 from dexml.train.folder import begin_log, end_log, fingerprint, hold_folder, open_folder
+from dexml.train.growth import TRAINED as TRAINED_ON
 from dexml.train.inputs import DataSet, load_data
 from dexml.train.outcome import (
     Finished,
@@ -116,6 +117,7 @@ def _save(
         "data": os.path.relpath(settings.data_dir, settings.out.resolve()),
         "labels": labels.facts(),
         "selected": {} if choice is None else choice.facts,
+        TRAINED_ON: {"n_points": scorer.together.y.shape[0]},
         **scorer.facts(),
     }
     parts = labels.parts() | {TRAINED: text_part(labels.texts)} | dict(scorer.parts())
