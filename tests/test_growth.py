@@ -15,14 +15,14 @@ from dexml.predict import Predictor, open_run
 from dexml.run import Run
 from dexml.train import TrainSettings, fit
 from dexml.train.settings import SWITCHES
-from small import log_of, train_settings, write_secret_data
+from small import confusing_data, log_of, train_settings
 
 TEXTS = ["secret3 kernel driver", "printer theme", "secret9 secret11", ""]
 
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_secret_data(tmp_path_factory.mktemp("data") / "secrets")
+    return confusing_data(tmp_path_factory.mktemp("data") / "secrets")
 
 
 def settings_of(data: Path, encoder: Path | str, out: Path, **changes: Any) -> TrainSettings:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_array, load_npz
+from scipy.sparse import csr_array, load_npz, save_npz
 
 from dexml import train
 from dexml.metrics import evaluate
@@ -15,12 +15,28 @@ from dexml.predict import Predictor, open_run
 from dexml.train import fit
 from dexml.train.schedule import SELECTION
 from dexml.train.settings import TrainSettings
-from small import assert_same, train_settings, write_secret_data
+from small import PARTS, TOPICS, assert_same, train_settings
 
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_secret_data(tmp_path_factory.mktemp("data") / "secrets")
+    """Each label has a word of its own that the tiny encoder does not know: only words tell."""
+    folder = tmp_path_factory.mktemp("data") / "secrets"
+    rng = np.random.default_rng(0)
+    labels = [f"{topic} {part}" for topic in TOPICS for part in PARTS]
+    (folder / "raw").mkdir(parents=True)
+    (folder / "raw" / "Y.txt").write_text("".join(f"{t}\n" for t in labels))
+    for part, n_points in (("trn", 400), ("tst", 60)):
+        y = np.zeros((n_points, len(labels)), np.float32)
+        texts = []
+        for row in range(n_points):
+            chosen = rng.choice(len(labels), size=2, replace=False)
+            y[row, chosen] = 1
+            lure = labels[rng.integers(len(labels))]
+            texts.append(" ".join(f"secret{i}" for i in chosen) + f" {lure}")
+        (folder / "raw" / f"{part}_X.txt").write_text("".join(f"{t}\n" for t in texts))
+        save_npz(folder / f"Y.{part}.npz", csr_array(y))
+    return folder
 
 
 def settings_of(data: Path, encoder: Path, out: Path, **changes: Any) -> TrainSettings:

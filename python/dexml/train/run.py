@@ -14,6 +14,7 @@ from dexml import console
 from dexml.encoder import DualEncoder, with_bias_dimension
 from dexml.losses.shards import VIRTUAL_SHARDS
 from dexml.metrics import Result, inv_propensity
+from dexml.run import PointTexts
 from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
 from dexml.train import choice, evidence, features, final, fit, processes, track
@@ -113,6 +114,9 @@ def _train(
         if ranks:
             everything = evidence.Embedded(vectors, points, job.rows, how)
             ranker = evidence.final_ranker(given, everything, settings)
+    texts = None
+    if votes and settings.keep_texts:
+        texts = PointTexts.of([given.part.texts[i] for i in job.rows])
     saved = final.Saved(
         job.model,
         vectors,
@@ -121,6 +125,7 @@ def _train(
         given.label_texts,
         problem.y,
         ranker,
+        texts,
     )
     final.save(settings, saved, selected, temperature)
     seconds = before + time.perf_counter() - started
