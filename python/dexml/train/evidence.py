@@ -52,7 +52,9 @@ def votes_of(memory: dict[str, Any]) -> dict[str, Any]:
     return {name: memory[name] for name in VOTES}
 
 
-def ranked_scorer(given: DataSet, embedded: Embedded, *, tree: bool, seed: int) -> RankedScorer:
+def ranked_scorer(
+    given: DataSet, embedded: Embedded, *, tree: bool, seed: int, folder: Path | None = None
+) -> RankedScorer:
     """Fit the members on the points of `embedded`; dense scores with votes rank.
 
     The scorer has no encoder: `asking` gives it the vectors of the texts.
@@ -63,7 +65,9 @@ def ranked_scorer(given: DataSet, embedded: Embedded, *, tree: bool, seed: int) 
     dense = DenseScorer(nobody, index, settings, nobody, "exact")
     y = given.y[embedded.rows]
     voted = VotedScorer(dense, PointMemory.of(embedded.points, y, **embedded.votes))
-    lexical, members = word_members(given, embedded.rows, fit_lexicon(given), tree=tree, seed=seed)
+    lexical, members = word_members(
+        given, embedded.rows, fit_lexicon(given), tree=tree, seed=seed, folder=folder
+    )
     return RankedScorer((voted, *members), None, Cooccurrence(lexical.y), lexical.alive)
 
 
@@ -139,12 +143,15 @@ def choose_ranker(
     return choice.facts
 
 
-def final_ranker(given: DataSet, embedded: Embedded, path: Path, seed: int) -> RankedScorer:
+def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) -> RankedScorer:
     """Put the ranker that `choose_ranker` kept over the evidence of the final model.
+
+    If a light run grows, its label tree is taken over where it is the same.
 
     Raises:
         ValueError: The file is damaged.
     """
+    path = settings.out / "checkpoint" / FILE
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = tuple(str(name) for name in arrays["names"])
@@ -152,4 +159,6 @@ def final_ranker(given: DataSet, embedded: Embedded, path: Path, seed: int) -> R
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
     tree = ranking.uses_tree(network)
-    return replace(ranked_scorer(given, embedded, tree=tree, seed=seed), network=network)
+    seed, folder = settings.seed, settings.out
+    scorer = ranked_scorer(given, embedded, tree=tree, seed=seed, folder=folder)
+    return replace(scorer, network=network)

@@ -27,10 +27,12 @@ from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
 from dexml.train.folder import begin_log, end_log, fingerprint, hold_folder, open_folder
+from dexml.train.growth import TRAINED as TRAINED_ON
 from dexml.train.inputs import DataSet, Held, load_data, parts_to_ask
 from dexml.train.outcome import (
     Finished,
     Scored,
+    by_seen,
     evaluate_scorer,
     load_test_part,
     propensity_of,
@@ -137,6 +139,7 @@ def _save(
         "data": os.path.relpath(settings.data_dir, settings.out.resolve()),
         "labels": labels.facts(),
         "selected": {} if choice is None else choice.facts,
+        TRAINED_ON: {"n_points": scorer.together.y.shape[0]},
         **scorer.facts(),
     }
     parts = labels.parts() | {TRAINED: text_part(labels.texts)} | dict(scorer.parts())
@@ -161,7 +164,7 @@ def _score_test(
         return Finished(settings, given.label_texts, given.y, seconds)
     with _bar(len(part.texts), "test points", settings) as bar:
         result, ids, scores = evaluate_scorer(
-            scorer, part.texts, part.y, part.exclude, weights, bar.update
+            scorer, part.texts, part.y, part.exclude, weights, bar.update, by_seen(given.y)
         )
     write_scores(settings, result, part, propensity, seconds, {})
     return Finished(

@@ -114,9 +114,7 @@ def _train(
         memory = PointMemory.of(points, problem.y[job.rows], **how)
         if ranks:
             everything = evidence.Embedded(vectors, points, job.rows, how)
-            ranker = evidence.final_ranker(
-                given, everything, settings.out / "checkpoint" / evidence.FILE, settings.seed
-            )
+            ranker = evidence.final_ranker(given, everything, settings)
     texts = None
     if votes and settings.keep_texts:
         texts = PointTexts.of([given.part.texts[i] for i in job.rows])
