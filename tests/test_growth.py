@@ -127,10 +127,12 @@ def test_a_tree_of_the_same_points_and_seed_is_not_trained_again(
     secrets: Path,
     tiny_encoder: Path,
     trees_that_help: list[int],
+    monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
     trained: list[int],
 ) -> None:
     """The one that the validation points are kept from is trained; the light run keeps none."""
+    monkeypatch.setattr("dexml.train.inputs.ENOUGH", 1)
     before = facts_of(growing)["parts"]
     train.train(settings_of(secrets, tiny_encoder, growing, **changes))
     assert trees_that_help == trained
@@ -141,8 +143,13 @@ def test_a_tree_of_the_same_points_and_seed_is_not_trained_again(
 
 
 def test_with_fewer_points_the_tree_is_trained_again(
-    growing: Path, secrets: Path, tiny_encoder: Path, trees_that_help: list[int]
+    growing: Path,
+    secrets: Path,
+    tiny_encoder: Path,
+    trees_that_help: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("dexml.train.inputs.ENOUGH", 1)
     train.train(settings_of(secrets, tiny_encoder, growing, refit=False))
     assert trees_that_help == [1, 1]
 
