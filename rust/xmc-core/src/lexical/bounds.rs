@@ -15,7 +15,7 @@ use crate::postings::Postings;
 use crate::rank::{Score, keep_best};
 
 /// A column is common if it has more postings than this part of the rows.
-const COMMON_PART: usize = 6;
+const COMMON_PART: usize = 4;
 /// Bounds pay if a query's common columns have more postings than this times the rows.
 const LEAST: usize = 3;
 /// More than all rounding of a sum of products that are not negative, and of a score in `f32`.
@@ -57,12 +57,6 @@ impl Bounds {
         }
         bounds.n_entries = postings.len().div_ceil(n_rows.max(1));
         Ok(bounds)
-    }
-
-    /// At most this is the score of a row with the given sum over the other columns.
-    #[inline]
-    fn of(&self, row: usize, sum: f64, length: f64) -> f64 {
-        sum + length * f64::from(self.lengths[row])
     }
 }
 
@@ -177,17 +171,17 @@ impl Pruned {
         keys.clear();
         let capacity = k.saturating_mul(2).max(256);
         let mut threshold = f64::NEG_INFINITY;
-        for (chunk, sums) in sums.chunks(LANES).enumerate() {
-            let bound = |lane: usize| bounds.of(chunk * LANES + lane, sums[lane], length);
-            if !(0..sums.len()).fold(false, |any, lane| any | (bound(lane) > threshold)) {
+        let chunks = sums.chunks(LANES).zip(bounds.lengths.chunks(LANES));
+        for (chunk, (sums, lengths)) in chunks.enumerate() {
+            let all = || sums.iter().zip(lengths).map(|(sum, own)| sum + length * f64::from(*own));
+            if !all().fold(false, |any, bound| any | (bound > threshold)) {
                 continue;
             }
-            for lane in 0..sums.len() {
-                let (row, bound) = ((chunk * LANES + lane) as i32, bound(lane));
-                if bound <= threshold || drops(row) {
+            for (row, bound) in (chunk * LANES..).zip(all()) {
+                if bound <= threshold || drops(row as i32) {
                     continue;
                 }
-                keys.push((bound as f32).key(row));
+                keys.push((bound as f32).key(row as i32));
                 if keys.len() >= capacity {
                     let (_, &mut worst, _) = keys.select_nth_unstable(k - 1);
                     threshold = f64::from(f32::score(worst));
@@ -202,14 +196,16 @@ impl Pruned {
     fn candidates(&mut self, bounds: &Bounds, sums: &[f64], threshold: f64) {
         let length = self.length;
         self.rows.clear();
-        for (chunk, sums) in sums.chunks(LANES).enumerate() {
+        let chunks = sums.chunks(LANES).zip(bounds.lengths.chunks(LANES));
+        for (chunk, (sums, lengths)) in chunks.enumerate() {
             // Negated, so that a bound that is no number counts as large.
-            let reaches = |lane: usize| {
-                !(bounds.of(chunk * LANES + lane, sums[lane], length) < threshold)
+            let all = || {
+                let bounds = sums.iter().zip(lengths).map(|(sum, own)| sum + length * f64::from(*own));
+                bounds.map(|bound| !(bound < threshold))
             };
-            if (0..sums.len()).fold(false, |any, lane| any | reaches(lane)) {
-                let reached = (0..sums.len()).filter(|&lane| reaches(lane));
-                self.rows.extend(reached.map(|lane| (chunk * LANES + lane) as u32));
+            if all().fold(false, |any, reaches| any | reaches) {
+                let reached = (chunk * LANES..).zip(all()).filter(|&(_, reaches)| reaches);
+                self.rows.extend(reached.map(|(row, _)| row as u32));
             }
         }
     }
