@@ -17,7 +17,7 @@ use crate::rank::{Score, keep_best};
 /// A column is common if it has more postings than this part of the rows.
 const COMMON_PART: usize = 4;
 /// Bounds pay if a query's common columns have more postings than this times the rows.
-const LEAST: usize = 3;
+const LEAST: usize = 8;
 /// More than all rounding of a sum of products that are not negative, and of a score in `f32`.
 const SLACK: f64 = 1.0 + 1e-6;
 /// Scores below may be rounded more coarsely.
@@ -160,13 +160,7 @@ impl Pruned {
     }
 
     /// Leaves the keys of the k rows with the largest bounds in `first`.
-    fn largest(
-        &mut self,
-        bounds: &Bounds,
-        sums: &[f64],
-        k: usize,
-        drops: &impl Fn(i32) -> bool,
-    ) {
+    fn largest(&mut self, bounds: &Bounds, sums: &[f64], k: usize, drops: &impl Fn(i32) -> bool) {
         let (keys, length) = (&mut self.first, self.length);
         keys.clear();
         let capacity = k.saturating_mul(2).max(256);
@@ -200,7 +194,8 @@ impl Pruned {
         for (chunk, (sums, lengths)) in chunks.enumerate() {
             // Negated, so that a bound that is no number counts as large.
             let all = || {
-                let bounds = sums.iter().zip(lengths).map(|(sum, own)| sum + length * f64::from(*own));
+                let bounds =
+                    sums.iter().zip(lengths).map(|(sum, own)| sum + length * f64::from(*own));
                 bounds.map(|bound| !(bound < threshold))
             };
             if all().fold(false, |any, reaches| any | reaches) {
@@ -218,21 +213,21 @@ mod tests {
 
     #[test]
     fn few_rows_are_read() {
-        // Sixty rows share ten columns; the last five share one more with the query.
+        // Sixty rows share thirty columns; the last five share one more with the query.
         let (mut indptr, mut indices, mut data) = (vec![0], vec![], vec![]);
         for row in 0..60 {
-            let own = (row >= 55).then_some(10);
-            indices.extend((0..10).chain(own));
-            data.extend([0.1; 10].into_iter().chain(own.map(|_| row as f32)));
+            let own = (row >= 55).then_some(30);
+            indices.extend((0..30).chain(own));
+            data.extend([0.1; 30].into_iter().chain(own.map(|_| row as f32)));
             indptr.push(indices.len() as i64);
         }
-        let rows = CsrView::of_features("rows", 11, &indptr, &indices, &data).unwrap();
+        let rows = CsrView::of_features("rows", 31, &indptr, &indices, &data).unwrap();
         let postings = Postings::new(rows).unwrap();
         let bounds = Bounds::new(rows, &postings).unwrap();
         let mut pruned = Pruned::default();
-        let columns: Vec<i32> = (0..11).collect();
-        assert!(pruned.take(&bounds, &postings, &columns, &[1.0; 11]));
-        assert_eq!((pruned.columns(), pruned.values()), (&[10][..], &[1.0][..]));
+        let columns: Vec<i32> = (0..31).collect();
+        assert!(pruned.take(&bounds, &postings, &columns, &[1.0; 31]));
+        assert_eq!((pruned.columns(), pruned.values()), (&[30][..], &[1.0][..]));
         let mut sums = [0.0; 60];
         (55..60).for_each(|row| sums[row] = row as f64);
         let mut keys = vec![];
@@ -243,7 +238,7 @@ mod tests {
 
         // All alike but for what is common: as many rows as there are have to be read.
         assert!(!pruned.best(&bounds, rows.into(), &[0.0; 60], 2, |_| false, &mut keys).unwrap());
-        assert!(!pruned.take(&bounds, &postings, &[3, 10], &[1.0, 1.0]));
-        assert!(!pruned.take(&bounds, &postings, &columns, &[-1.0; 11]));
+        assert!(!pruned.take(&bounds, &postings, &[3, 30], &[1.0, 1.0]));
+        assert!(!pruned.take(&bounds, &postings, &columns, &[-1.0; 31]));
     }
 }

@@ -57,7 +57,7 @@ pub fn pair_scores<'a>(
                     let fresh = seen.insert(other);
                     let other = other as usize;
                     let (columns, values) =
-                        if fresh { rows.checked(other)? } else { rows.get(other)? };
+                        if fresh { rows.read(other)? } else { rows.get(other)? };
                     *cell = terms.product(columns, values);
                 }
             }
