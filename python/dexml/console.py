@@ -100,14 +100,18 @@ def one_line(error: Exception) -> str:
 def require(extra: str, *modules: str) -> None:
     """Raise ``ImportError`` with the extra to install if one of `modules` is missing."""
     for module in modules:
-        try:
-            installed = importlib.util.find_spec(module) is not None
-        except ImportError:  # a finder may refuse
-            installed = False
-        if not installed:
+        if not is_installed(module):
             raise ImportError(
                 f"{module} is not installed; it comes with: pip install 'dexml-xmc[{extra}]'"
             )
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; it is not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # a finder may refuse
+        return False
 
 
 def table(
