@@ -54,6 +54,9 @@ class IndexSettings(Settings):
     info: bool = Field(False, description="show what the index is")
     overwrite: bool = Field(False, description="build from the run again: edits are lost")
     device: str = Field("auto", description="of the encoder: cpu, cuda, cuda:1")
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="what encodes texts of labels, as in dexml.predict"
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -129,7 +132,7 @@ def _edit(settings: IndexSettings) -> None:
         raise FileNotFoundError(
             f"{settings.run}: no index yet; build it: python -m dexml.index {settings.run}"
         )
-    opened = open_run(settings.run, device=settings.device)
+    opened = open_run(settings.run, device=settings.device, engine=settings.engine)
     predictor = Predictor(opened)
     dense = dense_of(opened.scorer)
     if settings.rebuild and dense is None:

@@ -55,8 +55,13 @@ class PredictSettings(Settings):
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
     threads: int | None = Field(None, ge=1, description="CPU threads of the encoder")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the transformer; auto: bfloat16 on CUDA, else float32"
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto", description="of the transformer; auto: as training chose, bfloat16 on CUDA"
+    )
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="what encodes texts; auto: OpenVINO on a CPU if the run was exported for it "
+        "and the library is there, else torch",
     )
     block: int | None = Field(
         None, ge=1, description="texts answered at a time: 4096, or 1 typed at a terminal"
@@ -99,10 +104,13 @@ def main(argv: list[str]) -> None:
         device=settings.device,
         threads=settings.threads,
         precision=settings.precision,
+        engine=settings.engine,
         exact_up_to=exact_up_to,
     )
     if not settings.quiet:
         console.say(f"search: {predictor.search_note(settings.k)}")
+        if encoder := predictor.encoder_note():
+            console.say(f"encoder: {encoder}")
     with ExitStack() as stack:
         question = _question(settings, predictor, stack)
         if settings.out is None:

@@ -34,7 +34,7 @@ def _quota(own: Path, groups: Path) -> float | None:
         return None
     grants = []
     for line in lines:
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
         mounts = [groups] if not controllers else [groups / "cpu", groups / controllers]

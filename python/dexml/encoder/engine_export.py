@@ -25,7 +25,15 @@ from dexml.files import write_json
 _LEAST_COSINE = 0.9999
 _LENGTHS = (1, 2, 7, 64)
 """Tokens of the texts on which a converted model is compared with torch, as far as they fit."""
-_ODD_TEXTS = ("", " ", "a", "Ünïcode, ЖЗ 漢字 🙂 \u200b", "x" * 300, "two  blanks\tand a tab", "[SEP] <s>")
+_ODD_TEXTS = (
+    "",
+    " ",
+    "a",
+    "Ünïcode, ЖЗ 漢字 🙂 \u200b",
+    "x" * 300,
+    "two  blanks\tand a tab",
+    "[SEP] <s>",
+)
 
 
 class NotExportable(Exception):

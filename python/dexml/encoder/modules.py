@@ -221,7 +221,8 @@ def _dense_weight(folder: Path) -> tuple[NDArray[np.float32]]:
 def _load(path: Path) -> dict[str, NDArray[np.float32]]:
     """Read the arrays of a safetensors file as float32; numpy itself knows no bfloat16."""
     arrays = {}
-    for name, stored in deserialize(path.read_bytes()):
+    stored_arrays: Any = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+    for name, stored in stored_arrays:
         if stored["dtype"] == "BF16":
             wide = np.frombuffer(stored["data"], "<u2").astype(np.uint32) << 16
             values = wide.view(np.float32)

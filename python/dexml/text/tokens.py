@@ -123,7 +123,8 @@ class Tokens:
             ValueError: The texts differ in length.
         """
         starts, length = self._of_one_length(np.asarray(rows))
-        return self.ids[starts[:, None] + np.arange(length)].astype(np.int64)
+        ids: NDArray[np.int64] = self.ids[starts[:, None] + np.arange(length)].astype(np.int64)
+        return ids
 
     def _of_one_length(self, rows: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
         """Return the starts and the length of some texts."""

@@ -10,13 +10,15 @@ import numpy as np
 from dexml import console
 from dexml.encoder import with_bias_dimension
 from dexml.run import folder as rundir
-from dexml.train import evidence, features, memory, processes
+from dexml.train import engine, evidence, features, memory, processes
 from dexml.train.checkpoint import Progress
 from dexml.train.inputs import DataSet
 from dexml.train.problem import Job
 
 
-def choose(job: Job, given: DataSet, progress: Progress, path: Path) -> None:
+def choose(
+    job: Job, given: DataSet, progress: Progress, path: Path, chosen_engine: engine.Chosen
+) -> None:
     """Choose the prior, how points vote, and the ranker; the first process writes it to `path`.
 
     Args:
@@ -24,6 +26,7 @@ def choose(job: Job, given: DataSet, progress: Progress, path: Path) -> None:
         given: The data set.
         progress: The progress at the best epoch.
         path: The JSON file.
+        chosen_engine: What encodes texts; what its form costs is measured here.
     """
     problem, model, settings = job.problem, job.model, job.settings
     groups = given.part.groups
@@ -72,6 +75,8 @@ def choose(job: Job, given: DataSet, progress: Progress, path: Path) -> None:
                 path.with_name(evidence.FILE),
             )
         scores = {settings.select: progress.best, "ranker": ranker}
+        if (loss := engine.trained_loss(chosen_engine, model, given, settings)) is not None:
+            scores["engine"] = loss
         chosen = {"epochs": progress.chosen, "prior": choice.prior, "memory": choice.memory}
         rundir.write_json(path, chosen | scores)
         if not settings.quiet:

@@ -85,10 +85,15 @@ def cached_features(
 
 
 def cached_path(encoder: DualEncoder, tokens: Tokens, cache: Path) -> Path:
-    """The file in `cache` for the features of these texts by the encoder as it is now."""
+    """The file in `cache` for the features of these texts by the encoder as it is now.
+
+    Features of an engine, and of each of its forms, have files of their own.
+    """
     digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
     for array in (tokens.ids.astype(np.int32), tokens.offsets):
         digest.update(array.tobytes())
+    if encoder.engine is not None:
+        digest.update(f"{encoder.engine.name} {encoder.engine.form}".encode())
     for tensor in encoder.transformer.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
     return cache / f"{digest.hexdigest()[:16]}.npy"

@@ -20,7 +20,7 @@ from dexml.scorers import PointMemory
 from dexml.scorers.dense import QUERIES, TABLE, VECTORS
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home, Part, array_part
-from dexml.train import features, processes, selection
+from dexml.train import engine, features, processes, selection
 from dexml.train.evidence import asking
 from dexml.train.outcome import (
     Finished,
@@ -52,7 +52,11 @@ class Saved(NamedTuple):
 
 
 def save(
-    settings: TrainSettings, saved: Saved, selected: dict[str, Any], temperature: float
+    settings: TrainSettings,
+    saved: Saved,
+    selected: dict[str, Any],
+    temperature: float,
+    chosen: engine.Chosen,
 ) -> None:
     """Write the parts of the run, and the manifest that says that all are there."""
     folder, model = settings.out, saved.model
@@ -64,6 +68,7 @@ def save(
             "label_table": True,
         }
         model.encoder.save(beside, max_tokens=settings.point_tokens, facts=facts)
+        exported = engine.export(model.encoder, chosen, beside, settings)
     labels = LabelSet.of(saved.label_texts, model.table.counts.cpu().numpy())
     prior = selected["prior"]
     dense: dict[str, Any] = {
@@ -82,6 +87,9 @@ def save(
         "dense": dense,
         "selected": selected["memory"],
     }
+    if exported is not None:
+        trained = {"trained": selected["engine"]} if "engine" in selected else {}
+        sections["engine"] = exported | trained
     parts = labels.parts() | {
         TRAINED: text_part(labels.texts),
         VECTORS: array_part(saved.vectors),

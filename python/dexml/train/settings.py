@@ -187,6 +187,16 @@ class TrainSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the transformer in training; auto: bfloat16 on CUDA, else float32"
     )
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="what encodes texts while the transformer stays as it is, and serves the run "
+        "without torch; auto: OpenVINO on a CPU if it is installed, else torch",
+    )
+    form: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="numbers that OpenVINO multiplies; auto: the fastest on this machine with "
+        "which validation points find their labels as well as with float32",
+    )
     compile: bool = Field(False, description="torch.compile the transformer")
     packed: bool = Field(
         False,
