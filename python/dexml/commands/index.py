@@ -52,6 +52,9 @@ class IndexSettings(Settings):
     )
     rebuild: bool = Field(False, description="build the graph anew, edits kept")
     info: bool = Field(False, description="show what the index is")
+    export: bool = Field(
+        False, description="write the encoder for OpenVINO: the run is then served without torch"
+    )
     overwrite: bool = Field(False, description="build from the run again: edits are lost")
     device: str = Field("auto", description="of the encoder: cpu, cuda, cuda:1")
     engine: Literal["auto", "torch", "openvino"] = Field(
@@ -62,7 +65,7 @@ class IndexSettings(Settings):
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.index``."""
     settings = config.parse(IndexSettings, argv, "python -m dexml.index")
-    tasks = ("add", "remove", "update", "rebuild", "info", "overwrite")
+    tasks = ("add", "remove", "update", "rebuild", "info", "export", "overwrite")
     chosen = [f"--{name}" for name in tasks if getattr(settings, name)]
     if len(chosen) > 1:
         console.usage_error(f"{' and '.join(chosen)}: one at a time")
@@ -72,7 +75,11 @@ def main(argv: list[str]) -> None:
         return
     doing = f"python -m dexml.index {' '.join(chosen)}".strip()
     with hold(run.folder, doing):
-        if not chosen or settings.overwrite:
+        if settings.export:
+            from dexml.commands.export import export  # brings torch
+
+            export(settings.run, threads=None, quiet=settings.quiet)
+        elif not chosen or settings.overwrite:
             _build(settings)
         else:
             _edit(settings)

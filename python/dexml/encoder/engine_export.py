@@ -68,8 +68,14 @@ def converted(encoder: DualEncoder, *, threads: int | None = None) -> OpenVino:
     return engine
 
 
-def write(encoder: DualEncoder, engine: OpenVino, folder: Path) -> None:
+def write(encoder: DualEncoder, engine: OpenVino, folder: Path, inside: Path | None = None) -> None:
     """Write a converted model into the folder where `DualEncoder.save` has written its encoder.
+
+    Args:
+        encoder: The encoder.
+        engine: Its transformer, converted.
+        folder: Its folder.
+        inside: Where to write instead of `FOLDER` in it, to be renamed to that.
 
     Raises:
         NotExportable: The tokenizer in the folder gives other token ids than the encoder's.
@@ -85,10 +91,11 @@ def write(encoder: DualEncoder, engine: OpenVino, folder: Path) -> None:
         tokenizer.no_truncation()
     if [e.ids for e in alone.encode_batch(texts)] != [e.ids for e in whole.encode_batch(texts)]:
         raise NotExportable("its tokenizer.json gives other token ids than transformers")
-    (folder / FOLDER).mkdir(exist_ok=True)
-    openvino.save_model(engine.model, folder / MODEL, compress_to_fp16=False)
+    inside = folder / FOLDER if inside is None else inside
+    inside.mkdir(exist_ok=True)
+    openvino.save_model(engine.model, inside / Path(MODEL).name, compress_to_fp16=False)
     write_json(
-        folder / FACTS,
+        inside / Path(FACTS).name,
         {
             "format_version": FORMAT,
             "openvino": version(),

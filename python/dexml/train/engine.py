@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -80,7 +80,8 @@ def choose(
     if path.exists():  # a resumed run
         chosen = _as_before(engine, rundir.read_json(path), given, tokens)
     else:
-        chosen = _choose(engine, encoder, given, tokens, settings)
+        chosen = decide(engine, encoder, given, tokens, settings.form, settings.seed)
+        say(chosen, quiet=settings.quiet, log=settings.out)
         path.parent.mkdir(parents=True, exist_ok=True)
         rundir.write_json(path, dict(chosen.facts or {}))
     encoder.engine = chosen.engine
@@ -131,7 +132,7 @@ def export(
     except NotExportable as error:
         _refuse(error, settings)
         return None
-    return dict(chosen.facts) if chosen.facts else _facts("float32", [])
+    return dict(chosen.facts) if chosen.facts else facts_of("float32", [])
 
 
 def _is_wanted(encoder: DualEncoder, settings: TrainSettings) -> bool:
@@ -166,37 +167,50 @@ def _refuse(error: Exception, settings: TrainSettings) -> None:
     console.say(f"note: {settings.encoder} needs torch to be served: {error}")
 
 
-def _choose(
+def decide(
     engine: OpenVino,
     encoder: DualEncoder,
     given: DataSet,
     tokens: tuple[Tokens, Tokens],
-    settings: TrainSettings,
+    form: Form | Literal["auto"],
+    seed: int,
 ) -> Chosen:
+    """Decide in which form a converted encoder is used.
+
+    Args:
+        engine: The transformer of `encoder`, converted, in float32.
+        encoder: The encoder, for its heads.
+        given: The data set.
+        tokens: Of its training points and its labels.
+        form: The form, or ``auto``: the fastest that passes.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: This processor does not multiply `form`.
+    """
     from dexml.encoder.engine_openvino import forms
 
     able = forms()
-    if settings.form != "auto":
-        if settings.form not in able:
-            raise ValueError(f"--form {settings.form}: this processor multiplies {', '.join(able)}")
-        return Chosen(engine.with_form(settings.form), _facts(settings.form, []))
+    if form != "auto":
+        if form not in able:
+            raise ValueError(f"--form {form}: this processor multiplies {', '.join(able)}")
+        return Chosen(engine.with_form(form), facts_of(form, []))
     chosen, sample = Chosen(engine), None
     faster, rows = _timed(engine, able, tokens[0])
-    for form in faster:
+    for candidate in faster:
         if sample is None:
             sample = Sample.take(engine, given, tokens)
         if len(sample.points) < forming.MIN_POINTS:
             break
-        other = engine.with_form(form)
+        other = engine.with_form(candidate)
         features = forming.encoded(other, sample.tokens)
-        row = rows[able.index(form)]
-        row |= forming.loss(encoder, sample, features, given, settings.seed)
+        row = rows[able.index(candidate)]
+        row |= forming.loss(encoder, sample, features, given, seed)
         if forming.passes(row):
             chosen = Chosen(other, None, sample, features)
             break
     assert chosen.engine is not None
-    _say(chosen.engine.form, rows, settings)
-    facts = _facts(chosen.engine.form, rows)
+    facts = facts_of(chosen.engine.form, rows)
     return Chosen(chosen.engine, facts, chosen.sample, chosen.features)
 
 
@@ -235,7 +249,8 @@ def _timed(
     return sorted(faster, key=lambda form: taken[form]), rows
 
 
-def _facts(form: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def facts_of(form: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return section ``engine`` of the manifest: the form, and what was compared."""
     from dexml.encoder.engine_openvino import processor, version
 
     return {
@@ -247,19 +262,23 @@ def _facts(form: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _say(form: str, rows: list[dict[str, Any]], settings: TrainSettings) -> None:
-    """Log what was compared, where the report finds it, and say it."""
+def say(chosen: Chosen, *, quiet: bool, log: Path | None = None) -> None:
+    """Say what was compared, and log it to the run folder `log`, where the report finds it."""
+    facts = chosen.facts or {}
+    rows, words = facts["compared"], []
+    if not rows:  # nothing was: the form was given
+        return
     base = rows[0]["tokens_per_second"]  # float32 is the first form
-    words = []
     for row in rows:
         times = row["tokens_per_second"] / base
         numbers = {"tokens_per_second": row["tokens_per_second"], "times_float32": round(times, 2)}
         for name in METRICS:
             numbers |= {f"{name} {key}": value for key, value in row.get(name, {}).items()}
-        rundir.log(settings.out, event=f"encoding in {row['form']}", **numbers)
+        if log is not None:
+            rundir.log(log, event=f"encoding in {row['form']}", **numbers)
         words.append(f"{row['form']} {times:.1f} x" + (_in_words(row) if "points" in row else ""))
-    if not settings.quiet:
-        console.say(f"encoder: OpenVINO in {form}; speed {'; '.join(words)}")
+    if not quiet:
+        console.say(f"encoder: OpenVINO in {facts['form']}; speed {'; '.join(words)}")
 
 
 def _in_words(row: Mapping[str, Any]) -> str:
