@@ -78,4 +78,4 @@ def said_of(form: str, chosen: Mapping[str, Any]) -> str:
         f"[{100 * row[name]['low']:+.2f}, {100 * row[name]['high']:+.2f}]"
         for name in ("P@1", "R@100")
     ]
-    return f" ({', '.join(found)} against float32 on {row['points']} validation points)"
+    return f" ({', '.join(found)} against float32 on {row['points']} points)"
