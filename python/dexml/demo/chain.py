@@ -27,6 +27,7 @@ from dexml.encoder import DualEncoder
 from dexml.encoder.pretrained import MINILM
 from dexml.metrics import Evaluator, Result, inv_propensity
 from dexml.report.of_training import report_training
+from dexml.train.engine import use_as
 from dexml.train.features import cached_features
 from dexml.train.outcome import REPORTED
 
@@ -133,6 +134,7 @@ def main(argv: list[str]) -> None:
     announce("== baselines, and the table")
     dataset = data.load_dataset(folder)
     encoder = DualEncoder.load(MINILM)  # its head is the identity: features are embeddings
+    use_as(encoder, run)
     show = not settings.quiet
     train_emb, label_emb, test_emb = (
         cached_features(

@@ -8,6 +8,7 @@ trained on, and serves the run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from dexml import console
 from dexml.encoder import DualEncoder, Tokens
 from dexml.encoder.engine import Form
 from dexml.encoder.engine_speed import is_faster, seconds
+from dexml.run import Run
 from dexml.run import folder as rundir
 from dexml.train import form as forming
 from dexml.train import processes
@@ -133,6 +135,22 @@ def export(
         _refuse(error, settings)
         return None
     return dict(chosen.facts) if chosen.facts else facts_of("float32", [])
+
+
+def use_as(encoder: DualEncoder, run: Path) -> None:
+    """Let an encoder that a run started from encode as the run's training did: one cache serves.
+
+    Args:
+        encoder: As it was loaded, on a CPU.
+        run: A finished run of frozen features.
+    """
+    facts = Run.open(run).facts.get("engine")
+    if facts is None or not console.is_installed(NAME):
+        return
+    from dexml.encoder.engine_export import NotExportable, converted
+
+    with suppress(NotExportable):
+        encoder.engine = converted(encoder).with_form(facts["form"])
 
 
 def _is_wanted(encoder: DualEncoder, settings: TrainSettings) -> bool:

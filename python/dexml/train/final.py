@@ -137,7 +137,12 @@ def score_test(
     if processes.size() == 1:
         cache = features.cache_folder(settings)
         encoded = features.cached_features(
-            encoder, tokens, cache, desc="test points", progress=show
+            encoder,
+            tokens,
+            cache,
+            desc="test points",
+            progress=show,
+            gigabytes=settings.cache_gigabytes,
         )
     else:  # the first process is alone here, and the cache is something of all of them
         encoded = encoder.encode_features(tokens, desc="test points", progress=show)

@@ -16,11 +16,13 @@ from dexml.train.schedule import LOSS_EXAMPLES, parse_loss, parse_negatives, par
 SWITCHES = (
     *("resume", "overwrite", "quiet", "debug", "out", "data_dir", "threads", "device"),
     *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
-    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "cache"),
+    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes"),
+    *("cache", "cache_gigabytes"),
 )
 """Settings that do not belong to the result: a resumed run may have others."""
 
 
+CACHE_GIGABYTES = 50.0
 NO_ENCODER = "none"
 """The encoder of a light run."""
 
@@ -214,6 +216,9 @@ class TrainSettings(Settings):
     )
     cache: str = Field(
         "", description="folder for tokens and features, may be shared by runs; default RUN/cache"
+    )
+    cache_gigabytes: float = Field(
+        CACHE_GIGABYTES, gt=0, description="what it may take: the longest unused is removed"
     )
 
     @field_validator("stages")
