@@ -21,31 +21,12 @@ from dexml.commands.train import main as train_main
 from dexml.metrics import evaluate
 from dexml.predict import Predictor, open_run
 from dexml.train import TrainSettings
-from small import PARTS, TOPICS, part_path, write_tiny_data
+from small import confusing_data, part_path, write_tiny_data
 
 
 def settings_of(data: Path, out: Path, **changes: Any) -> TrainSettings:
     values: dict[str, Any] = {"encoder": "none", "quiet": True, "seed": 1, "validation": 0.3}
     return TrainSettings(data_dir=data, out=out, **(values | changes))
-
-
-def confusing_data(folder: Path, n: int = 400) -> Path:
-    """Every label has a secret word that its own text lacks; a ranker weighs texts and points."""
-    rng = np.random.default_rng(0)
-    labels = [f"{topic} {part}" for topic in TOPICS for part in PARTS]
-    (folder / "raw").mkdir(parents=True)
-    (folder / "raw" / "Y.txt").write_text("".join(f"{t}\n" for t in labels))
-    for part, n_points in (("trn", n), ("tst", 60)):
-        y = np.zeros((n_points, len(labels)), np.float32)
-        texts = []
-        for row in range(n_points):
-            chosen = rng.choice(len(labels), size=2, replace=False)
-            y[row, chosen] = 1
-            lures = " ".join(labels[i] for i in rng.choice(len(labels), size=2))
-            texts.append(" ".join(f"secret{i}" for i in chosen) + f" {lures}")
-        (folder / "raw" / f"{part}_X.txt").write_text("".join(f"{t}\n" for t in texts))
-        save_npz(folder / f"Y.{part}.npz", csr_array(y))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -80,3 +80,28 @@ def test_an_exact_run_opens_without_hnswlib(voting: Path, tmp_path: Path) -> Non
     assert shown[0] == "(1, 3)"
     assert "hnswlib" in shown[1]
     assert "dexml-xmc[" in shown[1]
+
+
+EXPLAIN = """
+from dexml.commands.predict import main
+from dexml.console import run as run_command
+from dexml.predict import Predictor
+from dexml.train import TrainSettings, train
+train(TrainSettings(data_dir=run, out=work + "/light", encoder="none", quiet=True))
+(best,) = Predictor.open(work + "/light").explain_best("kernel driver a", 1)
+print(best.label_text, best.neighbours[0].points[0].text)
+with open(work + "/texts.txt", "w") as file:
+    file.write("kernel driver a\\n")
+assert run_command(main, [work + "/light", file.name, "--explain", "--quiet"]) == 0
+"""
+
+
+def test_a_light_run_is_explained_without_torch(tiny_data: Path, tmp_path: Path) -> None:
+    missing = "torch,transformers,hnswlib,safetensors"
+    command = [sys.executable, "-c", BLOCKED + EXPLAIN, missing, str(tiny_data), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.splitlines()
+    assert shown[0].startswith("kernel driver kernel driver")
+    assert shown[1] == "kernel driver a"
+    assert "nearest points by words" in done.stdout

@@ -25,7 +25,7 @@ from small import log_of, part_path, train_settings, weights
 SWITCHES = {
     *("data_dir", "out", "resume", "overwrite", "quiet", "debug", "device", "threads"),
     *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
-    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes"),
+    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "keep_texts"),
     *("cache", "cache_gigabytes"),
 }
 """Fields of `TrainSettings` that do not belong to the result."""

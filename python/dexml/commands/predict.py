@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial as bound
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -21,17 +22,20 @@ from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from dexml import config, console, data, locks
+from dexml.commands import explain
 from dexml.commands.inputs import count_lines, open_texts, read_group, stdin_texts
 from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
 from dexml.commands.show import as_json, as_table, csr_parts
 from dexml.config import Settings
 from dexml.data import Csr
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
-from dexml.predict import Prediction, Predictor
+from dexml.predict import Explanation, Prediction, Predictor
 
 BLOCK = 4096
 """Texts encoded and searched at a time: memory does not grow with the input."""
 ROWS = "rows.jsonl"
+LABELS, EXPLAINED = 10, 3
+"""Labels a text, where -k does not say how many."""
 
 
 class PredictSettings(Settings):
@@ -41,9 +45,15 @@ class PredictSettings(Settings):
     texts: CliPositionalArg[str] = Field(
         "", description="a file with a text a line (also .gz, .zst); - for stdin"
     )
-    k: int = Field(10, ge=1, description="labels a text")
+    k: int | None = Field(None, ge=1, description="labels a text; 10, or 3 with --explain")
     out: Path | None = Field(None, description="write .npz (CSR scores) or .jsonl, not a table")
     jsonl: bool = Field(False, description="print JSON lines, not a table")
+    explain: bool = Field(
+        False, description="say why: evidence, words that matched, training points that voted"
+    )
+    label: str = Field(
+        "", description="explain this label, its text or id, and not the best ones (--explain)"
+    )
     resume: bool = Field(False, description="go on with the unfinished --out of a stopped run")
     only: Path | None = Field(
         None, description="choose from these labels: a file with a text or id a line"
@@ -80,6 +90,7 @@ class Question:
         n_labels: Columns of the answer.
         k: Labels a text.
         block: Texts answered at a time.
+        label: The label to explain; None: the k best ones.
     """
 
     texts: Iterator[str]
@@ -89,6 +100,7 @@ class Question:
     n_labels: int
     k: int
     block: int
+    label: int | None = None
 
 
 def main(argv: list[str]) -> None:
@@ -108,7 +120,7 @@ def main(argv: list[str]) -> None:
         exact_up_to=exact_up_to,
     )
     if not settings.quiet:
-        console.say(f"search: {predictor.search_note(settings.k)}")
+        console.say(f"search: {predictor.search_note(_k(settings))}")
         if encoder := predictor.encoder_note():
             console.say(f"encoder: {encoder}")
     with ExitStack() as stack:
@@ -126,6 +138,12 @@ def _check(settings: PredictSettings) -> None:
         console.usage_error(f"--out {out}: the name must end in .npz or .jsonl")
     if out is not None and settings.jsonl:
         console.usage_error("--jsonl is for stdout; name the file of --out .jsonl")
+    if out is not None and out.suffix == ".npz" and settings.explain:
+        console.usage_error(f"--out {out}: .npz holds scores alone; --explain writes .jsonl")
+    if settings.label and not settings.explain:
+        console.usage_error("--label names a label to explain: add --explain")
+    if settings.label and settings.k is not None:
+        console.usage_error("--label and -k: one label is explained, or the best k")
     if settings.resume and out is None:
         console.usage_error("--resume needs --out: printed answers cannot be continued")
     if settings.texts not in ("", "-"):
@@ -160,8 +178,27 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
                 shape = (exclude.shape[0], n_labels)
                 exclude = csr_array((exclude.data, exclude.indices, exclude.indptr), shape=shape)
             n_labels = trained
-    k = min(settings.k, max(1, predictor.n_labels))  # there are no more to rank
-    return Question(texts, total, exclude, only, n_labels, k, settings.block or block)
+    k = min(_k(settings), max(1, predictor.n_labels))  # there are no more to rank
+    label = _label(settings.label, predictor) if settings.label else None
+    return Question(texts, total, exclude, only, n_labels, k, settings.block or block, label)
+
+
+def _k(settings: PredictSettings) -> int:
+    """Labels a text."""
+    return settings.k or (EXPLAINED if settings.explain else LABELS)
+
+
+def _label(given: str, predictor: Predictor) -> int:
+    """Find the label to explain: the one with this text, or else with this id."""
+    labels = predictor.label_set
+    is_id = given.isascii() and given.isdigit() and given not in labels.ids_by_text
+    try:
+        return labels.id_of(int(given) if is_id else given)
+    except ValueError as error:
+        known = labels.ids_by_text
+        near = not is_id and given not in labels.texts and len(known) <= 20_000
+        hint = console.did_you_mean(given, list(known)) if near else ""
+        raise ValueError(f"--{error}{hint}") from None
 
 
 def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
@@ -207,12 +244,31 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
     on_terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if on_terminal else None
     with _bar(settings, question, 0, hidden=on_terminal or settings.texts == "-") as bar:
+        if settings.explain:
+            write = explain.as_json if settings.jsonl else bound(explain.as_tables, width=width)
+            for text, labels in _explained(predictor, question, 0, bar):
+                print(write(text, labels), end="", flush=True)
+            return
         for texts, (ids, scores) in _answers(predictor, question, 0, bar):
             if settings.jsonl:
                 shown = as_json(texts, ids, scores, predictor.label_texts)
             else:
                 shown = as_table(texts, ids, scores, predictor.label_texts, width)
             print(shown, end="", flush=True)
+
+
+def _explained(
+    predictor: Predictor, question: Question, start: int, bar: Any
+) -> Iterator[tuple[str, list[Explanation]]]:
+    """Yield texts from row `start` on, with explanations of their labels."""
+    for row, text in enumerate(question.texts, start):
+        exclude = None if question.exclude is None else question.exclude[row : row + 1]
+        which: dict[str, Any] = {"exclude": exclude, "only": question.only}
+        if question.label is None:
+            yield text, predictor.explain_best(text, question.k, **which)
+        else:
+            yield text, [predictor.explain(text, question.label, **which)]
+        bar.update(1)
 
 
 def _write(settings: PredictSettings, out: Path, predictor: Predictor, question: Question) -> None:
@@ -230,15 +286,18 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
     try:
         with partial, _bar(settings, question, partial.rows) as bar:
             partial.skip(question.texts)
-            blocks = _answers(predictor, question, partial.rows, bar)
-            for texts, (ids, scores) in blocks:
-                if is_npz:
-                    base = partial.size(NPZ_FILES[1]) // 4 if partial.rows else None
-                    parts = npz_parts(*csr_parts(ids, scores), base)
-                else:
-                    lines = as_json(texts, ids, scores, label_texts)
-                    parts = {ROWS: lines.encode("utf-8")}
-                partial.append(texts, parts)
+            if settings.explain:
+                for text, labels in _explained(predictor, question, partial.rows, bar):
+                    partial.append([text], {ROWS: explain.as_json(text, labels).encode("utf-8")})
+            else:
+                for texts, (ids, scores) in _answers(predictor, question, partial.rows, bar):
+                    if is_npz:
+                        base = partial.size(NPZ_FILES[1]) // 4 if partial.rows else None
+                        parts = npz_parts(*csr_parts(ids, scores), base)
+                    else:
+                        lines = as_json(texts, ids, scores, label_texts)
+                        parts = {ROWS: lines.encode("utf-8")}
+                    partial.append(texts, parts)
             partial.close()
             if is_npz:
                 finish_npz(out, partial.folder, question.n_labels)
@@ -250,7 +309,8 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
             console.say(f"{partial.rows} texts are answered and kept; --resume goes on from there")
         raise
     if not settings.quiet:
-        console.say(f"{partial.rows} texts, {question.k} labels each: {out}")
+        each = 1 if question.label is not None else question.k
+        console.say(f"{partial.rows} texts, {each} labels each: {out}")
 
 
 def _held(out: Path) -> AbstractContextManager[None]:
@@ -263,9 +323,10 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
     """Return everything that the answers depend on, apart from the texts."""
     pairs = question.exclude
     return {
-        "search": predictor.search_note(settings.k),
+        "search": predictor.search_note(_k(settings)),
         "scorer": predictor.scorer.fingerprint(),
-        "k": settings.k,
+        "k": _k(settings),
+        "explain": question.label if question.label is not None else settings.explain,
         "block": question.block,
         "labels": None if question.only is None else _digest(question.only.tobytes()),
         "filter pairs": None

@@ -8,7 +8,8 @@ from dexml import console
 console.require("light", "tqdm")
 
 # isort: split
+from dexml.predict.explanation import Explanation
 from dexml.predict.predictor import Prediction, Predictor
 from dexml.predict.served import Opened, open_run
 
-__all__ = ["Opened", "Prediction", "Predictor", "open_run"]
+__all__ = ["Explanation", "Opened", "Prediction", "Predictor", "open_run"]

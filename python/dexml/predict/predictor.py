@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence, Set
 from copy import copy
 from os import PathLike
 from threading import RLock
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,8 @@ from dexml.predict.arguments import (
     checked_labels,
     label_mask,
 )
+from dexml.predict.explain import Asked, explain, explain_best
+from dexml.predict.explanation import Explanation
 from dexml.predict.served import (
     Opened,
     Served,
@@ -64,7 +66,8 @@ class Predictor:
         self._run = opened.run
         self._home = copy(opened.home)  # `save` changes it, and others may serve `opened` too
         # One reference, replaced as a whole: a call that has read it sees one moment.
-        self._now = Served(opened.labels, opened.scorer if scorer is None else scorer)
+        scorer = opened.scorer if scorer is None else scorer
+        self._now = Served(opened.labels, scorer, opened.texts)
         self._editing = RLock()
 
     @classmethod
@@ -205,6 +208,58 @@ class Predictor:
         queries = Queries(checked(texts), on_progress)
         check_exclude(exclude, (len(queries), len(now.labels)))
         return Prediction(*now.scorer.search(queries, k, exclude=exclude, only=mask))
+
+    def explain(
+        self,
+        text: str,
+        label: SupportsIndex | str,
+        *,
+        exclude: Csr | None = None,
+        only: ArrayLike | Set[int] | None = None,
+    ) -> Explanation:
+        """Say why a label has its score for a text, or why it has none.
+
+        Args:
+            text: A point.
+            label: The id of a label, or its text.
+            exclude: As in `predict`, shape (1, n_labels): a ranker compares the candidates of a
+                text, so that other candidates may change a score.
+            only: As in `predict`.
+
+        Raises:
+            TypeError: `text` is not a string, or `label` neither an id nor a text.
+            ValueError: There is no such label, it was removed, or several have this text; and as
+                `predict`.
+            RuntimeError: The texts of points cannot be read because another process has saved to
+                the run since it was opened.
+        """
+        now = self._now
+        return explain(now, self._asked(now, text, exclude, only), [now.labels.id_of(label)])[0]
+
+    def explain_best(
+        self,
+        text: str,
+        k: int = 3,
+        *,
+        exclude: Csr | None = None,
+        only: ArrayLike | Set[int] | None = None,
+    ) -> list[Explanation]:
+        """Explain the k best labels of a text, the best first: those of `predict`.
+
+        Arguments and errors: `explain` and `predict`.
+        """
+        k, now = at_least_one("k", k), self._now
+        return explain_best(now, self._asked(now, text, exclude, only), k)
+
+    @staticmethod
+    def _asked(
+        now: Served, text: str, exclude: Csr | None, only: ArrayLike | Set[int] | None
+    ) -> Asked:
+        if not isinstance(text, str):
+            raise TypeError(f"text is {type(text).__name__}; expected a string")
+        check_exclude(exclude, (1, len(now.labels)))
+        mask = None if only is None else label_mask(only, len(now.labels))
+        return Asked(Queries(checked([text])), exclude, mask)
 
     def labels(self, ids: ArrayLike) -> list[list[str]]:
         """Return the texts of the label ids (n, k) of a prediction: a list a text, no padding."""

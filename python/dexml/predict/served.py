@@ -12,7 +12,7 @@ from dexml import sealed
 from dexml.encoder.engine import EngineName
 from dexml.index import EXACT_UP_TO, LabelIndex
 from dexml.predict.arguments import at_least_one
-from dexml.run import FORMAT, LabelSet, Run, check_there
+from dexml.run import FORMAT, LabelSet, PointTexts, Run, check_there
 from dexml.scorers import (
     Change,
     DenseScorer,
@@ -29,7 +29,7 @@ from dexml.scorers.embedder import Precision
 from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.ranker import Member, RankedScorer, restore_network
 from dexml.scorers.tree import TreeScorer
-from dexml.sealed import Home, Sealed
+from dexml.sealed import Home, Part, Sealed
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +38,20 @@ class Served:
 
     labels: LabelSet
     scorer: Scorer
+    texts: PointTexts | None = None
+    """Of the points that vote; None: the run does not keep them."""
 
     def after(self, change: Change) -> Served:
-        """Return labels and scorer after an edit."""
-        return Served(change.labels, self.scorer.update(change))
+        """Return labels, scorer and texts after an edit."""
+        texts = self.texts
+        if texts is not None and change.points is not None:
+            texts = texts.with_more(change.points.texts)
+        return Served(change.labels, self.scorer.update(change), texts)
+
+    def parts(self) -> dict[str, Part]:
+        """Return the files of labels, scorer and texts, by role."""
+        texts = {} if self.texts is None else self.texts.parts()
+        return self.labels.parts() | dict(self.scorer.parts()) | texts
 
     def save(self, run: Run, home: Home, *, lock: bool = True) -> Run:
         """Write labels and scorer to the run, all at once.
@@ -62,7 +72,7 @@ class Served:
         """
         if (dense := dense_of(self.scorer)) is not None:
             dense.index.prepare_save()
-        parts = self.labels.parts() | dict(self.scorer.parts())
+        parts = self.parts()
         # Labels were edited: what is left behind would not fit them, and the run not open again.
         if lost := _sections(home.sources) - _sections(parts):
             raise ValueError(
@@ -70,6 +80,7 @@ class Served:
                 "has; make it a dexml.scorers.Fusion with the run's own scorer"
             )
         facts = dict(run.facts) | self.scorer.facts() | {"labels": self.labels.facts()}
+        facts |= {} if self.texts is None else self.texts.facts()
         keep = {
             role: seal
             for role, seal in run.state.parts.items()
@@ -113,12 +124,14 @@ class Opened:
         run: The run.
         labels: Its labels.
         scorer: Its own scorer.
-        home: What of labels and scorer lies in the folder.
+        texts: Of the points that vote, if it keeps them.
+        home: What of labels, scorer and texts lies in the folder.
     """
 
     run: Run
     labels: LabelSet
     scorer: Scorer
+    texts: PointTexts | None = None
     home: Home = field(default_factory=Home)
 
 
@@ -157,8 +170,11 @@ def open_run(
             check=lambda: check_encoder(state),
         )
         scorer = _restore_scorer(state, labels, embedder, search, exact_up_to)
-        opened = Opened(Run(state), labels, scorer)
-        opened.home.note(state, labels.parts() | dict(scorer.parts()))
+        texts = PointTexts.restore(state)
+        if texts is not None and len(texts) != n_points_of(scorer):
+            raise state.damaged(f"{len(texts)} texts for {n_points_of(scorer)} points")
+        opened = Opened(Run(state), labels, scorer, texts)
+        opened.home.note(state, Served(labels, scorer, texts).parts())
         return opened
 
     return sealed.load(folder, FORMAT, build)
@@ -209,10 +225,10 @@ def as_trained(opened: Opened, index: LabelIndex | None = None) -> Served:
     if dense is not None and index is not None:
         dense = replace(dense, index=index)
         if memory is None:
-            return Served(labels, dense)
+            return Served(labels, dense, opened.texts)
         voted = VotedScorer(dense, memory.with_first_labels(len(labels)))
         if lexical is None or not isinstance(scorer, RankedScorer):
-            return Served(labels, voted)
+            return Served(labels, voted, opened.texts)
         first = (voted,)
     if lexical is None or not isinstance(scorer, RankedScorer):
         raise ValueError(f"{opened.run.folder}: no index for its label vectors")
@@ -223,7 +239,7 @@ def as_trained(opened: Opened, index: LabelIndex | None = None) -> Served:
         together=Cooccurrence(lexical.y),
         alive=labels.alive,
     )
-    return Served(labels, ranked)
+    return Served(labels, ranked, opened.texts)
 
 
 def trees_in(scorer: Scorer) -> list[TreeScorer]:

@@ -38,7 +38,7 @@ __all__ = [
 _OWN = (
     "run.json",
     *("config.toml", "log.jsonl", "metrics.json", "report.html"),
-    *("encoder", "labels", "dense", "index", "neighbours", "lexical", "tree", "ranker"),
+    *("encoder", "labels", "dense", "index", "neighbours", "lexical", "tree", "ranker", "points"),
     *("checkpoint", "cache", "tensorboard", "wandb"),
     "versions.json",
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,35 @@ class LabelSet:
             ValueError: An id out of range, of a removed label, or given twice.
         """
         return check_rows(ids, self.alive)
+
+    def id_of(self, label: SupportsIndex | str) -> int:
+        """Return the id of a label that is alive, given by its id or its text.
+
+        Raises:
+            TypeError: Neither.
+            ValueError: No such label, a removed one, or several labels have this text.
+        """
+        if isinstance(label, str):
+            ids = self.ids_by_text.get(label.strip(), [])
+            if len(ids) > 1:
+                shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+                raise ValueError(
+                    f"label: {len(ids)} labels have the text {label!r}: give an id ({shown})"
+                )
+            if ids:
+                return ids[0]
+            removed = label.strip() in self.texts
+            raise ValueError(f"label: {label!r} {'was removed' if removed else 'is no label'}")
+        try:
+            number = operator.index(label)
+        except TypeError:
+            kind = type(label).__name__
+            raise TypeError(f"label is {kind}; give the id of a label, or its text") from None
+        if not 0 <= number < len(self):
+            raise ValueError(f"label: {number} lies outside 0..{len(self) - 1}")
+        if not self.alive[number]:
+            raise ValueError(f"label: {number} was removed")
+        return number
 
     def added(self, texts: Sequence[str]) -> tuple[LabelSet, NDArray[np.int32]]:
         """These labels and new ones, and the ids of the new ones."""

@@ -22,6 +22,7 @@ from dexml.index import EXACT_UP_TO, Hits, LabelIndex
 from dexml.run import LabelSet, require
 from dexml.run.run import ENCODER
 from dexml.scorers.embedder import Embedder
+from dexml.scorers.meanings import Group, Meaning, Terms
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.sealed import Part, Sealed
@@ -136,6 +137,18 @@ class DenseScorer:
         -inf for padding and removed labels.
         """
         return self.index.score_pairs(self.vectors(queries), ids)
+
+    def meanings(self) -> dict[str, Meaning]:
+        """Return what the evidence means."""
+        return {
+            "cosine": Meaning(Group.DENSE, "cosine of the text's and the label's embeddings"),
+            "bias": Meaning(Group.DENSE, "what training learned of the label whatever the text"),
+        }
+
+    def terms(self, queries: Queries, ids: NDArray[np.int32]) -> Terms:
+        """Return the cosine and the bias, whose sum is the score."""
+        bias = np.asarray(self.index.vectors[ids, -1], np.float32)
+        return {"cosine": (1.0, self.score_pairs(queries, ids) - bias), "bias": (1.0, bias)}
 
     def update(self, change: Change) -> DenseScorer:
         """Return this scorer after an edit of the labels; new points change nothing here."""

@@ -24,16 +24,19 @@ from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.cooccurrence import top_of
 from dexml.scorers.lexicon import PREFIX, Lexicon
+from dexml.scorers.meanings import Group, Meaning, Terms
 from dexml.scorers.points import entries, positives_of, widened
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
+from dexml.scorers.searched import Searched, longer, matrix_part, with_rows
+from dexml.scorers.votes import Voters
 from dexml.sealed import Part, Sealed
 from dexml.text.lexical import (
-    LexicalIndex,
     join_rows,
     label_centroids,
     neighbour_votes,
     pair_scores,
+    vote_shares,
 )
 
 CENTROID_TERMS = 256
@@ -45,22 +48,6 @@ TEXT_WEIGHT, VOTE_WEIGHT = 0.3, 0.2
 nearly so on the validation parts of LF-TIBSubjects, LF-DebianRelated and DebTags."""
 PROPOSED = {"base": 100, "centroid": 60, "votes": 50, "text": 40, "name": 20}
 """Labels that each kind of evidence proposes for a text."""
-
-
-@dataclass(frozen=True, eq=False)
-class Searched:
-    """Sparse rows and the index over them, which is built with the first search."""
-
-    rows: Csr
-
-    @cached_property
-    def index(self) -> LexicalIndex:
-        """The index."""
-        return LexicalIndex(self.rows)
-
-    def wider(self, n_columns: int) -> Searched:
-        """Return the rows with empty columns at the end; nothing is copied."""
-        return self if self.rows.shape[1] == n_columns else Searched(widened(self.rows, n_columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +100,13 @@ class LexicalScorer:
         """Number of points that vote."""
         return int(self.y.shape[0])
 
+    @property
+    def shrunk(self) -> Csr:
+        """Centroids times n / (n + 1): few points say little."""
+        return self._shrunk.rows
+
     @cached_property
     def _shrunk(self) -> Searched:
-        """Centroids times n / (n + 1): few points say little."""
         counts = np.bincount(self.y.indices, minlength=self.n_labels)
         factor = (counts / (counts + 1)).astype(np.float32)
         values = self.centroids.data * np.repeat(factor, np.diff(self.centroids.indptr))
@@ -182,12 +173,23 @@ class LexicalScorer:
         """
 
         def make() -> tuple[Csr, NDArray[np.float32]]:
-            rows = self.lexicon.rows_of(queries).joined
-            ids, cosines = self.points.index.search(rows, NEIGHBOURS)
-            cosines = np.where(ids >= 0, cosines, np.float32(0))
+            ids, cosines = self._nearest(queries)
             return neighbour_votes(ids, cosines, self.y), cosines[:, 0]
 
         return queries.once((self, "votes"), make)
+
+    def _nearest(self, queries: Queries) -> Hits:
+        def make() -> Hits:
+            rows = self.lexicon.rows_of(queries).joined
+            ids, cosines = self.points.index.search(rows, NEIGHBOURS)
+            return ids, np.where(ids >= 0, cosines, np.float32(0))
+
+        return queries.once((self, "nearest"), make)
+
+    def voters(self, queries: Queries) -> Voters:
+        """Find the points that vote on each text."""
+        ids, cosines = self._nearest(queries)
+        return Voters(ids, cosines, vote_shares(cosines))
 
     def propose(
         self,
@@ -241,6 +243,19 @@ class LexicalScorer:
             "name rank": pairs.ranks(name),
         }
 
+    def meanings(self) -> Mapping[str, Meaning]:
+        """Return what the evidence means."""
+        return _MEANINGS
+
+    def terms(self, queries: Queries, ids: NDArray[np.int32]) -> Terms:
+        """Return what the score is the sum of."""
+        rows = self.lexicon.rows_of(queries)
+        return {
+            "centroid": (1.0, pair_scores(rows.joined, self.shrunk, ids)),
+            "text": (TEXT_WEIGHT, pair_scores(rows.text, self.words.rows, ids)),
+            "votes": (VOTE_WEIGHT, entries(self.votes(queries)[0], ids)),
+        }
+
     def update(self, change: Change) -> LexicalScorer:
         """Return this scorer after an edit of labels or points."""
         return change.once(self, lambda: self._after(change))
@@ -253,14 +268,14 @@ class LexicalScorer:
         words, chars = self.words.wider(lexicon.n_text), self.chars
         if len(ids):
             fresh = lexicon.rows(texts)
-            words = Searched(_with_rows(words.rows, len(labels), ids, fresh.text))
-            chars = Searched(_with_rows(chars.rows, len(labels), ids, fresh.chars))
+            words = Searched(with_rows(words.rows, len(labels), ids, fresh.text))
+            chars = Searched(with_rows(chars.rows, len(labels), ids, fresh.chars))
         after = replace(
             self,
             lexicon=lexicon,
             points=self.points.wider(lexicon.n_joined),
             y=widened(self.y, len(labels)),
-            centroids=_longer(widened(self.centroids, lexicon.n_joined), len(labels)),
+            centroids=longer(widened(self.centroids, lexicon.n_joined), len(labels)),
             words=words,
             chars=chars,
             alive=labels.alive,
@@ -276,7 +291,7 @@ class LexicalScorer:
         y = csr_array(vstack([self.y, more], format="csr"))
         touched = np.unique(more.indices).astype(np.int64)
         moved = label_centroids(points, csr_array(y[:, touched]), max_terms=CENTROID_TERMS)
-        centroids = _with_rows(self.centroids, self.n_labels, touched, moved)
+        centroids = with_rows(self.centroids, self.n_labels, touched, moved)
         return replace(self, points=Searched(points), y=y, centroids=centroids)
 
     def with_labels(self, labels: LabelSet) -> LexicalScorer:
@@ -309,7 +324,7 @@ class LexicalScorer:
             "label_words": self.words.rows,
             "label_chars": self.chars.rows,
         }
-        rows = {PREFIX + role: _matrix_part(matrix) for role, matrix in matrices.items()}
+        rows = {PREFIX + role: matrix_part(matrix) for role, matrix in matrices.items()}
         return self.lexicon.parts() | rows
 
     @classmethod
@@ -365,27 +380,24 @@ class LexicalScorer:
         return None if self.alive.all() else self.alive
 
 
+_MEANINGS = {
+    "lexical": Meaning(Group.WORDS, "centroid + 0.3 text + 0.2 votes"),
+    "lexical gap": Meaning(Group.WORDS, "lexical less that of the best candidate"),
+    "lexical rank": Meaning(Group.WORDS, "-ln(1 + rank by lexical among the candidates)"),
+    "centroid": Meaning(Group.WORDS, "words shared with the mean of the label's points"),
+    "centroid gap": Meaning(Group.WORDS, "centroid less that of the best candidate"),
+    "centroid rank": Meaning(Group.WORDS, "-ln(1 + rank by centroid among the candidates)"),
+    "text": Meaning(Group.WORDS, "words shared with the label's own text"),
+    "text rank": Meaning(Group.WORDS, "-ln(1 + rank by text among the candidates)"),
+    "name": Meaning(Group.WORDS, "pieces of words shared with the label's own text"),
+    "name rank": Meaning(Group.WORDS, "-ln(1 + rank by name among the candidates)"),
+    "votes": Meaning(Group.BY_WORDS, "share of the vote of the nearest points by words"),
+    "log votes": Meaning(Group.BY_WORDS, "ln(1 + 100 votes)"),
+    "votes rank": Meaning(Group.BY_WORDS, "-ln(1 + rank by votes among the candidates)"),
+    "nearest": Meaning(Group.BY_WORDS, "cosine of the nearest point, the same for all labels"),
+}
+
+
 def _voted(base: NDArray[np.float32], votes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Add votes to the scores of centroid and text."""
     return np.asarray(base + np.float32(VOTE_WEIGHT) * votes, np.float32)
-
-
-def _longer(matrix: Csr, n_rows: int) -> Csr:
-    """Append empty rows up to `n_rows`."""
-    more = n_rows - matrix.shape[0]
-    if not more:
-        return matrix
-    indptr = np.concatenate([matrix.indptr, np.full(more, matrix.indptr[-1])])
-    return csr_array((matrix.data, matrix.indices, indptr), shape=(n_rows, matrix.shape[1]))
-
-
-def _with_rows(matrix: Csr, n_rows: int, rows: NDArray[np.int64], fresh: Csr) -> Csr:
-    """Replace some rows of a matrix, which gets `n_rows` rows."""
-    source = np.arange(n_rows)
-    source[rows] = n_rows + np.arange(len(rows))
-    both = csr_array(vstack([_longer(matrix, n_rows), fresh], format="csr"))
-    return csr_array(both[source])
-
-
-def _matrix_part(matrix: Csr) -> Part:
-    return Part(lambda path: data.save_scores(path, matrix), ".npz", (matrix,))

@@ -21,7 +21,7 @@ from dexml.data import Csr, csr_parts, pair_parts
 from dexml.index import Hits
 from dexml.run import require
 from dexml.scorers.points import Points, positives_of, unit, widened
-from dexml.scorers.votes import NEIGHBOURS, TEMPERATURE, VoteSettings, mask_of, shares
+from dexml.scorers.votes import NEIGHBOURS, TEMPERATURE, Voters, VoteSettings, mask_of, shares
 from dexml.sealed import Part, Sealed, array_part
 
 PREFIX = "neighbours/"
@@ -119,6 +119,11 @@ class PointMemory:
         """
         return self.points.nearest(queries, k, own)
 
+    def voters(self, queries: NDArray[np.float32]) -> Voters:
+        """Find the points that vote on each query, as in `nearest`."""
+        ids, cosines = self.nearest(queries, self.settings.neighbours)
+        return Voters(ids, cosines, shares(cosines, self.settings.temperature))
+
     def votes(self, queries: NDArray[np.float32]) -> Csr:
         """Count the votes for each label, before the weight.
 
@@ -129,8 +134,7 @@ class PointMemory:
             Shape (n, n_labels), float64, ids ascending in each row; all voters together give a
             label at most 1.
         """
-        voters, cosines = self.nearest(queries, self.settings.neighbours)
-        weights = shares(cosines, self.settings.temperature)
+        voters, _, weights = self.voters(queries)
         known = voters >= 0
         indptr = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
         cast = csr_array(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,12 @@ from dexml.data import Csr, csr_parts
 from dexml.index import Hits
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.dense import DenseScorer
+from dexml.scorers.meanings import Group, Meaning, Terms
 from dexml.scorers.memory import PointMemory
 from dexml.scorers.points import entries, widened
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
+from dexml.scorers.votes import Voters
 from dexml.sealed import Part
 
 PROPOSED = 100
@@ -73,6 +76,18 @@ class NeighbourScorer:
         alive = self.dense.index.alive[: self.memory.n_labels]
         known[known] = (alive & self.memory.has_points)[ids[known]]
         return np.where(known, votes, np.float32(-np.inf))
+
+    def meanings(self) -> Mapping[str, Meaning]:
+        """Return what the evidence means."""
+        return {"dense votes": _MEANINGS["dense votes"]}
+
+    def terms(self, queries: Queries, ids: NDArray[np.int32]) -> Terms:
+        """Return the votes, which are the score."""
+        return {"dense votes": (1.0, self.score_pairs(queries, ids))}
+
+    def voters(self, queries: Queries) -> Voters:
+        """Find the points that vote on each text."""
+        return self.memory.voters(self.dense.vectors(queries))
 
     def update(self, change: Change) -> NeighbourScorer:
         """Return this scorer after an edit; new points vote at once."""
@@ -172,6 +187,22 @@ class VotedScorer:
             "dense nearest": np.where(np.isfinite(nearest), nearest, 0)[pairs.rows],
         }
 
+    def meanings(self) -> Mapping[str, Meaning]:
+        """Return what the evidence means."""
+        return _MEANINGS | self.dense.meanings()
+
+    def terms(self, queries: Queries, ids: NDArray[np.int32]) -> Terms:
+        """Return the terms of the dense score, and the votes with their weight."""
+        votes = entries(_votes(self.dense, self.memory, queries), ids)
+        return {
+            **self.dense.terms(queries, ids),
+            "dense votes": (self.memory.settings.weight, votes),
+        }
+
+    def voters(self, queries: Queries) -> Voters:
+        """Find the points that vote on each text."""
+        return self.memory.voters(self.dense.vectors(queries))
+
     def update(self, change: Change) -> VotedScorer:
         """Return this scorer after an edit; new points vote at once."""
         dense = self.dense.update(change)
@@ -192,6 +223,27 @@ class VotedScorer:
     def note(self, k: int) -> str:
         """Say how labels are found and which points vote."""
         return f"{self.dense.note(k)}; {self.memory.note()}"
+
+
+_MEANINGS = {
+    "dense": Meaning(Group.DENSE, "cosine of the embeddings plus the label's bias"),
+    "dense gap": Meaning(Group.DENSE, "dense less that of the best candidate, over 0.06"),
+    "dense share": Meaning(
+        Group.DENSE, "logarithm of the softmax of dense / 0.06 over the candidates"
+    ),
+    "dense rank": Meaning(Group.DENSE, "-ln(1 + rank by dense among the candidates)"),
+    "base": Meaning(Group.DENSE, "dense score plus the weighted votes of the nearest points"),
+    "base rank": Meaning(Group.DENSE, "-ln(1 + rank by base among the candidates)"),
+    "dense votes": Meaning(
+        Group.BY_MEANING, "share of the vote of the nearest points by embedding"
+    ),
+    "dense votes rank": Meaning(
+        Group.BY_MEANING, "-ln(1 + rank by dense votes among the candidates)"
+    ),
+    "dense nearest": Meaning(
+        Group.BY_MEANING, "cosine of the nearest point, the same for all labels"
+    ),
+}
 
 
 def _votes(dense: DenseScorer, memory: PointMemory, queries: Queries) -> Csr:

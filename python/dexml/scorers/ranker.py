@@ -22,6 +22,7 @@ from dexml.index import Hits
 from dexml.run import require
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.cooccurrence import BEST, Cooccurrence, companion_scores, top_of
+from dexml.scorers.meanings import Explained, Group, Meaning
 from dexml.scorers.points import entries
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change, Scorer
@@ -280,6 +281,11 @@ class RankedScorer:
             return next(iter(evidence.values()))
         return self.network.score(np.stack([evidence[n] for n in self.network.names], axis=1))
 
+    def meanings(self) -> Mapping[str, Meaning]:
+        """Return what the evidence of all members and of the labels means."""
+        known = [member.meanings() for member in self.members if isinstance(member, Explained)]
+        return {name: meaning for one in known for name, meaning in one.items()} | _MEANINGS
+
     def update(self, change: Change) -> Self:
         """Return this scorer after an edit, which every member follows; the network stays."""
         together = self.together
@@ -310,6 +316,16 @@ class RankedScorer:
     def note(self, k: int) -> str:
         """Say what is ranked."""
         return "ranker over " + "; ".join(member.note(k) for member in self.members)
+
+
+_MEANINGS = {
+    "companions": Meaning(Group.COMPANIONS, "how much the text's best labels bring it along"),
+    "companions rank": Meaning(
+        Group.COMPANIONS, "-ln(1 + rank by companions among the candidates)"
+    ),
+    "log count": Meaning(Group.FREQUENCY, "training points with the label, ln(1 + n)"),
+    "unseen": Meaning(Group.FREQUENCY, "1 if no training point has the label"),
+}
 
 
 def _blocks(queries: Queries) -> Iterator[tuple[slice, Queries]]:

@@ -21,6 +21,7 @@ from dexml.index import Hits
 from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.lexicon import Lexicon
+from dexml.scorers.meanings import Group, Meaning, Terms
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.sealed import Part, Sealed, array_part
@@ -31,6 +32,12 @@ PROPOSED = 60
 """Labels that the tree proposes to a ranker."""
 ABSENT = -12.0
 """Evidence for a label on which the tree abstains, or that its beam does not reach."""
+_MEANINGS = {
+    "tree probability": Meaning(Group.TREE, "the label tree's probability"),
+    "tree": Meaning(Group.TREE, "ln of the label tree's probability, -12 at least"),
+    "tree gap": Meaning(Group.TREE, "tree less that of the best candidate"),
+    "tree rank": Meaning(Group.TREE, "-ln(1 + rank by tree among the candidates)"),
+}
 _ARRAYS = ("labels", "bias", "indptr", "indices", "data")
 
 
@@ -163,6 +170,14 @@ class TreeScorer:
         # It could not know labels that came later: that says nothing against them.
         later = pairs.ids >= self.n_trained
         return {name: np.where(later, np.float32(np.nan), v) for name, v in features.items()}
+
+    def meanings(self) -> Mapping[str, Meaning]:
+        """Return what the evidence means."""
+        return _MEANINGS
+
+    def terms(self, queries: Queries, ids: NDArray[np.int32]) -> Terms:
+        """Return the score as one term."""
+        return {"tree": (1.0, self.score_pairs(queries, ids))}
 
     def update(self, change: Change) -> TreeScorer:
         """Return this scorer after an edit: it passes over removed labels and knows no new ones."""

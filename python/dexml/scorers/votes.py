@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 NEIGHBOURS, TEMPERATURE = 50, 0.2
 """Defaults: voters of a query, and the temperature of their shares (``docs/memory.md``)."""
+
+
+class Voters(NamedTuple):
+    """The training points that vote on n texts, the nearest first."""
+
+    ids: NDArray[np.int32]
+    """Their rows, (n, voters), padded with -1."""
+    cosines: NDArray[np.float32]
+    shares: NDArray[np.float32]
+    """Of one vote; each row sums to 1 if anybody votes, padding has 0."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dexml.data import Csr
 from dexml.encoder import with_bias_dimension
 from dexml.files import replacing
-from dexml.run import FORMAT, LabelSet, encoder_seals
+from dexml.run import FORMAT, LabelSet, PointTexts, encoder_seals
 from dexml.run.labels import TRAINED, text_part
 from dexml.run.run import ENCODER
 from dexml.scorers import PointMemory
@@ -49,6 +49,8 @@ class Saved(NamedTuple):
     """Of all training points, (N, L)."""
     ranker: RankedScorer | None = None
     """Ranks by all evidence, if that was better."""
+    texts: PointTexts | None = None
+    """Of the points that vote, if they are to be kept."""
 
 
 def save(
@@ -99,6 +101,9 @@ def save(
     if saved.memory is not None:
         sections["neighbours"] = saved.memory.facts()
         parts |= saved.memory.parts()
+        if saved.texts is not None:
+            sections |= saved.texts.facts()
+            parts |= saved.texts.parts()
     if saved.ranker is not None and saved.ranker.network is not None:
         network = saved.ranker.network
         sections |= {"selected_ranker": selected["ranker"], **network.facts()}

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dexml import console
 from dexml.metrics import Result, inv_propensity
-from dexml.run import FORMAT, LabelSet
+from dexml.run import FORMAT, LabelSet, PointTexts
 from dexml.run.labels import TRAINED, text_part
 from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.lexicon import Lexicon
@@ -65,7 +65,7 @@ def train_light(
             given, rows, lexicon, tree=ranking.uses_tree(network), seed=settings.seed
         )
         scorer = replace(scorer, network=network)
-        _save(settings, given, scorer, choice)
+        _save(settings, given, rows, scorer, choice)
 
         seconds = before + time.perf_counter() - started
         finished = _score_test(settings, given, scorer, weights, propensity, seconds)
@@ -106,9 +106,16 @@ def _choose(
 
 
 def _save(
-    settings: TrainSettings, given: DataSet, scorer: RankedScorer, choice: ranking.Choice | None
+    settings: TrainSettings,
+    given: DataSet,
+    rows: NDArray[np.int64],
+    scorer: RankedScorer,
+    choice: ranking.Choice | None,
 ) -> None:
-    """Write the parts of the run, and the manifest that says that all are there."""
+    """Write the parts of the run, and the manifest that says that all are there.
+
+    `rows` are the training points that vote.
+    """
     counts = scorer.together.counts(len(given.label_texts))
     labels = LabelSet.of(given.label_texts, counts)
     sections: dict[str, Any] = {
@@ -118,6 +125,10 @@ def _save(
         **scorer.facts(),
     }
     parts = labels.parts() | {TRAINED: text_part(labels.texts)} | dict(scorer.parts())
+    if settings.keep_texts:
+        texts = PointTexts.of([given.part.texts[i] for i in rows])
+        sections |= texts.facts()
+        parts |= texts.parts()
     Home().save(settings.out, FORMAT, sections, parts, lock=False)
 
 

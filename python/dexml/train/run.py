@@ -14,6 +14,7 @@ from dexml import console
 from dexml.encoder import DualEncoder, with_bias_dimension
 from dexml.losses.shards import VIRTUAL_SHARDS
 from dexml.metrics import Result, inv_propensity
+from dexml.run import PointTexts
 from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
 from dexml.train import choice, engine, evidence, features, final, fit, processes, track
@@ -116,6 +117,9 @@ def _train(
             ranker = evidence.final_ranker(
                 given, everything, settings.out / "checkpoint" / evidence.FILE, settings.seed
             )
+    texts = None
+    if votes and settings.keep_texts:
+        texts = PointTexts.of([given.part.texts[i] for i in job.rows])
     saved = final.Saved(
         job.model,
         vectors,
@@ -124,6 +128,7 @@ def _train(
         given.label_texts,
         problem.y,
         ranker,
+        texts,
     )
     final.save(settings, saved, selected, temperature, chosen)
     seconds = before + time.perf_counter() - started

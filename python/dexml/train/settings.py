@@ -16,7 +16,7 @@ from dexml.train.schedule import LOSS_EXAMPLES, parse_loss, parse_negatives, par
 SWITCHES = (
     *("resume", "overwrite", "quiet", "debug", "out", "data_dir", "threads", "device"),
     *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
-    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes"),
+    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "keep_texts"),
     *("cache", "cache_gigabytes"),
 )
 """Settings that do not belong to the result: a resumed run may have others."""
@@ -102,6 +102,11 @@ class TrainSettings(Settings):
         "auto",
         description="give the ranker a label tree on words too, if that helps on the validation "
         "part",
+    )
+    keep_texts: bool = Field(
+        True,
+        description="keep the texts of the training points that vote in the run, packed, so that "
+        "explanations can show them",
     )
     refit: bool = Field(True, description="after the selection, train on all points the same way")
     evaluate_every: int = Field(1, ge=1, description="epochs between validations")

@@ -10,6 +10,7 @@ from dexml.text.lexical.search import (
     label_centroids,
     neighbour_votes,
     pair_scores,
+    vote_shares,
 )
 from dexml.text.lexical.vectorizer import (
     Vectorizer,
@@ -30,4 +31,5 @@ __all__ = [
     "neighbour_votes",
     "open_vectorizer",
     "pair_scores",
+    "vote_shares",
 ]

@@ -201,6 +201,22 @@ def pair_scores(
     return dense
 
 
+def vote_shares(cosines: NDArray[np.float32], *, power: float = 3.0) -> NDArray[np.float32]:
+    """Share one vote among neighbours: ``cosine ** power``, divided by the sum over all of them.
+
+    Args:
+        cosines: Shape (N, b); 0 or less: no vote.
+        power: How much more the nearest count.
+
+    Returns:
+        Same shape, float32; each row sums to 1, or to 0 if nobody votes.
+    """
+    votes = np.maximum(cosines, 0).astype(np.float64) ** power
+    total = votes.sum(axis=1, keepdims=True)
+    shares = np.divide(votes, total, out=np.zeros_like(votes), where=total != 0)
+    return np.asarray(shares, np.float32)
+
+
 def neighbour_votes(
     ids: NDArray[np.int32],
     cosines: NDArray[np.float32],
@@ -228,16 +244,14 @@ def neighbour_votes(
     Raises:
         ValueError: Shapes disagree, a point is out of range, or a cosine is not finite.
     """
-    votes = np.where(ids == -1, 0, np.maximum(cosines, 0)).astype(np.float64) ** power
-    total = votes.sum(axis=1, keepdims=True)
-    votes = np.divide(votes, total, out=np.zeros_like(votes), where=total != 0)
+    votes = vote_shares(np.where(ids == -1, np.float32(0), cosines), power=power)
     indptr, indices, data = truth_parts(y, "y")
     if not (data > 0).all():
         positives = csr_array(y > 0)
         indptr, indices, _ = csr_parts(positives, "y")
     sums = _rust.vote_sums(
         np.ascontiguousarray(ids),
-        votes.astype(np.float32),
+        votes,
         (indptr, indices),
         y.shape[1],
         num_threads=num_threads,
