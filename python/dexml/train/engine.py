@@ -90,6 +90,20 @@ def choose(
     return chosen
 
 
+def expected(encoder: DualEncoder, settings: TrainSettings) -> OpenVino | None:
+    """What will encode texts, before any form is compared; None for torch.
+
+    With ``--form auto`` bfloat16 where the processor multiplies it: it seldom costs anything.
+    """
+    if not _is_wanted(encoder, settings) or parse_stages(settings.stages) != ("heads",):
+        return None
+    from dexml.encoder.engine_openvino import forms
+
+    engine = _converted(encoder, settings)
+    form: Form = "bfloat16" if "bfloat16" in forms() else "float32"
+    return engine and engine.with_form(form if settings.form == "auto" else settings.form)
+
+
 def trained_loss(
     chosen: Chosen, model: Model, given: DataSet, settings: TrainSettings
 ) -> dict[str, Any] | None:
