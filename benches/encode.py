@@ -30,10 +30,10 @@ from dexml.encoder.engine_export import converted
 from dexml.encoder.engine_openvino import OpenVino, forms, processor, version
 from dexml.encoder.pretrained import MINILM, find
 
-TOKENS = {64: 300, 256: 80}
+TOKENS = {64: 128, 256: 32}
 """Texts that are encoded, by the number of tokens that they are cut at."""
 SHORT_WORDS = 10
-ROUNDS, CALLS = 5, 60
+ROUNDS, CALLS = 5, 40
 
 Way = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts to vectors of unit length."""

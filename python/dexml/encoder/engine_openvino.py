@@ -50,8 +50,8 @@ def forms() -> tuple[Form, ...]:
 
 
 def processor() -> str:
-    """The name of the processor."""
-    return str(_core().get_property("CPU", "FULL_DEVICE_NAME"))
+    """The name of the processor, and what it computes: virtual machines give many one name."""
+    return f"{_core().get_property('CPU', 'FULL_DEVICE_NAME')} ({', '.join(forms())})"
 
 
 class OpenVino:
