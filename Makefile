@@ -57,7 +57,7 @@ docs: setup  ## API pages of Rust (target/doc) and Python (target/doc-python); r
 	$(BIN)/python docs/api.py target/doc-python
 	$(BIN)/python -m pytest -q tests/test_docs.py python/dexml --doctest-modules
 
-demo: setup  ## The whole job on real data: train, index, predict, score
+demo: setup  ## The whole job on real data: a light and a full run, scored beside baselines
 	$(BIN)/python -m dexml.demo $(DEMO_ARGS)
 
 clean:  ## Remove what make has made, the virtual environment included

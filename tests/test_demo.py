@@ -21,7 +21,7 @@ from dexml.metrics import Evaluator, evaluate, inv_propensity
 from dexml.train import TrainSettings, fit, outcome
 from small import write_tiny_data
 
-ROWS = ("popularity", "zero-shot", "untrained vote", "dexml")
+ROWS = ("popularity", "zero-shot", "untrained vote", "light", "full")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -172,6 +172,14 @@ def table_of(out: str) -> dict[str, list[str]]:
     return found
 
 
+def scores_of(out: str) -> dict[str, list[str]]:
+    return {row: cells[:-1] for row, cells in table_of(out).items()}
+
+
+def seconds_of(out: str) -> dict[str, float]:
+    return {row: float(cells[-1]) for row, cells in table_of(out).items()}
+
+
 def test_the_whole_job_then_again_and_overwrite(tiny_demo: Demo) -> None:
     code, out, err = tiny_demo.run()
     assert code == 0, err
@@ -180,8 +188,10 @@ def test_the_whole_job_then_again_and_overwrite(tiny_demo: Demo) -> None:
     assert tuple(table_of(out)) == ROWS
     assert "80 test diseases, 64 phenotype terms (HPO 2001-02-03)" in out
     assert out.count("  predicted: ") == demo.SHOWN_POINTS
-    for line in ("== train: ", "== index: ", "== predict: "):
+    for line in ("== train: ", "== index: ", "== predict: ", "--encoder none", "== baselines"):
         assert line in err
+    assert err.index("--encoder none") < err.index("== index: ")
+    assert all(float(cells[-1]) >= 0 for cells in table_of(out).values())
     assert err.endswith("free as in tests\n")
     info = (tiny_demo.out / "run" / "run.json").read_text()
 
@@ -189,8 +199,13 @@ def test_the_whole_job_then_again_and_overwrite(tiny_demo: Demo) -> None:
     assert code == 0
     assert len(tiny_demo.fits) == 2
     assert len(tiny_demo.prepared) == 1
-    assert table_of(again) == table_of(out)
+    assert scores_of(again) == scores_of(out)
     assert (tiny_demo.out / "run" / "run.json").read_text() == info
+    # What was found done keeps its time.
+    assert seconds_of(again)["zero-shot"] == pytest.approx(seconds_of(out)["zero-shot"], abs=1)
+    for row, run in (("light", "light"), ("full", "run")):
+        saved = json.loads((tiny_demo.out / run / "metrics.json").read_text())
+        assert seconds_of(again)[row] >= saved["training_seconds"] - 0.1
 
     code, _, err = tiny_demo.run("--seed", "3")
     assert code == 1
@@ -200,7 +215,7 @@ def test_the_whole_job_then_again_and_overwrite(tiny_demo: Demo) -> None:
     assert code == 0, err
     assert tiny_demo.fits == ["selection", "all points"] * 2
     assert len(tiny_demo.prepared) == 1  # the data are kept
-    assert table_of(other)["dexml"] != table_of(out)["dexml"]
+    assert scores_of(other)["full"] != scores_of(out)["full"]
     assert (tiny_demo.out / "run" / "run.json").read_text() != info
     assert "free as in tests" not in err
 
@@ -229,13 +244,28 @@ def test_rows_of_the_table_are_what_they_are_called(tiny_demo: Demo, tiny_encode
             inv_propensity=q,
             exclude=dataset.exclude_test,
         )
-        found = [float(cell.split("±")[0]) for cell in rows[name]]
+        found = [float(cell.split("±")[0]) for cell in rows[name][:-1]]
         assert found == pytest.approx([100 * scores[m] for m in outcome.REPORTED], abs=0.01), name
-    saved = json.loads((tiny_demo.out / "run" / "metrics.json").read_text())
-    assert rows["dexml"] == [
-        f"{100 * saved['metrics'][m]:.2f}±{100 * saved['standard_errors'][m]:.1f}"
-        for m in outcome.REPORTED
-    ]
+    for name, run in (("light", "light"), ("full", "run")):
+        saved = json.loads((tiny_demo.out / run / "metrics.json").read_text())
+        assert rows[name][:-1] == [
+            f"{100 * saved['metrics'][m]:.2f}±{100 * saved['standard_errors'][m]:.1f}"
+            for m in outcome.REPORTED
+        ]
+
+
+def test_a_demo_that_was_stopped_goes_on(tiny_demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "fit", stopped)
+        assert tiny_demo.run("--quiet")[0] == 130
+    light = (tiny_demo.out / "light" / "run.json").read_bytes()
+    code, out, err = tiny_demo.run("--quiet")
+    assert code == 0, err
+    assert tuple(table_of(out)) == ROWS
+    assert (tiny_demo.out / "light" / "run.json").read_bytes() == light
 
 
 def test_popularity_counts_positives_and_pads() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from dexml.commands.index import main as index_main
 from dexml.commands.predict import main as predict_main
 from dexml.commands.train import main as train_main
 from dexml.metrics import evaluate
+from dexml.metrics.__main__ import main as metrics_main
 from dexml.predict import Predictor, open_run
 from dexml.train import TrainSettings
+from dexml.train.inputs import load_data, parts_to_ask
 from small import confusing_data, part_path, write_tiny_data
 
 
@@ -76,6 +79,63 @@ def test_the_saved_run_gives_the_scores_of_the_training(confusing: Path, ranked_
     assert gain["ranker"] > gain["base"]
 
 
+def test_recall_of_unseen_labels_is_reported_beside_the_rest(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the table, in metrics.json and on the page; `dexml.metrics` says the same."""
+    run, hits = tmp_path / "run", tmp_path / "hits.npz"
+    words = [tiny_data, "--out", run, "--encoder", "none", "--validation", "0.3"]
+    assert call(train_main, *words) == 0
+    table = capsys.readouterr().err
+    assert call(predict_main, run, "-k", "100", "--out", hits, "--quiet") == 0
+    unseen = np.flatnonzero(load_npz(tiny_data / "Y.trn.npz").toarray().sum(axis=0) == 0)
+    truth = load_npz(tiny_data / "Y.tst.npz").toarray() > 0
+    found = load_npz(hits).toarray() != 0
+    points = np.flatnonzero(truth[:, unseen].any(axis=1))
+    assert len(points) > 0
+    hit = (truth & found)[np.ix_(points, unseen)].sum(axis=1)
+    recall = float(np.mean(hit / truth[np.ix_(points, unseen)].sum(axis=1)))
+    saved = json.loads((run / "metrics.json").read_text())["R@100 of unseen labels"]
+    n_pairs = int(truth[:, unseen].sum())
+    assert saved == {"points": len(points), "pairs": n_pairs, "metrics": pytest.approx(recall)}
+    lines = table.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("test, percent"))
+    heads, row = lines[at - 1 : at + 1]
+    assert heads.endswith("R@100 of unseen labels")
+    assert row.endswith(f"{100 * recall:.2f}")
+    page = " ".join(re.sub("<[^>]*>", "", (run / "report.html").read_text()).split())
+    assert f"R@100 of unseen labels: {100 * recall:.2f}" in page
+    assert f"the {len(points)} test points that have one, {n_pairs} true pairs" in page
+    more = ["--train", tiny_data / "Y.trn.npz", "--filter", tiny_data / "filter_labels_test.txt"]
+    words = [hits, tiny_data / "Y.tst.npz", *more, "--metrics", "R@100", "--per-group", "seen"]
+    capsys.readouterr()
+    assert call(metrics_main, *words, "--json") == 0
+    group = json.loads(capsys.readouterr().out)["groups"]["seen"]["unseen (0)"]
+    assert group["metrics"]["R@100"] == saved["metrics"]
+
+
+def test_a_ranker_is_judged_on_labels_that_only_validation_points_have(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(tiny_data, tmp_path / "run", validation=0.8)
+    train.train(settings)
+    given = load_data(settings)
+    unseen = given.y[given.fitted].sum(axis=0) == 0
+    n_pairs = int(given.y[given.scored].toarray()[:, unseen].sum())
+    gain = facts_of(tmp_path / "run")["selected"]["gain"]["R@100 of unseen labels"]
+    assert gain["pairs"] == n_pairs > 0
+    assert 0 < gain["base"] <= 1
+    assert 0 < gain["ranker"] <= 1
+
+
+def test_without_unseen_labels_nothing_is_said_of_them(
+    ranked_run: Path, confusing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.train(settings_of(confusing, tmp_path / "run", quiet=False))
+    assert "unseen" not in capsys.readouterr().err
+    assert "R@100 of unseen labels" not in json.loads((ranked_run / "metrics.json").read_text())
+
+
 def test_two_trainings_give_the_same_bits(
     confusing: Path, ranked_run: Path, tmp_path: Path
 ) -> None:
@@ -106,8 +166,8 @@ def test_the_number_of_threads_changes_no_bit(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"validation": 0.0}, {"ranker": "none"}, {"validation": 0.01, "validation_points": 1}],
-    ids=["no validation part", "none asked for", "hardly a validation part"],
+    [{"validation": 0.0}, {"ranker": "none"}],
+    ids=["no validation part", "none asked for"],
 )
 def test_labels_are_ranked_without_a_ranker(
     tiny_data: Path, tmp_path: Path, changes: dict[str, Any]
@@ -117,6 +177,31 @@ def test_labels_are_ranked_without_a_ranker(
     assert result is not None
     assert result.metrics["P@1"] > 0.9
     assert facts_of(tmp_path / "run")["ranker"] == {"features": []}
+
+
+def test_few_validation_points_are_topped_up(tiny_data: Path, tmp_path: Path) -> None:
+    """The ranker learns from all points, each asked of members that were not fitted on it."""
+    train.train(settings_of(tiny_data, tmp_path / "run", validation=0.02))
+    assert facts_of(tmp_path / "run")["selected"]["points"] == 300
+
+
+def test_no_point_is_asked_of_members_that_were_fitted_on_it(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = load_data(settings_of(tiny_data, tmp_path / "run", validation=0.1))
+    keys = [f"group {i % 40}" for i in range(300)]
+    given = replace(given, part=replace(given.part, groups=keys))
+    groups = np.array(keys)
+    first, *parts = parts_to_ask(given)
+    assert first.asked.tolist() == given.scored.tolist()
+    assert sorted(np.concatenate([p.asked for p in parts])) == given.fitted.tolist()
+    for part in parts:
+        assert not set(groups[part.asked]) & set(groups[part.fitted])
+        assert set(part.fitted) | set(part.asked) == set(given.fitted)
+    monkeypatch.setattr("dexml.train.inputs.ENOUGH", len(first.asked) + 1)
+    assert len(parts_to_ask(given)) == 2
+    monkeypatch.setattr("dexml.train.inputs.ENOUGH", len(first.asked))
+    assert len(parts_to_ask(given)) == 1
 
 
 def test_without_refit_the_validation_points_do_not_vote(tiny_data: Path, tmp_path: Path) -> None:
@@ -147,15 +232,6 @@ def test_a_killed_training_is_trained_again(
     train.train(settings_of(tiny_data, broken, resume=True))
     assert facts_of(broken)["parts"] == facts_of(light)["parts"]
     assert (broken / "metrics.json").exists()
-
-
-def test_an_encoder_is_not_added_to_a_light_run(
-    light: Path, tiny_data: Path, tiny_encoder: Path
-) -> None:
-    with pytest.raises(ValueError, match=r"was started with encoder = 'none', not '.*--overwrite"):
-        train.train(settings_of(tiny_data, light, encoder=str(tiny_encoder), resume=True))
-    with pytest.raises(FileExistsError, match="--resume or --overwrite"):
-        train.train(settings_of(tiny_data, light, encoder=str(tiny_encoder)))
 
 
 def test_a_light_run_takes_the_place_of_another(light: Path, tiny_data: Path) -> None:

@@ -19,6 +19,7 @@ from dexml.scorers.cooccurrence import BEST, Cooccurrence, companion_scores
 from dexml.scorers.ranker import LINEAR, Network, RankedScorer, Shape
 from dexml.sealed import Part
 from dexml.train import ranking
+from dexml.train.outcome import by_seen
 from dexml.train.ranking import group_difference
 
 N_LABELS = 40
@@ -272,6 +273,21 @@ def test_a_ranker_that_helps_is_kept() -> None:
     assert ranking.summary(choice).startswith("ranker: nDCG@5 ")
 
 
+def test_recall_of_unseen_labels_is_among_what_a_ranker_is_judged_by() -> None:
+    """Labels without fitted points, by the scores of base and ranker (here all are found)."""
+    points = asked()
+    seen = (np.arange(N_LABELS) >= 3).astype(np.float32)
+    grouped = replace(points, label_groups=by_seen(csr_array(seen[None, :])))
+    choice = ranking.choose(evidence_of(points), grouped, "nDCG@5", seed=0)
+    n_pairs = int(points.y_true.toarray()[:, :3].sum())
+    assert n_pairs > 0
+    expected = {"base": 1.0, "ranker": 1.0, "pairs": n_pairs}
+    assert choice.facts["gain"]["R@100 of unseen labels"] == expected
+    assert "R@100 of unseen labels 100.00 -> 100.00" in ranking.summary(choice)
+    without = ranking.choose(evidence_of(points), points, "nDCG@5", seed=0)
+    assert "R@100 of unseen labels" not in without.facts["gain"]
+
+
 def test_a_ranker_that_does_not_help_is_not() -> None:
     points = asked()
     choice = ranking.choose(evidence_of(points, telling=False), points, "nDCG@5", seed=0)
@@ -296,7 +312,7 @@ def test_few_points_get_a_linear_ranker_that_no_evidence_lowers() -> None:
 def test_hardly_any_points(n: int) -> None:
     points = asked(n)
     choice = ranking.choose(evidence_of(points), points, "nDCG@5", seed=0)
-    assert choice.facts["validation_points"] == n
+    assert choice.facts["points"] == n
 
 
 @pytest.mark.parametrize("all_positive", [False, True])

@@ -12,8 +12,9 @@ from scipy.sparse import csr_array, load_npz, save_npz
 from dexml import train
 from dexml.metrics import evaluate
 from dexml.predict import Predictor, open_run
+from dexml.run import Run
 from dexml.train import fit
-from dexml.train.schedule import SELECTION
+from dexml.train.schedule import ALL_POINTS
 from dexml.train.settings import TrainSettings
 from small import PARTS, TOPICS, assert_same, train_settings
 
@@ -119,18 +120,20 @@ def test_a_ranker_that_does_not_help_leaves_no_trace(
     assert "without_ranker" not in metrics_of(out)
 
 
-def test_killed_between_selection_and_refit_the_ranker_is_the_same(
+@pytest.mark.parametrize("where", ["part 1", "part 3", ALL_POINTS])
+def test_killed_after_the_selection_the_ranker_is_the_same(
     secrets: Path,
     tiny_encoder: Path,
     ranked: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    where: str,
 ) -> None:
     settings = settings_of(secrets, tiny_encoder, tmp_path / "broken")
     usual = fit.fit
 
     def killed(job: Any, tracker: Any) -> Any:
-        if job.name != SELECTION:
+        if job.name == where:
             raise KeyboardInterrupt
         return usual(job, tracker)
 
@@ -138,9 +141,25 @@ def test_killed_between_selection_and_refit_the_ranker_is_the_same(
         patch.setattr(fit, "fit", killed)
         with pytest.raises(KeyboardInterrupt):
             train.train(settings)
-    assert (settings.out / "checkpoint" / "ranker.npz").exists()
+    assert (settings.out / "checkpoint" / "ranker.npz").exists() == (where == ALL_POINTS)
     train.train(settings.model_copy(update={"resume": True}))
     assert facts_of(settings.out)["parts"] == facts_of(ranked)["parts"]
+    assert not list((settings.out / "checkpoint").glob("part *"))
+
+
+def test_without_refit_the_model_of_the_selection_is_served(
+    secrets: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """Not that of the last part of the points that the ranker learned from."""
+    vectors = []
+    for ranker in ("auto", "none"):
+        out = tmp_path / ranker
+        settings = settings_of(secrets, tiny_encoder, out)
+        train.train(settings.model_copy(update={"refit": False, "ranker": ranker}))
+        state = Run.open(out).state
+        vectors.append(state.array("dense/vectors", np.float32, (None, None)))
+        assert ("ranker" in state.facts) == (ranker == "auto")
+    np.testing.assert_array_equal(vectors[0], vectors[1])
 
 
 def test_a_damaged_ranker_of_a_checkpoint_is_named(

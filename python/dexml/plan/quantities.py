@@ -67,6 +67,9 @@ class PlanInput:
     """Blocks of the transformer."""
     features_cached: bool = False
     """Features by the encoder as it was loaded are there already."""
+    parts: Sequence[int] = ()
+    """Points that are fitted again for each part that a ranker asks beside the validation points
+    (`dexml.train.inputs.parts_to_ask`)."""
     world: int = 1
     """Processes."""
     local: int = 0

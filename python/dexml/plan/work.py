@@ -51,6 +51,9 @@ def plan(given: PlanInput, speed: Speed, machine: Machine) -> Plan:
             parts.append(_stage(given, speed, stage, fit, n_points - n_held_out))
         if n_held_out:
             parts.append(_choice(given, speed, fit, n_points - n_held_out))
+            for number, n_fitted in enumerate(given.parts, 1):
+                (heads,) = given.stages
+                parts.append(_stage(given, speed, heads, f"part {number}", n_fitted))
     if given.tuned:
         n = n_points if given.votes else min(QUERIES, given.n_validation or n_points)
         seconds = _look(given, speed, n, search=False)

@@ -40,6 +40,7 @@ def render(training: Training) -> str:
     seed = int(settings.get("seed", 0) or 0)
     spans = curves.spans(training.log)
     deciles = frequency.by_decile(training.y, test) if test and test.ids.size else []
+    unseen = next((d.scores for d in deciles if d.unseen and d.scores.n_positives), None)
     right, wrong = examples.choose(test, seed=seed) if test else ([], [])
     template = _environment().get_template("report.html.j2")
     return template.render(
@@ -54,6 +55,7 @@ def render(training: Training) -> str:
         spans=spans,
         training_figures=figures.training(spans, select),
         deciles=deciles,
+        unseen=unseen,
         decile_figures=figures.by_decile(deciles) if deciles else [],
         sizes=frequency.sizes(training),
         rank_figure=figures.label_ranks(training.y),

@@ -33,6 +33,9 @@ BLOCK = 1024
 """Texts ranked at a time: some 250 candidates each, with some 30 features."""
 COMPANIONS = 30
 """Companions of its best labels that are proposed for a text."""
+EPOCHS, RATE = 8, 0.03
+"""As good as 15 and 0.01 on all validation parts (better with thousands of texts), in half the
+time."""
 ARRAYS = ("mean", "deviation", "linear", "output", "weights", "bias")
 
 
@@ -129,9 +132,9 @@ class Network:
             positive,
             hidden=shape.hidden,
             n_members=shape.members,
-            epochs=15,
+            epochs=EPOCHS,
             batch=32,
-            learning_rate=0.01,
+            learning_rate=RATE,
             decay=0.1,
             seed=seed,
             weights=weights,

@@ -7,7 +7,11 @@ alone and follows no edits: it abstains on labels added later.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -32,6 +36,17 @@ PROPOSED = 60
 """Labels that the tree proposes to a ranker."""
 ABSENT = -12.0
 """Evidence for a label on which the tree abstains, or that its beam does not reach."""
+SETTINGS: dict[str, Any] = {
+    "n_trees": N_TREES,
+    "max_leaf": 100,
+    "max_label_features": 1000,
+    "max_rounds": 5,
+    "cost": 1.0,
+    "tolerance": 0.1,
+    "max_passes": 10,
+    "threshold": 0.1,
+}
+"""How the trees are trained."""
 _MEANINGS = {
     "tree probability": Meaning(Group.TREE, "the label tree's probability"),
     "tree": Meaning(Group.TREE, "ln of the label tree's probability, -12 at least"),
@@ -50,12 +65,14 @@ class TreeScorer:
         arrays: The trees, as the core gives them: labels, bias, and classifiers as CSR.
         n_trained: Labels that there were when the trees were trained.
         alive: False for removed labels, shape (n_labels,).
+        source: Hash of all that the trees were trained from: equal hashes, equal trees.
     """
 
     lexicon: Lexicon
     arrays: Mapping[str, NDArray[Any]]
     n_trained: int
     alive: NDArray[np.bool_]
+    source: str = ""
 
     @classmethod
     def fit(
@@ -66,9 +83,10 @@ class TreeScorer:
         lexicon: Lexicon,
         *,
         seed: int,
+        known: TreeScorer | None = None,
         num_threads: int | None = None,
     ) -> TreeScorer:
-        """Train the trees.
+        """Train the trees, unless `known` has them.
 
         Args:
             words: Rows of the points' words, (N, terms).
@@ -76,26 +94,23 @@ class TreeScorer:
             labels: The labels.
             lexicon: Made the rows.
             seed: Of the clusters.
+            known: Trees trained before, for a lexicon with the same words.
             num_threads: Threads; the result does not depend on it.
         """
-        known, bias, weights = _rust.fit_tree(
+        source = _source(words, y, lexicon, seed)
+        if known is not None and known.source == source:
+            return cls(lexicon, known.arrays, y.shape[1], labels.alive, source)
+        ids, bias, weights = _rust.fit_tree(
             csr_parts(words, "words"),
             words.shape[1],
             csr_parts(y, "y")[:2],
             y.shape[1],
-            n_trees=N_TREES,
-            max_leaf=100,
-            max_label_features=1000,
-            max_rounds=5,
-            cost=1.0,
-            tolerance=0.1,
-            max_passes=20,
-            threshold=0.1,
+            **SETTINGS,
             seed=seed,
             num_threads=num_threads,
         )
-        arrays: dict[str, NDArray[Any]] = dict(zip(_ARRAYS, (known, bias, *weights), strict=True))
-        return cls(lexicon, arrays, y.shape[1], labels.alive)
+        arrays: dict[str, NDArray[Any]] = dict(zip(_ARRAYS, (ids, bias, *weights), strict=True))
+        return cls(lexicon, arrays, y.shape[1], labels.alive, source)
 
     @cached_property
     def _trees(self) -> _rust.LabelTree:
@@ -189,7 +204,7 @@ class TreeScorer:
 
     def facts(self) -> dict[str, Any]:
         """Return the section of the manifest."""
-        return {"tree": {"n_trees": N_TREES, "n_trained": self.n_trained}}
+        return {"tree": {"n_trees": N_TREES, "n_trained": self.n_trained, "source": self.source}}
 
     def parts(self) -> dict[str, Part]:
         """Return the trees as files of a run."""
@@ -204,7 +219,8 @@ class TreeScorer:
         """
         if "tree" not in state.facts:
             return None
-        n_trained = require(state, "tree", {"n_trained": int})["n_trained"]
+        facts = require(state, "tree", {"n_trained": int})
+        source = facts.get("source")
         arrays = {
             "labels": state.array(PREFIX + "labels", np.int32, (None, None)),
             "bias": state.array(PREFIX + "bias", np.float32, (None, None)),
@@ -212,7 +228,8 @@ class TreeScorer:
             "indices": state.array(PREFIX + "indices", np.int32, (None,)),
             "data": state.array(PREFIX + "data", np.float32, (None,)),
         }
-        scorer = cls(lexicon, arrays, n_trained, labels.alive)
+        known = source if isinstance(source, str) else ""
+        scorer = cls(lexicon, arrays, facts["n_trained"], labels.alive, known)
         try:
             _ = scorer._trees  # the core checks what it follows
         except ValueError as error:
@@ -226,3 +243,16 @@ class TreeScorer:
     def note(self, k: int) -> str:
         """Say what ranks."""
         return f"{self.arrays['labels'].shape[0]} label trees"
+
+
+def _source(words: Csr, y: Csr, lexicon: Lexicon, seed: int) -> str:
+    """Hash all that trees are trained from; another version of dexml may train others."""
+    version = ""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version("dexml-xmc")
+    about = [version, SETTINGS, seed, words.shape, y.shape]
+    digest = hashlib.sha256(json.dumps(about).encode())
+    digest.update(lexicon.words.tokens())
+    for array in (words.indptr, words.indices, words.data, y.indptr, y.indices):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -84,8 +84,9 @@ class Sealed:
             if seal not in seen:  # one file may have two roles
                 self.check(role)
                 seen.append(seal)
-        names = {str(seal["name"]) for seal in seen} | {self.format.manifest, *self.format.free}
+        names = {str(seal["name"]) for seal in seen}
         tops = {name.split("/")[0] for name in names if "/" in name}
+        names |= {self.format.manifest, *self.format.free}
         for top in ["."] if self.format.whole else sorted(tops):
             for path in sorted((self.folder / top).rglob("*")):
                 inside = path.relative_to(self.folder)

@@ -8,7 +8,6 @@ trained on, and serves the run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +18,6 @@ from dexml import console
 from dexml.encoder import DualEncoder, Tokens
 from dexml.encoder.engine import Form
 from dexml.encoder.engine_speed import is_faster, seconds
-from dexml.run import Run
 from dexml.run import folder as rundir
 from dexml.train import form as forming
 from dexml.train import processes
@@ -104,20 +102,28 @@ def expected(encoder: DualEncoder, settings: TrainSettings) -> OpenVino | None:
     return engine and engine.with_form(form if settings.form == "auto" else settings.form)
 
 
-def trained_loss(
+def note_trained_loss(
     chosen: Chosen, model: Model, given: DataSet, settings: TrainSettings
-) -> dict[str, Any] | None:
-    """What the chosen form costs by the vectors of the trained model; None if it is float32."""
+) -> None:
+    """Add to the choice in the checkpoint what its form costs by the vectors of a trained model.
+
+    Args:
+        chosen: What encodes texts; nothing is done for torch, and where nothing was compared.
+        model: The selection at its best epoch.
+        given: The data set.
+        settings: The settings.
+    """
     if chosen.sample is None or chosen.features is None:
-        return None
+        return
     temperature = model.served_temperature(settings.temperature)
     found = forming.trained_loss(
         model, chosen.sample, chosen.features, given, temperature, settings.seed
     )
+    facts = dict(chosen.facts or {}) | {"trained": found}
+    rundir.write_json(settings.out / "checkpoint" / FILE, facts)
     if not settings.quiet:
-        form = (chosen.facts or {})["form"]
+        form = facts["form"]
         console.say(f"encoder: {form} against float32, trained{_in_words(found)}")
-    return found
 
 
 def export(
@@ -148,23 +154,8 @@ def export(
     except NotExportable as error:
         _refuse(error, settings)
         return None
-    return dict(chosen.facts) if chosen.facts else facts_of("float32", [])
-
-
-def use_as(encoder: DualEncoder, run: Path) -> None:
-    """Let an encoder that a run started from encode as the run's training did: one cache serves.
-
-    Args:
-        encoder: As it was loaded, on a CPU.
-        run: A finished run of frozen features.
-    """
-    facts = Run.open(run).facts.get("engine")
-    if facts is None or not console.is_installed(NAME):
-        return
-    from dexml.encoder.engine_export import NotExportable, converted
-
-    with suppress(NotExportable):
-        encoder.engine = converted(encoder).with_form(facts["form"])
+    path = settings.out / "checkpoint" / FILE
+    return rundir.read_json(path) if chosen.engine else facts_of("float32", [])
 
 
 def _is_wanted(encoder: DualEncoder, settings: TrainSettings) -> bool:

@@ -52,7 +52,9 @@ def votes_of(memory: dict[str, Any]) -> dict[str, Any]:
     return {name: memory[name] for name in VOTES}
 
 
-def ranked_scorer(given: DataSet, embedded: Embedded, *, tree: bool, seed: int) -> RankedScorer:
+def ranked_scorer(
+    given: DataSet, embedded: Embedded, *, tree: bool, seed: int, folder: Path | None = None
+) -> RankedScorer:
     """Fit the members on the points of `embedded`; dense scores with votes rank.
 
     The scorer has no encoder: `asking` gives it the vectors of the texts.
@@ -63,7 +65,9 @@ def ranked_scorer(given: DataSet, embedded: Embedded, *, tree: bool, seed: int) 
     dense = DenseScorer(nobody, index, settings, nobody, "exact")
     y = given.y[embedded.rows]
     voted = VotedScorer(dense, PointMemory.of(embedded.points, y, **embedded.votes))
-    lexical, members = word_members(given, embedded.rows, fit_lexicon(given), tree=tree, seed=seed)
+    lexical, members = word_members(
+        given, embedded.rows, fit_lexicon(given), tree=tree, seed=seed, folder=folder
+    )
     return RankedScorer((voted, *members), None, Cooccurrence(lexical.y), lexical.alive)
 
 
@@ -78,22 +82,46 @@ def asking(
     return replace(scorer, members=(voted, *others))
 
 
-def choose_ranker(
+def gather(
     given: DataSet,
     embedded: Embedded,
-    few: NDArray[np.int64],
+    asked: NDArray[np.int64],
     vectors: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    settings: TrainSettings,
+) -> ranking.Evidence:
+    """Collect what the members say of points that they were not fitted on.
+
+    Args:
+        given: The data set.
+        embedded: Of the points that the members are fitted on.
+        asked: The other points.
+        vectors: Their search vectors, (n, D + 1).
+        weights: Inverse propensities, (L,).
+        settings: The settings.
+    """
+    texts = [given.part.texts[i] for i in asked]
+    tree = settings.tree == "auto"
+    scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
+    bar = tqdm(total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet)
+    with bar:
+        return ranking.gather(scorer, ranking.Asked.of(given, asked, weights), bar.update)
+
+
+def choose_ranker(
+    given: DataSet,
+    rows: NDArray[np.int64],
+    evidence: ranking.Evidence,
     weights: NDArray[np.float64],
     settings: TrainSettings,
     path: Path,
 ) -> dict[str, Any]:
-    """Train the ranker on validation points, judge it, and keep it in `path` if it is better.
+    """Train the ranker on the `evidence` of `rows`, judge it, and keep it in `path` if better.
 
     Args:
         given: The data set.
-        embedded: Of the points that the validation points are held out from.
-        few: The validation points.
-        vectors: Their search vectors, (n, D + 1).
+        rows: The points.
+        evidence: Of `gather`, of all these points.
         weights: Inverse propensities, (L,).
         settings: The settings.
         path: Where the network is kept (``.npz``); removed if it is not better.
@@ -101,13 +129,7 @@ def choose_ranker(
     Returns:
         What was measured, plain data.
     """
-    texts = [given.part.texts[i] for i in few]
-    tree = settings.tree == "auto"
-    scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
-    asked = ranking.Asked.of(given, few, weights)
-    bar = tqdm(total=len(few), desc="evidence", unit="text", delay=2, disable=settings.quiet)
-    with bar:
-        evidence = ranking.gather(scorer, asked, bar.update)
+    asked = ranking.Asked.of(given, rows, weights)
     choice = ranking.choose(
         evidence, asked, settings.select, seed=settings.seed, favour=settings.favour
     )
@@ -121,12 +143,15 @@ def choose_ranker(
     return choice.facts
 
 
-def final_ranker(given: DataSet, embedded: Embedded, path: Path, seed: int) -> RankedScorer:
+def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) -> RankedScorer:
     """Put the ranker that `choose_ranker` kept over the evidence of the final model.
+
+    If a light run grows, its label tree is taken over where it is the same.
 
     Raises:
         ValueError: The file is damaged.
     """
+    path = settings.out / "checkpoint" / FILE
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = tuple(str(name) for name in arrays["names"])
@@ -134,4 +159,6 @@ def final_ranker(given: DataSet, embedded: Embedded, path: Path, seed: int) -> R
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
     tree = ranking.uses_tree(network)
-    return replace(ranked_scorer(given, embedded, tree=tree, seed=seed), network=network)
+    seed, folder = settings.seed, settings.out
+    scorer = ranked_scorer(given, embedded, tree=tree, seed=seed, folder=folder)
+    return replace(scorer, network=network)

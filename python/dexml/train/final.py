@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dexml import sealed
 from dexml.data import Csr
 from dexml.encoder import with_bias_dimension
 from dexml.files import replacing
@@ -25,6 +27,7 @@ from dexml.train.evidence import asking
 from dexml.train.outcome import (
     Finished,
     Scored,
+    by_seen,
     changed,
     evaluate_scorer,
     load_test_part,
@@ -90,8 +93,7 @@ def save(
         "selected": selected["memory"],
     }
     if exported is not None:
-        trained = {"trained": selected["engine"]} if "engine" in selected else {}
-        sections["engine"] = exported | trained
+        sections["engine"] = exported
     parts = labels.parts() | {
         TRAINED: text_part(labels.texts),
         VECTORS: array_part(saved.vectors),
@@ -111,7 +113,13 @@ def save(
         for member in saved.ranker.members[1:]:  # the first is the dense scorer, saved above
             sections |= member.facts()
             parts |= dict(member.parts())
-    Home().save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
+    home = Home()
+    with suppress(OSError, ValueError):  # none yet, or it cannot be read: nothing to take over
+        home.note(sealed.read(folder, FORMAT), {})
+    # Those of a light run that has grown: better none, until the test part is scored, than these.
+    for name in ("metrics.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+    home.save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
 
 
 def _write_table(path: Path, model: Model, prior: float) -> None:
@@ -137,7 +145,7 @@ def score_test(
     part = load_test_part(settings, len(saved.vectors))
     if part is None:
         return Finished(settings, saved.label_texts, saved.y, seconds)
-    show, encoder = not settings.quiet, saved.model.encoder
+    show, encoder, groups = not settings.quiet, saved.model.encoder, by_seen(saved.y)
     tokens = encoder.tokenize(part.texts, settings.point_tokens)
     if processes.size() == 1:
         cache = features.cache_folder(settings)
@@ -158,12 +166,13 @@ def score_test(
         part.y,
         part.exclude,
         weights,
+        label_groups=groups,
         memory=saved.memory,
         progress=show,
     )
     others = {}
     if saved.ranker is not None:
-        others["without ranker"] = result.metrics
+        others["without ranker"] = result
         vectors = with_bias_dimension(encoder.embed(encoded))
         with tqdm(total=len(part.texts), desc="ranking", unit="text", disable=not show) as bar:
             result, ids, scores = evaluate_scorer(
@@ -173,12 +182,19 @@ def score_test(
                 part.exclude,
                 weights,
                 bar.update,
+                groups,
             )
     if saved.memory is not None:
-        plain, _, _ = selection.score(
-            encoder, encoded, saved.vectors, part.y, part.exclude, weights, progress=show
+        others["without memory"], _, _ = selection.score(
+            encoder,
+            encoded,
+            saved.vectors,
+            part.y,
+            part.exclude,
+            weights,
+            label_groups=groups,
+            progress=show,
         )
-        others["without memory"] = plain.metrics
     write_scores(settings, result, part, propensity, seconds, others)
     return Finished(
         settings, saved.label_texts, saved.y, seconds, Scored(result, part, ids, scores)

@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dexml import data
+from dexml import console, data
 from dexml.files import is_foreign
 from dexml.run import folder as rundir
 from dexml.run import hold
 from dexml.sealed import LOCK
-from dexml.train.settings import SWITCHES, TrainSettings
+from dexml.train.growth import light_in, refuse_edited
+from dexml.train.settings import NO_ENCODER, SWITCHES, TrainSettings
 
 if TYPE_CHECKING:  # a light training has no encoder
     from dexml.encoder import DualEncoder
@@ -53,51 +54,87 @@ def _is_new(folder: Path) -> bool:
 def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerprint: str) -> bool:
     """Create or reopen the run directory; return True if its run has finished already.
 
+    A light run grows if the settings name an encoder.
+
     Raises:
         FileExistsError: It holds something else, or a run and neither resume nor overwrite is set.
-        ValueError: The run was started with other settings, other data or other weights.
+        ValueError: The run was started with other settings, other data or other weights; or it is
+            a light run that was edited.
     """
     folder = settings.out
-    resolved = settings.model_dump(mode="json", exclude=set(SWITCHES))
-    if not _is_new(folder):
-        if not settings.overwrite and not settings.resume:
+    marks = {"dexml_run": data_fingerprint, "encoder": encoder_fingerprint}
+    if not _is_new(folder) and not settings.overwrite:
+        light = None if settings.encoder == NO_ENCODER else light_in(folder)
+        if light is not None:
+            # Looked at again when a training goes on: the light run was served and could be edited.
+            refuse_edited(light, settings.data_dir)
+            if rundir.read_config(folder).get("encoder") == NO_ENCODER:
+                _grow(settings, marks)
+                return False
+        if not settings.resume:
             raise FileExistsError(f"{folder}: not empty; add --resume or --overwrite")
-        if settings.resume:
-            saved = rundir.read_config(folder)
-            for name in resolved:
-                if saved.get(name) != resolved[name]:
-                    raise ValueError(
-                        f"{folder}: was started with {name} = {saved.get(name)!r}, not "
-                        f"{resolved[name]!r}; resume with the same settings, or --overwrite"
-                    )
-            marks = rundir.read_json(folder / "versions.json")
-            if marks["dexml_run"] != data_fingerprint:
-                raise ValueError(
-                    f"{folder}: was started on other data than {settings.data_dir} holds now"
-                )
-            if marks.get("encoder") != encoder_fingerprint:
-                raise ValueError(
-                    f"{folder}: was started from other weights than {settings.encoder} has now; "
-                    "give the encoder it was started from, or --overwrite"
-                )
-            return _is_finished(settings)
-        rundir.remove(folder)
+        _check_same(settings, marks)
+        return light is None and _is_finished(settings)
+    rundir.remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _write_config(settings)
+    _write_versions(folder, marks)
+    return False
+
+
+def _check_same(settings: TrainSettings, marks: dict[str, str]) -> None:
+    """Refuse to go on with a run that was started with other settings, data or weights."""
+    folder, saved = settings.out, rundir.read_config(settings.out)
+    for name, value in settings.model_dump(mode="json", exclude=set(SWITCHES)).items():
+        if saved.get(name) != value:
+            raise ValueError(
+                f"{folder}: was started with {name} = {saved.get(name)!r}, not {value!r}; "
+                "resume with the same settings, or --overwrite"
+            )
+    _check_data(settings, marks)
+    if rundir.read_json(folder / "versions.json").get("encoder") != marks["encoder"]:
+        raise ValueError(
+            f"{folder}: was started from other weights than {settings.encoder} has now; "
+            "give the encoder it was started from, or --overwrite"
+        )
+
+
+def _check_data(settings: TrainSettings, marks: dict[str, str]) -> None:
+    """Refuse to go on with a run that was started on other data."""
+    if rundir.read_json(settings.out / "versions.json")["dexml_run"] != marks["dexml_run"]:
+        raise ValueError(
+            f"{settings.out}: was started on other data than {settings.data_dir} holds now; "
+            "add --overwrite, or give another --out"
+        )
+
+
+def _grow(settings: TrainSettings, marks: dict[str, str]) -> None:
+    """Start a training in the folder of a light run, which stays as it is until the end.
+
+    ``config.toml`` is written last: from then on, the folder is that of a training to resume.
+    """
+    folder = settings.out
+    _check_data(settings, marks)
+    _drop_half_line(folder / "log.jsonl")
+    saved, new = rundir.read_config(folder), settings.model_dump(mode="json", exclude=set(SWITCHES))
+    differs = {name: saved.get(name) for name in new if saved.get(name) != new[name]}
+    rundir.log(folder, event="growing", light=differs)
+    _write_versions(folder, marks)
+    _write_config(settings)
+    if not settings.quiet:
+        console.say(f"{folder}: a light run, which is served until this training is done")
+
+
+def _write_config(settings: TrainSettings) -> None:
     shown = settings.model_dump(
         mode="json", exclude={"resume", "overwrite", "quiet", "debug", "out"}
     )
-    shown["data_dir"] = os.path.relpath(settings.data_dir, folder)
-    rundir.write_config(folder, shown)
-    rundir.write_json(
-        folder / "versions.json",
-        {
-            "dexml_run": data_fingerprint,
-            "encoder": encoder_fingerprint,
-            **_commit(),
-            **rundir.versions(),
-        },
-    )
-    return False
+    shown["data_dir"] = os.path.relpath(settings.data_dir, settings.out)
+    rundir.write_config(settings.out, shown)
+
+
+def _write_versions(folder: Path, marks: dict[str, str]) -> None:
+    rundir.write_json(folder / "versions.json", {**marks, **_commit(), **rundir.versions()})
 
 
 def _is_empty(folder: Path) -> bool:
@@ -141,10 +178,8 @@ def begin_log(settings: TrainSettings) -> float:
     counts up to its last whole line.
     """
     path, before = settings.out / "log.jsonl", 0.0
+    _drop_half_line(path)
     if path.exists():
-        whole, end, rest = path.read_bytes().rpartition(b"\n")
-        if rest:
-            rundir.write_bytes(path, whole + end)
         times: list[list[float]] = []
         for line in rundir.read_log(path):
             if not times or line.get("event") == "started":
@@ -153,6 +188,14 @@ def begin_log(settings: TrainSettings) -> float:
         before = sum(session[-1] - session[0] for session in times)
     rundir.log(settings.out, event="started")
     return before
+
+
+def _drop_half_line(path: Path) -> None:
+    """Remove what a killed process has left of its last line."""
+    if path.exists():
+        whole, end, rest = path.read_bytes().rpartition(b"\n")
+        if rest:
+            rundir.write_bytes(path, whole + end)
 
 
 def encoder_fingerprint(encoder: DualEncoder) -> str:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dexml import data
-from dexml.data import Csr
+from dexml.data import Csr, unit_interval
+from dexml.train.memory import MAX_POINTS
 from dexml.train.settings import TrainSettings
 
 _LEAST = 3
 """Points that a training needs: propensities are not defined for fewer."""
+ENOUGH = 2500
+"""Points from which a ranker learns nearly all it can; fewer are topped up (`parts_to_ask`)."""
+_PARTS = 4
+_SALT = "dexml ranker parts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,3 +69,29 @@ def load_data(settings: TrainSettings) -> DataSet:
         scored = held_out & data.validation_mask(keys, share)
     scored_rows = np.flatnonzero(scored)[: settings.validation_points]
     return DataSet(label_texts, part, y, held_out, scored_rows)
+
+
+class Held(NamedTuple):
+    """Points that members are fitted on, and others that they are asked about; both ascend."""
+
+    fitted: NDArray[np.int64]
+    asked: NDArray[np.int64]
+
+
+def parts_to_ask(given: DataSet) -> list[Held]:
+    """Return what a ranker learns from: points that its members were not fitted on.
+
+    First the validation points, asked of members fitted on all others. Where these are fewer than
+    `ENOUGH`, the fitted points are cut into four parts by the hash of their group or text, and
+    each part is asked of members fitted on the other three, until there are enough.
+    """
+    held = [Held(given.fitted, given.scored[:MAX_POINTS])]
+    keys = given.part.groups or given.part.texts
+    number = np.array([int(_PARTS * unit_interval(_SALT, keys[i])) for i in given.fitted], int)
+    for part in range(_PARTS):
+        fitted, asked = given.fitted[number != part], given.fitted[number == part]
+        if sum(len(one.asked) for one in held) >= ENOUGH:
+            break
+        if len(asked) and given.y[fitted].nnz:
+            held.append(Held(fitted, asked[:MAX_POINTS]))
+    return held

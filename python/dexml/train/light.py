@@ -25,12 +25,14 @@ from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
-from dexml.train import memory, ranking
+from dexml.train import ranking
 from dexml.train.folder import begin_log, end_log, fingerprint, hold_folder, open_folder
-from dexml.train.inputs import DataSet, load_data
+from dexml.train.growth import TRAINED as TRAINED_ON
+from dexml.train.inputs import DataSet, Held, load_data, parts_to_ask
 from dexml.train.outcome import (
     Finished,
     Scored,
+    by_seen,
     evaluate_scorer,
     load_test_part,
     propensity_of,
@@ -89,20 +91,35 @@ def _choose(
     weights: NDArray[np.float64],
     settings: TrainSettings,
 ) -> ranking.Choice:
-    """Fit on most points, train the ranker on the validation points, and judge it there."""
-    # Indexes of all points: gone before those of the final scorer are made.
-    tree, seed = settings.tree == "auto", settings.seed
-    scorer = ranked_scorer(given, given.fitted, lexicon, tree=tree, seed=seed)
-    few = given.scored[: memory.MAX_POINTS]
-    asked = ranking.Asked.of(given, few, weights)
-    with _bar(len(few), "evidence", settings) as bar:
-        evidence = ranking.gather(scorer, asked, bar.update)
+    """Train the ranker on points that the members were not fitted on, and judge it there."""
+    parts = parts_to_ask(given)
+    rows = np.concatenate([part.asked for part in parts])
+    with _bar(len(rows), "evidence", settings) as bar:
+        found = [_evidence(given, lexicon, weights, part, settings, bar.update) for part in parts]
     choice = ranking.choose(
-        evidence, asked, settings.select, seed=settings.seed, favour=settings.favour
+        ranking.Evidence.joined(found),
+        ranking.Asked.of(given, rows, weights),
+        settings.select,
+        seed=settings.seed,
+        favour=settings.favour,
     )
     if not settings.quiet:
         console.say(ranking.summary(choice))
     return choice
+
+
+def _evidence(
+    given: DataSet,
+    lexicon: Lexicon,
+    weights: NDArray[np.float64],
+    part: Held,
+    settings: TrainSettings,
+    on_progress: Callable[[int], object],
+) -> ranking.Evidence:
+    """Fit the members and ask them; their indexes of all points are gone afterwards."""
+    tree = settings.tree == "auto"
+    scorer = ranked_scorer(given, part.fitted, lexicon, tree=tree, seed=settings.seed)
+    return ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
 
 
 def _save(
@@ -122,6 +139,7 @@ def _save(
         "data": os.path.relpath(settings.data_dir, settings.out.resolve()),
         "labels": labels.facts(),
         "selected": {} if choice is None else choice.facts,
+        TRAINED_ON: {"n_points": scorer.together.y.shape[0]},
         **scorer.facts(),
     }
     parts = labels.parts() | {TRAINED: text_part(labels.texts)} | dict(scorer.parts())
@@ -146,7 +164,7 @@ def _score_test(
         return Finished(settings, given.label_texts, given.y, seconds)
     with _bar(len(part.texts), "test points", settings) as bar:
         result, ids, scores = evaluate_scorer(
-            scorer, part.texts, part.y, part.exclude, weights, bar.update
+            scorer, part.texts, part.y, part.exclude, weights, bar.update, by_seen(given.y)
         )
     write_scores(settings, result, part, propensity, seconds, {})
     return Finished(

@@ -19,6 +19,7 @@ from dexml.data import Csr
 from dexml.index import Hits, exact_search
 from dexml.metrics import Evaluator, Result, compare, seen_groups
 from dexml.scorers import PointMemory
+from dexml.train.outcome import UNSEEN
 
 PRIORS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 WEIGHTS = (0.1, 0.2, 0.4, 0.8)
@@ -180,7 +181,7 @@ def choose_memory(
         for name, d in differences.items()
     }
     if measured["pairs_with_unseen_labels"]:
-        gain["R@100 of unseen labels"] = {
+        gain[UNSEEN] = {
             "without": without.result.groups["seen"]["unseen (0)"].metrics["R@100"],
             "with": chosen.result.groups["seen"]["unseen (0)"].metrics["R@100"],
         }

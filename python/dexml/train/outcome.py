@@ -11,12 +11,24 @@ from numpy.typing import NDArray
 from dexml import console, data
 from dexml.data import Csr
 from dexml.files import write_json
-from dexml.metrics import Evaluator, Result, propensity_constants
+from dexml.metrics import (
+    Evaluator,
+    GroupResult,
+    LabelGroups,
+    Result,
+    propensity_constants,
+    seen_groups,
+)
 from dexml.scorers import Queries, Scorer
 from dexml.train.settings import TrainSettings
 
 REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
 """Metrics of ``metrics.json`` and of the tables."""
+UNSEEN = "R@100 of unseen labels"
+"""What is reported of labels without training points: R@100 of the truth restricted to them, mean
+over the points that have one."""
+TEST = "test, percent"
+"""The row of the model that is served."""
 SCORE_BLOCK = 4096
 """Test points ranked and evaluated at a time."""
 
@@ -51,35 +63,62 @@ def propensity_of(settings: TrainSettings) -> dict[str, float]:
     return {"a": a, "b": b}
 
 
+def by_seen(y: Csr) -> dict[str, LabelGroups]:
+    """Group labels by their number of training points, for `unseen_of` to look at.
+
+    Args:
+        y: Labels of the training points, (N, L).
+    """
+    return {"seen": seen_groups(y)}
+
+
+def unseen_of(result: Result) -> GroupResult | None:
+    """Return the scores on labels without training points; None if no point has such a label."""
+    group = result.groups.get("seen", {}).get("unseen (0)")
+    return group if group is not None and group.n_positives else None
+
+
 def write_scores(
     settings: TrainSettings,
     result: Result,
     part: data.Part,
     propensity: Mapping[str, float],
     seconds: float,
-    others: Mapping[str, Mapping[str, float]],
+    others: Mapping[str, Result],
 ) -> None:
     """Write ``metrics.json`` of a run, and show a table.
 
     Args:
         settings: The settings.
-        result: The test scores, with values per point; their conventions are completed.
+        result: The test scores, with values per point and groups (`by_seen`); their conventions
+            are completed.
         part: The test part.
         propensity: Of `propensity_of`.
         seconds: Time of the training.
-        others: Metrics of simpler models on the same part, by the name of their row.
+        others: Scores of simpler models on the same part, by the name of their row.
     """
     errors = result.standard_errors(part.groups, seed=settings.seed)
     over = "groups" if part.groups else "points"
     result.conventions["propensity"] = f"A = {propensity['a']}, B = {propensity['b']}"
     result.conventions["standard_errors"] = f"bootstrap over {over}, 1000 resamples"
     scores = result.as_json() | {"standard_errors": errors, "training_seconds": round(seconds, 1)}
-    scores |= {name.replace(" ", "_"): dict(metrics) for name, metrics in others.items()}
+    all_of_them = {"metrics": result} | {n.replace(" ", "_"): one for n, one in others.items()}
+    scores |= {name: one.metrics for name, one in all_of_them.items()}
+    if (unseen := unseen_of(result)) is not None:
+        scores[UNSEEN] = {"points": unseen.n_points, "pairs": unseen.n_positives}
+        scores[UNSEEN] |= {name: _with_unseen(one)[UNSEEN] for name, one in all_of_them.items()}
     write_json(settings.out / "metrics.json", scores)
     if not settings.quiet:
-        rows = {"test, percent": result.metrics} | dict(others)
-        console.say(console.table(rows, REPORTED, {"test, percent": errors}))
+        rows = {name: _with_unseen(one) for name, one in ({TEST: result} | dict(others)).items()}
+        columns = [*REPORTED, *([] if unseen is None else [UNSEEN])]
+        console.say(console.table(rows, columns, {TEST: errors}))
         console.say(f"±: standard error, bootstrap over {over}")
+
+
+def _with_unseen(result: Result) -> dict[str, float]:
+    """Return the metrics, and R@100 of unseen labels beside them."""
+    unseen = unseen_of(result)
+    return result.metrics | ({} if unseen is None else {UNSEEN: unseen.metrics["R@100"]})
 
 
 def changed(settings: TrainSettings) -> dict[str, Any]:
@@ -116,10 +155,17 @@ def evaluate_scorer(
     exclude: Csr | None,
     weights: NDArray[np.float64],
     on_progress: Callable[[int], object],
+    label_groups: Mapping[str, LabelGroups] | None = None,
 ) -> tuple[Result, NDArray[np.int32], NDArray[np.float32]]:
     """Rank and evaluate all points, with values per point; return ids and scores (n, k) too."""
     k = max(int(name.split("@")[1]) for name in REPORTED)
-    evaluator = Evaluator(y_true.shape[1], REPORTED, inv_propensity=weights, keep_rows=True)
+    evaluator = Evaluator(
+        y_true.shape[1],
+        REPORTED,
+        inv_propensity=weights,
+        label_groups=label_groups,
+        keep_rows=True,
+    )
     ids = np.full((len(texts), k), -1, np.int32)
     scores = np.full((len(texts), k), -np.inf, np.float32)
     for start in range(0, len(texts), SCORE_BLOCK):

@@ -6,7 +6,7 @@ groups of them, so that its judge has not seen them either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from dexml import _rust
 from dexml.data import Csr, unit_interval
-from dexml.metrics import Evaluator, Result, compare
+from dexml.metrics import Evaluator, LabelGroups, Result, compare
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.queries import Queries
 from dexml.scorers.ranker import BLOCK, LINEAR, Network, RankedScorer, Shape
 from dexml.train.inputs import DataSet
 from dexml.train.memory import REPORTED, RESAMPLES
+from dexml.train.outcome import UNSEEN, by_seen, unseen_of
 
 FOLDS = 5
 FEW_PAIRS = 300
@@ -44,6 +45,8 @@ class Asked:
     groups: Sequence[str] | None = None
     """A key a point: points with one key stay on one side of every fold, and are resampled
     together."""
+    label_groups: Mapping[str, LabelGroups] | None = None
+    """Labels by their number of fitted points."""
 
     @classmethod
     def of(
@@ -57,6 +60,7 @@ class Asked:
             inv_propensity,
             None if exclude is None else exclude[rows],
             None if groups is None else [groups[i] for i in rows],
+            by_seen(given.y[given.fitted]),
         )
 
     @property
@@ -76,6 +80,20 @@ class Evidence:
     positive: NDArray[np.bool_]
     base: NDArray[np.float32]
     """The first member's score of each pair."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Evidence]) -> Evidence:
+        """Put the evidence of several parts together, in their order."""
+        lengths = np.concatenate([np.diff(part.pairs.indptr) for part in parts])
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ids = np.concatenate([part.pairs.ids for part in parts])
+        return cls(
+            Candidates(indptr, ids, parts[0].pairs.n_labels),
+            parts[0].names,
+            np.concatenate([part.features for part in parts]),
+            np.concatenate([part.positive for part in parts]),
+            np.concatenate([part.base for part in parts]),
+        )
 
     def without(self, names: Sequence[str]) -> Evidence:
         """Return the evidence without some features."""
@@ -156,7 +174,7 @@ def choose(
     differences = compare(base, ranked, groups=asked.groups, seed=seed, n_resamples=RESAMPLES)
     facts: dict[str, Any] = {
         "select": select,
-        "validation_points": len(asked.texts),
+        "points": len(asked.texts),
         "candidates": round(len(evidence.pairs) / max(1, len(asked.texts)), 1),
         "hidden": shape.hidden,
         "favour": favour,
@@ -166,6 +184,10 @@ def choose(
             for name, d in differences.items()
         },
     }
+    before, after = unseen_of(base), unseen_of(ranked)
+    if before is not None and after is not None:
+        recalls = {"base": before.metrics["R@100"], "ranker": after.metrics["R@100"]}
+        facts["gain"][UNSEEN] = recalls | {"pairs": before.n_positives}
     by_group = group_difference(base, ranked, select, asked.groups)
     if by_group is not None:
         facts["by_group"] = {"difference": by_group[0], "standard_error": by_group[1]}
@@ -254,7 +276,11 @@ def evaluated(evidence: Evidence, asked: Asked, scores: NDArray[np.float32], sel
     pairs = evidence.pairs
     ids, _ = _rust.topk_csr(pairs.indptr, pairs.ids, scores, pairs.n_labels, k, None)
     evaluator = Evaluator(
-        asked.y_true.shape[1], metrics, inv_propensity=asked.inv_propensity, keep_rows=True
+        asked.y_true.shape[1],
+        metrics,
+        inv_propensity=asked.inv_propensity,
+        label_groups=asked.label_groups,
+        keep_rows=True,
     )
     evaluator.update(asked.y_true, ids, exclude=asked.exclude)
     return evaluator.result()
@@ -271,5 +297,5 @@ def summary(choice: Choice) -> str:
         select, kept = choice.facts["select"], "kept" if tree["used"] else "left out"
         gain += f"; tree {kept}, {select} {100 * tree['without']:.2f} -> {100 * tree['with']:.2f}"
     used = "ranker" if choice.network is not None else "no ranker, its gain is within the noise"
-    points = choice.facts["validation_points"]
-    return f"{used}: {gain} (cross-validation on {points} validation points)"
+    points = choice.facts["points"]
+    return f"{used}: {gain} (cross-validation on {points} points)"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dexml import console
 from dexml.encoder import DualEncoder, with_bias_dimension
@@ -114,9 +115,7 @@ def _train(
         memory = PointMemory.of(points, problem.y[job.rows], **how)
         if ranks:
             everything = evidence.Embedded(vectors, points, job.rows, how)
-            ranker = evidence.final_ranker(
-                given, everything, settings.out / "checkpoint" / evidence.FILE, settings.seed
-            )
+            ranker = evidence.final_ranker(given, everything, settings)
     texts = None
     if votes and settings.keep_texts:
         texts = PointTexts.of([given.part.texts[i] for i in job.rows])
@@ -157,20 +156,28 @@ def _fit(
     epochs = {stage.name: stage.epochs for stage in stage_schedules(settings, problem.y.shape[1])}
     selected: dict[str, Any] = {"epochs": epochs, "prior": 0.0, "memory": {"kind": "none"}}
     selected["ranker"] = {"used": False}
-    for name in fits(selects=bool(given.held_out.any()), refit=settings.refit):
+
+    def start(rows: NDArray[np.int64], settings: TrainSettings, name: str) -> Job:
         encoder.load_state_dict(initial)
+        held_out = given.scored if name == SELECTION else given.scored[:0]
+        model = Model.untrained(encoder, problem.y[rows])
+        return Job(problem, model, rows, settings, name, held_out)
+
+    for name in fits(selects=bool(given.held_out.any()), refit=settings.refit):
         if name == SELECTION:
-            model = Model.untrained(encoder, problem.y[given.fitted])
-            job = Job(problem, model, given.fitted, settings, name, given.scored)
+            job = start(given.fitted, settings, name)
             path = settings.out / "checkpoint" / "selection.json"
             if not (path.exists() and settings.refit):  # else a resumed run has selected already
                 progress = fit.fit(job, tracker)
-                choice.choose(job, given, progress, path, chosen)
+                engine.note_trained_loss(chosen, job.model, given, settings)
+                choice.choose(job, given, progress, path, start, tracker)
+                if not settings.refit and choice.asks_parts(settings):
+                    job = start(given.fitted, settings, name)
+                    fit.fit(job, tracker)  # goes back to the end of the selection
             selected = rundir.read_json(path)
         else:
-            model = Model.untrained(encoder, problem.y)
             rows = np.arange(len(given.held_out))
-            job = Job(problem, model, rows, with_epochs(settings, selected["epochs"]), name)
+            job = start(rows, with_epochs(settings, selected["epochs"]), name)
             fit.fit(job, tracker)
     job.model.eval()
     return job, selected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -9,7 +11,7 @@ from tqdm import tqdm
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, with_bias_dimension
 from dexml.index import Hits, exact_search
-from dexml.metrics import Evaluator, Result
+from dexml.metrics import Evaluator, LabelGroups, Result
 from dexml.scorers import PointMemory
 from dexml.train import processes
 from dexml.train.outcome import REPORTED
@@ -55,6 +57,7 @@ def score(
     inv_propensity: NDArray[np.float64],
     metrics: list[str] | tuple[str, ...] = REPORTED,
     *,
+    label_groups: Mapping[str, LabelGroups] | None = None,
     memory: PointMemory | None = None,
     progress: bool = False,
     shared: bool = False,
@@ -68,7 +71,13 @@ def score(
         The result, and ids and scores (n, k) of the rankings.
     """
     k = max(int(name.split("@")[1]) for name in metrics)
-    evaluator = Evaluator(y_true.shape[1], metrics, inv_propensity=inv_propensity, keep_rows=True)
+    evaluator = Evaluator(
+        y_true.shape[1],
+        metrics,
+        inv_propensity=inv_propensity,
+        label_groups=label_groups,
+        keep_rows=True,
+    )
     n = len(point_features)
     ids, scores = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
     for start in tqdm(range(0, n, SCORE_BLOCK), desc="scoring", unit="block", disable=not progress):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml.run import LabelSet
+from dexml import sealed
+from dexml.run import FORMAT, LabelSet
 from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import Member
@@ -19,9 +22,24 @@ def fit_lexicon(given: DataSet) -> Lexicon:
 
 
 def word_members(
-    given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon, *, tree: bool, seed: int
+    given: DataSet,
+    rows: NDArray[np.int64],
+    lexicon: Lexicon,
+    *,
+    tree: bool,
+    seed: int,
+    folder: Path | None = None,
 ) -> tuple[LexicalScorer, tuple[Member, ...]]:
     """Fit the lexical scorer on the points `rows`, and a label tree if asked for.
+
+    Args:
+        given: The data set.
+        rows: The points to fit.
+        lexicon: Of `fit_lexicon`.
+        tree: Whether to train a label tree.
+        seed: Of the tree.
+        folder: Of a run: a label tree in it that was trained from the same is taken as it is. The
+            tree takes nearly all of the time; the rest is fitted as fast as it is read.
 
     Returns:
         The lexical scorer, and all members with it as the first.
@@ -33,4 +51,18 @@ def word_members(
     if not tree or not y.nnz:
         return lexical, (lexical,)
     words = lexicon.rows(texts).words
-    return lexical, (lexical, TreeScorer.fit(words, lexical.y, labels, lexicon, seed=seed))
+    known = None if folder is None else tree_in(folder, lexicon)
+    trained = TreeScorer.fit(words, lexical.y, labels, lexicon, seed=seed, known=known)
+    return lexical, (lexical, trained)
+
+
+def tree_in(folder: Path, lexicon: Lexicon) -> TreeScorer | None:
+    """Return the label tree of the run in a folder; None if there is none that can be read."""
+    try:
+        return sealed.load(
+            folder,
+            FORMAT,
+            lambda state: TreeScorer.restore(state, LabelSet.restore(state), lexicon),
+        )
+    except (OSError, ValueError):
+        return None
