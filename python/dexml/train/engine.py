@@ -80,7 +80,8 @@ def choose(
     if path.exists():  # a resumed run
         chosen = _as_before(engine, rundir.read_json(path), given, tokens)
     else:
-        chosen = decide(engine, encoder, given, tokens, settings.form, settings.seed)
+        show = not settings.quiet
+        chosen = decide(engine, encoder, given, tokens, settings.form, settings.seed, progress=show)
         say(chosen, quiet=settings.quiet, log=settings.out)
         path.parent.mkdir(parents=True, exist_ok=True)
         rundir.write_json(path, dict(chosen.facts or {}))
@@ -197,6 +198,8 @@ def decide(
     tokens: tuple[Tokens, Tokens],
     form: Form | Literal["auto"],
     seed: int,
+    *,
+    progress: bool = False,
 ) -> Chosen:
     """Decide in which form a converted encoder is used.
 
@@ -207,6 +210,7 @@ def decide(
         tokens: Of its training points and its labels.
         form: The form, or ``auto``: the fastest that passes.
         seed: Seed of the resampling.
+        progress: Show bars.
 
     Raises:
         ValueError: This processor does not multiply `form`.
@@ -222,11 +226,11 @@ def decide(
     faster, rows = _timed(engine, able, tokens[0])
     for candidate in faster:
         if sample is None:
-            sample = Sample.take(engine, given, tokens)
+            sample = Sample.take(engine, given, tokens, progress=progress)
         if len(sample.points) < forming.MIN_POINTS:
             break
         other = engine.with_form(candidate)
-        features = forming.encoded(other, sample.tokens)
+        features = forming.encoded(other, sample.tokens, progress)
         row = rows[able.index(candidate)]
         row |= forming.loss(encoder, sample, features, given, seed)
         if forming.passes(row):

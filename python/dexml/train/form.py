@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, Tokens, with_bias_dimension
@@ -25,7 +26,7 @@ MARGIN = 0.005
 """A form may cost this much at most, with the lower end of the 95 % interval."""
 MIN_POINTS = 600
 """Fewer points prove nothing: a loss of `MARGIN` may not show in 3 / `MARGIN` of them."""
-MAX_POINTS, MAX_TOKENS = 2000, 100_000
+MAX_POINTS, MAX_TOKENS = 2000, 60_000
 """Points that are compared, at most, and tokens of them; of labels as many tokens."""
 RESAMPLES = 500
 
@@ -49,7 +50,14 @@ class Sample:
     whole: Features
 
     @classmethod
-    def take(cls, whole: Engine, given: DataSet, tokens: tuple[Tokens, Tokens]) -> Sample:
+    def take(
+        cls,
+        whole: Engine,
+        given: DataSet,
+        tokens: tuple[Tokens, Tokens],
+        *,
+        progress: bool = False,
+    ) -> Sample:
         """Take validation points, others where these are few, and labels.
 
         Before anything is trained, all points say the same of a form.
@@ -58,6 +66,7 @@ class Sample:
             whole: Encodes in float32.
             given: The data set.
             tokens: Of its training points and its labels.
+            progress: Show a bar.
         """
         generator = np.random.default_rng(0)
         has_labels = np.diff(given.y.indptr) > 0
@@ -70,7 +79,7 @@ class Sample:
         more = np.concatenate([own, generator.permutation(others)])
         labels = np.union1d(own, _within(tokens[1], more))
         few = tokens[0].select(points), tokens[1].select(labels)
-        return cls(points, np.isin(points, scored), labels, few, encoded(whole, few))
+        return cls(points, np.isin(points, scored), labels, few, encoded(whole, few, progress))
 
     def only_held_out(self, features: Features) -> tuple[Sample, Features]:
         """The validation points of the sample, and their features in a form; labels stay."""
@@ -85,9 +94,15 @@ class Sample:
         return sample, (features[0][rows], features[1])
 
 
-def encoded(engine: Engine, tokens: tuple[Tokens, Tokens]) -> Features:
+def encoded(engine: Engine, tokens: tuple[Tokens, Tokens], progress: bool = False) -> Features:
     """Features of points and labels."""
-    return engine.features(tokens[0]), engine.features(tokens[1])
+    desc, total = f"sample in {engine.form}", int(sum(side.lengths.sum() for side in tokens))
+    with tqdm(total=total, desc=desc, unit="token", unit_scale=True, disable=not progress) as bar:
+
+        def features(side: Tokens) -> NDArray[np.float32]:
+            return engine.features(side, lambda rows: bar.update(side.lengths[rows].sum()))
+
+        return features(tokens[0]), features(tokens[1])
 
 
 def loss(
