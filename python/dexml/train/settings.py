@@ -201,8 +201,8 @@ class TrainSettings(Settings):
     )
     form: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
-        description="numbers that OpenVINO multiplies; auto: the fastest on this machine with "
-        "which validation points find their labels as well as with float32",
+        description="numbers that OpenVINO multiplies; auto: bfloat16, else int8, if that is "
+        "faster on this machine and validation points find their labels as well as with float32",
     )
     compile: bool = Field(False, description="torch.compile the transformer")
     packed: bool = Field(
