@@ -30,11 +30,20 @@ from dexml.data.parts import (
     CsrParts,
     check_ids,
     csr_parts,
+    expect_csr,
     label_matrix,
+    label_parts,
     pair_parts,
     truth_parts,
 )
-from dexml.data.texts import lines, load_texts, save_texts, unit_interval, validation_mask
+from dexml.data.texts import (
+    lines,
+    load_texts,
+    save_texts,
+    unit_interval,
+    validation_mask,
+)
+from dexml.given import text_list
 
 __all__ = [
     "Csr",
@@ -44,7 +53,9 @@ __all__ = [
     "Repairs",
     "check_ids",
     "csr_parts",
+    "expect_csr",
     "label_matrix",
+    "label_parts",
     "lines",
     "load_bow",
     "load_dataset",
@@ -63,6 +74,7 @@ __all__ = [
     "save_pairs",
     "save_scores",
     "save_texts",
+    "text_list",
     "truth_parts",
     "unit_interval",
     "validation_mask",

@@ -14,6 +14,7 @@ from dexml.data.matrices import load_labels, load_pairs, save_labels
 from dexml.data.parts import Csr, label_matrix
 from dexml.data.texts import load_texts, save_texts
 from dexml.files import replacing
+from dexml.given import text_list
 
 Labels = Any
 """A sparse matrix (N, L), or a list with the label ids of each point."""
@@ -162,19 +163,28 @@ def save_dataset(
 
     Raises:
         FileExistsError: `folder` exists.
-        ValueError: The numbers of texts and labels differ, or a point has a label id outside
-            0..L - 1 or the same id twice.
-        TypeError: A text is not a ``str``, or labels are neither a sparse matrix nor lists of ids.
+        ValueError: There are no labels, the numbers of texts and labels differ, or a point has a
+            label id outside 0..L - 1, the same id twice, or a value that is NaN or negative.
+        TypeError: Texts are not a list of ``str``, or labels neither a sparse matrix nor lists of
+            ids.
     """
-    folder, n_labels = Path(folder), len(label_texts)
+    folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder}: exists already; give another name")
+    label_texts = text_list(label_texts, "label_texts")
+    n_labels = len(label_texts)
+    if not n_labels:
+        raise ValueError("label_texts: empty; a data set needs a label")
     folder.parent.mkdir(parents=True, exist_ok=True)
     sides = {"trn": train} if test is None else {"trn": train, "tst": test}
     with replacing(folder) as temporary:
         (temporary / "raw").mkdir(parents=True)
         save_texts(temporary / "raw" / "Y.txt", label_texts)
-        for part, (texts, labels) in sides.items():
+        for part, side in sides.items():
+            if not isinstance(side, tuple | list) or len(side) != 2:
+                name = "train" if part == "trn" else "test"
+                raise TypeError(f"{name} is {type(side).__name__}; give a pair (texts, labels)")
+            texts, labels = text_list(side[0], f"{part} texts"), side[1]
             y = label_matrix(labels, len(texts), n_labels, f"{part} labels")
             if y.shape[1] != n_labels:
                 raise ValueError(f"{part} labels {y.shape}, but there are {n_labels} label texts")

@@ -9,11 +9,60 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
+from dexml import _rust
+
 Csr: TypeAlias = csr_array
 """The type of every sparse matrix: rows are points, columns are labels."""
 
 CsrParts = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]
 """``indptr``, ``indices`` and ``data`` as the Rust core takes them."""
+
+
+def expect_csr(y: Any, name: str) -> None:
+    """Raise unless `y` is a scipy CSR matrix; the message says how to make one of `y`.
+
+    Raises:
+        ValueError: Dense, masked, one-dimensional, in another sparse format, lists, or no matrix.
+    """
+    if issparse(y) and y.ndim != 2:
+        raise ValueError(
+            f"{name}: one-dimensional; expected points x labels, csr_array({name}.reshape(1, -1)) "
+            "for a single point"
+        )
+    if getattr(y, "format", None) == "csr":
+        return
+    message = f"{name}: expected a scipy CSR array, not {type(y).__name__}"
+    if isinstance(y, np.ma.MaskedArray):
+        message += f"; csr_array({name}.filled(0)) makes one"
+    elif issparse(y) or (isinstance(y, np.ndarray) and y.ndim == 2):
+        message += f"; csr_array({name}) makes one"
+    elif isinstance(y, list | tuple):
+        message += "; dexml.data.label_matrix makes one of lists of label ids"
+    raise ValueError(message)
+
+
+def label_parts(y: Csr, name: str) -> CsrParts:
+    """Return the arrays as `truth_parts` does, and check them: the one check of label matrices.
+
+    A pair that is stored twice would count twice, and a NaN or a negative value not at all.
+
+    Raises:
+        ValueError: As `csr_parts`; a row has a label twice, a label out of range, or a value that
+            is NaN or below 0. The message names the row.
+    """
+    indptr, indices, values = truth_parts(y, name)
+    # Ones: the core refuses infinite values, but for a label they only mean "positive".
+    ones = np.ones(len(values), np.float32)
+    _rust.check_csr(name, y.shape[0], y.shape[1], indptr, indices, ones)
+    wrong = np.flatnonzero(~(values >= 0))
+    if len(wrong):
+        row = int(np.searchsorted(indptr, wrong[0], side="right")) - 1
+        value = values[wrong[0]]
+        raise ValueError(
+            f"{name}: row {row}: truth value of label {indices[wrong[0]]} must be >= 0, not "
+            f"{'NaN' if np.isnan(value) else f'{value:g}'}"
+        )
+    return indptr, indices, values
 
 
 def csr_parts(y: Csr, name: str) -> CsrParts:
@@ -34,16 +83,10 @@ def csr_parts(y: Csr, name: str) -> CsrParts:
 
 def truth_parts(y: Csr, name: str) -> CsrParts:
     """Return the arrays as `csr_parts` does, for truth: positives stay positive in float32."""
-    entries = truth_entries(y, name)
-    return np.ascontiguousarray(y.indptr, dtype=np.int64), *entries
-
-
-def truth_entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return only ``indices`` and ``data`` of `truth_parts`."""
     indices, data = _entries(y, name)
     if data.dtype != np.float32:
         data = np.where(data > 0, 1.0, data).astype(np.float32)
-    return indices, data
+    return np.ascontiguousarray(y.indptr, dtype=np.int64), indices, data
 
 
 def check_ids(ids: NDArray[Any], n_labels: int, name: str) -> None:
@@ -80,12 +123,19 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
 
     Raises:
         TypeError: `y` is neither.
-        ValueError: The number of points differs, or a point has an id out of range or twice.
+        ValueError: The number of points differs, or a point has an id out of range or twice, or a
+            value that is NaN or negative.
     """
     if issparse(y):
+        if y.ndim != 2:
+            expect_csr(y, name)
         if y.shape[0] != n_points or y.shape[1] > n_labels:
             raise ValueError(f"{n_points} texts and {name} {y.shape} for {n_labels} labels")
-        return csr_array(y)
+        matrix = csr_array(y)
+        if matrix.nnz < y.nnz:  # scipy adds up what other formats hold twice
+            raise ValueError(f"{name}: a pair is stored twice; drop it, or {name}.sum_duplicates()")
+        label_parts(matrix, name)
+        return matrix
     if isinstance(y, np.ndarray | str | bytes) or not isinstance(y, Sequence):
         raise TypeError(
             f"{name} is {type(y).__name__}; give a sparse matrix (n, n_labels), csr_array(y), or "
@@ -112,8 +162,7 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
 
 
 def _entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    if getattr(y, "format", None) != "csr":
-        raise ValueError(f"{name}: expected a scipy CSR array, not {type(y).__name__}")
+    expect_csr(y, name)
     if y.shape[1] > np.iinfo(np.int32).max:
         raise ValueError(f"{name}: {y.shape[1]} labels; ids are int32")
     indices = np.ascontiguousarray(y.indices)
@@ -139,6 +188,7 @@ def pair_parts(
     """
     if pairs is None:
         return None
+    expect_csr(pairs, name)
     if pairs.shape != shape:
         raise ValueError(f"{name}: shape {pairs.shape}, but y_true has {shape}")
     indptr, indices, _ = csr_parts(pairs, name)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dexml import _rust
 from dexml.files import replacing
+from dexml.given import expect_texts
 
 PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 """First bytes of gzip and zstd files."""
@@ -38,12 +39,12 @@ def save_texts(path: str | os.PathLike[str], texts: Iterable[str]) -> None:
     """Save texts, one a line; white space inside a text becomes one blank.
 
     Raises:
-        TypeError: `texts` is a single string, or an item is not a ``str``; the message numbers it.
+        TypeError: `texts` is a single string, a table, a dict or a set, or an item is not a
+            ``str``; the message numbers it.
         ValueError: UTF-8 cannot hold a text (half of a surrogate pair).
     """
     name = Path(path).name
-    if isinstance(texts, str | bytes):
-        raise TypeError(f"{name}: texts is a single string; give a list")
+    expect_texts(texts, f"{name}: texts")
     with (
         replacing(Path(path)) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as file,

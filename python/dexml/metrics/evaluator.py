@@ -75,6 +75,7 @@ def evaluate(
         >>> evaluate(y_true, np.array([[0, 1], [0, 1]]), ["P@1", "P@2", "R@2"])
         {'P@1': 0.5, 'P@2': 0.5, 'R@2': 0.75}
     """
+    data.expect_csr(y_true, "y_true")
     evaluator = Evaluator(
         y_true.shape[1],
         metrics,
@@ -192,6 +193,8 @@ class Evaluator:
         pairs = None if exclude is None else _csr(exclude, "exclude")
         if pairs is not None and pairs.shape != truth.shape:
             raise ValueError(f"exclude: shape {pairs.shape}, but y_true has {truth.shape}")
+        if isinstance(y_pred, np.ma.MaskedArray):  # the mask would be lost
+            raise ValueError("y_pred: a masked array; give y_pred.filled(-1), padded with -1")
         ids = y_pred if isinstance(y_pred, np.ndarray) else None
         scores = None if isinstance(y_pred, np.ndarray) else _csr(y_pred, "y_pred")
         expected = y_true.shape if ids is None else (n_points, "k")
@@ -307,6 +310,5 @@ class _CsrRows(NamedTuple):
 
 
 def _csr(y: Csr, name: str) -> _CsrRows:
-    if getattr(y, "format", None) != "csr":
-        raise ValueError(f"{name}: expected a scipy CSR array, not {type(y).__name__}")
+    data.expect_csr(y, name)
     return _CsrRows(y.shape, y.indptr, y.indices, y.data)

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust, console
-from dexml.data import Csr
-from dexml.data.parts import truth_entries
+from dexml.data import Csr, label_parts
 
 _AMAZON, _WIKIPEDIA, DEFAULT_CONSTANTS = (0.6, 2.6), (0.5, 0.4), (0.55, 1.5)
 PROPENSITY_CONSTANTS = {
@@ -47,14 +46,21 @@ def inv_propensity(y_train: Csr, *, a: float = 0.55, b: float = 1.5) -> NDArray[
         Weights, shape (n_labels,), float64.
 
     Raises:
-        ValueError: There are fewer than 3 training points, or a constant is not finite.
+        ValueError: There are fewer than 3 training points, a constant is not finite, or `y_train`
+            is not a CSR matrix, has a pair twice, a NaN or a negative value.
     """
-    return _rust.inv_propensity(label_counts(y_train), y_train.shape[0], a, b)
+    counts = label_counts(y_train)
+    return _rust.inv_propensity(counts, y_train.shape[0], a, b)
 
 
 def label_counts(y_train: Csr) -> NDArray[np.int64]:
-    """Count the training positives (values above 0) of every label, shape (n_labels,)."""
-    return _rust.label_counts(y_train.shape[1], *truth_entries(y_train, "y_train"))
+    """Count the training positives (values above 0) of every label, shape (n_labels,).
+
+    Raises:
+        ValueError: `y_train` is not a CSR matrix, or has a pair twice, a NaN or a negative value.
+    """
+    _, indices, values = label_parts(y_train, "y_train")
+    return _rust.label_counts(y_train.shape[1], indices, values)
 
 
 def propensity_constants(name: str) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, csr_matrix
 
 from dexml.data import Csr, check_ids
+from dexml.given import text_list
 from dexml.run import check_texts
 
 
@@ -17,18 +18,11 @@ def checked(texts: Iterable[str]) -> list[str]:
     """Return texts as a list; refuse anything but strings that can be written as UTF-8.
 
     Raises:
-        TypeError: A single string, a set, or an element that is not a string.
+        TypeError: A single string, a table, a dict, a set, or an element that is not a string.
         ValueError: A text that is not valid Unicode.
     """
-    if isinstance(texts, str | bytes):
-        raise TypeError("texts is a single string; give a list, [text] for one text")
-    if isinstance(texts, set | frozenset) or not isinstance(texts, Iterable):
-        name = "None" if texts is None else type(texts).__name__
-        raise TypeError(f"texts is {name}; give a list of strings")
-    listed = list(texts)
+    listed = text_list(texts)
     for number, text in enumerate(listed):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{number}] is {type(text).__name__}; expected a string")
         if not text.isascii():
             try:
                 text.encode("utf-8")
