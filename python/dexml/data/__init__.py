@@ -39,6 +39,7 @@ from dexml.data.parts import (
 from dexml.data.texts import (
     lines,
     load_texts,
+    packing,
     save_texts,
     unit_interval,
     validation_mask,
@@ -65,6 +66,7 @@ __all__ = [
     "load_part",
     "load_scores",
     "load_texts",
+    "packing",
     "pair_parts",
     "repair_bow",
     "repair_labels",

@@ -26,6 +26,7 @@ from dexml.metrics.propensity import (
     propensity_constants,
 )
 from dexml.metrics.result import Interval, Result
+from dexml.metrics.swapped import SwappedWarning
 
 __all__ = [
     "DEFAULT_CONSTANTS",
@@ -37,6 +38,7 @@ __all__ = [
     "Interval",
     "LabelGroups",
     "Result",
+    "SwappedWarning",
     "compare",
     "decile_groups",
     "evaluate",

@@ -15,6 +15,7 @@ from dexml.data import Csr
 from dexml.metrics.fingerprint import TruthFingerprint
 from dexml.metrics.labelgroups import GroupResult, LabelGroups
 from dexml.metrics.result import Result
+from dexml.metrics.swapped import warn_if_swapped
 
 DEFAULT_METRICS = ("P@1", "P@3", "P@5")
 BLOCK_ROWS = 65_536
@@ -68,6 +69,10 @@ def evaluate(
         ValueError: Shapes disagree, a name is unknown, a PS metric lacks its weights, or a row has
             duplicate labels, labels out of range or NaN scores.
 
+    Warns:
+        SwappedWarning: `y_true` looks like predictions and `y_pred` like truth. Other tools take
+            them in the other order.
+
     Example:
         >>> import numpy as np
         >>> from scipy.sparse import csr_array
@@ -85,7 +90,8 @@ def evaluate(
         ties=ties,
         num_threads=num_threads,
     )
-    evaluator.update(y_true, y_pred, exclude=exclude)
+    warn_if_swapped(y_true, y_pred)
+    evaluator._update(y_true, y_pred, exclude)
     return evaluator.result().metrics
 
 
@@ -183,7 +189,16 @@ class Evaluator:
         Raises:
             ValueError: Shapes or dtypes do not fit, or a row has duplicate labels, labels out of
                 range or NaN scores.
+
+        Warns:
+            SwappedWarning: As for `evaluate`.
         """
+        warn_if_swapped(y_true, y_pred)
+        self._update(y_true, y_pred, exclude)
+
+    def _update(
+        self, y_true: Csr, y_pred: Csr | NDArray[np.integer[Any]], exclude: Csr | None
+    ) -> None:
         truth = _csr(y_true, "y_true")
         if y_true.shape[1] != self._n_labels:
             raise ValueError(

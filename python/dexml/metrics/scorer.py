@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from dexml.metrics.labelgroups import (
 )
 from dexml.metrics.propensity import DEFAULT_CONSTANTS, PROPENSITY_CONSTANTS, inv_propensity
 from dexml.metrics.result import Interval, Progress, Result
+from dexml.metrics.swapped import SwappedWarning
 
 Prediction = Csr | NDArray[np.integer[Any]]
 
@@ -206,5 +208,7 @@ def _update(
     for start in range(0, n_points, CHUNK):
         rows = slice(start, min(start + CHUNK, n_points))
         pairs = None if exclude is None else exclude[rows]
-        evaluator.update(y_true[rows], y_pred[rows], exclude=pairs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SwappedWarning)  # the command has a note for it
+            evaluator.update(y_true[rows], y_pred[rows], exclude=pairs)
         progress(rows.stop, n_points)
