@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -89,26 +89,49 @@ def truth_parts(y: Csr, name: str) -> CsrParts:
     return np.ascontiguousarray(y.indptr, dtype=np.int64), indices, data
 
 
+def id_array(ids: Any, name: str) -> NDArray[Any]:
+    """Return what a caller gave as ids as an array, not checked yet; `check_ids` looks at it.
+
+    Raises:
+        ValueError: A mask would be lost, or rows have different lengths.
+    """
+    if isinstance(ids, np.ma.MaskedArray):
+        raise ValueError(f"{name}: a masked array; give the ids without a mask, ids.compressed()")
+    try:
+        array = np.asarray(ids)
+        if array.dtype.kind == "f" and array.size and not isinstance(ids, np.ndarray):
+            array = np.asarray(ids, object)  # [1, 2**63, None] must not become 1.0 in a message
+    except ValueError:
+        raise ValueError(
+            f"{name}: rows of different lengths; expected a list of label ids"
+        ) from None
+    return array
+
+
 def check_ids(ids: NDArray[Any], n_labels: int, name: str) -> None:
     """Raise unless `ids` is a list of label ids below `n_labels`; an empty array is fine.
 
     Raises:
         ValueError: `ids` is not a vector, not of integers, or has an id out of range. The message
-            begins with `name`.
+            begins with `name` and has the first wrong value and its position.
     """
     if not ids.size:
         return
     if ids.ndim != 1:
         raise ValueError(f"{name}: {ids.ndim} dimensions; expected a list of label ids")
     if ids.dtype.kind not in "iu":
-        first = ids[0].item()
+        for at, value in enumerate(ids.tolist()):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise ValueError(
+                    f"{name}: holds {value!r} of type {type(value).__name__}; expected label ids, "
+                    f"whole numbers (position {at})"
+                )
+    wrong = np.flatnonzero((ids < 0) | (ids >= n_labels))
+    if len(wrong):
         raise ValueError(
-            f"{name}: holds {first!r} of type {type(first).__name__}; expected label ids, whole "
-            "numbers"
+            f"{name}: label {ids[wrong[0]]} out of range (n_labels = {n_labels}), position "
+            f"{wrong[0]}"
         )
-    wrong = ids[(ids < 0) | (ids >= n_labels)]
-    if wrong.size:
-        raise ValueError(f"{name}: label {wrong[0]} out of range (n_labels = {n_labels})")
 
 
 def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
@@ -136,6 +159,8 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
             raise ValueError(f"{name}: a pair is stored twice; drop it, or {name}.sum_duplicates()")
         label_parts(matrix, name)
         return matrix
+    if hasattr(y, "tolist") and not isinstance(y, np.ndarray) and getattr(y, "ndim", 0) == 1:
+        y = y.tolist()  # a Series of lists
     if isinstance(y, np.ndarray | str | bytes) or not isinstance(y, Sequence):
         raise TypeError(
             f"{name} is {type(y).__name__}; give a sparse matrix (n, n_labels), csr_array(y), or "
@@ -145,12 +170,13 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
         raise ValueError(f"{n_points} texts and {name}: labels for {len(y)} of them")
     rows = []
     for number, ids in enumerate(y):
-        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
             raise TypeError(
                 f"{name}[{number}] is {type(ids).__name__}; expected a list of label ids"
             )
-        row = np.sort(np.asarray(list(ids)))
+        row = id_array(ids if isinstance(ids, np.ndarray) else list(ids), f"{name}[{number}]")
         check_ids(row, n_labels, f"{name}[{number}]")
+        row = np.sort(row.astype(np.int64))
         twice = row[1:][row[1:] == row[:-1]]
         if twice.size:
             raise ValueError(f"{name}[{number}]: duplicate label {twice[0]}")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, csr_matrix
 
-from dexml.data import Csr, check_ids
+from dexml.data import Csr, check_ids, id_array
 from dexml.given import text_list
 from dexml.run import check_texts
 
@@ -66,7 +66,7 @@ def label_mask(only: ArrayLike | Set[int], n_labels: int) -> NDArray[np.bool_]:
     Raises:
         ValueError: A mask of another shape, or an id out of range.
     """
-    given = np.asarray(list(only) if isinstance(only, set | frozenset) else only)
+    given = id_array(list(only) if isinstance(only, set | frozenset) else only, "only")
     if given.dtype == np.bool_:
         if given.shape != (n_labels,):
             raise ValueError(f"only: a mask of shape {given.shape} for {n_labels} labels")
@@ -74,7 +74,7 @@ def label_mask(only: ArrayLike | Set[int], n_labels: int) -> NDArray[np.bool_]:
     mask = np.zeros(n_labels, np.bool_)
     if given.size:
         check_ids(given, n_labels, "only")
-        mask[given] = True
+        mask[given.astype(np.int64)] = True
     return mask
 
 

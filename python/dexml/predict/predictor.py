@@ -11,7 +11,7 @@ from typing import NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dexml.data import Csr, check_ids, label_matrix
+from dexml.data import Csr, check_ids, id_array, label_matrix
 from dexml.index import EXACT_UP_TO
 from dexml.predict.arguments import (
     at_least_one,
@@ -169,7 +169,7 @@ class Predictor:
 
         Args:
             texts: Points; a list, even for a single text.
-            k: Labels a text.
+            k: Labels a text; more than there are labels is as many as there are.
             exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
             only: The labels to choose from: ids, or a bool mask (n_labels,). They are searched
                 exactly.
@@ -186,8 +186,8 @@ class Predictor:
                 CSR matrix.
             ValueError: A text is not valid Unicode, `k` is below 1, shapes do not fit.
         """
-        k = at_least_one("k", k)
         now = self._now
+        k = _width(k, now)
         mask = None if only is None else label_mask(only, len(now.labels))
         queries = Queries(checked(texts), on_progress)
         check_exclude(exclude, (len(queries), len(now.labels)))
@@ -232,7 +232,8 @@ class Predictor:
 
         Arguments and errors: `explain` and `predict`.
         """
-        k, now = at_least_one("k", k), self._now
+        now = self._now
+        k = _width(k, now)
         return explain_best(now, self._asked(now, text, exclude, only), k)
 
     @staticmethod
@@ -247,10 +248,12 @@ class Predictor:
 
     def labels(self, ids: ArrayLike) -> list[list[str]]:
         """Return the texts of the label ids (n, k) of a prediction: a list a text, no padding."""
-        rows, texts = np.asarray(ids), self.label_texts
+        rows, texts = id_array(ids, "ids"), self.label_texts
         if rows.ndim != 2:
             raise ValueError(f"ids: shape {rows.shape}; expected (n, k), the ids of a prediction")
-        check_ids(rows[rows >= 0], len(texts), "ids")
+        for number, row in enumerate(rows):
+            is_padding = row == -1
+            check_ids(row[~is_padding], len(texts), f"ids[{number}]")
         return [[texts[i] for i in row if i >= 0] for row in rows.tolist()]
 
     def add_labels(
@@ -354,8 +357,13 @@ class Predictor:
             self._run = self._now.save(self._run, self._home, lock=lock)
 
 
+def _width(k: int, now: Served) -> int:
+    """Labels a text: what was asked, but no more than there are."""
+    return min(at_least_one("k", k), max(1, len(now.labels)))
+
+
 def _rows(labels: LabelSet, ids: ArrayLike) -> NDArray[np.int64]:
     """Check label ids that a caller gave: in range, alive, each once."""
-    given = np.atleast_1d(np.asarray(ids))
+    given = np.atleast_1d(id_array(ids, "ids"))
     check_ids(given, len(labels), "ids")
-    return labels.rows(given)
+    return labels.rows(given.astype(np.int64))
