@@ -98,16 +98,29 @@ def one_line(error: Exception) -> str:
 
 
 def require(extra: str, *modules: str) -> None:
-    """Raise ``ImportError`` with the extra to install if one of `modules` is missing."""
+    """Raise ``ImportError`` with the extra to install if one of `modules` is missing.
+
+    While Python is still looking for the command of ``python -m dexml.COMMAND``, nobody could catch
+    the error: then one line is printed, and the process ends.
+    """
     for module in modules:
         try:
             installed = importlib.util.find_spec(module) is not None
         except ImportError:  # a finder may refuse
             installed = False
         if not installed:
-            raise ImportError(
-                f"{module} is not installed; it comes with: pip install 'dexml-xmc[{extra}]'"
-            )
+            message = f"{module} is not installed; it comes with: pip install 'dexml-xmc[{extra}]'"
+            if _is_starting():
+                say(f"error: {message}")
+                raise SystemExit(FAILED)
+            raise ImportError(message)
+
+
+def _is_starting() -> bool:
+    """Whether Python was called with ``-m dexml.COMMAND`` and has not begun to run it."""
+    return sys.argv[:1] == ["-m"] and any(
+        word.removeprefix("-m").startswith("dexml.") for word in sys.orig_argv[1:]
+    )
 
 
 def table(
