@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dexml import shown
 from dexml.data.matrices import load_labels, load_pairs, save_labels
 from dexml.data.parts import Csr, label_matrix
 from dexml.data.texts import load_texts, save_texts
@@ -20,7 +21,7 @@ Labels = Any
 """A sparse matrix (N, L), or a list with the label ids of each point."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Part:
     """One side (training or test) of a data set."""
 
@@ -33,8 +34,23 @@ class Part:
     groups: list[str] | None
     """Group key of each point, or None if the data set has no groups."""
 
+    def _facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {"points": len(self.texts), "labels": self.y.shape[1]}
+        facts["pairs"] = self.y.nnz
+        if self.exclude is not None:
+            facts["filter_pairs"] = self.exclude.nnz
+        if self.groups is not None:
+            facts["groups"] = len(set(self.groups))
+        return facts
 
-@dataclass(frozen=True)
+    def __repr__(self) -> str:
+        return shown.line("Part", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("Part", self._facts())
+
+
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Both sides of a data set. Row i of a matrix belongs to text i, column j to label j.
 
@@ -50,6 +66,24 @@ class Dataset:
     exclude_test: Csr | None
     train_groups: list[str] | None
     test_groups: list[str] | None
+
+    def _facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {"labels": len(self.label_texts)}
+        for part in ("train", "test"):
+            y, pairs = getattr(self, f"y_{part}"), getattr(self, f"exclude_{part}")
+            groups = getattr(self, f"{part}_groups")
+            facts[f"{part}_points"], facts[f"{part}_pairs"] = y.shape[0], y.nnz
+            if pairs is not None:
+                facts[f"{part}_filter_pairs"] = pairs.nnz
+            if groups is not None:
+                facts[f"{part}_groups"] = len(set(groups))
+        return facts
+
+    def __repr__(self) -> str:
+        return shown.line("Dataset", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("Dataset", self._facts())
 
 
 def find(folder: Path, *names: str) -> Path:

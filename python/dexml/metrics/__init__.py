@@ -27,6 +27,7 @@ from dexml.metrics.propensity import (
 )
 from dexml.metrics.result import Interval, Result
 from dexml.metrics.swapped import SwappedWarning
+from dexml.metrics.tables import to_dataframe, to_latex, to_markdown
 
 __all__ = [
     "DEFAULT_CONSTANTS",
@@ -46,4 +47,7 @@ __all__ = [
     "inv_propensity",
     "propensity_constants",
     "seen_groups",
+    "to_dataframe",
+    "to_latex",
+    "to_markdown",
 ]

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import _rust, data
+from dexml import _rust, data, shown
 from dexml.data import Csr
 from dexml.metrics.fingerprint import TruthFingerprint
 from dexml.metrics.labelgroups import GroupResult, LabelGroups
@@ -232,6 +232,19 @@ class Evaluator:
                 self._core.update_ids(block, np.ascontiguousarray(ids[rows]), dropped)
             if self._keep_rows:
                 self._truth.add(*block)
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "labels": self._n_labels,
+            "metrics": ", ".join(self._metrics),
+            "points": self._core.n_rows,
+        }
+
+    def __repr__(self) -> str:
+        return shown.line("Evaluator", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("Evaluator", self._facts())
 
     def merge(self, other: Evaluator) -> None:
         """Add the points of `other`, an evaluator with the same labels, metrics and options.

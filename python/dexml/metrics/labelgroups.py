@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dexml import shown
 from dexml.data import Csr
 from dexml.metrics.propensity import label_counts
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LabelGroups:
     """A grouping of labels, for ``Evaluator(label_groups={"name": LabelGroups(...)})``.
 
@@ -59,6 +60,10 @@ class LabelGroups:
         groups.flags.writeable = False
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "of_label", groups)
+
+    def __repr__(self) -> str:
+        facts = {"labels": len(self.of_label), "groups": ", ".join(self.names)}
+        return shown.line("LabelGroups", facts)
 
     def __reduce__(self) -> tuple[Callable[..., LabelGroups], tuple[Any, ...]]:
         """Pickle the arguments, so that loading checks them and makes the array read-only."""

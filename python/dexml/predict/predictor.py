@@ -11,6 +11,7 @@ from typing import NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dexml import shown
 from dexml.data import Csr, check_ids, id_array, label_matrix
 from dexml.index import EXACT_UP_TO
 from dexml.predict.arguments import (
@@ -109,6 +110,19 @@ class Predictor:
         predictor = cls(opened)
         predictor.predict(["a text to warm up with"], 1)
         return predictor
+
+    def _facts(self) -> dict[str, object]:
+        now = self._now
+        facts: dict[str, object] = {"run": self._run.folder, "labels": now.labels.n_alive}
+        if (n_points := n_points_of(now.scorer)) is not None:
+            facts["points_that_vote"] = n_points
+        return facts | {"scorer": type(now.scorer).__name__}
+
+    def __repr__(self) -> str:
+        return shown.line("Predictor", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("Predictor", self._facts())
 
     @property
     def run(self) -> Run:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml import _rust
+from dexml import _rust, shown
 from dexml.data import Csr, csr_parts, expect_csr, label_parts
 from dexml.files import replacing
 
@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 _Arrays = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelGraph:
     """Weighted neighbours of each label.
 
@@ -37,6 +37,16 @@ class LabelGraph:
         n_rows, n_columns = self.neighbours.shape
         if n_rows != n_columns:
             raise ValueError(f"neighbours: shape {self.neighbours.shape}; expected labels x labels")
+
+    def _facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {"labels": self.neighbours.shape[0]}
+        return facts | {"edges": self.neighbours.nnz} | self.parameters
+
+    def __repr__(self) -> str:
+        return shown.line("LabelGraph", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("LabelGraph", self._facts())
 
     @classmethod
     def random_walk(
