@@ -1,13 +1,17 @@
-"""Quality on a data set: dexml's settings, and baselines with the same encoder, in one table.
+"""Quality on a data set: dexml's settings beside other tools, in one table.
 
-    python benches/quality.py DATA_DIR --runs RUNS --cache CACHE --rows default zero-shot mnrl
-    python benches/quality.py DATA_DIR --runs RUNS --cache CACHE --rows losses negatives --fast
+    python benches/quality.py DATA_DIR --rows light default --seeds 0 1 2 --cold
+    python benches/quality.py DATA_DIR --rows peers --envs ENVS
+    python benches/quality.py DATA_DIR --rows losses negatives --fast
     python benches/quality.py                                # docs/experiments/results.md
 
 Every row trains on the training part and is scored once on the test part by the same code, with
-standard errors over groups of points (or points). ``--fast`` trains the rows of an ablation without
-the refit on all points. A row that is there already is kept; ``--again`` makes it anew. Results go
-to ``benches/results/quality/DATA_SET.json``.
+standard errors over groups of points (or points). A row is made by a process of its own, whose CPU
+seconds count from its start to its end; for a peer that is texts to predictions, its tf-idf
+included. Peers may live in other environments (``--envs``, ``--python``; ``benches/README.md``);
+one that no interpreter has is left out, with a line that says so. ``--fast`` trains the rows of an
+ablation without the refit on all points. A seed of a row that is there already is kept; ``--again``
+makes it anew. Results go to ``benches/results/quality/DATA_SET.json``.
 """
 
 from __future__ import annotations
@@ -16,27 +20,26 @@ import argparse
 import json
 import os
 import platform
-import resource
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench_peers import commit, environment, last_line, named_path
 from dexml import console, data
-from dexml.data import Csr, Dataset
+from dexml.data import Dataset
 from dexml.encoder.pretrained import MINILM
-from dexml.files import replacing
-from dexml.index import exact_search
 from dexml.metrics import Evaluator, inv_propensity
+from peers.answers import TOOLS, write_question
+from quality_page import SHOWN, Row, Seed, keep, read_rows, tables, write_tables
 
-SHOWN = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
-RESULTS = Path(__file__).parent / "results" / "quality"
-PAGE = Path(__file__).parents[1] / "docs" / "experiments" / "results.md"
-
-BEGIN, END = "<!-- tables of benches/quality.py -->", "<!-- end of the tables -->"
-"""What `main` writes anew in the page stands between these."""
+BENCHES = Path(__file__).resolve().parent
+RESULTS = BENCHES / "results" / "quality"
+PAGE = BENCHES.parent / "docs" / "experiments" / "results.md"
 
 LOSSES = {
     f"loss {name}": ["--loss", name]
@@ -61,128 +64,194 @@ OWN: dict[str, list[str]] = {
     **NEGATIVES,
 }
 """Rows that ``python -m dexml.train`` makes, and what is added to its command."""
-SETS = {"losses": list(LOSSES), "negatives": list(NEGATIVES)}
+SETS = {
+    "losses": list(LOSSES),
+    "negatives": list(NEGATIVES),
+    "peers": ["omikuji", "pecos", "bm25"],
+}
 ABLATION = {*LOSSES, *NEGATIVES, "heads, then layers"}
 
 
-def train_row(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run the command and read what it says of the test part."""
-    from dexml.commands.train import main
+@dataclass(frozen=True)
+class Interpreter:
+    path: str
+    versions: dict[str, str]
+    """Of the packages that a row needs, and of Python."""
 
-    run = arguments.runs / folder.name / name.replace(" ", "-").replace(",", "")
+
+def interpreters(arguments: argparse.Namespace) -> dict[str, Interpreter]:
+    """For each tool, the first interpreter that has its packages; ours comes first."""
+    paths = [sys.executable, *(path for _, path in arguments.python)]
+    if arguments.envs is not None:
+        paths += [str(path) for path in sorted(arguments.envs.glob("*/bin/python"))]
+    found: dict[str, Interpreter] = {}
+    for path in dict.fromkeys(paths):
+        command = [path, "-m", "peers.answers", "probe"]
+        variables = environment(path, 1)
+        done = subprocess.run(command, cwd=BENCHES, env=variables, capture_output=True, text=True)
+        if done.returncode:
+            console.say(f"{path}: {last_line(done.stderr)}")
+            continue
+        for name, versions in json.loads(last_line(done.stdout)).items():
+            found.setdefault(name, Interpreter(path, versions))
+    return found
+
+
+def run_alone(
+    command: list[str], folder: Path, variables: dict[str, str], log: Path
+) -> dict[str, Any]:
+    """Run a command in `folder`, in a process of its own, and return what it spent.
+
+    All that it says goes to `log`.
+
+    Raises:
+        SystemExit: It failed; the message is its last line.
+    """
+    with tempfile.TemporaryDirectory() as scratch, log.open("w", encoding="utf-8") as file:
+        out = Path(scratch) / "spent.json"
+        watched = [sys.executable, "-S", str(BENCHES / "peers" / "spent.py"), str(out), *command]
+        done = subprocess.run(watched, cwd=folder, env=variables, stdout=file, stderr=file)
+        spent: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    if done.returncode:
+        reason = last_line(log.read_text(encoding="utf-8", errors="replace"))
+        raise SystemExit(f"error: {' '.join(command)}: {reason.removeprefix('error: ')}")
+    return spent
+
+
+def train_row(
+    folder: Path, name: str, seed: int, arguments: argparse.Namespace, scratch: Path
+) -> Row:
+    """Run the command and read what it says of the test part."""
+    run = run_folder(arguments, folder.name, name, seed)
     extra = list(OWN[name])
     if name in ABLATION:
         extra += ["--memory", "none"] + (["--no-refit"] if arguments.fast else [])
-    command = [str(folder), "--out", str(run), "--cache", str(arguments.cache), *extra]
-    if "--encoder" not in extra:
-        command += ["--encoder", arguments.encoder]
-    command += ["--seed", str(arguments.seed)]
-    main([*command, "--resume" if (run / "versions.json").exists() else "--overwrite"])
+    shown = f"python -m dexml.train {folder.name} {' '.join(extra)}".strip()
+    cache, features = cache_of(arguments, scratch, encoder="--encoder" not in extra)
+    command = [sys.executable, "-m", "dexml.train", str(folder.resolve()), "--out", str(run)]
+    command += [*extra, "--seed", str(seed)]
+    if features != "none":
+        command += ["--encoder", arguments.encoder, "--cache", str(cache)]
+    resumed = arguments.resume and (run / "versions.json").exists()
+    command.append("--resume" if resumed else "--overwrite")
+    spent = run_alone(command, scratch, dict(os.environ), run.with_suffix(".log"))
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    settings = " ".join(extra)
-    return {
-        "metrics": found["metrics"],
-        "errors": found["standard_errors"],
-        "command": f"python -m dexml.train {folder.name} {settings}".strip(),
+    errors = found["standard_errors"]
+    metrics = {metric: found["metrics"][metric] for metric in SHOWN}
+    over = "groups of points" if "groups" in found["conventions"]["standard_errors"] else "points"
+    return Row(
+        command=shown,
+        machine=machine(),
+        encoder=None if features == "none" else arguments.encoder,
+        refit=not (arguments.fast and name in ABLATION),
+        errors_over=over,
+        seeds={
+            str(seed): Seed(
+                metrics=metrics,
+                errors={metric: errors[metric] for metric in SHOWN},
+                features=features,
+                resumed=resumed,
+                commit=commit(),
+                **spent,
+            )
+        },
+    )
+
+
+def peer_row(
+    dataset: Dataset,
+    name: str,
+    interpreter: Interpreter,
+    seed: int,
+    arguments: argparse.Namespace,
+    scratch: Path,
+    log: Path,
+) -> Row:
+    """Let another tool answer the test texts, and score its answer."""
+    tool = TOOLS[name]
+    cache, features = cache_of(arguments, scratch, encoder=tool.encoder)
+    options = {
+        "encoder": arguments.encoder,
+        "cache": str(cache),
+        "budget": arguments.budget,
+        "mnrl_lr": arguments.mnrl_lr,
     }
+    texts = {
+        "train_texts": dataset.train_texts,
+        "test_texts": dataset.test_texts,
+        "label_texts": dataset.label_texts,
+    }
+    excluded = dataset.exclude_test
+    most = 0 if excluded is None else int(np.diff(excluded.indptr).max(initial=0))
+    folder = scratch / "question"
+    folder.mkdir()
+    write_question(
+        folder,
+        texts,
+        dataset.y_train,
+        k=100 + most,
+        seed=seed,
+        options=options if tool.encoder else {},
+    )
+    command = [interpreter.path, "-m", "peers.answers", "run", name, str(folder)]
+    # The time of an encoder's row is that of all cores; a peer is told to use one.
+    threads = os.cpu_count() or 1 if tool.encoder else 1
+    spent = run_alone(command, BENCHES, environment(interpreter.path, threads), log)
+    said = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+    with np.load(folder / "answer.npz", allow_pickle=False) as answer:
+        metrics, errors = score(dataset, answer["ids"], seed)
+    over = "points" if dataset.test_groups is None else "groups of points"
+    return Row(
+        command=said["command"],
+        machine=machine(),
+        encoder=arguments.encoder if tool.encoder else None,
+        errors_over=over,
+        seeded=tool.seeded,
+        versions=interpreter.versions,
+        seeds={
+            str(seed): Seed(
+                metrics=metrics,
+                errors=errors,
+                parts=said["parts"],
+                features=features,
+                commit=commit(),
+                **spent,
+            )
+        },
+    )
 
 
-def score(dataset: Dataset, y_pred: Csr | np.ndarray[Any, Any], seed: int) -> dict[str, Any]:
-    """Score a ranking of the test part."""
+def run_folder(arguments: argparse.Namespace, data_set: str, name: str, seed: int) -> Path:
+    """Where a row of ours is trained; what any row says goes beside it, to a file ``.log``."""
+    runs: Path = arguments.runs
+    return runs / data_set / f"{name.replace(' ', '-').replace(',', '')}-seed-{seed}"
+
+
+def cache_of(arguments: argparse.Namespace, scratch: Path, *, encoder: bool) -> tuple[Path, str]:
+    """The folder of cached features, and what a row says of them."""
+    if not encoder:
+        return arguments.cache, "none"
+    if arguments.cold:
+        return scratch / "cache", "computed"
+    cache = arguments.cache.resolve()
+    return cache, "cached" if any(cache.glob("*.npy")) else "computed"
+
+
+def score(
+    dataset: Dataset, ids: np.ndarray[Any, Any], seed: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Metrics of a ranking of the test part, and their standard errors."""
+    missing = max(0, 100 - ids.shape[1])  # there may be fewer labels
+    ids = np.pad(ids, ((0, 0), (0, missing)), constant_values=-1)
     evaluator = Evaluator(
         dataset.y_test.shape[1],
         SHOWN,
         inv_propensity=inv_propensity(dataset.y_train),
         keep_rows=True,
     )
-    evaluator.update(dataset.y_test, y_pred, exclude=dataset.exclude_test)
+    evaluator.update(dataset.y_test, ids, exclude=dataset.exclude_test)
     result = evaluator.result()
-    return {
-        "metrics": result.metrics,
-        "errors": result.standard_errors(dataset.test_groups, seed=seed),
-    }
-
-
-def zero_shot(dataset: Dataset, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The encoder as it is: cosine of point and label text."""
-    from dexml.encoder import DualEncoder
-    from dexml.train.features import cached_features
-
-    encoder = DualEncoder.load(arguments.encoder)
-    labels, points = (
-        cached_features(
-            encoder, encoder.tokenize(texts, 64), arguments.cache, desc="encode", progress=True
-        )
-        for texts in (dataset.label_texts, dataset.test_texts)
-    )
-    ids, _ = exact_search(points, labels, 100, exclude=dataset.exclude_test, progress=True)
-    return score(dataset, ids, arguments.seed) | {"command": "exact search with the encoder as is"}
-
-
-def mnrl(dataset: Dataset, arguments: argparse.Namespace) -> dict[str, Any]:
-    """MultipleNegativesRankingLoss of sentence-transformers: the whole encoder, a time budget.
-
-    Pairs (point, one of its positives), batches of 64 without equal labels, AdamW 2e-5 (its
-    trainer's usual rate; 5e-5 is tried by ``--mnrl-lr``), linear warm-up over the first tenth and
-    fall to 0 over the budget.
-    """
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
-
-    from dexml.encoder.pretrained import find
-
-    model = SentenceTransformer(str(find(arguments.encoder)), device="cpu")
-    model.max_seq_length = 64
-    loss = MultipleNegativesRankingLoss(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.mnrl_lr, weight_decay=0.01)
-    generator = np.random.default_rng(arguments.seed)
-    torch.manual_seed(arguments.seed)
-    y = dataset.y_train
-    filled = np.flatnonzero(np.diff(y.indptr))
-    start = time.process_time()
-    steps = 0
-    model.train()
-    while (spent := (time.process_time() - start) / arguments.budget) < 1:
-        chosen: dict[int, int] = {}
-        for row in generator.permutation(filled)[:256]:
-            label = int(generator.choice(y.indices[y.indptr[row] : y.indptr[row + 1]]))
-            chosen.setdefault(label, int(row))
-            if len(chosen) == 64:
-                break
-        sides = (
-            [dataset.train_texts[row] for row in chosen.values()],
-            [dataset.label_texts[label] for label in chosen],
-        )
-        features = [model.preprocess(side) for side in sides]
-        for group in optimizer.param_groups:
-            group["lr"] = arguments.mnrl_lr * min(10 * spent + 0.01, (1 - spent) / 0.9)
-        value = loss(features, torch.zeros(len(chosen)))
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        steps += 1
-        if steps % 50 == 0:
-            console.say(f"mnrl: step {steps}, {100 * spent:.0f} %, loss {float(value):.3f}")
-    model.eval()
-    labels, points = (
-        model.encode(
-            texts, batch_size=128, show_progress_bar=False, normalize_embeddings=True
-        ).astype(np.float32)
-        for texts in (dataset.label_texts, dataset.test_texts)
-    )
-    ids, _ = exact_search(points, labels, 100, exclude=dataset.exclude_test)
-    return score(dataset, ids, arguments.seed) | {
-        "command": f"MultipleNegativesRankingLoss, lr {arguments.mnrl_lr:g}, {steps} steps of 64, "
-        f"{arguments.budget:.0f} CPU s"
-    }
-
-
-BASELINES: dict[str, Callable[[Dataset, argparse.Namespace], dict[str, Any]]] = {
-    "zero-shot": zero_shot,
-    "mnrl": mnrl,
-}
+    return result.metrics, result.standard_errors(dataset.test_groups, seed=seed)
 
 
 def machine() -> str:
@@ -203,92 +272,61 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     """Make the rows that are asked for, one after the other."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{folder.name}.json"
-
-    def known_rows() -> dict[str, Any]:
-        return json.loads(path.read_text()) if path.exists() else {}
-
     names = [name for row in arguments.rows for name in SETS.get(row, [row])]
     for name in names:
-        if name not in OWN and name not in BASELINES:
-            known = ", ".join([*SETS, *OWN, *BASELINES])
+        if name not in OWN and name not in TOOLS:
+            known = ", ".join([*SETS, *OWN, *TOOLS])
             raise SystemExit(f"error: no row {name!r}; rows are {known}")
     dataset = data.load_dataset(folder)
+    found = interpreters(arguments) if any(name in TOOLS for name in names) else {}
     for name in names:
-        if name in known_rows() and not arguments.again:
+        if name in TOOLS and name not in found:
+            needs = " and ".join(TOOLS[name].needs)
+            console.say(f"{name}: left out, no interpreter has {needs} (benches/README.md)")
             continue
-        used, started = _cpu(), time.perf_counter()
-        if name in OWN:
-            row = train_row(folder, name, arguments)
-        else:
-            row = BASELINES[name](dataset, arguments)
-        row |= {
-            "cpu_seconds": round(_cpu() - used, 1),
-            "seconds": round(time.perf_counter() - started, 1),
-            "seed": arguments.seed,
-            "encoder": arguments.encoder,
-            "machine": machine(),
-            "refit": not (arguments.fast and name in ABLATION),
-        }
-        # Read anew: another process may have made other rows meanwhile.
-        path.write_text(json.dumps(known_rows() | {name: row}, indent=1) + "\n")
-        console.say(console.table({name: row["metrics"]}, SHOWN, {name: row["errors"]}))
+        seeded = name in OWN or TOOLS[name].seeded
+        for seed in arguments.seeds if seeded else [0]:
+            known_row = read_rows(path).get(name)
+            if known_row is not None and str(seed) in known_row.seeds and not arguments.again:
+                continue
+            with tempfile.TemporaryDirectory() as scratch:
+                if name in OWN:
+                    row = train_row(folder, name, seed, arguments, Path(scratch))
+                else:
+                    log = run_folder(arguments, folder.name, name, seed).with_suffix(".log")
+                    row = peer_row(dataset, name, found[name], seed, arguments, Path(scratch), log)
+            keep(path, name, row)
+            one = row.seeds[str(seed)]
+            console.say(console.table({f"{name}, {seed}": one.metrics}, SHOWN))
+            console.say(f"{name}, seed {seed}: {one.cpu_seconds:.1f} CPU s, {one.peak_mb} MB")
 
 
-def _cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def tables() -> str:
-    """All results as Markdown."""
-    parts = []
-    for path in sorted(RESULTS.glob("*.json")):
-        lines = [
-            f"### {path.stem}",
-            "",
-            f"| | {' | '.join(SHOWN)} | CPU s |",
-            "|---" * (len(SHOWN) + 2) + "|",
-        ]
-        results = json.loads(path.read_text())
-        for name, row in results.items():
-            cells = [
-                f"{100 * row['metrics'][metric]:.1f} ±{100 * row['errors'][metric]:.1f}"
-                for metric in SHOWN
-            ]
-            mark = "" if row["refit"] else " (no refit)"
-            lines.append(f"| {name}{mark} | {' | '.join(cells)} | {row['cpu_seconds']:.0f} |")
-        lines.append("")
-        lines += [
-            f"- {name}: `{row['command']}`, seed {row['seed']}" for name, row in results.items()
-        ]
-        hardware = sorted({row["machine"] for row in results.values()})
-        parts.append("\n".join([*lines, "", f"Machine: {'; '.join(hardware)}.", ""]))
-    return "\n".join(parts)
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--rows", nargs="+", default=["default", "zero-shot"])
-    parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    parser.add_argument("--encoder", default=MINILM)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--budget", type=float, default=1800, help="CPU seconds of mnrl")
-    parser.add_argument("--mnrl-lr", type=float, default=5e-5)
-    parser.add_argument("--fast", action="store_true", help="no refit in the ablations")
-    parser.add_argument("--again", action="store_true", help="make rows anew that are there")
-    arguments = parser.parse_args()
+    add = parser.add_argument
+    add("data", type=Path, nargs="?")
+    add("--rows", nargs="+", default=["default", "zero-shot"])
+    add("--runs", type=Path, default=Path("runs/quality"))
+    add("--cache", type=Path, default=Path("runs/cache"), help="features of the encoder")
+    add("--cold", action="store_true", help="compute all features: the whole cost of a row")
+    add("--encoder", default=MINILM)
+    add("--seeds", type=int, nargs="+", default=[0])
+    add("--budget", type=float, default=1800, help="CPU seconds of mnrl")
+    add("--mnrl-lr", type=float, default=5e-5)
+    add("--fast", action="store_true", help="no refit in the ablations")
+    add("--again", action="store_true", help="make seeds of rows anew that are there")
+    add("--resume", action="store_true", help="go on with an interrupted row of ours")
+    add("--envs", type=Path, help="folder of virtual environments with peers")
+    add("--python", type=named_path, action="append", default=[], metavar="NAME=PATH")
+    arguments = parser.parse_args(argv)
     if arguments.data is not None:
+        arguments.runs = arguments.runs.resolve()
         arguments.runs.joinpath(arguments.data.name).mkdir(parents=True, exist_ok=True)
         arguments.cache.mkdir(parents=True, exist_ok=True)
         measure(arguments.data, arguments)
-    page = PAGE.read_text(encoding="utf-8")
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    with replacing(PAGE) as beside:
-        beside.write_text(f"{head}{BEGIN}\n\n{tables()}\n{END}{tail}", encoding="utf-8")
-    print(tables())
+    text = tables(sorted(RESULTS.glob("*.json")))
+    write_tables(PAGE, text)
+    print(text)
 
 
 if __name__ == "__main__":

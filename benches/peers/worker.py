@@ -33,9 +33,10 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "pytrec_eval": "pytrec-eval-terrier",
     "faiss": "faiss-cpu",
-    "pecos.utils.smat_util": "libpecos",
+    "pecos": "libpecos",
     "dexml": "dexml-xmc",
     "xclib": "pyxclib",
+    "sentence_transformers": "sentence-transformers",
 }
 """Where the package on an index has another name."""
 LONG = 5.0
@@ -50,10 +51,7 @@ def probe() -> dict[str, str]:
     for task in TASKS.values():
         for needs in {competitor.needs for competitor in task.competitors}:
             if available(needs):
-                module = needs.partition(":")[0]
-                package = module.split(".")[0]
-                distribution = DISTRIBUTIONS.get(module, DISTRIBUTIONS.get(package, package))
-                found[needs] = _version(distribution)
+                found[needs] = version_of(needs)
     return found
 
 
@@ -64,6 +62,13 @@ def available(needs: str) -> bool:
         there = util.find_spec(module) is not None
         return there and (not name or hasattr(importlib.import_module(module), name))
     return False
+
+
+def version_of(needs: str) -> str:
+    """Version of a package by the name that it is imported by."""
+    module = needs.partition(":")[0]
+    package = module.split(".")[0]
+    return _version(DISTRIBUTIONS.get(module, DISTRIBUTIONS.get(package, package)))
 
 
 def _version(distribution: str) -> str:

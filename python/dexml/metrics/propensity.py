@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,6 +64,32 @@ def label_counts(y_train: Csr) -> NDArray[np.int64]:
     """
     _, indices, values = label_parts(y_train, "y_train")
     return _rust.label_counts(y_train.shape[1], indices, values)
+
+
+def benchmark_of(path: str | os.PathLike[str]) -> str | None:
+    """Return the benchmark with constants of its own that a folder in `path` is named after.
+
+    Names are compared without case. None for a benchmark with `DEFAULT_CONSTANTS`, as there is
+    nothing to ask.
+    """
+    known = {name.casefold(): name for name in PROPENSITY_CONSTANTS}
+    for part in reversed(Path(os.path.abspath(path)).parts):
+        name = known.get(part.casefold())
+        if name is not None:
+            return name if PROPENSITY_CONSTANTS[name] != DEFAULT_CONSTANTS else None
+    return None
+
+
+def propensity_note(path: str | os.PathLike[str]) -> str | None:
+    """Return a note that asks for ``--propensity``, if `path` is of such a benchmark."""
+    name = benchmark_of(path)
+    if name is None:
+        return None
+    (a, b), (own_a, own_b) = DEFAULT_CONSTANTS, PROPENSITY_CONSTANTS[name]
+    return (
+        f"note: PSP uses A = {a}, B = {b}, but {path} is named after {name}, whose constants are "
+        f"A = {own_a}, B = {own_b}: --propensity {name}"
+    )
 
 
 def propensity_constants(name: str) -> tuple[float, float]:

@@ -26,7 +26,12 @@ from dexml.metrics.labelgroups import (
     frequency_groups,
     seen_groups,
 )
-from dexml.metrics.propensity import DEFAULT_CONSTANTS, PROPENSITY_CONSTANTS, inv_propensity
+from dexml.metrics.propensity import (
+    DEFAULT_CONSTANTS,
+    PROPENSITY_CONSTANTS,
+    inv_propensity,
+    propensity_note,
+)
 from dexml.metrics.result import Interval, Progress, Result
 from dexml.metrics.swapped import SwappedWarning
 
@@ -107,6 +112,9 @@ class Scorer:
                 f"{self.y_true.shape[1]}"
             )
         a, b = PROPENSITY_CONSTANTS.get(args.propensity, (args.a, args.b))
+        if a is None and b is None and any(name.startswith("PS") for name in self.metrics):
+            note = propensity_note(args.train)
+            self.notes += [] if note is None else [note]
         a, b = (
             constant if constant is not None else default
             for constant, default in zip((a, b), DEFAULT_CONSTANTS, strict=True)

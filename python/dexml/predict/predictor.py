@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dexml import shown
 from dexml.data import Csr, check_ids, id_array, label_matrix
+from dexml.encoder.engine import EngineName
 from dexml.index import EXACT_UP_TO
 from dexml.predict.arguments import (
     at_least_one,
@@ -79,6 +80,7 @@ class Predictor:
         device: str = "auto",
         threads: int | None = None,
         precision: Precision = "auto",
+        engine: EngineName = "auto",
         exact_up_to: int = EXACT_UP_TO,
     ) -> Predictor:
         """Open a run: read, verify and warm up, so that the first call is fast.
@@ -89,15 +91,20 @@ class Predictor:
                 exact up to `exact_up_to` labels or without a graph. A light run has no graph.
             device: Of the encoder: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA if there is
                 one.
-            threads: CPU threads of the encoder, a setting of the whole process; default: as it is.
-                A server that answers in several threads does best with 1.
-            precision: Of the transformer: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on CUDA.
+            threads: CPU threads of a call's encoder; default all that this process may use. With
+                torch a setting of the whole process; default: as it is. A server that answers in
+                several threads does best with 1.
+            precision: Of the transformer: ``float32``, ``bfloat16``, ``int8`` (without torch), or
+                ``auto``: bfloat16 on CUDA, with OpenVINO what training chose, else float32.
+            engine: ``openvino`` (on a CPU, without torch), ``torch``, or ``auto``: OpenVINO on a
+                CPU if the run was exported for it and the library is installed, else torch.
             exact_up_to: See `search`.
 
         Raises:
             FileNotFoundError: No finished run there, a part of it is missing, or it has no index
                 though `search` needs one.
             ValueError: A part is damaged; an argument is not one of its values.
+            ImportError: Neither torch nor OpenVINO is installed, or not what `engine` asks for.
         """
         opened = open_run(
             folder,
@@ -106,6 +113,7 @@ class Predictor:
             device=device,
             threads=threads,
             precision=precision,
+            engine=engine,
         )
         predictor = cls(opened)
         predictor.predict(["a text to warm up with"], 1)
@@ -165,6 +173,14 @@ class Predictor:
     def n_labels(self) -> int:
         """The next label id; removed labels keep theirs, so fewer labels may be alive."""
         return len(self._now.labels)
+
+    def encoder_note(self) -> str:
+        """Say what encodes texts, in which form, and what the validation part said of that form.
+
+        Empty for a light run, which encodes none.
+        """
+        dense = dense_of(self._now.scorer)
+        return "" if dense is None else dense.embedder.note()
 
     def search_note(self, k: int = 10) -> str:
         """Say how k labels a text are found and how well, and which training points vote."""
