@@ -324,8 +324,10 @@ def test_wrong_arguments(fresh: Predictor, call: Any, error: type[Exception], me
 
 def test_more_labels_than_there_are_take_no_memory(predictor: Predictor) -> None:
     ids, scores = predictor.predict(["kernel", "mail"], 10**9)
-    assert ids.shape == scores.shape == (2, 64)
-    np.testing.assert_array_equal(ids, predictor.predict(["kernel", "mail"], 64).ids)
+    assert ids.shape == scores.shape == (2, 1000)
+    np.testing.assert_array_equal(ids[:, :64], predictor.predict(["kernel", "mail"], 64).ids)
+    assert (ids[:, 64:] == -1).all()
+    assert predictor.predict(["kernel"], 100).ids.shape == (1, 100)  # as R@100 wants it
     assert len(predictor.explain_best("kernel", 10**9)) == 64
 
 

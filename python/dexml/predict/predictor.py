@@ -38,6 +38,10 @@ from dexml.scorers.dense import Search
 from dexml.scorers.embedder import Precision
 
 
+PADDED_UP_TO = 1000
+"""Columns that an answer may have though there are fewer labels."""
+
+
 class Prediction(NamedTuple):
     """The best labels of each text."""
 
@@ -199,7 +203,8 @@ class Predictor:
 
         Args:
             texts: Points; a list, even for a single text.
-            k: Labels a text; more than there are labels is as many as there are.
+            k: Labels a text. A row with fewer is padded, so that metrics at k have their columns;
+                above 1,000, `k` is cut to the number of labels (but not below 1,000).
             exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
             only: The labels to choose from: ids, or a bool mask (n_labels,). They are searched
                 exactly.
@@ -388,8 +393,8 @@ class Predictor:
 
 
 def _width(k: int, now: Served) -> int:
-    """Labels a text: what was asked, but no more than there are."""
-    return min(at_least_one("k", k), max(1, len(now.labels)))
+    """Columns of an answer: `k`, but few where padding would take gigabytes."""
+    return min(at_least_one("k", k), max(PADDED_UP_TO, len(now.labels)))
 
 
 def _rows(labels: LabelSet, ids: ArrayLike) -> NDArray[np.int64]:
