@@ -500,12 +500,12 @@ class Vocabulary:
         tokenizer: Tokenizer,
         texts: _Texts,
         *,
-        idf: NDArray[np.float32] | None,
+        idf: bool,
         sublinear: bool,
         unit: bool,
         num_threads: int | None = None,
     ) -> _Truth:
-        """Weighted rows of texts, sorted by token. Ctrl-C is heard."""
+        """Weighted rows of texts, sorted by token; `idf`: times `smooth_idf`. Ctrl-C is heard."""
 
 @final
 class InvertedIndex:
@@ -525,9 +525,13 @@ class InvertedIndex:
         *,
         exclude: _Pattern | None = None,
         only: NDArray[np.bool_] | None = None,
+        rows: _Truth | None = None,
         num_threads: int | None = None,
     ) -> _Ranking:
-        """The k rows of largest inner product that share a term, padded with -1 and -inf."""
+        """The k rows of largest inner product that share a term, padded with -1 and -inf.
+
+        With `rows`, those that were indexed, the result is the same and may come sooner.
+        """
 
 def join_rows(
     parts: Sequence[_Truth],
@@ -558,7 +562,7 @@ def pair_scores(
     *,
     num_threads: int | None = None,
 ) -> NDArray[np.float32]:
-    """Inner products of given pairs, in their order."""
+    """Inner products of given pairs, in their order. Of `rows`, those of a pair are checked."""
 
 def vote_sums(
     neighbours: NDArray[np.int32],
@@ -666,6 +670,9 @@ class LabelTree:
 
         A score is the logarithm of a probability, in -100..0.
         """
+
+    def reach(self, x: _Truth, *, beam: int) -> _Truth:
+        """Score the labels that a beam reaches: rows (n, n_labels), sorted by label."""
 
     def score(self, x: _Truth, ids: NDArray[np.int32], *, beam: int) -> NDArray[np.float32]:
         """Score given labels (n, m).

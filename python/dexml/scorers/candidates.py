@@ -76,15 +76,17 @@ class Candidates:
         pairs = np.arange(indptr[-1]) + shift
         return Candidates(indptr.astype(np.int64), self.ids[pairs], self.n_labels), pairs
 
-    def values_of(self, matrix: Csr) -> NDArray[np.float32]:
-        """Look up the pairs in a sparse matrix (n, n_labels or fewer); 0 where nothing is stored.
+    def values_of(self, matrix: Csr, missing: float = 0.0) -> NDArray[np.float32]:
+        """Look up the pairs in a sparse matrix (n, n_labels or fewer).
+
+        Where nothing is stored, a pair gets `missing`.
 
         The columns of its rows must ascend.
         """
         width = max(self.n_labels, int(matrix.shape[1]))
         entries = np.repeat(np.arange(self.n_texts), np.diff(matrix.indptr)) * width
         entries += matrix.indices
-        values = np.zeros(len(self.ids), np.float32)
+        values = np.full(len(self.ids), missing, np.float32)
         if len(entries):
             wanted = self.rows * width + self.ids
             position = np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)

@@ -154,7 +154,7 @@ class LexicalScorer:
         # A label that is not among the k best without votes can only pass them by votes.
         voted = top_of(votes, int(np.diff(votes.indptr).max(initial=1)), exclude, mask)
         pairs = Candidates.union([hits, voted], self.n_labels)
-        base = pair_scores(self._asked(queries), self._base.rows, pairs.matrix).data
+        base = self._base.scores(self._asked(queries), pairs)
         scores = _voted(base, pairs.values_of(votes))
         return _rust.topk_csr(pairs.indptr, pairs.ids, scores, self.n_labels, k)
 
@@ -218,7 +218,7 @@ class LexicalScorer:
         votes, nearest = self.votes(queries)
         vote = pairs.values_of(votes)
         centroid, text, name = (
-            pair_scores(own, theirs.rows, pairs.matrix).data
+            theirs.scores(own, pairs)
             for own, theirs in (
                 (rows.joined, self._shrunk),
                 (rows.text, self.words),

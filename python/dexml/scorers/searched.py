@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
-from dexml import data
-from dexml.data import Csr
+from dexml import _rust, data
+from dexml.data import Csr, CsrParts
+from dexml.scorers.candidates import Candidates
 from dexml.scorers.points import widened
 from dexml.sealed import Part
-from dexml.text.lexical import LexicalIndex
+from dexml.text.lexical import LexicalIndex, feature_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,15 @@ class Searched:
     def index(self) -> LexicalIndex:
         """The index."""
         return LexicalIndex(self.rows)
+
+    @cached_property
+    def _parts(self) -> CsrParts:
+        return feature_parts(self.rows, "rows")
+
+    def scores(self, queries: Csr, pairs: Candidates) -> NDArray[np.float32]:
+        """Compute the inner products of candidates with the rows of their labels, (n_pairs,)."""
+        parts, n_features = feature_parts(queries, "queries"), self.rows.shape[1]
+        return _rust.pair_scores(parts, self._parts, n_features, (pairs.indptr, pairs.ids))
 
     def wider(self, n_columns: int) -> Searched:
         """Return the rows with empty columns at the end; nothing is copied."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from dexml import _rust
 from dexml.data import Csr, csr_parts
+from dexml.data.parts import canonical
 from dexml.index import Hits
 from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
@@ -126,10 +127,21 @@ class TreeScorer:
     def _words(self, queries: Queries) -> Any:
         return csr_parts(self.lexicon.words_of(queries), "words")
 
+    def _reached(self, queries: Queries) -> Csr:
+        """Score the labels that the beam reaches, (n, n_trained)."""
+
+        def make() -> Csr:
+            parts = self._trees.reach(self._words(queries), beam=BEAM)
+            return canonical((len(queries), self.n_trained), *parts)
+
+        return queries.once((self, "reached"), make)
+
     def _ranking(self, queries: Queries, k: int) -> Hits:
-        return queries.once(
-            (self, "ranking", k), lambda: self._trees.rank(self._words(queries), k, beam=BEAM)
-        )
+        def make() -> Hits:
+            parts = csr_parts(self._reached(queries), "reached")
+            return _rust.topk_csr(*parts, self.n_trained, k)
+
+        return queries.once((self, "ranking", k), make)
 
     def search(
         self,
@@ -174,8 +186,9 @@ class TreeScorer:
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""
-        scores = pairs.flat(self.score_pairs(queries, pairs.padded))
+        scores = pairs.values_of(self._reached(queries), missing=ABSENT)
         scores = np.maximum(scores, np.float32(ABSENT))
+        scores[~self.alive[pairs.ids]] = ABSENT
         features = {
             "tree": scores,
             "tree probability": np.exp(scores),

@@ -7,7 +7,8 @@ use numpy::{
 use numpy::{IntoPyArray, dtype};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use xmc_core::{CsrPattern, CsrView, Error, Result, TopK};
+use xmc_core::lexical::LazyRows;
+use xmc_core::{Csr, CsrPattern, CsrView, Error, Result, TopK};
 
 /// Row pointers and labels, as Python passes them.
 pub(crate) type PatternArgs<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
@@ -133,6 +134,14 @@ impl<'a, T> CsrSlices<'a, T> {
     }
 }
 
+impl<'a> CsrSlices<'a, f32> {
+    /// Rows that are checked when they are read.
+    pub(crate) fn lazy(self, name: &'a str, n_features: usize) -> Result<LazyRows<'a>> {
+        let PatternSlices { indptr, indices } = self.pattern;
+        LazyRows::new(name, n_features, indptr, indices, self.data)
+    }
+}
+
 /// A copy that the core keeps.
 pub(crate) fn owned<T: Copy>(items: &[T]) -> Result<Vec<T>> {
     let mut copy = Vec::new();
@@ -145,6 +154,12 @@ pub(crate) fn owned<T: Copy>(items: &[T]) -> Result<Vec<T>> {
 /// A vector moved to Python.
 pub(crate) fn moved<T: Element>(py: Python<'_>, vector: Vec<T>) -> Bound<'_, PyArray1<T>> {
     vector.into_pyarray(py)
+}
+
+/// A matrix moved to Python: indptr, indices, data.
+pub(crate) fn moved_csr(py: Python<'_>, csr: Csr) -> CsrArgs<'_> {
+    let indptr = moved(py, csr.indptr).into_any();
+    (indptr, moved(py, csr.indices).into_any(), moved(py, csr.data).into_any())
 }
 
 /// Ranked rows moved to Python, shape (n, k).

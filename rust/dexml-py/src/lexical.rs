@@ -1,5 +1,7 @@
 //! Tokens, tf-idf rows and sparse search.
 
+use std::sync::OnceLock;
+
 use numpy::PyUntypedArrayMethods;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -8,19 +10,13 @@ use pyo3::types::{PyBytes, PyString};
 use xmc_core::lexical::{
     self, Cut, Documents, Grams, InvertedIndex, Tokenizer, TokenizerOptions, Vocabulary, Weights,
 };
-use xmc_core::{Csr, Ranked, Result};
+use xmc_core::{Ranked, Result};
 
 use crate::arrays::{
     CsrArgs, CsrArrays, CsrSlices, PatternArgs, PatternArrays, Ranking, matrix, moved,
-    moved_ranking, vector,
+    moved_csr, moved_ranking, vector,
 };
 use crate::border::{count, detached, exception, in_pool, interruptible};
-
-/// A matrix moved to Python: indptr, indices, data.
-fn moved_csr(py: Python<'_>, csr: Csr) -> CsrArgs<'_> {
-    let indptr = moved(py, csr.indptr).into_any();
-    (indptr, moved(py, csr.indices).into_any(), moved(py, csr.data).into_any())
-}
 
 /// Strings of Python, kept alive without the interpreter.
 enum Texts {
@@ -115,6 +111,18 @@ impl PyTokenizer {
 #[pyclass(name = "Vocabulary", module = "dexml._rust", frozen)]
 pub(crate) struct PyVocabulary {
     inner: Vocabulary,
+    /// Computed with the first rows: for half a million tokens it takes longer than a row.
+    smooth_idf: OnceLock<Vec<f32>>,
+}
+
+impl PyVocabulary {
+    const fn new(inner: Vocabulary) -> Self {
+        Self { inner, smooth_idf: OnceLock::new() }
+    }
+
+    fn idf(&self) -> &[f32] {
+        self.smooth_idf.get_or_init(|| self.inner.smooth_idf())
+    }
 }
 
 #[pymethods]
@@ -137,7 +145,7 @@ impl PyVocabulary {
         let inner = interruptible(py, num_threads, |keep_going| {
             Vocabulary::build(tokenizer, texts.documents(), &cut, keep_going)
         })?;
-        Ok(Self { inner })
+        Ok(Self::new(inner))
     }
 
     /// Reads what `to_text` wrote.
@@ -153,7 +161,7 @@ impl PyVocabulary {
         let df = vector::<i64>("df", &df)?;
         let df = df.as_slice()?;
         let inner = detached(py, || Vocabulary::parse(file, text, df, n_texts))?;
-        Ok(Self { inner })
+        Ok(Self::new(inner))
     }
 
     /// The tokens, one a line, as UTF-8.
@@ -194,7 +202,7 @@ impl PyVocabulary {
 
     /// Smooth inverse document frequencies.
     fn smooth_idf<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
-        moved(py, self.inner.smooth_idf()).into_any()
+        moved(py, self.idf().to_vec()).into_any()
     }
 
     /// Weighted rows of texts.
@@ -205,16 +213,14 @@ impl PyVocabulary {
         py: Python<'py>,
         tokenizer: &PyTokenizer,
         texts: Bound<'py, PyAny>,
-        idf: Option<Bound<'py, PyAny>>,
+        idf: bool,
         sublinear: bool,
         unit: bool,
         num_threads: Option<i64>,
     ) -> PyResult<CsrArgs<'py>> {
-        let idf = idf.map(|idf| vector::<f32>("idf", &idf)).transpose()?;
-        let idf = idf.as_ref().map(|idf| idf.as_slice()).transpose()?;
         let (texts, tokenizer) = (Texts::take(&texts)?, &tokenizer.inner);
-        let weights = Weights { sublinear, idf, unit };
         let csr = interruptible(py, num_threads, |keep_going| {
+            let weights = Weights { sublinear, idf: idf.then(|| self.idf()), unit };
             self.inner.rows(tokenizer, texts.documents(), &weights, keep_going)
         })?;
         Ok(moved_csr(py, csr))
@@ -257,7 +263,8 @@ impl PyInvertedIndex {
     }
 
     /// The rows of largest inner product.
-    #[pyo3(signature = (queries, k, *, exclude=None, only=None, num_threads=None))]
+    #[pyo3(signature = (queries, k, *, exclude=None, only=None, rows=None, num_threads=None))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn search<'py>(
         &self,
         py: Python<'py>,
@@ -265,13 +272,16 @@ impl PyInvertedIndex {
         k: i64,
         exclude: Option<PatternArgs<'py>>,
         only: Option<Bound<'py, PyAny>>,
+        rows: Option<CsrArgs<'py>>,
         num_threads: Option<i64>,
     ) -> PyResult<Ranking<'py>> {
         let k = count("k", k)?;
         let queries = CsrArrays::<f32>::borrow("queries", &queries)?;
         let exclude = exclude.map(|pairs| PatternArrays::borrow("exclude", &pairs)).transpose()?;
         let only = only.map(|only| vector::<bool>("only", &only)).transpose()?;
+        let rows = rows.map(|rows| CsrArrays::<f32>::borrow("rows", &rows)).transpose()?;
         let queries = queries.slices()?;
+        let rows = rows.as_ref().map(CsrArrays::slices).transpose()?;
         let exclude = exclude.as_ref().map(PatternArrays::slices).transpose()?;
         let only = only.as_ref().map(|only| only.as_slice()).transpose()?;
         let index = &self.inner;
@@ -279,7 +289,8 @@ impl PyInvertedIndex {
             let queries = queries.check_features("queries", index.n_features())?;
             let n_rows = index.n_rows();
             let exclude = exclude.map(|exclude| exclude.check("exclude", n_rows)).transpose()?;
-            Ok((queries.n_rows(), index.search(queries, k, exclude, only)?))
+            let rows = rows.map(|rows| rows.lazy("rows", index.n_features())).transpose()?;
+            Ok((queries.n_rows(), index.search(queries, k, exclude, only, rows)?))
         })?;
         moved_ranking(py, n_rows, top)
     }
@@ -364,7 +375,7 @@ pub(crate) fn pair_scores<'py>(
     let (queries, rows, pairs) = (queries.slices()?, rows.slices()?, pairs.slices()?);
     let scores = in_pool(py, num_threads, || {
         let queries = queries.check_features("queries", n_features)?;
-        let rows = rows.check_features("rows", n_features)?;
+        let rows = rows.lazy("rows", n_features)?;
         lexical::pair_scores(queries, rows, pairs.check("pairs", rows.n_rows())?)
     })?;
     Ok(moved(py, scores).into_any())

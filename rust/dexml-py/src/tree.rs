@@ -6,7 +6,8 @@ use pyo3::prelude::*;
 use xmc_core::{Error, LabelTree, TreeOptions};
 
 use crate::arrays::{
-    CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, matrix, moved, moved_ranking,
+    CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, matrix, moved, moved_csr,
+    moved_ranking,
 };
 use crate::border::{count, in_pool, interruptible};
 
@@ -133,6 +134,23 @@ impl PyLabelTree {
             Ok((x.n_rows(), xmc_core::rank_tree(tree, x, k, beam, exclude)?))
         })?;
         moved_ranking(py, n_rows, top)
+    }
+
+    /// The labels that the beams reach with their scores, (n, n_labels), rows sorted by label.
+    #[pyo3(signature = (x, *, beam))]
+    fn reach<'py>(
+        &self,
+        py: Python<'py>,
+        x: CsrArgs<'py>,
+        beam: i64,
+    ) -> PyResult<CsrArgs<'py>> {
+        let beam = count("beam", beam)?;
+        let x = CsrArrays::<f32>::borrow("x", &x)?;
+        let (x, tree) = (x.slices()?, &self.inner);
+        let reached = in_pool(py, self.num_threads, || {
+            xmc_core::reach_tree(tree, x.check_features("x", tree.n_features())?, beam)
+        })?;
+        Ok(moved_csr(py, reached))
     }
 
     /// Scores given labels (n, m), padded with -1.

@@ -19,7 +19,7 @@
 //!
 //!     let index = InvertedIndex::new(rows.view("rows")?)?;
 //!     let query = vocabulary.rows(&tokenizer, Documents::Texts(&["RED fox"]), &weights, &|| true)?;
-//!     let top = index.search(query.view("queries")?, 3, None, None)?;
+//!     let top = index.search(query.view("queries")?, 3, None, None, None)?;
 //!     assert_eq!(top.ids, [0, 1, -1]); // the third text shares no word with the query
 //!     Ok(())
 //! }
@@ -34,14 +34,16 @@
 //! | building a vocabulary | T × (distinct tokens before the cut) × (B + 21), at most |
 //! | a vocabulary | V × (B + 21) |
 //! | rows | 8 × N + 8 × rows; up to as much again while they are computed |
-//! | an inverted index | 8 × N + 8 × V; T × V × 8 more while it is built |
+//! | an inverted index | 8 × N + 9 × V + 4 × rows; T × V × 8 more while it is built |
 //! | a search | 8 × (indexed rows) for each thread, and the result |
 //! | label centroids | 8 × V for each thread, and the result |
-//! | scores of pairs | 4 × V for each thread, and the result |
+//! | scores of pairs | 64 to 128 × (terms of the query) for each thread, (rows) / 8, and the result |
 
+mod bounds;
 mod centroids;
 mod interner;
 mod join;
+mod lazy;
 mod pairs;
 mod search;
 mod tfidf;
@@ -54,6 +56,7 @@ use crate::csr::CsrView;
 use crate::error::{Error, Fault, Result};
 pub use centroids::label_centroids;
 pub use join::join_rows;
+pub use lazy::LazyRows;
 pub use pairs::pair_scores;
 pub use search::InvertedIndex;
 pub use tfidf::Weights;
@@ -70,14 +73,7 @@ const BLOCK_ROWS: usize = 256;
 fn check_rows(rows: CsrView<'_>) -> Result<()> {
     let check = |row: usize| {
         let (columns, values) = rows.row(row);
-        let fault = if let Some(pair) = columns.windows(2).find(|pair| pair[0] >= pair[1]) {
-            Fault::NotAscending { column: pair[1] }
-        } else if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            Fault::FeatureNotFinite { feature: columns[at] }
-        } else {
-            return Ok(());
-        };
-        Err(Error::at_row(rows.name(), row, fault))
+        fault_of(columns, values).map_or(Ok(()), |fault| Err(Error::at_row(rows.name(), row, fault)))
     };
     let blocks: Vec<Result<()>> = (0..rows.n_rows().div_ceil(BLOCK_ROWS))
         .into_par_iter()
@@ -87,6 +83,20 @@ fn check_rows(rows: CsrView<'_>) -> Result<()> {
         })
         .collect();
     blocks.into_iter().collect()
+}
+
+/// What is wrong with a row, if anything.
+fn fault_of(columns: &[i32], values: &[f32]) -> Option<Fault> {
+    // Without a branch for each entry, so that the common case is fast.
+    let ascending = columns.windows(2).fold(true, |all, pair| all & (pair[0] < pair[1]));
+    if ascending && values.iter().fold(true, |all, value| all & value.is_finite()) {
+        return None;
+    }
+    if let Some(pair) = columns.windows(2).find(|pair| pair[0] >= pair[1]) {
+        return Some(Fault::NotAscending { column: pair[1] });
+    }
+    let at = values.iter().position(|value| !value.is_finite())?;
+    Some(Fault::FeatureNotFinite { feature: columns[at] })
 }
 
 /// Checks that two matrices have the same columns.

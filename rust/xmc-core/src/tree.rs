@@ -59,7 +59,7 @@ use crate::error::{Error, Result};
 use model::Shape;
 pub use model::{LabelTree, TreeArrays};
 use points::Points;
-pub use search::{rank_tree, score_tree};
+pub use search::{rank_tree, reach_tree, score_tree};
 
 /// The smallest score of a label of the tree: also the score of a label that no beam reaches.
 pub const TREE_FLOOR: f32 = -100.0;

@@ -92,7 +92,7 @@ proptest! {
             let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let top = pool.install(|| {
                 let index = InvertedIndex::new(features("rows", &r)).unwrap();
-                index.search(features("queries", &q), k, Some(e), only).unwrap()
+                index.search(features("queries", &q), k, Some(e), only, None).unwrap()
             });
             prop_assert_eq!(&top.ids, &expected.ids);
             let bits = |scores: &[f32]| scores.iter().map(|&s| (s + 0.0).to_bits()).collect::<Vec<_>>();
@@ -110,6 +110,40 @@ proptest! {
             ids.keys().map(|&id| product(query, &indexed[id as usize]).0).collect::<Vec<_>>()
         });
         prop_assert_eq!(scores, twins.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_search_with_bounds_is_the_same(
+        (n, seed, k) in (40usize..200, 0u64..1000, 1usize..12),
+        mask in prop::collection::vec(any::<bool>(), 200),
+        masked in any::<bool>(),
+        negative in prop::bool::weighted(0.1),
+    ) {
+        // The first columns are in every other row, the others in few; whole numbers make ties.
+        let mut state = seed + 1;
+        let mut draw = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % below
+        };
+        let mut sparse = |n_rows: usize, n_terms: u64| -> Vec<Row> {
+            let cell = |column, draw: &mut dyn FnMut(u64) -> u64| {
+                let often = if column < 8 { 2 } else { n_terms };
+                (draw(often) == 0).then(|| (column, draw(3) as f32 / if column < 8 { 8.0 } else { 1.0 }))
+            };
+            let row = |_| (0..40).filter_map(|column| cell(column, &mut draw)).collect();
+            (0..n_rows).map(row).collect()
+        };
+        let (mut indexed, queries) = (sparse(n, 20), sparse(9, 4));
+        if negative {
+            indexed[n / 2].insert(39, -1.0);
+        }
+        let only = masked.then_some(&mask[..n]);
+        let (q, r) = (csr(&queries, 40), csr(&indexed, 40));
+        let index = InvertedIndex::new(features("rows", &r)).unwrap();
+        let search = |rows| index.search(features("q", &q), k, None, only, rows).unwrap();
+        let (plain, bounded) = (search(None), search(Some(features("rows", &r).into())));
+        prop_assert_eq!(&plain, &slow_search(&queries, &indexed, k, &vec![Row::new(); 9], only));
+        prop_assert_eq!(bounded, plain);
     }
 
     #[test]
@@ -170,12 +204,12 @@ fn index_errors_and_empty_sides() {
     let one = csr(&[Row::from([(2, 1.0)])], N_FEATURES);
     let index = InvertedIndex::new(features("rows", &empty)).unwrap();
     assert_eq!((index.n_rows(), index.n_features(), index.n_postings()), (0, 9, 0));
-    assert_eq!(index.search(features("q", &one), 2, None, None).unwrap().ids, [-1, -1]);
+    assert_eq!(index.search(features("q", &one), 2, None, None, None).unwrap().ids, [-1, -1]);
     let index = InvertedIndex::new(features("rows", &one)).unwrap();
-    assert!(index.search(features("q", &empty), 2, None, None).unwrap().ids.is_empty());
+    assert!(index.search(features("q", &empty), 2, None, None, None).unwrap().ids.is_empty());
 
     let message = |queries: &Csr, k, only| {
-        index.search(features("q", queries), k, None, only).unwrap_err().to_string()
+        index.search(features("q", queries), k, None, only, None).unwrap_err().to_string()
     };
     assert_eq!(message(&one, 0, None), "k must be at least 1, not 0");
     assert_eq!(message(&csr(&[], 3), 1, None), "q: 3 features, expected 9");
@@ -186,6 +220,6 @@ fn index_errors_and_empty_sides() {
     let fault = InvertedIndex::new(unsorted).unwrap_err().to_string();
     assert_eq!(fault, "rows: row 0: column 3 is not in ascending order");
     let pattern = CsrPattern::new("exclude", 2, &[0, 0], &[]).unwrap();
-    let shape = index.search(features("q", &one), 1, Some(pattern), None).unwrap_err();
+    let shape = index.search(features("q", &one), 1, Some(pattern), None, None).unwrap_err();
     assert_eq!(shape.to_string(), "exclude: 2 labels, expected 1");
 }

@@ -6,6 +6,7 @@ as asked for, and gives the same bits for any number of them. Needs numpy and sc
 
 from dexml.text.lexical.search import (
     LexicalIndex,
+    feature_parts,
     join_rows,
     label_centroids,
     neighbour_votes,
@@ -24,6 +25,7 @@ __all__ = [
     "LexicalIndex",
     "Vectorizer",
     "VectorizerSettings",
+    "feature_parts",
     "fit_vectorizer",
     "join_rows",
     "label_centroids",

@@ -43,7 +43,7 @@ def join_rows(
         ValueError: Numbers of rows or of weights disagree, or a value is not finite.
     """
     weights = [1.0] * len(parts) if weights is None else list(weights)
-    arrays = [_feature_parts(part, f"parts[{at}]") for at, part in enumerate(parts)]
+    arrays = [feature_parts(part, f"parts[{at}]") for at, part in enumerate(parts)]
     widths = [part.shape[1] for part in parts]
     rows = _rust.join_rows(arrays, widths, weights, unit=unit, num_threads=num_threads)
     return canonical((parts[0].shape[0], sum(widths)), *rows)
@@ -69,7 +69,7 @@ def label_centroids(
     """
     n_features, n_labels = rows.shape[1], y.shape[1]
     parts = _rust.label_centroids(
-        _feature_parts(rows, "rows"),
+        feature_parts(rows, "rows"),
         n_features,
         truth_parts(y, "y"),
         n_labels,
@@ -83,13 +83,13 @@ class LexicalIndex:
     """Rows to be searched: the exact top k by inner product.
 
     The rows are copied, by column: 8 bytes for each value other than 0. Stored zeros do not count.
+    The index also holds on to the rows that it was given, and reads them; they must not be changed.
     """
 
     def __init__(self, rows: Csr, *, num_threads: int | None = None) -> None:
         """Index rows, shape (n_rows, n_features), float32. Values must be finite."""
-        self._index = _rust.InvertedIndex(
-            _feature_parts(rows, "rows"), rows.shape[1], num_threads=num_threads
-        )
+        self._rows = feature_parts(rows, "rows")
+        self._index = _rust.InvertedIndex(self._rows, rows.shape[1], num_threads=num_threads)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -125,7 +125,7 @@ class LexicalIndex:
         n_queries = queries.shape[0]
         if queries.shape[1] != self.shape[1]:
             raise ValueError(f"queries: {queries.shape[1]} features, expected {self.shape[1]}")
-        indptr, indices, data = _feature_parts(queries, "queries")
+        indptr, indices, data = feature_parts(queries, "queries")
         pairs = pair_parts(exclude, (n_queries, self.shape[0]), "exclude")
         only = None if only is None else np.ascontiguousarray(only)
         found = []
@@ -137,9 +137,12 @@ class LexicalIndex:
                     k,
                     exclude=None if pairs is None else (pairs[0][window], pairs[1]),
                     only=only,
+                    rows=self._rows,
                     num_threads=num_threads,
                 )
             )
+        if len(found) == 1:
+            return found[0]
         ids, scores = zip(*found, strict=True)
         return np.concatenate(ids), np.concatenate(scores)
 
@@ -159,7 +162,8 @@ def pair_scores(
 ) -> Csr | NDArray[np.float32]:
     """Compute the inner products of given pairs; 0 where nothing is in common.
 
-    A score is bit for bit the one that `LexicalIndex.search` gives.
+    A score is bit for bit the one that `LexicalIndex.search` gives. Of `rows`, only those that a
+    pair names are looked at.
 
     Args:
         queries: Shape (N, n_features).
@@ -188,8 +192,8 @@ def pair_scores(
             raise ValueError(f"pairs: shape {pairs.shape}, expected {shape}")
         indptr, indices, _ = csr_parts(pairs, "pairs")
     scores = _rust.pair_scores(
-        _feature_parts(queries, "queries"),
-        _feature_parts(rows, "rows"),
+        feature_parts(queries, "queries"),
+        feature_parts(rows, "rows"),
         n_features,
         (indptr, indices),
         num_threads=num_threads,
@@ -259,8 +263,13 @@ def neighbour_votes(
     return canonical((len(ids), y.shape[1]), *sums)
 
 
-def _feature_parts(rows: Csr, name: str) -> CsrParts:
-    """Take a matrix apart: float32, each row sorted without duplicates."""
+def feature_parts(rows: Csr, name: str) -> CsrParts:
+    """Take rows apart for the core: float32, each row sorted without duplicates.
+
+    Args:
+        rows: Shape (N, n_features).
+        name: What error messages call them.
+    """
     parts = csr_parts(rows, name)
     if not rows.has_canonical_format:
         sorted_rows: Any = rows.copy()

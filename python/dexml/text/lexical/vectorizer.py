@@ -117,11 +117,10 @@ class Vectorizer:
                 a string nor a list of strings.
         """
         expect_texts(texts, "texts")
-        idf = self._vocabulary.smooth_idf() if self.settings.idf else None
         parts = self._vocabulary.rows(
             self._tokenizer,
             texts,
-            idf=idf,
+            idf=self.settings.idf,
             sublinear=self.settings.sublinear,
             unit=self.settings.unit,
             num_threads=num_threads,

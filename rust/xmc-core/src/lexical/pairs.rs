@@ -2,29 +2,33 @@
 
 use rayon::prelude::*;
 
+use super::lazy::{LazyRows, Terms};
 use super::{BLOCK_ROWS, check_columns, check_rows};
+use crate::bitmap::Bitmap;
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::Result;
-use crate::memory::{with_room, zeroed};
+use crate::memory::{reserve, with_room, zeroed};
 
 /// The inner products of given pairs: one for each stored entry of `pairs` (queries x rows), in the
 /// order of its entries; 0 where nothing is in common.
 ///
 /// Summed in `f64` by ascending column and rounded once, so that a score is equal, bit for bit, to
-/// that of [`InvertedIndex::search`](super::InvertedIndex::search).
+/// that of [`InvertedIndex::search`](super::InvertedIndex::search). Only rows that a pair names are
+/// looked at, each is checked once.
 ///
 /// # Errors
 /// [`Error::Length`](crate::Error::Length) if shapes disagree; [`Error::Content`](crate::Error::Content)
-/// for a row that is not ascending or a value that is not finite.
-pub fn pair_scores(
+/// for a query, or a row that a pair names, that is not ascending, out of range or not finite.
+pub fn pair_scores<'a>(
     queries: CsrView<'_>,
-    rows: CsrView<'_>,
+    rows: impl Into<LazyRows<'a>>,
     pairs: CsrPattern<'_>,
 ) -> Result<Vec<f32>> {
+    let rows = rows.into();
     check_columns(queries, rows.n_cols())?;
     pairs.check_shape(queries.n_rows(), rows.n_rows())?;
     check_rows(queries)?;
-    check_rows(rows)?;
+    check_named(rows, pairs)?;
 
     let n_blocks = queries.n_rows().div_ceil(BLOCK_ROWS);
     let block_rows = |block: usize| {
@@ -43,40 +47,38 @@ pub fn pair_scores(
     }
     let done: Vec<Result<()>> = blocks
         .into_par_iter()
-        .map_init(
-            || None,
-            |slot, (block, cells)| {
-                let query = match slot {
-                    Some(query) => query,
-                    None => slot.insert(zeroed::<f32>(rows.n_cols())?),
-                };
-                let mut cells = cells.iter_mut();
-                for row in block {
-                    let (columns, values) = queries.row(row);
-                    for (&column, &value) in columns.iter().zip(values) {
-                        query[column as usize] = value;
-                    }
-                    for (&other, cell) in pairs.row(row).iter().zip(&mut cells) {
-                        *cell = product(query, rows.row(other as usize));
-                    }
-                    for &column in columns {
-                        query[column as usize] = 0.0;
-                    }
+        .map_init(Terms::default, |terms, (block, cells)| {
+            let mut cells = cells.iter_mut();
+            for row in block {
+                let (columns, values) = queries.row(row);
+                terms.load(columns, values)?;
+                for (&other, cell) in pairs.row(row).iter().zip(&mut cells) {
+                    let (columns, values) = rows.get(other as usize).unwrap_or_default();
+                    *cell = terms.product(columns, values);
                 }
-                Ok(())
-            },
-        )
+            }
+            Ok(())
+        })
         .collect();
     done.into_iter().collect::<Result<()>>()?;
     Ok(scores)
 }
 
-/// The inner product of a dense and a sparse row.
-fn product(query: &[f32], (columns, values): (&[i32], &[f32])) -> f32 {
-    let products = columns.iter().zip(values);
-    let products = products.map(|(&at, &value)| f64::from(query[at as usize]) * f64::from(value));
-    // From 0.0, for an empty sum of floats is -0.0.
-    products.fold(0.0, |sum, product| sum + product) as f32
+/// Checks the rows that pairs name.
+fn check_named(rows: LazyRows<'_>, pairs: CsrPattern<'_>) -> Result<()> {
+    let (mut seen, mut named) = (Bitmap::new(rows.n_rows())?, Vec::new());
+    for query in 0..pairs.n_rows() {
+        let fresh = pairs.row(query).iter().filter(|&&row| seen.insert(row));
+        for &row in fresh {
+            reserve(&mut named, 1)?;
+            named.push(row as usize);
+        }
+    }
+    let checks: Vec<Result<()>> = named
+        .par_chunks(BLOCK_ROWS)
+        .map(|some| some.iter().try_for_each(|&row| rows.checked(row).map(|_| ())))
+        .collect();
+    checks.into_iter().collect()
 }
 
 #[cfg(test)]

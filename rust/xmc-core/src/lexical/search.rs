@@ -1,20 +1,17 @@
 //! Exact search by inner product over sparse rows.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use rayon::prelude::*;
-
+use super::bounds::{Bounds, Pruned};
+use super::lazy::LazyRows;
 use super::{check_columns, check_rows};
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Result};
-use crate::memory::{collected, filled, with_room, zeroed};
+use crate::memory::filled;
+use crate::postings::{Postings, unpacked};
 use crate::rank::{Excluded, Score, keep_best};
 use crate::topk::TopK;
 
-/// Parts that a transposition is cut into at most, each with a counter for every column.
-const MAX_PARTS: usize = 16;
 /// Sums that are tested together against the threshold.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 /// The sum of a row that no term has reached. Products of terms are never 0, and so a sum is never
 /// -0.0 again once something was added.
 const UNTOUCHED: f64 = -0.0;
@@ -28,10 +25,8 @@ const LISTED_PART: usize = 16;
 #[derive(Debug)]
 pub struct InvertedIndex {
     n_rows: usize,
-    /// Where the postings of each column start, and the end.
-    starts: Vec<u64>,
-    /// Row and value, rows ascending within a column.
-    postings: Vec<u64>,
+    postings: Postings,
+    bounds: Bounds,
 }
 
 /// Memory of one task.
@@ -40,6 +35,7 @@ struct Scratch {
     sums: Vec<f64>,
     touched: Vec<u32>,
     excluded: Excluded,
+    pruned: Pruned,
 }
 
 impl InvertedIndex {
@@ -55,49 +51,9 @@ impl InvertedIndex {
             return Err(Error::Parameter { name, rule, value: n_rows.to_string() });
         }
         check_rows(rows)?;
-        let n_parts = rayon::current_num_threads().clamp(1, MAX_PARTS);
-        let rows_per_part = n_rows.div_ceil(n_parts).max(1);
-        let first_rows: Vec<usize> = (0..n_rows).step_by(rows_per_part).collect();
-        let terms = |first: usize| {
-            (first..(first + rows_per_part).min(n_rows)).flat_map(move |row| {
-                let (columns, values) = rows.row(row);
-                let terms = columns.iter().zip(values).filter(|(_, value)| **value != 0.0);
-                terms.map(move |(&column, &value)| (row, column as usize, value))
-            })
-        };
-        // Each part knows where its share of every column begins: the result is the same for any
-        // number of parts.
-        let cursors: Vec<Result<Vec<u64>>> = first_rows
-            .par_iter()
-            .map(|&first| {
-                let mut counts: Vec<u64> = zeroed(rows.n_cols())?;
-                terms(first).for_each(|(_, column, _)| counts[column] += 1);
-                Ok(counts)
-            })
-            .collect();
-        let mut cursors = cursors.into_iter().collect::<Result<Vec<_>>>()?;
-        let mut starts = with_room(rows.n_cols() + 1)?;
-        let mut end = 0;
-        starts.push(0);
-        for column in 0..rows.n_cols() {
-            for cursor in &mut cursors {
-                let count = cursor[column];
-                cursor[column] = end;
-                end += count;
-            }
-            starts.push(end);
-        }
-        // Parts write between each other, each cell once: atomics say so, and cost nothing here.
-        let cells = collected((0..end as usize).map(|_| AtomicU64::new(0)))?;
-        first_rows.par_iter().zip(cursors).for_each(|(&first, mut cursor)| {
-            for (row, column, value) in terms(first) {
-                let posting = (row as u64) << 32 | u64::from(value.to_bits());
-                cells[cursor[column] as usize].store(posting, Ordering::Relaxed);
-                cursor[column] += 1;
-            }
-        });
-        let postings = cells.into_iter().map(AtomicU64::into_inner).collect();
-        Ok(Self { n_rows, starts, postings })
+        let postings = Postings::new(rows)?;
+        let bounds = Bounds::new(rows, &postings)?;
+        Ok(Self { n_rows, postings, bounds })
     }
 
     /// Number of rows.
@@ -109,7 +65,7 @@ impl InvertedIndex {
     /// Number of columns.
     #[must_use]
     pub fn n_features(&self) -> usize {
-        self.starts.len() - 1
+        self.postings.n_columns()
     }
 
     /// Number of values other than 0.
@@ -127,17 +83,25 @@ impl InvertedIndex {
     /// Pairs in `exclude` (queries x rows) are dropped before the cut; `only` holds for each row
     /// whether it may be found.
     ///
+    /// With `rows`, those that were indexed, the result is the same, and comes faster if few columns
+    /// have most of the values and none is negative: these columns are then only read for rows that
+    /// may be among the best.
+    ///
     /// # Errors
     /// [`Error::Parameter`] for `k = 0`; [`Error::Length`] if shapes disagree; [`Error::Content`] for a
-    /// query that is not ascending or a value that is not finite.
+    /// query that is not ascending or a value that is not finite, and for such a row that is read.
     pub fn search(
         &self,
         queries: CsrView<'_>,
         k: usize,
         exclude: Option<CsrPattern<'_>>,
         only: Option<&[bool]>,
+        rows: Option<LazyRows<'_>>,
     ) -> Result<TopK> {
         check_columns(queries, self.n_features())?;
+        if let Some(rows) = rows {
+            rows.check_shape(self.n_rows, self.n_features())?;
+        }
         if let Some(exclude) = exclude {
             exclude.check_shape(queries.n_rows(), self.n_rows)?;
         }
@@ -152,8 +116,9 @@ impl InvertedIndex {
             }
             scratch.excluded.load(exclude, row);
             let (columns, values) = queries.row(row);
-            let n_postings: usize = columns.iter().map(|&column| self.column(column).len()).sum();
-            let Scratch { sums, touched, excluded } = scratch;
+            let lengths = columns.iter().map(|&column| self.postings.column(column).len());
+            let n_postings: usize = lengths.sum();
+            let Scratch { sums, touched, excluded, pruned } = scratch;
             let drops =
                 |id: i32| only.is_some_and(|only| !only[id as usize]) || excluded.contains(id);
             if n_postings < self.n_rows / LISTED_PART {
@@ -166,17 +131,23 @@ impl InvertedIndex {
                 }
                 keep_best(keys, k);
             } else {
+                let bounded = rows
+                    .filter(|_| pruned.take(&self.bounds, &self.postings, columns, values));
+                if let Some(rows) = bounded {
+                    self.add(pruned.columns(), pruned.values(), sums);
+                    let found = pruned.best(&self.bounds, rows, sums, k, drops, keys)?;
+                    sums.fill(UNTOUCHED);
+                    if found {
+                        keys.sort_unstable();
+                        return Ok(());
+                    }
+                }
                 self.add(columns, values, sums);
                 collect(sums, k, drops, keys);
             }
             keys.sort_unstable();
             Ok(())
         })
-    }
-
-    fn column(&self, column: i32) -> &[u64] {
-        let column = column as usize;
-        &self.postings[self.starts[column] as usize..self.starts[column + 1] as usize]
     }
 
     /// The terms of a query with their postings.
@@ -186,7 +157,7 @@ impl InvertedIndex {
         values: &'a [f32],
     ) -> impl Iterator<Item = (f64, &'a [u64])> {
         let terms = columns.iter().zip(values).filter(|(_, value)| **value != 0.0);
-        terms.map(|(&column, &value)| (f64::from(value), self.column(column)))
+        terms.map(|(&column, &value)| (f64::from(value), self.postings.column(column)))
     }
 
     fn add(&self, columns: &[i32], values: &[f32], sums: &mut [f64]) {
@@ -217,11 +188,6 @@ impl InvertedIndex {
             }
         }
     }
-}
-
-#[inline]
-fn unpacked(posting: u64) -> (u32, f64) {
-    ((posting >> 32) as u32, f64::from(f32::from_bits(posting as u32)))
 }
 
 /// Leaves the keys of the k best rows that were reached in `keys`, and the sums as they were before.

@@ -40,7 +40,8 @@ impl Vocabulary {
     /// Weights are computed in `f64` and rounded once. `keep_going` is called before each block.
     ///
     /// # Errors
-    /// [`Error::Length`] or [`Error::Content`] if `idf` is not a finite number for each token;
+    /// [`Error::Length`] if `idf` is not a number for each token, [`Error::Content`] if that of a token
+    /// that occurs is not finite;
     /// [`Error::Interrupted`]; [`Error::OutOfMemory`].
     pub fn rows<S: AsRef<str> + Sync>(
         &self,
@@ -53,10 +54,6 @@ impl Vocabulary {
             if idf.len() != self.len() {
                 let (name, what, found) = ("idf".to_owned(), "values", idf.len());
                 return Err(Error::Length { name, what, expected: self.len(), found });
-            }
-            if let Some(at) = idf.iter().position(|value| !value.is_finite()) {
-                let fault = Fault::FeatureNotFinite { feature: at as i32 };
-                return Err(Error::at_row("idf", at, fault));
             }
         }
         let scratch = || Ok((Buffer::default(), Vec::new(), Vec::new()));
@@ -75,7 +72,7 @@ impl Vocabulary {
                         }
                         Ok(())
                     })?;
-                    weigh(ids, weights, row);
+                    weigh(ids, weights, row)?;
                     part.push_row(row.iter().map(|&(id, weight)| (id, weight as f32)))?;
                 }
                 Ok(())
@@ -85,18 +82,23 @@ impl Vocabulary {
 }
 
 /// The weights of a text with these tokens.
-fn weigh(ids: &mut [u32], weights: &Weights<'_>, row: &mut Vec<(i32, f64)>) {
+fn weigh(ids: &mut [u32], weights: &Weights<'_>, row: &mut Vec<(i32, f64)>) -> Result<()> {
     ids.sort_unstable();
     row.clear();
     for run in ids.chunk_by(|a, b| a == b) {
         let tf = run.len() as f64;
         let tf = if weights.sublinear { 1.0 + tf.ln() } else { tf };
         let idf = weights.idf.map_or(1.0, |idf| f64::from(idf[run[0] as usize]));
+        if !idf.is_finite() {
+            let fault = Fault::FeatureNotFinite { feature: run[0] as i32 };
+            return Err(Error::at_row("idf", run[0] as usize, fault));
+        }
         row.push((run[0] as i32, tf * idf));
     }
     if weights.unit {
         make_unit(row);
     }
+    Ok(())
 }
 
 /// Divides a row by its length, unless that is 0.
@@ -151,7 +153,7 @@ mod tests {
     #[test]
     fn errors() {
         let message = |idf: &[f32]| {
-            rows(&Weights { idf: Some(idf), ..Weights::default() }, &[]).unwrap_err().to_string()
+            rows(&Weights { idf: Some(idf), ..Weights::default() }, &["b a"]).unwrap_err().to_string()
         };
         assert_eq!(message(&[1.0; 2]), "idf: 2 values, expected 3");
         let nan = message(&[1.0, f32::NAN, 1.0]);

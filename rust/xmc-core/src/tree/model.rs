@@ -2,14 +2,13 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::points::Points;
 use super::train::Rows;
 use super::{check_length, parameter};
 use crate::csr::{Csr, CsrView};
 use crate::error::{Error, Fault, Result};
 use crate::memory::{collected, filled, with_room, zeroed};
+use crate::postings::Postings;
 
 /// The form of a tree: all leaves are at one depth, and halves differ by at most one label.
 ///
@@ -53,12 +52,18 @@ impl Shape {
         self.n_nodes() - 1 + self.n_labels
     }
 
+    /// The classifiers of all nodes at a level, from level 0, the root.
+    pub fn level(self, level: u32) -> Range<usize> {
+        let first = self.classifiers((1 << level) - 1).start;
+        first..self.classifiers((2 << level) - 2).end
+    }
+
     pub fn is_leaf(self, node: usize) -> bool {
         node + 1 >= 1 << self.depth
     }
 
     /// The classifiers of a node: of its two children, or of its labels.
-    fn classifiers(self, node: usize) -> Range<usize> {
+    pub fn classifiers(self, node: usize) -> Range<usize> {
         if self.is_leaf(node) {
             let Range { start, end } = self.labels_below(node);
             self.n_nodes() - 1 + start..self.n_nodes() - 1 + end
@@ -147,8 +152,11 @@ pub struct LabelTree {
     pub(super) n_features: usize,
     /// As in [`TreeArrays`].
     pub(super) labels: Vec<i32>,
-    /// The classifiers of each node, tree after tree.
-    pub(super) nodes: Vec<Classifiers>,
+    /// Bias of each classifier, tree after tree.
+    pub(super) bias: Vec<f32>,
+    /// Weights of the classifiers by feature: a query has few features, and its beams visit hundreds
+    /// of nodes, which are far apart in memory; the classifiers of a feature lie side by side.
+    pub(super) weights: Postings,
     /// Whether each label is in the tree.
     pub(super) known: Vec<bool>,
 }
@@ -192,18 +200,14 @@ impl LabelTree {
         if !(values.iter().all(|w| w.is_finite()) && bias.iter().all(|b| b.is_finite())) {
             return Err(first_not_finite(bias, weights));
         }
-        let nodes: Vec<Result<Classifiers>> = (0..n_trees * shape.n_nodes())
-            .into_par_iter()
-            .map(|at| {
-                let base = at / shape.n_nodes() * shape.n_rows();
-                let rows = shape.classifiers(at % shape.n_nodes());
-                Classifiers::new(weights, bias, base + rows.start..base + rows.end)
-            })
-            .collect();
-        let nodes = nodes.into_iter().collect::<Result<_>>()?;
+        if u32::try_from(bias.len()).is_err() {
+            return Err(parameter("classifiers", "must be below 2^32", bias.len()));
+        }
         let n_features = weights.n_cols();
         let labels = collected(labels.iter().copied())?;
-        Ok(Self { shape, n_trees, n_labels, n_features, labels, nodes, known })
+        let bias = collected(bias.iter().copied())?;
+        let weights = Postings::new(weights)?;
+        Ok(Self { shape, n_trees, n_labels, n_features, labels, bias, weights, known })
     }
 
     /// Number of features.
@@ -239,69 +243,6 @@ fn known(n_labels: usize, n_known: usize, labels: &[i32]) -> Result<Vec<bool>> {
         }
     }
     Ok(known)
-}
-
-/// The classifiers of a node, by feature: a query has few features, of which a node knows some.
-#[derive(Debug)]
-pub(super) struct Classifiers {
-    bias: Vec<f32>,
-    /// Features that have a weight, ascending.
-    features: Vec<i32>,
-    /// `features[buckets[b]..buckets[b + 1]]` are those with `feature >> shift == b`: about as many
-    /// buckets as features, so that a look-up reads two places of memory instead of a dozen.
-    buckets: Vec<usize>,
-    shift: u32,
-    /// The weights of `features[i]` are `cells[starts[i]..starts[i + 1]]`: (classifier, weight).
-    starts: Vec<usize>,
-    cells: Vec<(u32, f32)>,
-}
-
-impl Classifiers {
-    fn new(weights: CsrView<'_>, bias: &[f32], rows: Range<usize>) -> Result<Self> {
-        let mut all = with_room(rows.clone().map(|row| weights.row(row).0.len()).sum())?;
-        for (number, row) in rows.clone().enumerate() {
-            let (features, values) = weights.row(row);
-            let cells = features.iter().zip(values);
-            all.extend(cells.map(|(&feature, &weight)| (feature, number as u32, weight)));
-        }
-        all.sort_by_key(|&(feature, _, _)| feature);
-        let n_features = all.chunk_by(|a, b| a.0 == b.0).count();
-        let (mut features, mut starts) = (with_room(n_features)?, with_room(n_features + 1)?);
-        starts.push(0);
-        for group in all.chunk_by(|a, b| a.0 == b.0) {
-            features.push(group[0].0);
-            starts.push(starts.last().map_or(0, |start| start + group.len()));
-        }
-        let shift = (weights.n_cols() / n_features.max(1)).max(1).ilog2();
-        let mut buckets = zeroed::<usize>((weights.n_cols() >> shift) + 2)?;
-        for &feature in &features {
-            buckets[(feature as usize >> shift) + 1] += 1;
-        }
-        for bucket in 1..buckets.len() {
-            buckets[bucket] += buckets[bucket - 1];
-        }
-        let cells = collected(all.iter().map(|&(_, number, weight)| (number, weight)))?;
-        let bias = collected(bias[rows].iter().copied())?;
-        Ok(Self { bias, features, buckets, shift, starts, cells })
-    }
-
-    /// Leaves the margins of a query in `margins`, one for each classifier: sums in `f64` in the order
-    /// of the query's features.
-    pub fn margins(&self, query: &[(i32, f32)], margins: &mut Vec<f64>) {
-        margins.clear();
-        margins.extend(self.bias.iter().map(|&bias| f64::from(bias)));
-        for &(feature, value) in query {
-            let bucket = feature as usize >> self.shift;
-            let first = self.buckets[bucket];
-            let found = &self.features[first..self.buckets[bucket + 1]];
-            if let Ok(at) = found.binary_search(&feature) {
-                let at = first + at;
-                for &(number, weight) in &self.cells[self.starts[at]..self.starts[at + 1]] {
-                    margins[number as usize] += f64::from(weight) * f64::from(value);
-                }
-            }
-        }
-    }
 }
 
 #[cold]

@@ -5,14 +5,18 @@ use rayon::prelude::*;
 use super::model::LabelTree;
 use super::points::unit_scale;
 use super::{TREE_FLOOR, check_length, parameter};
-use crate::csr::{CsrPattern, CsrView};
+use crate::csr::{Csr, CsrPattern, CsrView, csr_from_parts};
 use crate::error::{Error, Fault, Result};
-use crate::memory::filled;
+use crate::memory::{filled, zeroed};
+use crate::postings::{row_of, unpacked};
 use crate::rank::{Excluded, Score, keep_best};
 use crate::topk::TopK;
 
 /// Queries that a thread scores at a time.
 const ROWS_PER_TASK: usize = 64;
+/// Weights of a feature at a level, for each node of the beam, that are read one after the other: as
+/// fast as looking for those of the nodes.
+const SCANNED: usize = 64;
 
 /// Ranks the labels that a beam of `beam` nodes a level reaches: the `k` best of each query, equal
 /// scores by smaller label. Pairs in `exclude` are dropped before the cut; a query whose beams reach
@@ -42,6 +46,27 @@ pub fn rank_tree(
         keys.sort_unstable();
         Ok(())
     })
+}
+
+/// The labels that a beam of `beam` nodes a level reaches, with their scores: (queries x labels), each
+/// row sorted by label.
+///
+/// # Errors
+/// As [`rank_tree`].
+pub fn reach_tree(tree: &LabelTree, x: CsrView<'_>, beam: usize) -> Result<Csr> {
+    check(tree, x, beam)?;
+    csr_from_parts(
+        (x.n_rows(), tree.n_labels),
+        ROWS_PER_TASK,
+        &|| true,
+        || Ok(Scratch::default()),
+        |scratch, block, part| {
+            block.into_iter().try_for_each(|row| {
+                scratch.reach(tree, x, row, beam)?;
+                part.push_row(scratch.scored.iter().copied())
+            })
+        },
+    )
 }
 
 /// Scores given labels: `ids` holds `x.n_rows()` rows of label ids, row-major, padded with -1.
@@ -105,8 +130,13 @@ fn check(tree: &LabelTree, x: CsrView<'_>, beam: usize) -> Result<()> {
 struct Scratch {
     /// Features and values of the query, scaled to unit length.
     query: Vec<(i32, f32)>,
+    /// For each feature of the query, how many of its weights are behind the search.
+    passed: Vec<usize>,
+    /// For each classifier of a level, 1 + its place in `margins`; 0 if no node of the beam has it.
+    /// All 0 between levels.
+    places: Vec<u32>,
     margins: Vec<f64>,
-    /// Log-probabilities and nodes of the beam, and of their children.
+    /// Log-probabilities and nodes of the beam, nodes ascending, and of their children.
     beam: Vec<(f64, usize)>,
     children: Vec<(f64, usize)>,
     /// Labels and log-probabilities, tree after tree.
@@ -123,6 +153,11 @@ impl Scratch {
         let (features, values) = x.row(row);
         self.query.clear();
         self.query.extend(features.iter().zip(values).map(|(&f, &value)| (f, value * scale)));
+        self.passed.clear();
+        self.passed.resize(self.query.len(), 0);
+        if self.places.len() != tree.shape.n_rows() {
+            self.places = zeroed(tree.shape.n_rows())?;
+        }
         self.reached.clear();
         for number in 0..tree.n_trees {
             self.descend(tree, number, beam);
@@ -134,18 +169,17 @@ impl Scratch {
     /// Adds the labels that the beam of one tree reaches to `reached`.
     fn descend(&mut self, tree: &LabelTree, number: usize, beam: usize) {
         let shape = tree.shape;
-        let Self { query, margins, beam: nodes, children, reached, .. } = self;
-        let classifiers = &tree.nodes[number * shape.n_nodes()..(number + 1) * shape.n_nodes()];
         let loss = |margin: f64| {
             let short = (1.0 - margin).max(0.0);
             short * short
         };
-        nodes.clear();
-        nodes.push((0.0, 0));
-        for _ in 0..shape.depth {
+        self.beam.clear();
+        self.beam.push((0.0, 0));
+        for level in 0..shape.depth {
+            self.level(tree, number, level);
+            let Self { margins, beam: nodes, children, .. } = self;
             children.clear();
-            for &(log, node) in nodes.iter() {
-                classifiers[node].margins(query, margins);
+            for (&(log, node), margins) in nodes.iter().zip(margins.chunks_exact(2)) {
                 let both = margins.iter().zip([2 * node + 1, 2 * node + 2]);
                 children.extend(both.map(|(&margin, child)| (log - loss(margin), child)));
             }
@@ -155,13 +189,62 @@ impl Scratch {
                 children.select_nth_unstable_by(beam, best_first);
                 children.truncate(beam);
             }
+            children.sort_unstable_by_key(|&(_, node)| node);
             std::mem::swap(nodes, children);
         }
+        self.level(tree, number, shape.depth);
         let labels = &tree.labels[number * shape.n_labels..(number + 1) * shape.n_labels];
-        for &(log, node) in nodes.iter() {
-            classifiers[node].margins(query, margins);
-            let own = labels[shape.labels_below(node)].iter().zip(margins.iter());
-            reached.extend(own.map(|(&label, &margin)| (label, log - loss(margin))));
+        let mut margins = self.margins.iter();
+        for &(log, node) in &self.beam {
+            let own = labels[shape.labels_below(node)].iter().zip(&mut margins);
+            self.reached.extend(own.map(|(&label, &margin)| (label, log - loss(margin))));
+        }
+    }
+
+    /// Leaves the margins of the beam's classifiers in `margins`, node after node: sums in `f64` in the
+    /// order of the query's features. Levels and trees come in order.
+    fn level(&mut self, tree: &LabelTree, number: usize, level: u32) {
+        let Self { query, passed, places, margins, beam: nodes, .. } = self;
+        let (shape, base) = (tree.shape, number * tree.shape.n_rows());
+        margins.clear();
+        for &(_, node) in nodes.iter() {
+            for row in shape.classifiers(node) {
+                margins.push(f64::from(tree.bias[base + row]));
+                places[row] = margins.len() as u32;
+            }
+        }
+        let end = base + shape.level(level).end;
+        let mut add = |posting: u64, value: f32| {
+            let (row, weight) = unpacked(posting);
+            let place = places[row as usize - base] as usize;
+            if let Some(margin) = margins.get_mut(place.wrapping_sub(1)) {
+                *margin += weight * f64::from(value);
+            }
+        };
+        for (&(feature, value), passed) in query.iter().zip(passed) {
+            let rest = &tree.weights.column(feature)[*passed..];
+            let before = |row: usize| move |posting: &u64| (row_of(*posting) as usize) < row;
+            if rest.get(nodes.len() * SCANNED).is_some_and(before(end)) {
+                // So many classifiers of this level have the feature that each node of the beam looks
+                // for its own.
+                let here = &rest[..rest.partition_point(before(end))];
+                for &(_, node) in nodes.iter() {
+                    let rows = shape.classifiers(node);
+                    let own = &here[here.partition_point(before(base + rows.start))..];
+                    let own = own.iter().take_while(|posting| before(base + rows.end)(posting));
+                    own.for_each(|&posting| add(posting, value));
+                }
+                *passed += here.len();
+            } else {
+                let here = rest.iter().take_while(|posting| before(end)(posting));
+                here.for_each(|&posting| {
+                    add(posting, value);
+                    *passed += 1;
+                });
+            }
+        }
+        for &(_, node) in nodes.iter() {
+            places[shape.classifiers(node)].fill(0);
         }
     }
 

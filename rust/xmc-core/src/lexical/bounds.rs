@@ -1,0 +1,253 @@
+//! What a row can still gain from common columns: most postings of a search need not be read.
+//!
+//! A few hundred columns, such as pairs of letters, hold most of the postings and say little. A search
+//! adds up all other columns. What the common ones can add to a row is at most the product of two
+//! lengths, those of row and query in the common columns (Cauchy-Schwarz). The k rows with the largest
+//! bounds are then scored in full; the k-th of these scores is a threshold, and only rows whose bound
+//! reaches it are scored at all.
+
+use super::lazy::{LazyRows, Terms};
+use super::search::LANES;
+use crate::csr::CsrView;
+use crate::error::Result;
+use crate::memory::{filled, with_room};
+use crate::postings::Postings;
+use crate::rank::{Score, keep_best};
+
+/// A column is common if it has more postings than this part of the rows.
+const COMMON_PART: usize = 6;
+/// Bounds pay if a query's common columns have more postings than this times the rows.
+const LEAST: usize = 3;
+/// More than all rounding of a sum of products that are not negative, and of a score in `f32`.
+const SLACK: f64 = 1.0 + 1e-6;
+/// Scores below may be rounded more coarsely.
+const SMALLEST: f32 = 1e-30;
+
+/// The lengths of rows in their common columns.
+#[derive(Debug)]
+pub(super) struct Bounds {
+    /// Which columns are common.
+    common: Vec<bool>,
+    /// For each row, rounded up; empty if there is no use for it.
+    lengths: Vec<f32>,
+    /// Mean number of entries of a row.
+    n_entries: usize,
+}
+
+impl Bounds {
+    /// For rows whose columns are `postings`.
+    pub(super) fn new(rows: CsrView<'_>, postings: &Postings) -> Result<Self> {
+        let n_rows = rows.n_rows();
+        let mut bounds = Self { common: Vec::new(), lengths: Vec::new(), n_entries: 0 };
+        let (_, _, _, values) = rows.window();
+        if values.iter().any(|&value| value < 0.0) {
+            return Ok(bounds);
+        }
+        bounds.common = filled(postings.n_columns(), false)?;
+        for (column, common) in bounds.common.iter_mut().enumerate() {
+            *common = postings.column(column as i32).len() > n_rows / COMMON_PART;
+        }
+        bounds.lengths = with_room(n_rows)?;
+        for row in 0..n_rows {
+            let (columns, values) = rows.row(row);
+            let entries = columns.iter().zip(values);
+            let common = entries.filter(|(column, _)| bounds.common[**column as usize]);
+            let square: f64 = common.map(|(_, &value)| f64::from(value) * f64::from(value)).sum();
+            bounds.lengths.push((square.sqrt() * SLACK) as f32);
+        }
+        bounds.n_entries = postings.len().div_ceil(n_rows.max(1));
+        Ok(bounds)
+    }
+
+    /// At most this is the score of a row with the given sum over the other columns.
+    #[inline]
+    fn of(&self, row: usize, sum: f64, length: f64) -> f64 {
+        sum + length * f64::from(self.lengths[row])
+    }
+}
+
+/// A query that is searched with bounds, and memory for it.
+#[derive(Default)]
+pub(super) struct Pruned {
+    columns: Vec<i32>,
+    values: Vec<f32>,
+    /// Length of the query in the common columns, and how many postings these have.
+    length: f64,
+    n_postings: usize,
+    terms: Terms,
+    first: Vec<u64>,
+    rows: Vec<u32>,
+}
+
+impl Pruned {
+    /// Takes a query; false if bounds are of no use for it.
+    pub(super) fn take(
+        &mut self,
+        bounds: &Bounds,
+        postings: &Postings,
+        columns: &[i32],
+        values: &[f32],
+    ) -> bool {
+        if bounds.lengths.is_empty() || values.iter().any(|&value| value < 0.0) {
+            return false;
+        }
+        self.columns.clear();
+        self.values.clear();
+        let mut square = 0.0;
+        self.n_postings = 0;
+        for (&column, &value) in columns.iter().zip(values) {
+            if bounds.common[column as usize] {
+                square += f64::from(value) * f64::from(value);
+                self.n_postings += postings.column(column).len();
+            } else {
+                self.columns.push(column);
+                self.values.push(value);
+            }
+        }
+        self.length = square.sqrt() * SLACK;
+        self.n_postings / LEAST > bounds.lengths.len() && self.load(columns, values)
+    }
+
+    fn load(&mut self, columns: &[i32], values: &[f32]) -> bool {
+        // Without memory for a table of the terms the search goes the other way.
+        self.terms.load(columns, values).is_ok()
+    }
+
+    /// Columns of the query that are not common.
+    pub(super) fn columns(&self) -> &[i32] {
+        &self.columns
+    }
+
+    /// Their values.
+    pub(super) fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Leaves the keys of the k best rows in `keys`, given the sums over the columns that are not
+    /// common; false, and no keys, if that would take longer than reading all columns.
+    pub(super) fn best(
+        &mut self,
+        bounds: &Bounds,
+        rows: LazyRows<'_>,
+        sums: &[f64],
+        k: usize,
+        drops: impl Fn(i32) -> bool,
+        keys: &mut Vec<u64>,
+    ) -> Result<bool> {
+        self.largest(bounds, sums, k, &drops);
+        if self.first.len() < k {
+            return Ok(false);
+        }
+        let mut threshold = f32::INFINITY;
+        for key in &self.first {
+            let (columns, values) = rows.checked(f32::label(*key) as usize)?;
+            threshold = threshold.min(self.terms.product(columns, values));
+        }
+        // Also false for 0: a row that shares nothing with the query is not returned.
+        if threshold < SMALLEST {
+            return Ok(false);
+        }
+        self.candidates(bounds, sums, f64::from(threshold) / SLACK);
+        if self.rows.len() * bounds.n_entries > self.n_postings {
+            return Ok(false);
+        }
+        for &row in &self.rows {
+            if drops(row as i32) {
+                continue;
+            }
+            let (columns, values) = rows.checked(row as usize)?;
+            let score = self.terms.product(columns, values);
+            if score >= threshold {
+                keys.push(score.key(row as i32));
+            }
+        }
+        keep_best(keys, k);
+        Ok(true)
+    }
+
+    /// Leaves the keys of the k rows with the largest bounds in `first`.
+    fn largest(
+        &mut self,
+        bounds: &Bounds,
+        sums: &[f64],
+        k: usize,
+        drops: &impl Fn(i32) -> bool,
+    ) {
+        let (keys, length) = (&mut self.first, self.length);
+        keys.clear();
+        let capacity = k.saturating_mul(2).max(256);
+        let mut threshold = f64::NEG_INFINITY;
+        for (chunk, sums) in sums.chunks(LANES).enumerate() {
+            let bound = |lane: usize| bounds.of(chunk * LANES + lane, sums[lane], length);
+            if !(0..sums.len()).fold(false, |any, lane| any | (bound(lane) > threshold)) {
+                continue;
+            }
+            for lane in 0..sums.len() {
+                let (row, bound) = ((chunk * LANES + lane) as i32, bound(lane));
+                if bound <= threshold || drops(row) {
+                    continue;
+                }
+                keys.push((bound as f32).key(row));
+                if keys.len() >= capacity {
+                    let (_, &mut worst, _) = keys.select_nth_unstable(k - 1);
+                    threshold = f64::from(f32::score(worst));
+                    keys.truncate(k);
+                }
+            }
+        }
+        keep_best(keys, k);
+    }
+
+    /// Leaves the rows whose bound reaches a threshold in `rows`.
+    fn candidates(&mut self, bounds: &Bounds, sums: &[f64], threshold: f64) {
+        let length = self.length;
+        self.rows.clear();
+        for (chunk, sums) in sums.chunks(LANES).enumerate() {
+            // Negated, so that a bound that is no number counts as large.
+            let reaches = |lane: usize| {
+                !(bounds.of(chunk * LANES + lane, sums[lane], length) < threshold)
+            };
+            if (0..sums.len()).fold(false, |any, lane| any | reaches(lane)) {
+                let reached = (0..sums.len()).filter(|&lane| reaches(lane));
+                self.rows.extend(reached.map(|lane| (chunk * LANES + lane) as u32));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_rows_are_read() {
+        // Sixty rows share ten columns; the last five share one more with the query.
+        let (mut indptr, mut indices, mut data) = (vec![0], vec![], vec![]);
+        for row in 0..60 {
+            let own = (row >= 55).then_some(10);
+            indices.extend((0..10).chain(own));
+            data.extend([0.1; 10].into_iter().chain(own.map(|_| row as f32)));
+            indptr.push(indices.len() as i64);
+        }
+        let rows = CsrView::of_features("rows", 11, &indptr, &indices, &data).unwrap();
+        let postings = Postings::new(rows).unwrap();
+        let bounds = Bounds::new(rows, &postings).unwrap();
+        let mut pruned = Pruned::default();
+        let columns: Vec<i32> = (0..11).collect();
+        assert!(pruned.take(&bounds, &postings, &columns, &[1.0; 11]));
+        assert_eq!((pruned.columns(), pruned.values()), (&[10][..], &[1.0][..]));
+        let mut sums = [0.0; 60];
+        (55..60).for_each(|row| sums[row] = row as f64);
+        let mut keys = vec![];
+        assert!(pruned.best(&bounds, rows.into(), &sums, 2, |id| id == 59, &mut keys).unwrap());
+        keys.sort_unstable();
+        assert_eq!(keys.iter().map(|&key| f32::label(key)).collect::<Vec<_>>(), [58, 57]);
+        assert_eq!(pruned.rows, [57, 58, 59]);
+
+        // All alike but for what is common: as many rows as there are have to be read.
+        assert!(!pruned.best(&bounds, rows.into(), &[0.0; 60], 2, |_| false, &mut keys).unwrap());
+        assert!(!pruned.take(&bounds, &postings, &[3, 10], &[1.0, 1.0]));
+        assert!(!pruned.take(&bounds, &postings, &columns, &[-1.0; 11]));
+    }
+}
