@@ -37,7 +37,6 @@ from dexml.scorers import Change, DenseScorer, OnProgress, PointMemory, Queries,
 from dexml.scorers.dense import Search
 from dexml.scorers.embedder import Precision
 
-
 PADDED_UP_TO = 1000
 """Columns that an answer may have though there are fewer labels."""
 
