@@ -84,7 +84,7 @@ def test_the_base_install_has_its_commands(bare: Callable[..., list[str]], comma
 
 
 def test_rooms_name_the_extra_that_they_need(bare: Callable[..., list[str]]) -> None:
-    rooms = "losses model plan text index run scorers train report predict commands demo"
+    rooms = "losses model plan text index run scorers train report predict commands"
     code = f"""
 for room in "{rooms}".split():
     try:

@@ -5,7 +5,8 @@ from dexml import console
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    from dexml.demo.chain import main as command  # a missing extra is then told in one line
+    console.require("demo", "pydantic", "pydantic_settings", "tomli_w", "tqdm")
+    from dexml.demo.chain import main as command
 
     command(argv)
 

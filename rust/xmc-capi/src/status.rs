@@ -57,9 +57,7 @@ impl From<Error> for Failure {
             Error::Content { .. }
             | Error::Damaged { .. }
             | Error::Window { .. }
-            | Error::Archive { .. } => {
-                xmc_status::Content
-            }
+            | Error::Archive { .. } => xmc_status::Content,
             Error::NoRows | Error::ZeroDenominator { .. } => xmc_status::Undefined,
             _ => xmc_status::Parameter,
         };
