@@ -464,7 +464,12 @@ def test_predict_shows_progress_without_an_encoder(
             self.n += n
             steps.append(n)
 
-    monkeypatch.setattr("dexml.commands.predict.tqdm", lambda **_: Bar())
+    real = console.bar
+
+    def bar(*words: Any, **options: Any) -> Any:
+        return Bar() if options["desc"] == "predict" else real(*words, **options)
+
+    monkeypatch.setattr("dexml.console.bar", bar)
     texts, out = confusing / "raw" / "tst_X.txt", tmp_path / "out.npz"
     assert call(predict_main, ranked_run, texts, "--out", out, "--block", 25) == 0
     assert steps == [25, 25, 10]

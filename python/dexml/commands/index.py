@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
-from tqdm import tqdm
 
 from dexml import config, console
 from dexml.config import Settings
@@ -157,7 +156,7 @@ def _edit(settings: IndexSettings) -> None:
         predictor.dense.index.rebuild(progress=not settings.quiet)
     predictor.save(lock=False)
     for id_, text in added:  # only now are the ids given
-        print(f"{id_}\t{text}")
+        console.put(f"{id_}\t{text}")
     if dense is None:
         if not settings.quiet:
             labels = predictor.label_set
@@ -219,7 +218,7 @@ def _update(predictor: Predictor, path: Path, settings: IndexSettings) -> None:
 
 
 def _bar(n: int, settings: IndexSettings) -> Any:
-    return tqdm(total=n, desc="encoding", unit="text", delay=2, disable=settings.quiet)
+    return console.bar(total=n, desc="encoding", unit="text", delay=2, disable=settings.quiet)
 
 
 def _lines(path: Path) -> list[str]:

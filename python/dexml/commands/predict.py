@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from scipy.sparse import csr_array
-from tqdm import tqdm
 
 from dexml import config, console, data, locks
 from dexml.commands import explain
@@ -246,15 +245,16 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
     with _bar(settings, question, 0, hidden=on_terminal or settings.texts == "-") as bar:
         if settings.explain:
             write = explain.as_json if settings.jsonl else bound(explain.as_tables, width=width)
+            show = console.put if settings.jsonl else bound(print, flush=True)
             for text, labels in _explained(predictor, question, 0, bar):
-                print(write(text, labels), end="", flush=True)
+                show(write(text, labels), end="")
             return
         for texts, (ids, scores) in _answers(predictor, question, 0, bar):
             if settings.jsonl:
-                shown = as_json(texts, ids, scores, predictor.label_texts)
+                console.put(as_json(texts, ids, scores, predictor.label_texts), end="")
             else:
                 shown = as_table(texts, ids, scores, predictor.label_texts, width)
-            print(shown, end="", flush=True)
+                print(shown, end="", flush=True)
 
 
 def _explained(
@@ -342,7 +342,7 @@ def _digest(content: bytes) -> str:
 
 
 def _bar(settings: PredictSettings, question: Question, start: int, *, hidden: bool = False) -> Any:
-    return tqdm(
+    return console.bar(
         total=question.total,
         initial=start,
         desc="predict",

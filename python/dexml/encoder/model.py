@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize as to_unit
-from tqdm import tqdm
 
 from dexml import console
 from dexml.encoder import attention, card, layers, modules, pretrained
@@ -272,7 +271,7 @@ class DualEncoder(nn.Module):
         come longest first, and the time that is left would shrink if it counted texts.
         """
         lengths = tokens.lengths
-        with tqdm(
+        with console.bar(
             total=int(lengths.sum()), desc=desc, unit="token", unit_scale=True, disable=not progress
         ) as bar:
             if self.engine is not None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dexml import console
 from dexml.files import replacing
+from dexml.given import text_list
 from dexml.text.tokenizing import token_ids
 
 if TYPE_CHECKING:  # counting and caching tokens works without torch
@@ -221,6 +222,7 @@ def tokenize(
         The token ids, in the order of the texts.
 
     Raises:
+        TypeError: `texts` is a single string, a table, a dict or a set, or an item is no string.
         ValueError: Special tokens alone fill `max_tokens`, or a text is not Unicode.
     """
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
@@ -230,7 +232,7 @@ def tokenize(
             f"max_tokens = {max_tokens}: the tokenizer adds {special} special tokens to each text; "
             f"give {special + 1} or more"
         )
-    texts = texts if isinstance(texts, list) else list(texts)
+    texts = text_list(texts)
     dtype = np.uint16 if backend.get_vocab_size() <= 1 << 16 else np.int32
     if cache is None or not texts:
         return Tokens(*token_ids(backend, texts, max_tokens, dtype, progress=progress))

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from dexml import sealed
+from dexml import console, sealed
 from dexml.data import Csr
 from dexml.encoder import with_bias_dimension
 from dexml.files import replacing
@@ -174,7 +173,9 @@ def score_test(
     if saved.ranker is not None:
         others["without ranker"] = result
         vectors = with_bias_dimension(encoder.embed(encoded))
-        with tqdm(total=len(part.texts), desc="ranking", unit="text", disable=not show) as bar:
+        with console.bar(
+            total=len(part.texts), desc="ranking", unit="text", disable=not show
+        ) as bar:
             result, ids, scores = evaluate_scorer(
                 asking(saved.ranker, part.texts, vectors),
                 part.texts,

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from dexml import console
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, Tokens, with_bias_dimension
 from dexml.encoder.engine import Engine
@@ -97,7 +97,9 @@ class Sample:
 def encoded(engine: Engine, tokens: tuple[Tokens, Tokens], progress: bool = False) -> Features:
     """Features of points and labels."""
     desc, total = f"sample in {engine.form}", int(sum(side.lengths.sum() for side in tokens))
-    with tqdm(total=total, desc=desc, unit="token", unit_scale=True, disable=not progress) as bar:
+    with console.bar(
+        total=total, desc=desc, unit="token", unit_scale=True, disable=not progress
+    ) as bar:
 
         def features(side: Tokens) -> NDArray[np.float32]:
             return engine.features(side, lambda rows: bar.update(side.lengths[rows].sum()))
