@@ -200,6 +200,9 @@ def topk_csr(
 ) -> _Ranking:
     """Rank the stored entries of each row: ids and scores (n, k), padded with -1 and -inf."""
 
+def ranks_in_rows(indptr: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Rank of each score in its row, from 0, int32: largest first, ties in order, NaN last."""
+
 def topk_dense(
     scores: NDArray[np.float32],
     k: int,
@@ -563,6 +566,16 @@ def pair_scores(
     num_threads: int | None = None,
 ) -> NDArray[np.float32]:
     """Inner products of given pairs, in their order. Of `rows`, those of a pair are checked."""
+
+def mix_rows(
+    ids: NDArray[np.int32],
+    weights: NDArray[np.float64],
+    rows: _Truth,
+    n_features: int,
+    *,
+    num_threads: int | None = None,
+) -> _Truth:
+    """Sum of the rows `ids` (n, m), padded with -1, each times its weight. Sorted."""
 
 def vote_sums(
     neighbours: NDArray[np.int32],

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from dexml import _rust
 from dexml.data import Csr
 
 
@@ -94,15 +95,14 @@ class Candidates:
             values[there] = matrix.data[position[there]]
         return values
 
-    def ranks(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    def ranks(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return ``-ln(1 + rank)`` of each score in its text, from rank 0; ties: the smaller id.
 
         Negative, so that it rises with the score as all evidence does.
         """
-        order = np.lexsort((-scores, self.rows))  # stable, and ids ascend
-        ranks = np.empty(len(scores), np.int64)
-        ranks[order] = np.arange(len(scores)) - self.indptr[self.rows]
-        return -np.log1p(ranks).astype(np.float32)
+        ranks = _rust.ranks_in_rows(self.indptr, np.ascontiguousarray(scores))
+        longest = int(np.diff(self.indptr).max(initial=0))
+        return -np.log1p(np.arange(longest)).astype(np.float32)[ranks]
 
     def largest(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Return for each pair the largest score of its text."""

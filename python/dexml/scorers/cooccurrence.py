@@ -11,6 +11,7 @@ from scipy.sparse import csr_array, vstack
 
 from dexml import _rust
 from dexml.data import Csr, csr_parts
+from dexml.data.parts import canonical
 from dexml.index import Hits
 from dexml.scorers.points import positives_of, widened
 
@@ -89,14 +90,10 @@ def companion_scores(hits: Hits, matrix: Csr, n_labels: int) -> Csr:
     grown = np.where(known, np.exp((scores - first[:, None]) / TEMPERATURE), 0.0)
     total = grown.sum(axis=1, keepdims=True)
     shares = np.sqrt(grown / np.where(total > 0, total, 1.0))
-    indptr = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
-    best = csr_array((shares[known], ids[known], indptr), shape=(len(ids), matrix.shape[0]))
-    found = csr_array(best @ matrix)
-    found.sort_indices()
-    return csr_array(
-        (found.data.astype(np.float32), found.indices.astype(np.int32), found.indptr),
-        shape=(len(ids), n_labels),
+    parts = _rust.mix_rows(
+        np.where(known, ids, np.int32(-1)), shares, csr_parts(matrix, "companions"), n_labels
     )
+    return canonical((len(ids), n_labels), *parts)
 
 
 def top_of(

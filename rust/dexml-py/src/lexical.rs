@@ -381,6 +381,34 @@ pub(crate) fn pair_scores<'py>(
     Ok(moved(py, scores).into_any())
 }
 
+/// Weighted sums of rows.
+#[pyfunction]
+#[pyo3(signature = (ids, weights, rows, n_features, *, num_threads=None))]
+pub(crate) fn mix_rows<'py>(
+    py: Python<'py>,
+    ids: Bound<'py, PyAny>,
+    weights: Bound<'py, PyAny>,
+    rows: CsrArgs<'py>,
+    n_features: i64,
+    num_threads: Option<i64>,
+) -> PyResult<CsrArgs<'py>> {
+    let n_features = count("n_features", n_features)?;
+    let (ids, weights) = (matrix::<i32>("ids", &ids)?, matrix::<f64>("weights", &weights)?);
+    let rows = CsrArrays::<f32>::borrow("rows", &rows)?;
+    let (n, width) = (ids.shape()[0], ids.shape()[1]);
+    if ids.shape() != weights.shape() || (width == 0 && n > 0) {
+        let (ids, weights) = (ids.shape(), weights.shape());
+        return Err(PyValueError::new_err(format!(
+            "ids {ids:?} and weights {weights:?}; expected equal shapes with a column"
+        )));
+    }
+    let (ids, weights, rows) = (ids.as_slice()?, weights.as_slice()?, rows.slices()?);
+    let mixed = in_pool(py, num_threads, || {
+        lexical::mix_rows(ids, weights, width, rows.lazy("rows", n_features)?)
+    })?;
+    Ok(moved_csr(py, mixed))
+}
+
 /// Votes of the nearest points, summed by label.
 #[pyfunction]
 #[pyo3(signature = (neighbours, votes, y, n_labels, *, num_threads=None))]

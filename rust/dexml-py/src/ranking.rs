@@ -7,8 +7,9 @@ use xmc_core::{Error, Id, Ranked, Result, Score};
 
 use crate::arrays::{
     CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, holds, matrix, moved, moved_ranking,
+    vector,
 };
-use crate::border::{count, in_pool};
+use crate::border::{count, detached, in_pool};
 
 /// The k best stored entries of each row.
 #[pyfunction]
@@ -52,6 +53,19 @@ fn topk_of<'py, S: Score + Element>(
         Ok((scores.n_rows(), xmc_core::topk_csr(scores, k, exclude)?))
     })?;
     moved_ranking(py, n_rows, top)
+}
+
+/// The rank of each score within its row.
+#[pyfunction]
+pub(crate) fn ranks_in_rows<'py>(
+    py: Python<'py>,
+    indptr: Bound<'py, PyAny>,
+    scores: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (indptr, scores) = (vector::<i64>("indptr", &indptr)?, vector::<f32>("scores", &scores)?);
+    let (indptr, scores) = (indptr.as_slice()?, scores.as_slice()?);
+    let ranks = detached(py, || xmc_core::ranks_in_rows(indptr, scores))?;
+    Ok(moved(py, ranks).into_any())
 }
 
 /// The k best labels of each dense row.

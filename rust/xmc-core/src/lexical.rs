@@ -4,7 +4,7 @@
 //! are frequent enough, and [`Vocabulary::rows`] turns texts into weighted CSR rows.
 //! [`join_rows`] puts several such matrices side by side, [`label_centroids`] averages the rows of
 //! a label's points, an [`InvertedIndex`] finds the nearest rows, and [`pair_scores`] scores given
-//! pairs. The votes of the nearest points are summed by [`vote_sums`](crate::vote_sums).
+//! pairs, and [`mix_rows`] adds up weighted rows. The votes of the nearest points are summed by [`vote_sums`](crate::vote_sums).
 //!
 //! ```
 //! use xmc_core::lexical::{Cut, Documents, InvertedIndex, Tokenizer, Vocabulary, Weights};
@@ -37,13 +37,14 @@
 //! | an inverted index | 8 × N + 9 × V + 4 × rows; T × V × 8 more while it is built |
 //! | a search | 8 × (indexed rows) for each thread, and the result |
 //! | label centroids | 8 × V for each thread, and the result |
-//! | scores of pairs | 64 to 128 × (terms of the query) for each thread, (rows) / 8, and the result |
+//! | scores of pairs | 8,192 + 32 to 64 × (terms of the query) for each thread, (rows) / 8, and the result |
 
 mod bounds;
 mod centroids;
 mod interner;
 mod join;
 mod lazy;
+mod mix;
 mod pairs;
 mod search;
 mod tfidf;
@@ -57,6 +58,7 @@ use crate::error::{Error, Fault, Result};
 pub use centroids::label_centroids;
 pub use join::join_rows;
 pub use lazy::LazyRows;
+pub use mix::mix_rows;
 pub use pairs::pair_scores;
 pub use search::InvertedIndex;
 pub use tfidf::Weights;

@@ -58,7 +58,7 @@ pub use metric::{Kind, MAX_K, Metric};
 pub use npz::{Scores, Value, write_npz};
 pub use pairs::{Pairs, parse_pairs};
 pub use propensity::{inv_propensity, label_counts};
-pub use rank::Score;
+pub use rank::{Score, ranks_in_rows};
 pub use ranker::{Candidates, Ranker, RankerOptions, RankerView, fit_ranker, score_ranker};
 pub use repair::Repairs;
 pub use resample::{Difference, Interval, Resampler, Terms, interval, p_value};

@@ -1,6 +1,8 @@
 //! The order of every ranking: larger score first, equal scores by smaller label.
 
 use crate::csr::CsrPattern;
+use crate::error::{Error, Result};
+use crate::memory::{reserve, zeroed};
 
 mod sealed {
     pub trait Sealed {}
@@ -95,6 +97,36 @@ pub(crate) fn keep_best<K: Ord>(keys: &mut Vec<K>, k: usize) {
     }
 }
 
+/// The rank of each score within its row, from 0: the largest score first, equal ones in the order in
+/// which they stand, NaN last. Row i has the scores `indptr[i]..indptr[i + 1]`.
+///
+/// # Errors
+/// [`Error::Length`] if the rows do not cover the scores one after the other; [`Error::OutOfMemory`].
+pub fn ranks_in_rows(indptr: &[i64], scores: &[f32]) -> Result<Vec<i32>> {
+    let wrong = |found| {
+        let (name, what, expected) = ("indptr".to_owned(), "scores in rows", scores.len());
+        Err(Error::Length { name, what, expected, found })
+    };
+    let (mut ranks, mut keys, mut start) = (zeroed(scores.len())?, Vec::new(), 0);
+    for pair in indptr.windows(2) {
+        let end = usize::try_from(pair[1]).unwrap_or(0);
+        let row = if pair[0] == start as i64 { scores.get(start..end) } else { None };
+        let Some(row) = row else { return wrong(start) };
+        keys.clear();
+        reserve(&mut keys, row.len())?;
+        keys.extend(row.iter().zip(0..).map(|(score, at)| {
+            let last = u64::from(u32::MAX) << 32 | u64::from(at as u32);
+            if score.is_nan() { last } else { score.key(at) }
+        }));
+        keys.sort_unstable();
+        for (rank, &key) in (0..).zip(keys.iter()) {
+            ranks[start + f32::label(key) as usize] = rank;
+        }
+        start = end;
+    }
+    if start == scores.len() { Ok(ranks) } else { wrong(start) }
+}
+
 /// The labels excluded from one row at a time.
 #[derive(Default)]
 pub(crate) struct Excluded(Vec<i32>);
@@ -130,8 +162,20 @@ impl Excluded {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranks_of_scores() {
+        let scores = [0.5, f32::NAN, 2.0, 0.5, 0.0, -0.0, f32::NEG_INFINITY];
+        let ranks = ranks_in_rows(&[0, 4, 4, 7], &scores).unwrap();
+        assert_eq!(ranks, [1, 3, 0, 2, 0, 1, 2]);
+        assert_eq!(ranks_in_rows(&[0], &[]).unwrap(), []);
+        for bad in [&[0, 3][..], &[0, 8], &[1, 7], &[0, 5, 4, 7], &[-1, 7], &[0, -1]] {
+            assert!(ranks_in_rows(bad, &scores).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn keys_follow_scores_then_labels() {

@@ -140,7 +140,7 @@ impl Pruned {
         }
         let mut threshold = f32::INFINITY;
         for key in &self.first {
-            let (columns, values) = rows.checked(f32::label(*key) as usize)?;
+            let (columns, values) = rows.get(f32::label(*key) as usize)?;
             threshold = threshold.min(self.terms.product(columns, values));
         }
         // Also false for 0: a row that shares nothing with the query is not returned.
@@ -155,7 +155,7 @@ impl Pruned {
             if drops(row as i32) {
                 continue;
             }
-            let (columns, values) = rows.checked(row as usize)?;
+            let (columns, values) = rows.get(row as usize)?;
             let score = self.terms.product(columns, values);
             if score >= threshold {
                 keys.push(score.key(row as i32));

@@ -53,7 +53,7 @@ pub fn pair_scores<'a>(
                 let (columns, values) = queries.row(row);
                 terms.load(columns, values)?;
                 for (&other, cell) in pairs.row(row).iter().zip(&mut cells) {
-                    let (columns, values) = rows.get(other as usize).unwrap_or_default();
+                    let (columns, values) = rows.get(other as usize)?;
                     *cell = terms.product(columns, values);
                 }
             }

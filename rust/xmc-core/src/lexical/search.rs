@@ -89,7 +89,7 @@ impl InvertedIndex {
     ///
     /// # Errors
     /// [`Error::Parameter`] for `k = 0`; [`Error::Length`] if shapes disagree; [`Error::Content`] for a
-    /// query that is not ascending or a value that is not finite, and for such a row that is read.
+    /// query that is not ascending or a value that is not finite, and for a bad row pointer in `rows`.
     pub fn search(
         &self,
         queries: CsrView<'_>,
