@@ -13,8 +13,8 @@ use xmc_core::lexical::{
 use xmc_core::{Ranked, Result};
 
 use crate::arrays::{
-    CsrArgs, CsrArrays, CsrSlices, PatternArgs, PatternArrays, Ranking, matrix, moved,
-    moved_csr, moved_ranking, vector,
+    CsrArgs, CsrArrays, CsrSlices, PatternArgs, PatternArrays, Ranking, matrix, moved, moved_csr,
+    moved_ranking, vector,
 };
 use crate::border::{count, detached, exception, in_pool, interruptible};
 

@@ -30,13 +30,15 @@ mod _rust {
     };
     #[pymodule_export]
     use super::lexical::{
-        PyInvertedIndex, PyTokenizer, PyVocabulary, join_rows, label_centroids, mix_rows, pair_scores,
-        vote_sums,
+        PyInvertedIndex, PyTokenizer, PyVocabulary, join_rows, label_centroids, mix_rows,
+        pair_scores, vote_sums,
     };
     #[pymodule_export]
     use super::ranker::{fit_ranker, score_ranker};
     #[pymodule_export]
-    use super::ranking::{drop_pairs_csr, drop_pairs_ids, merge_topk, ranks_in_rows, topk_csr, topk_dense};
+    use super::ranking::{
+        drop_pairs_csr, drop_pairs_ids, merge_topk, ranks_in_rows, topk_csr, topk_dense,
+    };
     #[pymodule_export]
     use super::sampling::{PyNegativeSampler, co_occurrence, random_walk};
     #[pymodule_export]

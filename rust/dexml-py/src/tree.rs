@@ -138,12 +138,7 @@ impl PyLabelTree {
 
     /// The labels that the beams reach with their scores, (n, n_labels), rows sorted by label.
     #[pyo3(signature = (x, *, beam))]
-    fn reach<'py>(
-        &self,
-        py: Python<'py>,
-        x: CsrArgs<'py>,
-        beam: i64,
-    ) -> PyResult<CsrArgs<'py>> {
+    fn reach<'py>(&self, py: Python<'py>, x: CsrArgs<'py>, beam: i64) -> PyResult<CsrArgs<'py>> {
         let beam = count("beam", beam)?;
         let x = CsrArrays::<f32>::borrow("x", &x)?;
         let (x, tree) = (x.slices()?, &self.inner);

@@ -75,7 +75,8 @@ const BLOCK_ROWS: usize = 256;
 fn check_rows(rows: CsrView<'_>) -> Result<()> {
     let check = |row: usize| {
         let (columns, values) = rows.row(row);
-        fault_of(columns, values).map_or(Ok(()), |fault| Err(Error::at_row(rows.name(), row, fault)))
+        fault_of(columns, values)
+            .map_or(Ok(()), |fault| Err(Error::at_row(rows.name(), row, fault)))
     };
     let blocks: Vec<Result<()>> = (0..rows.n_rows().div_ceil(BLOCK_ROWS))
         .into_par_iter()

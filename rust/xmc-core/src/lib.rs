@@ -65,6 +65,8 @@ pub use resample::{Difference, Interval, Resampler, Terms, interval, p_value};
 pub use sample::{NegativeSampler, Negatives, Shortlists, Source};
 pub use text::ParseOptions;
 pub use topk::{Ranked, TopK, drop_pairs_csr, drop_pairs_ids, merge_topk, topk_csr, topk_dense};
-pub use tree::{LabelTree, TREE_FLOOR, TreeArrays, TreeOptions, fit_tree, rank_tree, reach_tree, score_tree};
+pub use tree::{
+    LabelTree, TREE_FLOOR, TreeArrays, TreeOptions, fit_tree, rank_tree, reach_tree, score_tree,
+};
 pub use votes::{Vectors, Votes, mix_votes, vote_sums};
 pub use write::{write_bow, write_labels, write_pairs};

@@ -166,13 +166,7 @@ impl Pruned {
     }
 
     /// Leaves the keys of the k rows with the largest bounds in `first`.
-    fn largest(
-        &mut self,
-        bounds: &Bounds,
-        sums: &[f64],
-        k: usize,
-        drops: &impl Fn(i32) -> bool,
-    ) {
+    fn largest(&mut self, bounds: &Bounds, sums: &[f64], k: usize, drops: &impl Fn(i32) -> bool) {
         let (keys, length) = (&mut self.first, self.length);
         keys.clear();
         let capacity = k.saturating_mul(2).max(256);
@@ -204,9 +198,8 @@ impl Pruned {
         self.rows.clear();
         for (chunk, sums) in sums.chunks(LANES).enumerate() {
             // Negated, so that a bound that is no number counts as large.
-            let reaches = |lane: usize| {
-                !(bounds.of(chunk * LANES + lane, sums[lane], length) < threshold)
-            };
+            let reaches =
+                |lane: usize| !(bounds.of(chunk * LANES + lane, sums[lane], length) < threshold);
             if (0..sums.len()).fold(false, |any, lane| any | reaches(lane)) {
                 let reached = (0..sums.len()).filter(|&lane| reaches(lane));
                 self.rows.extend(reached.map(|lane| (chunk * LANES + lane) as u32));

@@ -39,7 +39,11 @@ pub fn mix_rows(ids: &[i32], weights: &[f64], width: usize, rows: LazyRows<'_>) 
                 }
                 if id as u32 as usize >= rows.n_rows() {
                     let (label, n_labels) = (id.to_string(), rows.n_rows());
-                    return Err(Error::at_row("ids", at, Fault::LabelOutOfRange { label, n_labels }));
+                    return Err(Error::at_row(
+                        "ids",
+                        at,
+                        Fault::LabelOutOfRange { label, n_labels },
+                    ));
                 }
                 if !weight.is_finite() {
                     return Err(Error::at_row("weights", at, Fault::NotFinite { label: id }));
@@ -69,7 +73,8 @@ mod tests {
 
     #[test]
     fn sums_of_rows() {
-        let rows = LazyRows::new("m", 4, &[0, 2, 2, 4], &[0, 3, 1, 3], &[1.0, 2.0, 4.0, 8.0]).unwrap();
+        let rows =
+            LazyRows::new("m", 4, &[0, 2, 2, 4], &[0, 3, 1, 3], &[1.0, 2.0, 4.0, 8.0]).unwrap();
         let mixed = mix_rows(&[0, 2, 1, -1], &[0.5, 2.0, 1.0, f64::NAN], 2, rows).unwrap();
         assert_eq!((mixed.n_cols, mixed.indptr), (4, vec![0, 3, 3]));
         assert_eq!((mixed.indices, mixed.data), (vec![0, 1, 3], vec![0.5, 8.0, 17.0]));

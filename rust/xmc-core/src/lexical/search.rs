@@ -131,8 +131,8 @@ impl InvertedIndex {
                 }
                 keep_best(keys, k);
             } else {
-                let bounded = rows
-                    .filter(|_| pruned.take(&self.bounds, &self.postings, columns, values));
+                let bounded =
+                    rows.filter(|_| pruned.take(&self.bounds, &self.postings, columns, values));
                 if let Some(rows) = bounded {
                     self.add(pruned.columns(), pruned.values(), sums);
                     let found = pruned.best(&self.bounds, rows, sums, k, drops, keys)?;

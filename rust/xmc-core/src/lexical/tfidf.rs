@@ -153,7 +153,9 @@ mod tests {
     #[test]
     fn errors() {
         let message = |idf: &[f32]| {
-            rows(&Weights { idf: Some(idf), ..Weights::default() }, &["b a"]).unwrap_err().to_string()
+            rows(&Weights { idf: Some(idf), ..Weights::default() }, &["b a"])
+                .unwrap_err()
+                .to_string()
         };
         assert_eq!(message(&[1.0; 2]), "idf: 2 values, expected 3");
         let nan = message(&[1.0, f32::NAN, 1.0]);
