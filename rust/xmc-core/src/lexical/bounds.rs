@@ -201,8 +201,8 @@ impl Pruned {
             let reaches =
                 |lane: usize| !(bounds.of(chunk * LANES + lane, sums[lane], length) < threshold);
             if (0..sums.len()).fold(false, |any, lane| any | reaches(lane)) {
-                let reached = (0..sums.len()).filter(|&lane| reaches(lane));
-                self.rows.extend(reached.map(|lane| (chunk * LANES + lane) as u32));
+                let lanes = (0..sums.len()).filter(|&lane| reaches(lane));
+                self.rows.extend(lanes.map(|lane| (chunk * LANES + lane) as u32));
             }
         }
     }
