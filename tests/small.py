@@ -28,6 +28,7 @@ def train_settings(data: Path, encoder: Path, out: Path, **changes: Any) -> "Tra
         "head_epochs": 3,
         "head_batch_size": 64,
         "seed": 1,
+        "engine": "torch",  # converting an encoder takes seconds; tests of engines ask for it
         "ranker": "none",  # most tests look at the encoder; those of the ranker ask for it
     }
     return TrainSettings(**(values | changes))

@@ -216,10 +216,10 @@ def test_a_data_set_from_python(tmp_path: Path) -> None:
         ((["a"], [[1, 2, 1]]), ValueError, r"trn labels\[0\]: duplicate label 1"),
         ((["a"], [[0.5]]), ValueError, r"trn labels\[0\]: holds 0.5 of type float; expected label"),
         ((["a"], [["x"]]), ValueError, r"trn labels\[0\]: holds 'x' of type str; expected label"),
-        (("a", [[0]]), TypeError, "trn_X.txt: texts is a single string; give a list"),
+        (("a", [[0]]), TypeError, "trn texts is a single string; give a list"),
         ((["a"], ["x"]), TypeError, r"trn labels\[0\] is str; expected a list of label ids"),
         ((["a"], np.eye(3)[:1]), TypeError, "trn labels is ndarray; give a sparse matrix"),
-        ((["a", 7], [[0], [1]]), TypeError, "trn_X.txt: text 1 is of type int, not str"),
+        ((["a", 7], [[0], [1]]), TypeError, r"trn texts\[1\] is int; expected a string"),
         ((["\ud800"], [[0]]), ValueError, "trn_X.txt: text 0 is not Unicode"),
     ],
 )

@@ -140,6 +140,7 @@ def tiny_demo(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Demo:
+    monkeypatch.setattr("dexml.train.inputs.ENOUGH", 1)  # one fit less for each part
     made = Demo(tmp_path / "demo", capsys)
     minilm = TrainSettings.model_fields["encoder"].default
 

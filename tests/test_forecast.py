@@ -74,6 +74,7 @@ def test_a_run_that_is_there_stays_as_it_is(
     before = files(out)
     assert any(name.startswith("cache/") for name in before)
     command = [str(tiny_data), "--encoder", str(tiny_encoder), "--out", str(out), "--quiet"]
+    command += ["--engine", "torch"]  # as the run has it
     assert run(train_main, [*command, "--plan-json"]) == 0
     assert files(out) == before
     names = [part["name"] for part in json.loads(capsys.readouterr().out)["parts"]]

@@ -194,7 +194,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
 
 def test_texts_of_other_types_are_refused() -> None:
     wrong: list[tuple[Any, str]] = [
-        ("one text", "texts must be a list of str, not one str"),
+        ("one text", "texts is a single string; give a list"),
         (["a", 3], r"texts\[1\]: either all texts are str, or all are lists"),
         ([3], r"texts\[0\] must be str or a list of str, not int"),
         ([["a", None]], r"texts\[0\] must be str or a list of str, not list"),

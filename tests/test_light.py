@@ -19,6 +19,7 @@ from dexml import console, train
 from dexml.commands.index import main as index_main
 from dexml.commands.predict import main as predict_main
 from dexml.commands.train import main as train_main
+from dexml.data import save_dataset
 from dexml.metrics import evaluate
 from dexml.metrics.__main__ import main as metrics_main
 from dexml.predict import Predictor, open_run
@@ -463,7 +464,12 @@ def test_predict_shows_progress_without_an_encoder(
             self.n += n
             steps.append(n)
 
-    monkeypatch.setattr("dexml.commands.predict.tqdm", lambda **_: Bar())
+    real = console.bar
+
+    def bar(*words: Any, **options: Any) -> Any:
+        return Bar() if options["desc"] == "predict" else real(*words, **options)
+
+    monkeypatch.setattr("dexml.console.bar", bar)
     texts, out = confusing / "raw" / "tst_X.txt", tmp_path / "out.npz"
     assert call(predict_main, ranked_run, texts, "--out", out, "--block", 25) == 0
     assert steps == [25, 25, 10]
@@ -505,3 +511,38 @@ def test_all_of_it_works_without_torch(tiny_data: Path, tiny_encoder: Path, tmp_
     assert "pip install 'dexml-xmc[train]'" in message
     assert message.endswith("or train without an encoder: --encoder none")
     assert part_path(tmp_path / "run", "lexical/points").exists()  # and the run is still there
+
+
+WORDS = {
+    "Russian": (" ", "ядро печать музыка сеть почта", "драйвер сервер клиент игра"),
+    "Greek": (" ", "πυρήνας εκτύπωση μουσική δίκτυο", "οδηγός διακομιστής πελάτης παιχνίδι"),
+    "Arabic": (" ", "نواة طباعة موسيقى شبكة بريد", "برنامج خادم عميل لعبة"),
+    "Chinese": ("", "内核 打印 音乐 网络 邮件", "驱动程序 服务器 客户端 游戏"),
+    "Thai": ("", "เคอร์เนล การพิมพ์ ดนตรี เครือข่าย", "โปรแกรม เซิร์ฟเวอร์ ลูกค้า เกม"),
+}
+"""What joins words, topics and parts; Chinese and Thai put no blanks between words."""
+
+
+@pytest.mark.parametrize("language", WORDS)
+def test_texts_of_any_script_are_trained_on_and_explained(tmp_path: Path, language: str) -> None:
+    blank, topics, parts = WORDS[language]
+    pairs = [(topic, part) for topic in topics.split() for part in parts.split()]
+    labels = [f"{topic}{blank}{part}" for topic, part in pairs]
+    rng = np.random.default_rng(0)
+
+    def side(n: int) -> tuple[list[str], list[list[int]]]:
+        chosen = [int(i) for i in rng.integers(len(labels), size=n)]
+        # A number, so that no two texts are the same: equal ones would stay on one side of a split.
+        texts = [f"{pairs[i][1]}{blank}{pairs[i][0]} {rng.integers(10**6)}" for i in chosen]
+        return texts, [[i] for i in chosen]
+
+    save_dataset(tmp_path / "data", labels, train=side(300), test=side(50))
+    result = train.train(settings_of(tmp_path / "data", tmp_path / "run"))
+    assert result is not None
+    assert result.metrics["P@1"] > 0.9
+    predictor = Predictor.open(tmp_path / "run")
+    topic, part = pairs[3]
+    assert predictor.labels(predictor.predict([f"{part}{blank}{topic}"], k=1).ids) == [[labels[3]]]
+    explained = predictor.explain(topic, labels[3]).words
+    terms = {match.term.strip() for shared in explained for match in shared.terms}
+    assert any(term and term in topic for term in terms), terms

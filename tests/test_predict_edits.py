@@ -88,6 +88,9 @@ def test_labels_of_points_are_lists_of_ids_or_a_matrix(voting: Path) -> None:
     assert opened.memory.points.y[[8, 9]].indices.tolist() == [3, 64]
 
 
+TWICE = csr_array((np.ones(3, np.float32), [5, 3, 3], [0, 1, 3]), shape=(2, 64))
+
+
 @pytest.mark.parametrize(
     ("y", "error", "message"),
     [
@@ -103,6 +106,18 @@ def test_labels_of_points_are_lists_of_ids_or_a_matrix(voting: Path) -> None:
         ([3, 4], TypeError, r"y\[0\] is int; expected a list of label ids"),
         (None, TypeError, "y is NoneType; give a sparse matrix"),
         (np.ones((2, 64)), TypeError, r"y is ndarray; give a sparse matrix .*, csr_array\(y\)"),
+        ([[3], [1, None]], ValueError, r"y\[1\]: holds None of type NoneType; .*\(position 1\)"),
+        ([[3], [2**64]], ValueError, r"y\[1\]: label 18446744073709551616 out of range"),
+        ([[3], [1, 2**63]], ValueError, r"y\[1\]: label 9223372036854775808 out of range"),
+        ([[3], [1, [2]]], ValueError, r"y\[1\]: rows of different lengths"),
+        ([[3], {1: 2}], TypeError, r"y\[1\] is dict; expected a list of label ids"),
+        ({0: [3], 1: [4]}, TypeError, "y is dict; give a sparse matrix"),
+        (TWICE, ValueError, "y: row 1: duplicate label 3"),
+        (TWICE.tocoo(), ValueError, "y: a pair is stored twice"),
+        (TWICE * np.float32(np.nan), ValueError, "y: row 1: duplicate label 3"),
+        (csr_array(np.diag([1.0, np.nan])), ValueError, "y: row 1: truth value of label 1 must"),
+        (csr_array(np.diag([1.0, -1.0])), ValueError, "y: row 1: truth value of label 1 must"),
+        (csr_array(np.ones(2)), ValueError, "y: one-dimensional"),
         (csr_array((2, 65)), ValueError, r"2 texts and y \(2, 65\) for 64 labels"),
         (csr_array((3, 64)), ValueError, r"2 texts and y \(3, 64\) for 64 labels"),
     ],
@@ -113,6 +128,17 @@ def test_anything_but_labels_of_points_is_refused(
     predictor = Predictor.open(voting, threads=1)
     with pytest.raises(error, match=message):
         predictor.add_points(["kernel", "mail"], y)
+    assert predictor.memory is not None
+    assert predictor.memory.n_points == 5
+    predictor.predict(["kernel"], 3)
+    predictor.save()
+
+
+@pytest.mark.parametrize("texts", [{"kernel": 1}, {"kernel"}, "kernel", np.array([["kernel"]])])
+def test_points_are_lists_of_texts(voting: Path, texts: Any) -> None:
+    predictor = Predictor.open(voting, threads=1)
+    with pytest.raises(TypeError, match=r"texts is (dict|set|a single string|ndarray)"):
+        predictor.add_points(texts, [[3]])
     assert predictor.memory is not None
     assert predictor.memory.n_points == 5
 

@@ -201,7 +201,7 @@ def unfinished(
         (["--only", "ONLY"], "begun with labels = null, now "),
         (
             ["--precision", "bfloat16"],
-            'begun with scorer = {"device": "cpu", "precision": "float32"}, now {',
+            'begun with scorer = {"device": "cpu", "precision": "float32", "engine": ',
         ),
         (["--search", "hnsw"], 'begun with search = "exact, 64 labels", now "HNSW'),
     ],

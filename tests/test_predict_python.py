@@ -211,6 +211,8 @@ def test_a_wrong_group_is_refused(predictor: Predictor, only: Any, message: str)
         (None, TypeError, "texts is None"),
         (["a", None], TypeError, r"texts\[1\] is NoneType; expected a string"),
         ([3], TypeError, r"texts\[0\] is int"),
+        ({"a": "b"}, TypeError, r"texts is dict; give a list of strings"),
+        (np.array([["a", "b"]]), TypeError, r"texts is ndarray, a table; give one column"),
         (["a", "b\ud800"], ValueError, r"texts\[1\]: not valid Unicode at character 1 \('\\ud800'"),
     ],
 )
@@ -284,12 +286,29 @@ def test_odd_texts_are_answered(predictor: Predictor) -> None:
             r"exclude: shape \(2, 64\), but texts and labels have \(1, 64\)",
         ),
         (lambda p: p.labels([1, 2]), ValueError, r"ids: shape \(2,\); expected \(n, k\)"),
-        (lambda p: p.labels([[1, 64]]), ValueError, "ids: label 64 out of range"),
+        (lambda p: p.labels([[1, 64]]), ValueError, r"ids\[0\]: label 64 out of range"),
         (lambda p: p.open(p.run.folder, threads=0), ValueError, "threads = 0; expected at least"),
         (lambda p: p.update_labels([1, 2], ["x"]), ValueError, "2 ids and 1 texts"),
         (lambda p: p.update_labels([64], ["x"]), ValueError, "ids: label 64 out of range"),
         (lambda p: p.remove_labels([-1]), ValueError, "ids: label -1 out of range"),
         (lambda p: p.remove_labels(["a"]), ValueError, "expected label ids"),
+        (lambda p: p.remove_labels([1, None]), ValueError, r"ids: holds None .*\(position 1\)"),
+        (lambda p: p.remove_labels(None), ValueError, "ids: holds None of type NoneType"),
+        (lambda p: p.remove_labels([1, 2**64]), ValueError, "label 18446744073709551616 out of"),
+        (lambda p: p.remove_labels([1, 2**63]), ValueError, "label 9223372036854775808 out of"),
+        (lambda p: p.remove_labels([[1], [2, 3]]), ValueError, "ids: rows of different lengths"),
+        (lambda p: p.remove_labels([[1, 2]]), ValueError, "ids: 2 dimensions"),
+        (lambda p: p.remove_labels(np.ma.masked_array([1, 2])), ValueError, "ids: a masked array"),
+        (lambda p: p.remove_labels([1.0]), ValueError, "ids: holds 1.0 of type float"),
+        (lambda p: p.update_labels([None], ["x"]), ValueError, "ids: holds None"),
+        (lambda p: p.update_labels([2**64], ["x"]), ValueError, "label 18446744073709551616 out"),
+        (lambda p: p.update_labels([1], {"x": "y"}), TypeError, "texts is dict; give a list"),
+        (lambda p: p.labels([[1, None]]), ValueError, r"ids\[0\]: holds None"),
+        (lambda p: p.labels([[1], [2, 3]]), ValueError, "ids: rows of different lengths"),
+        (lambda p: p.labels([[1, -2]]), ValueError, r"ids\[0\]: label -2 out of range"),
+        (lambda p: p.predict(["x"], only=[1, None]), ValueError, "only: holds None"),
+        (lambda p: p.predict(["x"], only=[2**64]), ValueError, "only: label 184467"),
+        (lambda p: p.predict(["x"], only=[[1], [2, 3]]), ValueError, "only: rows of different"),
         (lambda p: p.open(p.run.folder, search="fast"), ValueError, "search = 'fast'"),
         (
             lambda p: p.open(p.run.folder, precision="int8"),
@@ -301,6 +320,15 @@ def test_odd_texts_are_answered(predictor: Predictor) -> None:
 def test_wrong_arguments(fresh: Predictor, call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(fresh)
+
+
+def test_more_labels_than_there_are_take_no_memory(predictor: Predictor) -> None:
+    ids, scores = predictor.predict(["kernel", "mail"], 10**9)
+    assert ids.shape == scores.shape == (2, 1000)
+    np.testing.assert_array_equal(ids[:, :64], predictor.predict(["kernel", "mail"], 64).ids)
+    assert (ids[:, 64:] == -1).all()
+    assert predictor.predict(["kernel"], 100).ids.shape == (1, 100)  # as R@100 wants it
+    assert len(predictor.explain_best("kernel", 10**9)) == 64
 
 
 def test_progress_counts_every_text(predictor: Predictor, texts: list[str]) -> None:

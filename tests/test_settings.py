@@ -25,7 +25,8 @@ from small import log_of, part_path, train_settings, weights
 SWITCHES = {
     *("data_dir", "out", "resume", "overwrite", "quiet", "debug", "device", "threads"),
     *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
-    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "cache", "keep_texts"),
+    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "keep_texts"),
+    *("cache", "cache_gigabytes"),
 }
 """Fields of `TrainSettings` that do not belong to the result."""
 
@@ -113,7 +114,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("precision", "bfloat16", "plain"),
     ("deterministic", True, "plain"),
 ]
-ELSEWHERE = {"compile", "validation_points", "memory", "ranker", "favour", "tree"}
+ELSEWHERE = {"compile", "validation_points", "memory", "ranker", "favour", "tree", "engine", "form"}
 """Tried in tests of their own (here, in `test_train.py` and in `test_train_ranker.py`)."""
 SCORE_CHANGES = [("propensity", "Amazon-3M"), ("propensity_a", 0.7), ("propensity_b", 2.5)]
 """What changes no weights, only the scores of PSP@k, in the selection and in the end."""
@@ -221,6 +222,7 @@ def test_switches_change_nothing(
         tensorboard=True,
         wandb_mode="offline",
         cache=str(tmp_path / "cache"),
+        cache_gigabytes=1.0,
     )
     assert list((tmp_path / "cache").iterdir())
     assert "300 training and" in capsys.readouterr().err

@@ -50,6 +50,8 @@ WHOLE: dict[str, Any] = {
     "refit": False,
     "residual_lr": 0.01,
 }
+RANKED: dict[str, Any] = {"ranker": "auto", "tree": "none", "deterministic": True, "head_epochs": 2}
+"""A training whose ranker asks parts of the fitted points."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -124,7 +126,8 @@ def work(rank: int, size: int, folder: str, data: str, encoder: str) -> None:
     try:
         found = run_cases(Path(folder), Path(data), Path(encoder), 5)
         torch.save(found, f"{folder}/{rank}.pt")
-        train.train(train_settings(Path(data), Path(encoder), Path(folder) / "whole", **WHOLE))
+        for name, changes in (("whole", WHOLE), ("ranked", RANKED)):
+            train.train(train_settings(Path(data), Path(encoder), Path(folder) / name, **changes))
     finally:
         dist.destroy_process_group()
 
@@ -161,7 +164,8 @@ def test_two_processes_train_as_one(filtered: Path, tiny_encoder: Path, tmp_path
     started = spawn(work, 2, tmp_path / "two", str(filtered), str(tiny_encoder))
     (tmp_path / "one").mkdir()
     one = run_cases(tmp_path / "one", filtered, tiny_encoder, 5)
-    train.train(train_settings(filtered, tiny_encoder, tmp_path / "one" / "whole", **WHOLE))
+    for name, changes in (("whole", WHOLE), ("ranked", RANKED)):
+        train.train(train_settings(filtered, tiny_encoder, tmp_path / "one" / name, **changes))
     assert finished(started) == [0, 0]
     two = [torch.load(tmp_path / "two" / f"{rank}.pt") for rank in (0, 1)]
     for case, (values, weights, _) in one.items():
@@ -182,6 +186,9 @@ def test_two_processes_train_as_one(filtered: Path, tiny_encoder: Path, tmp_path
                 assert len([n for n in some if n != BATCH * 16]) == 1, (case, some)
                 assert len(some) <= 3
     assert_same(tmp_path / "one" / "whole", tmp_path / "two" / "whole")
+    chosen = [tmp_path / n / "ranked" / "checkpoint" / "selection.json" for n in ("one", "two")]
+    assert chosen[0].read_bytes() == chosen[1].read_bytes()
+    assert json.loads(chosen[0].read_text())["ranker"]["points"] > 100  # of the parts, too
     lines = [
         json.loads(line) for line in (tmp_path / "two/whole/log.jsonl").read_text().splitlines()
     ]

@@ -1,6 +1,6 @@
 """Measure how long a run takes to open and to answer: wall and CPU time, text after text.
 
-    python docs/examples/latency.py RUN [TEXTS.txt] [--search hnsw] [--threads 1] [--n 300]
+    python docs/examples/latency.py RUN [TEXTS.txt] [--search hnsw] [--threads 1] [--engine torch]
 
 Without TEXTS, it asks the test points of the run's data set. `benches/search.py` measures single
 steps (tokenise, encode, search) and other tools.
@@ -35,13 +35,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("texts", type=Path, nargs="?")
     parser.add_argument("--search", default="auto")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--engine", default="auto")
     parser.add_argument("--n", type=int, default=300, help="number of texts to ask")
     arguments = parser.parse_args(argv)
     imported = time.perf_counter() - _STARTED[0], time.process_time() - _STARTED[1]
     opened: list[Predictor] = []
     opening = timed(
         lambda: opened.append(
-            Predictor.open(arguments.run, search=arguments.search, threads=arguments.threads)
+            Predictor.open(
+                arguments.run,
+                search=arguments.search,
+                threads=arguments.threads,
+                engine=arguments.engine,
+            )
         )
     )
     (predictor,) = opened
@@ -50,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     first = timed(lambda: predictor.predict(texts[:1], 10))
     each = np.array([timed(lambda text=text: predictor.predict([text], 10)) for text in texts])  # type: ignore[misc]
     print(f"search: {predictor.search_note()}")
+    print(f"encoder: {predictor.encoder_note()}")
     print(f"{'':16}{'wall':>10}{'CPU':>10}")
     for name, (wall, cpu) in (("import", imported), ("open", opening), ("first call", first)):
         print(f"{name:16}{1e3 * wall:7.1f} ms{1e3 * cpu:7.1f} ms")

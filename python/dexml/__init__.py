@@ -11,5 +11,9 @@
 
 `dexml.data`, `dexml.metrics`, `dexml.sampling` and `dexml.topk` need only numpy and scipy. The rest
 needs the extra ``train``.
-``python -m dexml.demo`` runs the whole job on real data. The manual is in ``docs/``.
+``python -m dexml.demo`` runs the whole job on real data; ``dexml`` and ``python -m dexml`` list all
+commands. The manual is in ``docs/``.
 """
+
+__version__ = "0.1.0"
+"""Of the package and of its Rust core; ``Cargo.toml`` has the same."""

@@ -9,14 +9,27 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import NoReturn
+from functools import cache
+from typing import Any, NoReturn
 
 OK, FAILED, USAGE = 0, 1, 2
 WIDTH = 80
 PATIENCE = 0.5
 """Seconds before the first line of progress."""
+
+
+def put(text: str, end: str = "\n") -> None:
+    """Print what a program reads (JSON, CSV) on stdout: UTF-8, whatever the locale says."""
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:  # a notebook, or a test
+        print(text, end=end, flush=True)
+        return
+    sys.stdout.flush()
+    buffer.write((text + end).encode("utf-8", "backslashreplace"))
+    buffer.flush()
 
 
 def say(message: str) -> None:
@@ -65,6 +78,8 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
     argv = sys.argv[1:] if argv is None else argv
     if sys.stdout is None:
         sys.stdout = _Closed()
+    elif isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a table with a few ? is better than none
     try:
         main(argv)
         sys.stdout.flush()  # a closed pipe or a full disk shows here, not at exit
@@ -98,16 +113,33 @@ def one_line(error: Exception) -> str:
 
 
 def require(extra: str, *modules: str) -> None:
-    """Raise ``ImportError`` with the extra to install if one of `modules` is missing."""
+    """Raise ``ImportError`` with the extra to install if one of `modules` is missing.
+
+    While Python is still looking for the command of ``python -m dexml.COMMAND``, nobody could catch
+    the error: then one line is printed, and the process ends.
+    """
     for module in modules:
-        try:
-            installed = importlib.util.find_spec(module) is not None
-        except ImportError:  # a finder may refuse
-            installed = False
-        if not installed:
-            raise ImportError(
-                f"{module} is not installed; it comes with: pip install 'dexml-xmc[{extra}]'"
-            )
+        if not is_installed(module):
+            message = f"{module} is not installed; it comes with: pip install 'dexml-xmc[{extra}]'"
+            if _is_starting():
+                say(f"error: {message}")
+                raise SystemExit(FAILED)
+            raise ImportError(message)
+
+
+def _is_starting() -> bool:
+    """Whether Python was called with ``-m dexml.COMMAND`` and has not begun to run it."""
+    return sys.argv[:1] == ["-m"] and any(
+        word.removeprefix("-m").startswith("dexml.") for word in sys.orig_argv[1:]
+    )
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; it is not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # a finder may refuse
+        return False
 
 
 def table(
@@ -196,6 +228,32 @@ def progress(what: str, *, quiet: bool = False) -> Callable[[int, int], None]:
                 shown, drawn = now, True
 
     return report
+
+
+def bar(iterable: Iterable[Any] | None = None, *, disable: bool = False, **options: Any) -> Any:
+    """Return a progress bar of tqdm: on a terminal or in a notebook, never written into a file.
+
+    Args:
+        iterable: What to go through, if the bar is not updated by hand.
+        disable: Show nothing anywhere.
+        options: Those of ``tqdm``, such as ``total`` and ``desc``.
+    """
+    from tqdm import tqdm
+
+    if disable:
+        return tqdm(iterable, disable=True, **options)
+    kind = _bar_kind()
+    is_notebook = any(base.__module__ == "tqdm.notebook" for base in kind.__mro__)
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    return kind(iterable, disable=not (is_notebook or is_terminal), **options)
+
+
+@cache
+def _bar_kind() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls itself experimental
+        from tqdm.auto import tqdm
+    return tqdm
 
 
 def duration(seconds: float) -> str:

@@ -54,6 +54,8 @@ def topk(
         >>> topk(scores, 3, exclude=csr_array(([1], ([0], [1])), shape=(1, 4)))[0].tolist()
         [[2, 3, 0]]
     """
+    if isinstance(scores, np.ma.MaskedArray):
+        raise ValueError("scores: a masked array; give scores.filled(-np.inf), or exclude pairs")
     if isinstance(scores, np.ndarray):
         if scores.ndim != 2:
             raise ValueError(f"scores: {scores.ndim} dimensions, expected 2")
@@ -144,7 +146,10 @@ def drop_pairs(
         >>> kept.nnz, kept[0, 8].item()
         (1, 0.25)
     """
-    n_labels, pairs = exclude.shape[1], csr_parts(exclude, "exclude")[:2]
+    pairs = csr_parts(exclude, "exclude")[:2]
+    n_labels = exclude.shape[1]
+    if isinstance(y_pred, np.ma.MaskedArray):
+        raise ValueError("y_pred: a masked array; give y_pred.filled(-1), padded with -1")
     if isinstance(y_pred, np.ndarray):
         ids = np.ascontiguousarray(y_pred)
         return _rust.drop_pairs_ids(ids, n_labels, pairs, num_threads=num_threads)

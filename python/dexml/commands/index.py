@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
-from tqdm import tqdm
 
 from dexml import config, console
 from dexml.config import Settings
@@ -52,14 +51,20 @@ class IndexSettings(Settings):
     )
     rebuild: bool = Field(False, description="build the graph anew, edits kept")
     info: bool = Field(False, description="show what the index is")
+    export: bool = Field(
+        False, description="write the encoder for OpenVINO: the run is then served without torch"
+    )
     overwrite: bool = Field(False, description="build from the run again: edits are lost")
     device: str = Field("auto", description="of the encoder: cpu, cuda, cuda:1")
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="what encodes texts of labels, as in dexml.predict"
+    )
 
 
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.index``."""
     settings = config.parse(IndexSettings, argv, "python -m dexml.index")
-    tasks = ("add", "remove", "update", "rebuild", "info", "overwrite")
+    tasks = ("add", "remove", "update", "rebuild", "info", "export", "overwrite")
     chosen = [f"--{name}" for name in tasks if getattr(settings, name)]
     if len(chosen) > 1:
         console.usage_error(f"{' and '.join(chosen)}: one at a time")
@@ -69,7 +74,11 @@ def main(argv: list[str]) -> None:
         return
     doing = f"python -m dexml.index {' '.join(chosen)}".strip()
     with hold(run.folder, doing):
-        if not chosen or settings.overwrite:
+        if settings.export:
+            from dexml.commands.export import export  # brings torch
+
+            export(settings.run, threads=None, quiet=settings.quiet)
+        elif not chosen or settings.overwrite:
             _build(settings)
         else:
             _edit(settings)
@@ -129,7 +138,7 @@ def _edit(settings: IndexSettings) -> None:
         raise FileNotFoundError(
             f"{settings.run}: no index yet; build it: python -m dexml.index {settings.run}"
         )
-    opened = open_run(settings.run, device=settings.device)
+    opened = open_run(settings.run, device=settings.device, engine=settings.engine)
     predictor = Predictor(opened)
     dense = dense_of(opened.scorer)
     if settings.rebuild and dense is None:
@@ -147,7 +156,7 @@ def _edit(settings: IndexSettings) -> None:
         predictor.dense.index.rebuild(progress=not settings.quiet)
     predictor.save(lock=False)
     for id_, text in added:  # only now are the ids given
-        print(f"{id_}\t{text}")
+        console.put(f"{id_}\t{text}")
     if dense is None:
         if not settings.quiet:
             labels = predictor.label_set
@@ -209,7 +218,7 @@ def _update(predictor: Predictor, path: Path, settings: IndexSettings) -> None:
 
 
 def _bar(n: int, settings: IndexSettings) -> Any:
-    return tqdm(total=n, desc="encoding", unit="text", delay=2, disable=settings.quiet)
+    return console.bar(total=n, desc="encoding", unit="text", delay=2, disable=settings.quiet)
 
 
 def _lines(path: Path) -> list[str]:

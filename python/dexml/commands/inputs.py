@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from dexml import _rust, console, data
 from dexml.run import LabelSet
 
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-
 
 @contextmanager
 def open_texts(path: Path) -> Iterator[Iterator[str]]:
@@ -26,11 +24,11 @@ def open_texts(path: Path) -> Iterator[Iterator[str]]:
     Memory does not grow with the file, except for zstd: it is unpacked as a whole.
     """
     with path.open("rb") as stream:
-        head = stream.peek(4)
-        if head.startswith(GZIP):
+        packing = data.packing(stream.peek(4)[:4])
+        if packing == "gzip":
             with gzip.GzipFile(fileobj=stream) as unpacked:
                 yield _gzip_lines(unpacked, str(path))
-        elif head.startswith(ZSTD):
+        elif packing == "zstd":
             yield data.lines(io.BytesIO(_rust.load_bytes(str(path))), str(path))
         else:
             yield data.lines(stream, str(path))
@@ -49,7 +47,7 @@ def count_lines(path: Path) -> int | None:
         return None
     count, last = 0, b"\n"
     with path.open("rb") as stream:
-        if stream.peek(4).startswith((GZIP, ZSTD)):
+        if data.packing(stream.peek(4)[:4]):
             return None
         while block := stream.read(1 << 20):
             count += block.count(b"\n")

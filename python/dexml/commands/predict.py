@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from scipy.sparse import csr_array
-from tqdm import tqdm
 
 from dexml import config, console, data, locks
 from dexml.commands import explain
@@ -65,8 +64,13 @@ class PredictSettings(Settings):
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
     threads: int | None = Field(None, ge=1, description="CPU threads of the encoder")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the transformer; auto: bfloat16 on CUDA, else float32"
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto", description="of the transformer; auto: as training chose, bfloat16 on CUDA"
+    )
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="what encodes texts; auto: OpenVINO on a CPU if the run was exported for it "
+        "and the library is there, else torch",
     )
     block: int | None = Field(
         None, ge=1, description="texts answered at a time: 4096, or 1 typed at a terminal"
@@ -111,10 +115,13 @@ def main(argv: list[str]) -> None:
         device=settings.device,
         threads=settings.threads,
         precision=settings.precision,
+        engine=settings.engine,
         exact_up_to=exact_up_to,
     )
     if not settings.quiet:
         console.say(f"search: {predictor.search_note(_k(settings))}")
+        if encoder := predictor.encoder_note():
+            console.say(f"encoder: {encoder}")
     with ExitStack() as stack:
         question = _question(settings, predictor, stack)
         if settings.out is None:
@@ -238,15 +245,16 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
     with _bar(settings, question, 0, hidden=on_terminal or settings.texts == "-") as bar:
         if settings.explain:
             write = explain.as_json if settings.jsonl else bound(explain.as_tables, width=width)
+            show = console.put if settings.jsonl else bound(print, flush=True)
             for text, labels in _explained(predictor, question, 0, bar):
-                print(write(text, labels), end="", flush=True)
+                show(write(text, labels), end="")
             return
         for texts, (ids, scores) in _answers(predictor, question, 0, bar):
             if settings.jsonl:
-                shown = as_json(texts, ids, scores, predictor.label_texts)
+                console.put(as_json(texts, ids, scores, predictor.label_texts), end="")
             else:
                 shown = as_table(texts, ids, scores, predictor.label_texts, width)
-            print(shown, end="", flush=True)
+                print(shown, end="", flush=True)
 
 
 def _explained(
@@ -334,7 +342,7 @@ def _digest(content: bytes) -> str:
 
 
 def _bar(settings: PredictSettings, question: Question, start: int, *, hidden: bool = False) -> Any:
-    return tqdm(
+    return console.bar(
         total=question.total,
         initial=start,
         desc="predict",

@@ -7,6 +7,8 @@ import os
 from importlib.resources import files
 
 from dexml import config, console
+from dexml.metrics import DEFAULT_CONSTANTS
+from dexml.metrics.propensity import propensity_note
 from dexml.report.of_training import report_training
 from dexml.train import TrainSettings, train
 from dexml.train.settings import NO_ENCODER
@@ -26,10 +28,20 @@ def main(argv: list[str]) -> None:
         return
     if settings.resume and settings.overwrite:
         console.usage_error("--resume and --overwrite exclude each other")
+    _ask_for_propensity(settings)
     train(settings, report_training)
     if os.environ.get("RANK", "0") == "0":
         step = "predict" if settings.encoder == NO_ENCODER else "index"
         print(f"{settings.out}: next, python -m dexml.{step} {settings.out}")
+
+
+def _ask_for_propensity(settings: TrainSettings) -> None:
+    """Say so if the data set is named after a benchmark that has constants of its own."""
+    given = settings.propensity or (settings.propensity_a, settings.propensity_b)
+    if given == DEFAULT_CONSTANTS and not settings.quiet and os.environ.get("RANK", "0") == "0":
+        note = propensity_note(settings.data_dir)
+        if note is not None:
+            console.say(note)
 
 
 def _say_plan(settings: TrainSettings) -> None:

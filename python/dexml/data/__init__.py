@@ -30,11 +30,22 @@ from dexml.data.parts import (
     CsrParts,
     check_ids,
     csr_parts,
+    expect_csr,
+    id_array,
     label_matrix,
+    label_parts,
     pair_parts,
     truth_parts,
 )
-from dexml.data.texts import lines, load_texts, save_texts, unit_interval, validation_mask
+from dexml.data.texts import (
+    lines,
+    load_texts,
+    packing,
+    save_texts,
+    unit_interval,
+    validation_mask,
+)
+from dexml.given import text_list
 
 __all__ = [
     "Csr",
@@ -44,7 +55,10 @@ __all__ = [
     "Repairs",
     "check_ids",
     "csr_parts",
+    "expect_csr",
+    "id_array",
     "label_matrix",
+    "label_parts",
     "lines",
     "load_bow",
     "load_dataset",
@@ -54,6 +68,7 @@ __all__ = [
     "load_part",
     "load_scores",
     "load_texts",
+    "packing",
     "pair_parts",
     "repair_bow",
     "repair_labels",
@@ -63,6 +78,7 @@ __all__ = [
     "save_pairs",
     "save_scores",
     "save_texts",
+    "text_list",
     "truth_parts",
     "unit_interval",
     "validation_mask",

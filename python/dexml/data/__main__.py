@@ -81,7 +81,10 @@ def main(argv: list[str]) -> None:
         loaded = matrices(args.path)
         say_repeated_pairs(args.path, loaded)
         described = {name: describe(y) for name, y in loaded.items()}
-        print(json.dumps(described) if args.json else table(described))
+        if args.json:
+            console.put(json.dumps(described))
+        else:
+            print(table(described))
     elif args.action == "check":
         say_repeated_pairs(args.path, check_path(args.path))
         if args.path.is_dir():
@@ -113,7 +116,7 @@ def matrices(path: Path) -> dict[str, Csr]:
 
 
 def say_label_texts(path: Path) -> None:
-    """Report label texts of a folder that are empty or occur more than once."""
+    """Report label texts of a folder that are empty, mere numbers, or occur more than once."""
     lines: dict[str, list[int]] = {}
     for number, text in enumerate(data.load_label_texts(path), start=1):
         lines.setdefault(text, []).append(number)
@@ -121,6 +124,12 @@ def say_label_texts(path: Path) -> None:
     empty = lines.pop("", [])
     if empty:
         console.say(f"{file}:{empty[0]}: empty label text ({len(empty)} in all)")
+    n_numbers = sum(len(at) for text, at in lines.items() if text.isdecimal())
+    if 2 * n_numbers > sum(map(len, lines.values())):
+        console.say(
+            f"{file}: {n_numbers} label texts are mere numbers, which say nothing about a label: "
+            "half of the method is lost; give names or descriptions if there are any"
+        )
     twice = {text: numbers for text, numbers in lines.items() if len(numbers) > 1}
     for text, (first, second, *_) in list(twice.items())[:1]:
         console.say(

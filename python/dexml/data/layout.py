@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from dexml import shown
 from dexml.data.matrices import load_labels, load_pairs, save_labels
 from dexml.data.parts import Csr, label_matrix
 from dexml.data.texts import load_texts, save_texts
 from dexml.files import replacing
+from dexml.given import text_list
 
 Labels = Any
 """A sparse matrix (N, L), or a list with the label ids of each point."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Part:
     """One side (training or test) of a data set."""
 
@@ -32,8 +34,23 @@ class Part:
     groups: list[str] | None
     """Group key of each point, or None if the data set has no groups."""
 
+    def _facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {"points": len(self.texts), "labels": self.y.shape[1]}
+        facts["pairs"] = self.y.nnz
+        if self.exclude is not None:
+            facts["filter_pairs"] = self.exclude.nnz
+        if self.groups is not None:
+            facts["groups"] = len(set(self.groups))
+        return facts
 
-@dataclass(frozen=True)
+    def __repr__(self) -> str:
+        return shown.line("Part", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("Part", self._facts())
+
+
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Both sides of a data set. Row i of a matrix belongs to text i, column j to label j.
 
@@ -49,6 +66,24 @@ class Dataset:
     exclude_test: Csr | None
     train_groups: list[str] | None
     test_groups: list[str] | None
+
+    def _facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {"labels": len(self.label_texts)}
+        for part in ("train", "test"):
+            y, pairs = getattr(self, f"y_{part}"), getattr(self, f"exclude_{part}")
+            groups = getattr(self, f"{part}_groups")
+            facts[f"{part}_points"], facts[f"{part}_pairs"] = y.shape[0], y.nnz
+            if pairs is not None:
+                facts[f"{part}_filter_pairs"] = pairs.nnz
+            if groups is not None:
+                facts[f"{part}_groups"] = len(set(groups))
+        return facts
+
+    def __repr__(self) -> str:
+        return shown.line("Dataset", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("Dataset", self._facts())
 
 
 def find(folder: Path, *names: str) -> Path:
@@ -162,19 +197,28 @@ def save_dataset(
 
     Raises:
         FileExistsError: `folder` exists.
-        ValueError: The numbers of texts and labels differ, or a point has a label id outside
-            0..L - 1 or the same id twice.
-        TypeError: A text is not a ``str``, or labels are neither a sparse matrix nor lists of ids.
+        ValueError: There are no labels, the numbers of texts and labels differ, or a point has a
+            label id outside 0..L - 1, the same id twice, or a value that is NaN or negative.
+        TypeError: Texts are not a list of ``str``, or labels neither a sparse matrix nor lists of
+            ids.
     """
-    folder, n_labels = Path(folder), len(label_texts)
+    folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder}: exists already; give another name")
+    label_texts = text_list(label_texts, "label_texts")
+    n_labels = len(label_texts)
+    if not n_labels:
+        raise ValueError("label_texts: empty; a data set needs a label")
     folder.parent.mkdir(parents=True, exist_ok=True)
     sides = {"trn": train} if test is None else {"trn": train, "tst": test}
     with replacing(folder) as temporary:
         (temporary / "raw").mkdir(parents=True)
         save_texts(temporary / "raw" / "Y.txt", label_texts)
-        for part, (texts, labels) in sides.items():
+        for part, side in sides.items():
+            if not isinstance(side, tuple | list) or len(side) != 2:
+                name = "train" if part == "trn" else "test"
+                raise TypeError(f"{name} is {type(side).__name__}; give a pair (texts, labels)")
+            texts, labels = text_list(side[0], f"{part} texts"), side[1]
             y = label_matrix(labels, len(texts), n_labels, f"{part} labels")
             if y.shape[1] != n_labels:
                 raise ValueError(f"{part} labels {y.shape}, but there are {n_labels} label texts")

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from dexml import _rust
-from dexml.data.parts import Csr, CsrParts, canonical, csr_parts
+from dexml.data.parts import Csr, CsrParts, canonical, csr_parts, expect_csr
 
 
 @dataclass(frozen=True)
@@ -179,16 +179,40 @@ def save_bow(path: str | os.PathLike[str], features: Csr, labels: Csr) -> None:
 
 
 def save_pairs(path: str | os.PathLike[str], pairs: Csr) -> None:
-    """Write filter pairs: a line ``point label`` for every stored entry, whatever its value."""
+    """Write filter pairs: a line ``point label`` for every stored entry, whatever its value.
+
+    Raises:
+        ValueError: A loader would refuse the pairs (a label out of range, a pair stored twice).
+    """
     path = _in_folder(path)
-    indptr, indices, _ = csr_parts(_as_csr(pairs, "pairs"), "pairs")
+    matrix = _as_csr(pairs, "pairs")
+    indptr, indices, _ = csr_parts(matrix, "pairs")
+    _check_ids(matrix, "pairs")
     _rust.save_pairs(str(path), pairs.shape[1], indptr, indices)
 
 
 def save_scores(path: str | os.PathLike[str], y: Csr, *, compressed: bool = True) -> None:
-    """Write scores as a scipy CSR archive; float64 values and the order of entries are kept."""
+    """Write scores as a scipy CSR archive; float64 values and the order of entries are kept.
+
+    Raises:
+        ValueError: `load_scores` would refuse the matrix (a label twice in a row, a NaN).
+    """
     path = _in_folder(path)
-    _rust.save_npz(str(path), y.shape[1], *csr_parts(_as_csr(y, "y"), "y"), compressed=compressed)
+    matrix = _as_csr(y, "y")
+    parts = csr_parts(matrix, "y")
+    _check_ids(matrix, "y")
+    lost = np.flatnonzero(np.isnan(parts[2]))
+    if len(lost):
+        row = int(np.searchsorted(parts[0], lost[0], side="right")) - 1
+        raise ValueError(f"y: row {row}: score of label {parts[1][lost[0]]} is NaN")
+    _rust.save_npz(str(path), matrix.shape[1], *parts, compressed=compressed)
+
+
+def _check_ids(y: Csr, name: str) -> None:
+    """Raise for a label out of range or twice in a row, whatever the values and their order."""
+    indptr, indices, values = csr_parts(y, name)
+    ones = np.ones(len(values), np.float32)
+    _rust.check_csr(name, y.shape[0], y.shape[1], indptr, indices, ones)
 
 
 def _checked(y: Csr, name: str) -> CsrParts:
@@ -211,8 +235,8 @@ def _checked(y: Csr, name: str) -> CsrParts:
 
 
 def _as_csr(y: Csr, name: str) -> Csr:
-    if not issparse(y):
-        raise ValueError(f"{name}: expected a scipy CSR array, not {type(y).__name__}")
+    if not issparse(y) or y.ndim != 2:
+        expect_csr(y, name)
     return y.tocsr()
 
 

@@ -2,18 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
+from dexml import _rust
+
 Csr: TypeAlias = csr_array
 """The type of every sparse matrix: rows are points, columns are labels."""
 
 CsrParts = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]
 """``indptr``, ``indices`` and ``data`` as the Rust core takes them."""
+
+
+def expect_csr(y: Any, name: str) -> None:
+    """Raise unless `y` is a scipy CSR matrix; the message says how to make one of `y`.
+
+    Raises:
+        ValueError: Dense, masked, one-dimensional, in another sparse format, lists, or no matrix.
+    """
+    if issparse(y) and y.ndim != 2:
+        raise ValueError(
+            f"{name}: one-dimensional; expected points x labels, csr_array({name}.reshape(1, -1)) "
+            "for a single point"
+        )
+    if getattr(y, "format", None) == "csr":
+        return
+    message = f"{name}: expected a scipy CSR array, not {type(y).__name__}"
+    if isinstance(y, np.ma.MaskedArray):
+        message += f"; csr_array({name}.filled(0)) makes one"
+    elif issparse(y) or (isinstance(y, np.ndarray) and y.ndim == 2):
+        message += f"; csr_array({name}) makes one"
+    elif isinstance(y, list | tuple):
+        message += "; dexml.data.label_matrix makes one of lists of label ids"
+    raise ValueError(message)
+
+
+def label_parts(y: Csr, name: str) -> CsrParts:
+    """Return the arrays as `truth_parts` does, and check them: the one check of label matrices.
+
+    A pair that is stored twice would count twice, and a NaN or a negative value not at all.
+
+    Raises:
+        ValueError: As `csr_parts`; a row has a label twice, a label out of range, or a value that
+            is NaN or below 0. The message names the row.
+    """
+    indptr, indices, values = truth_parts(y, name)
+    # Ones: the core refuses infinite values, but for a label they only mean "positive".
+    ones = np.ones(len(values), np.float32)
+    _rust.check_csr(name, y.shape[0], y.shape[1], indptr, indices, ones)
+    wrong = np.flatnonzero(~(values >= 0))
+    if len(wrong):
+        row = int(np.searchsorted(indptr, wrong[0], side="right")) - 1
+        value = values[wrong[0]]
+        raise ValueError(
+            f"{name}: row {row}: truth value of label {indices[wrong[0]]} must be >= 0, not "
+            f"{'NaN' if np.isnan(value) else f'{value:g}'}"
+        )
+    return indptr, indices, values
 
 
 def csr_parts(y: Csr, name: str) -> CsrParts:
@@ -34,16 +83,29 @@ def csr_parts(y: Csr, name: str) -> CsrParts:
 
 def truth_parts(y: Csr, name: str) -> CsrParts:
     """Return the arrays as `csr_parts` does, for truth: positives stay positive in float32."""
-    entries = truth_entries(y, name)
-    return np.ascontiguousarray(y.indptr, dtype=np.int64), *entries
-
-
-def truth_entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return only ``indices`` and ``data`` of `truth_parts`."""
     indices, data = _entries(y, name)
     if data.dtype != np.float32:
         data = np.where(data > 0, 1.0, data).astype(np.float32)
-    return indices, data
+    return np.ascontiguousarray(y.indptr, dtype=np.int64), indices, data
+
+
+def id_array(ids: Any, name: str) -> NDArray[Any]:
+    """Return what a caller gave as ids as an array, not checked yet; `check_ids` looks at it.
+
+    Raises:
+        ValueError: A mask would be lost, or rows have different lengths.
+    """
+    if isinstance(ids, np.ma.MaskedArray):
+        raise ValueError(f"{name}: a masked array; give the ids without a mask, ids.compressed()")
+    try:
+        array = np.asarray(ids)
+        if array.dtype.kind == "f" and array.size and not isinstance(ids, np.ndarray):
+            array = np.asarray(ids, object)  # [1, 2**63, None] must not become 1.0 in a message
+    except ValueError:
+        raise ValueError(
+            f"{name}: rows of different lengths; expected a list of label ids"
+        ) from None
+    return array
 
 
 def check_ids(ids: NDArray[Any], n_labels: int, name: str) -> None:
@@ -51,21 +113,25 @@ def check_ids(ids: NDArray[Any], n_labels: int, name: str) -> None:
 
     Raises:
         ValueError: `ids` is not a vector, not of integers, or has an id out of range. The message
-            begins with `name`.
+            begins with `name` and has the first wrong value and its position.
     """
     if not ids.size:
         return
     if ids.ndim != 1:
         raise ValueError(f"{name}: {ids.ndim} dimensions; expected a list of label ids")
     if ids.dtype.kind not in "iu":
-        first = ids[0].item()
+        for at, value in enumerate(ids.tolist()):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise ValueError(
+                    f"{name}: holds {value!r} of type {type(value).__name__}; expected label ids, "
+                    f"whole numbers (position {at})"
+                )
+    wrong = np.flatnonzero((ids < 0) | (ids >= n_labels))
+    if len(wrong):
         raise ValueError(
-            f"{name}: holds {first!r} of type {type(first).__name__}; expected label ids, whole "
-            "numbers"
+            f"{name}: label {ids[wrong[0]]} out of range (n_labels = {n_labels}), position "
+            f"{wrong[0]}"
         )
-    wrong = ids[(ids < 0) | (ids >= n_labels)]
-    if wrong.size:
-        raise ValueError(f"{name}: label {wrong[0]} out of range (n_labels = {n_labels})")
 
 
 def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
@@ -80,12 +146,21 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
 
     Raises:
         TypeError: `y` is neither.
-        ValueError: The number of points differs, or a point has an id out of range or twice.
+        ValueError: The number of points differs, or a point has an id out of range or twice, or a
+            value that is NaN or negative.
     """
     if issparse(y):
+        if y.ndim != 2:
+            expect_csr(y, name)
         if y.shape[0] != n_points or y.shape[1] > n_labels:
             raise ValueError(f"{n_points} texts and {name} {y.shape} for {n_labels} labels")
-        return csr_array(y)
+        matrix = csr_array(y)
+        if matrix.nnz < y.nnz:  # scipy adds up what other formats hold twice
+            raise ValueError(f"{name}: a pair is stored twice; drop it, or {name}.sum_duplicates()")
+        label_parts(matrix, name)
+        return matrix
+    if hasattr(y, "tolist") and not isinstance(y, np.ndarray) and getattr(y, "ndim", 0) == 1:
+        y = y.tolist()  # a Series of lists
     if isinstance(y, np.ndarray | str | bytes) or not isinstance(y, Sequence):
         raise TypeError(
             f"{name} is {type(y).__name__}; give a sparse matrix (n, n_labels), csr_array(y), or "
@@ -95,12 +170,13 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
         raise ValueError(f"{n_points} texts and {name}: labels for {len(y)} of them")
     rows = []
     for number, ids in enumerate(y):
-        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
             raise TypeError(
                 f"{name}[{number}] is {type(ids).__name__}; expected a list of label ids"
             )
-        row = np.sort(np.asarray(list(ids)))
+        row = id_array(ids if isinstance(ids, np.ndarray) else list(ids), f"{name}[{number}]")
         check_ids(row, n_labels, f"{name}[{number}]")
+        row = np.sort(row.astype(np.int64))
         twice = row[1:][row[1:] == row[:-1]]
         if twice.size:
             raise ValueError(f"{name}[{number}]: duplicate label {twice[0]}")
@@ -112,8 +188,7 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
 
 
 def _entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    if getattr(y, "format", None) != "csr":
-        raise ValueError(f"{name}: expected a scipy CSR array, not {type(y).__name__}")
+    expect_csr(y, name)
     if y.shape[1] > np.iinfo(np.int32).max:
         raise ValueError(f"{name}: {y.shape[1]} labels; ids are int32")
     indices = np.ascontiguousarray(y.indices)
@@ -139,6 +214,7 @@ def pair_parts(
     """
     if pairs is None:
         return None
+    expect_csr(pairs, name)
     if pairs.shape != shape:
         raise ValueError(f"{name}: shape {pairs.shape}, but y_true has {shape}")
     indptr, indices, _ = csr_parts(pairs, name)

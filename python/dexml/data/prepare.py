@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 from dexml.data.layout import find
 from dexml.data.matrices import load_pairs, save_labels
 from dexml.data.parts import Csr
-from dexml.data.texts import save_texts
+from dexml.data.texts import packing, save_texts
 from dexml.files import replacing
 
 PARTS = {"trn": "filter_labels_train.txt", "tst": "filter_labels_test.txt"}
@@ -211,4 +211,4 @@ def _object(line: bytes, at: str) -> dict[str, Any]:
 
 def _is_gzip(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+        return packing(file.read(4)) == "gzip"

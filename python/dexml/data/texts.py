@@ -7,28 +7,40 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust
 from dexml.files import replacing
+from dexml.given import expect_texts
 
-PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
-"""First bytes of gzip and zstd files."""
+MARK = b"\xef\xbb\xbf"
+"""The byte order mark that some editors put in front of UTF-8."""
+
+
+def packing(head: bytes) -> Literal["gzip", "zstd"] | None:
+    """Return how a file is packed, by its first 4 bytes: the one test of all readers in Python.
+
+    It is that of the Rust core. Zstd data may start with a skippable frame, as pzstd writes it.
+    """
+    if head[:2] == b"\x1f\x8b":
+        return "gzip"
+    is_skippable = 0x50 <= head[0] <= 0x5F and head[1:4] == b"\x2a\x4d\x18" if head else False
+    return "zstd" if is_skippable or head[:4] == b"\x28\xb5\x2f\xfd" else None
 
 
 def load_texts(path: str | os.PathLike[str]) -> list[str]:
     r"""Load texts, one a line: UTF-8, split on ``\n`` only, stripped; a last newline is optional.
 
-    A gzip or zstd file is recognised by its first bytes.
+    A gzip or zstd file is recognised by its first bytes. A byte order mark is no text.
 
     Raises:
         ValueError: A line is not UTF-8 (the message names it), or a compressed file is damaged.
     """
     with Path(path).open("rb") as file:
-        if file.read(4).startswith(PACKED):
+        if packing(file.read(4)):
             return list(lines(io.BytesIO(_rust.load_bytes(str(path))), str(path)))
         file.seek(0)
         return list(lines(file, str(path)))
@@ -38,12 +50,12 @@ def save_texts(path: str | os.PathLike[str], texts: Iterable[str]) -> None:
     """Save texts, one a line; white space inside a text becomes one blank.
 
     Raises:
-        TypeError: `texts` is a single string, or an item is not a ``str``; the message numbers it.
+        TypeError: `texts` is a single string, a table, a dict or a set, or an item is not a
+            ``str``; the message numbers it.
         ValueError: UTF-8 cannot hold a text (half of a surrogate pair).
     """
     name = Path(path).name
-    if isinstance(texts, str | bytes):
-        raise TypeError(f"{name}: texts is a single string; give a list")
+    expect_texts(texts, f"{name}: texts")
     with (
         replacing(Path(path)) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as file,
@@ -58,12 +70,14 @@ def save_texts(path: str | os.PathLike[str], texts: Iterable[str]) -> None:
 
 
 def lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the texts of a byte stream, one a line.
+    """Yield the texts of a byte stream, one a line; a byte order mark in front is left out.
 
     Raises:
         ValueError: A line is not UTF-8; the message begins with `name` and the line.
     """
     for number, line in enumerate(stream, start=1):
+        if number == 1:
+            line = line.removeprefix(MARK)
         try:
             yield line.decode("utf-8").strip()
         except UnicodeDecodeError as error:

@@ -30,6 +30,7 @@ from dexml.encoder.pretrained import MINILM
 from dexml.files import read_json, write_json
 from dexml.metrics import Evaluator, Result, inv_propensity
 from dexml.report.of_training import report_training
+from dexml.train.engine import expected
 from dexml.train.features import cached_features
 from dexml.train.outcome import REPORTED
 from dexml.train.settings import NO_ENCODER
@@ -137,6 +138,20 @@ class Clock:
         return sum(self.seconds[name] for name in names)
 
 
+def training_settings(settings: DemoSettings, run: Path, encoder: str) -> train.TrainSettings:
+    """Settings of one of the demo's trainings."""
+    return train.TrainSettings(
+        data_dir=settings.out / "data",
+        out=run,
+        encoder=encoder,
+        seed=settings.seed,
+        overwrite=settings.overwrite and run.exists(),
+        resume=not settings.overwrite,
+        quiet=settings.quiet,
+        cache=str(settings.out / CACHE),
+    )
+
+
 def train_and_predict(settings: DemoSettings, run: Path, encoder: str) -> tuple[Csr, float]:
     """Train a run, index it, and let it answer the test part, by the three commands.
 
@@ -154,16 +169,7 @@ def train_and_predict(settings: DemoSettings, run: Path, encoder: str) -> tuple[
     folder, pred_file = settings.out / "data", settings.out / f"{run.name}_predictions.npz"
     _announce(settings, f"== train: python -m dexml.train {folder} --out {run}{options}")
     train.train(
-        train.TrainSettings(
-            data_dir=folder,
-            out=run,
-            encoder=encoder,
-            seed=settings.seed,
-            overwrite=settings.overwrite and run.exists(),
-            resume=not settings.overwrite,
-            quiet=settings.quiet,
-            cache=str(settings.out / CACHE),
-        ),
+        training_settings(settings, run, encoder),
         report_training,
     )
     if not light:
@@ -184,6 +190,8 @@ def baselines(settings: DemoSettings, dataset: Dataset, clock: Clock) -> Predict
     """
     _announce(settings, "== baselines: frequencies, and the encoder as it is")
     encoder = DualEncoder.load(MINILM)  # its head is the identity: features are embeddings
+    full = training_settings(settings, settings.out / "run", MINILM)
+    encoder.engine = expected(encoder, full)  # as the training will encode
     embedded = {}
     for name, texts in (
         (LABELS, dataset.label_texts),

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize as to_unit
-from tqdm import tqdm
 
 from dexml import console
 from dexml.encoder import attention, card, layers, modules, pretrained
 from dexml.encoder.device import Precision, autocast, torch_device
+from dexml.encoder.engine import Engine
 from dexml.encoder.layers import upper_layers
 from dexml.encoder.modules import HEADS, HeadKind, Modules, PoolingMode
 from dexml.encoder.table import LabelTable, with_bias_dimension
@@ -89,6 +89,10 @@ class DualEncoder(nn.Module):
         linears = [_linear(weight) for weight in heads]
         self.head: Any = linears[0] if linears else nn.Identity()
         self.label_head = linears[1] if len(linears) > 1 else None
+        self.engine: Engine | None = None
+        """Computes the features of `encode_features` and `encode` if it is set, for instance one of
+        `dexml.encoder.engine_export.converted`. Training steps do not use it: whoever changes the
+        transformer takes the engine away."""
 
     @property
     def device(self) -> torch.device:
@@ -176,7 +180,7 @@ class DualEncoder(nn.Module):
         max_tokens = min(max_tokens, pretrained.token_limit(self.transformer, self.tokenizer))
         modules.write_modules(
             folder,
-            self.head_parameters(),
+            [weight.detach().cpu().numpy() for weight in self.head_parameters()],
             width=self.width,
             pooling=self.pooling,
             normalize=self.normalize,
@@ -261,18 +265,30 @@ class DualEncoder(nn.Module):
         progress: bool = False,
         precision: Precision = "auto",
     ) -> NDArray[np.float32]:
-        """Return features (N, H), float32, of tokenised texts in their order, without dropout."""
-        was_training = self.training
+        """Return features (N, H), float32, of tokenised texts in their order, without dropout.
+
+        With an `engine`, its form takes the place of `precision`. The bar counts tokens: batches
+        come longest first, and the time that is left would shrink if it counted texts.
+        """
+        lengths = tokens.lengths
+        with console.bar(
+            total=int(lengths.sum()), desc=desc, unit="token", unit_scale=True, disable=not progress
+        ) as bar:
+            if self.engine is not None:
+                return self.engine.features(tokens, lambda rows: bar.update(lengths[rows].sum()))
+            return self._features_of(tokens, precision, bar)
+
+    def _features_of(self, tokens: Tokens, precision: Precision, bar: Any) -> NDArray[np.float32]:
+        was_training, lengths = self.training, tokens.lengths
         self.eval()
         out = np.empty((len(tokens), self.width), np.float32)
         device = self.device
         budget = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
-        with tqdm(total=len(tokens), desc=desc, unit="text", disable=not progress) as bar:
-            for rows in tokens.batches(budget):
-                with autocast(device, precision):
-                    features = self.features(tokens.tensor(rows, device))
-                out[rows] = features.cpu().numpy()
-                bar.update(len(rows))
+        for rows in tokens.batches(budget):
+            with autocast(device, precision):
+                features = self.features(tokens.tensor(rows, device))
+            out[rows] = features.cpu().numpy()
+            bar.update(len(rows) * int(lengths[rows[0]]))
         self.train(was_training)
         return out
 
@@ -331,7 +347,7 @@ def _heads(name: str, described: Modules, wanted: HeadKind, width: int) -> list[
         )
     if wanted == "none":
         return []
-    weights = list(described.weights) or [torch.eye(width)]
+    weights = [torch.from_numpy(weight) for weight in described.weights] or [torch.eye(width)]
     return [weights[0], weights[-1]] if wanted == "two" else weights
 
 

@@ -14,15 +14,17 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save_file
 
 PoolingMode = Literal["mean", "cls"]
 HeadKind = Literal["none", "shared", "two"]
 HEADS: tuple[HeadKind, ...] = ("none", "shared", "two")
 """Kinds of heads; the position is the number of head matrices."""
 IDENTITY = "torch.nn.modules.linear.Identity"
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 PREFIX = "sentence_transformers.models"
 """Prefix of module types that every version of sentence-transformers reads, 6 included."""
 
@@ -39,7 +41,7 @@ class Modules:
     """Whether features and embeddings have unit length."""
     head: HeadKind = "shared"
     """Kind of head."""
-    weights: tuple[Tensor, ...] = ()
+    weights: tuple[NDArray[np.float32], ...] = ()
     """Head matrices (D, H), points before labels. Empty with a shared head: the identity."""
     max_tokens: int | None = None
     """Most tokens of a text, if the folder says."""
@@ -73,7 +75,7 @@ def read_modules(folder: Path) -> Modules | None:
             "Pooling, then nothing, Normalize, Dense, or Normalize, Dense, Normalize (Router with "
             "a query and a document Dense may stand for Dense)"
         )
-    weights: tuple[Tensor, ...] = ()
+    weights: tuple[NDArray[np.float32], ...] = ()
     if "Head" in rest:
         at = 2 + rest.index("Head")
         read = _dense_weight if kinds[at] == "Dense" else _routed_weights
@@ -93,7 +95,7 @@ def read_modules(folder: Path) -> Modules | None:
 
 def write_modules(
     folder: Path,
-    weights: Sequence[Tensor],
+    weights: Sequence[NDArray[np.float32]],
     *,
     width: int,
     pooling: PoolingMode,
@@ -149,8 +151,8 @@ def write_modules(
     )
 
 
-def _write_dense(folder: Path, weight: Tensor) -> None:
-    save_file({"linear.weight": weight.detach().cpu().contiguous()}, folder / "model.safetensors")
+def _write_dense(folder: Path, weight: NDArray[np.float32]) -> None:
+    save_file({"linear.weight": np.ascontiguousarray(weight)}, folder / "model.safetensors")
     _write_json(
         folder / "config.json",
         {
@@ -162,7 +164,7 @@ def _write_dense(folder: Path, weight: Tensor) -> None:
     )
 
 
-def _write_router(folder: Path, weights: Sequence[Tensor]) -> None:
+def _write_router(folder: Path, weights: Sequence[NDArray[np.float32]]) -> None:
     names = {"query": "query_0_Dense", "document": "document_0_Dense"}
     for name, weight in zip(names.values(), weights, strict=True):
         (folder / name).mkdir(exist_ok=True)
@@ -192,14 +194,14 @@ def _pooling(folder: Path) -> PoolingMode:
     raise ValueError(f"{folder}: unknown pooling {'+'.join(modes)}; expected mean or cls")
 
 
-def _dense_weight(folder: Path) -> tuple[Tensor]:
+def _dense_weight(folder: Path) -> tuple[NDArray[np.float32]]:
     """Return the weight (D, H) of a Dense module; raise if it is more than a linear map."""
     settings = _read_json(folder / "config.json")
     path = folder / "model.safetensors"
     if not path.exists():
         raise ValueError(f"{folder}: no model.safetensors (weights in pickle files are not read)")
     try:
-        weights = load_file(path)
+        weights = _load(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged weights ({error})") from None
     activation = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
@@ -213,10 +215,26 @@ def _dense_weight(folder: Path) -> tuple[Tensor]:
             f"{folder}: more than a linear map (a bias, a residual or an activation, {activation}) "
             "cannot be represented"
         )
-    return (weights["linear.weight"].float(),)
+    return (weights["linear.weight"],)
 
 
-def _routed_weights(folder: Path) -> tuple[Tensor, ...]:
+def _load(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Read the arrays of a safetensors file as float32; numpy itself knows no bfloat16."""
+    arrays = {}
+    stored_arrays: Any = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+    for name, stored in stored_arrays:
+        if stored["dtype"] == "BF16":
+            wide = np.frombuffer(stored["data"], "<u2").astype(np.uint32) << 16
+            values = wide.view(np.float32)
+        elif stored["dtype"] in _FLOATS:
+            values = np.frombuffer(stored["data"], _FLOATS[stored["dtype"]]).astype(np.float32)
+        else:
+            raise ValueError(f"{path}: {name} holds {stored['dtype']}; expected floats")
+        arrays[name] = values.reshape(stored["shape"])
+    return arrays
+
+
+def _routed_weights(folder: Path) -> tuple[NDArray[np.float32], ...]:
     """Return the weights of the routes ``query`` and ``document``, a Dense each."""
     settings = _read_json(folder / "router_config.json")
     routes, types = settings.get("structure", {}), settings.get("types", {})

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
+from dexml import console
 from dexml.data import Csr, csr_parts
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _search(
     rows = max(1, min(4096, _SCORES // min(columns, len(space))))
     pairs = None if exclude is None else csr_parts(exclude, "exclude")[:2]
     total = n * -(-len(space) // columns)
-    with tqdm(total=total, desc="search", unit="point", disable=not progress) as bar:
+    with console.bar(total=total, desc="search", unit="point", disable=not progress) as bar:
         for first, block in space.blocks(columns):
             vectors = torch.from_numpy(np.array(block)).to(device)
             banned = space.banned_in(first, len(block))

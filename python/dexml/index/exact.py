@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from dexml import _rust
+from dexml import _rust, console
 from dexml.data import Csr, csr_parts
 from dexml.topk import merge
 
@@ -165,7 +164,7 @@ class Space:
         # One room for all products: a fresh one for each block costs as much as its page faults.
         at_once = min(len(left), _ROWS)
         room = np.empty(max(at_once, min(_SCORE_BLOCK, at_once * len(self))), np.float32)
-        with tqdm(total=len(left), desc="search", unit="point", disable=not progress) as bar:
+        with console.bar(total=len(left), desc="search", unit="point", disable=not progress) as bar:
             for start in range(0, len(left), _ROWS):
                 rows = left[start : start + _ROWS]
                 bar.update(len(rows))

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dexml import console
 from dexml.index.verify import verify_graph
@@ -62,7 +61,9 @@ class Graph:
         first = len(self)
         nodes = np.arange(first, first + len(labels), dtype=np.int32)
         self.labels = np.concatenate([self.labels[:first], labels])
-        with tqdm(total=len(labels), desc="index", unit="label", disable=not progress) as bar:
+        with console.bar(
+            total=len(labels), desc="index", unit="label", disable=not progress
+        ) as bar:
             for start in range(0, len(labels), _CHUNK):
                 part = slice(start, start + _CHUNK)
                 with self._lock.writing():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, csr_matrix
 
-from dexml import sealed
+from dexml import sealed, shown
 from dexml.data import Csr
 from dexml.index import edits
 from dexml.index.exact import Hits, Only, check_queries, pair_scores
@@ -70,6 +70,21 @@ class LabelIndex:
         self._buffer = edits.Buffer(facts.dim)
         self._home = Home()
         self._unmeasured = False
+
+    def _about(self) -> dict[str, object]:
+        now, facts = self._now, self._facts
+        return {
+            "labels": int(now.alive.sum()),
+            "ids": len(now.alive),
+            "dim": facts.dim,
+            "graph": "none" if now.graph is None else "HNSW",
+        }
+
+    def __repr__(self) -> str:
+        return shown.line("LabelIndex", self._about())
+
+    def _repr_html_(self) -> str:
+        return shown.html("LabelIndex", self._about())
 
     @classmethod
     def build(

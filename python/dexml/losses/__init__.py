@@ -4,6 +4,11 @@ Each loss has a file of its own; ``loss.py`` is the path that all of them take. 
 to choose which: ``docs/losses.md``.
 """
 
+from dexml import console
+
+console.require("train", "torch")
+
+# isort: split
 from dexml.losses.arguments import Options
 from dexml.losses.average_of_ranked import average_of_ranked
 from dexml.losses.bce import bce

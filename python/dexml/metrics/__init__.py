@@ -26,6 +26,8 @@ from dexml.metrics.propensity import (
     propensity_constants,
 )
 from dexml.metrics.result import Interval, Result
+from dexml.metrics.swapped import SwappedWarning
+from dexml.metrics.tables import to_dataframe, to_latex, to_markdown
 
 __all__ = [
     "DEFAULT_CONSTANTS",
@@ -37,6 +39,7 @@ __all__ = [
     "Interval",
     "LabelGroups",
     "Result",
+    "SwappedWarning",
     "compare",
     "decile_groups",
     "evaluate",
@@ -44,4 +47,7 @@ __all__ = [
     "inv_propensity",
     "propensity_constants",
     "seen_groups",
+    "to_dataframe",
+    "to_latex",
+    "to_markdown",
 ]

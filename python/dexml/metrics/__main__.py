@@ -158,9 +158,9 @@ def main(argv: list[str]) -> None:
     resampled = args.ci or args.compare
     settings = scorer.resampling() | {"confidence": 0.95, "units": units} if resampled else {}
     if args.json:
-        print(report.as_json(scored, args.compare, settings))
+        console.put(report.as_json(scored, args.compare, settings))
     elif args.csv:
-        print(report.as_csv(scored, args.compare))
+        console.put(report.as_csv(scored, args.compare))
     else:
         print(report.as_table(scored, args.compare))
         if not args.quiet:

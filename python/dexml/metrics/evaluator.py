@@ -10,11 +10,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import _rust, data
+from dexml import _rust, data, shown
 from dexml.data import Csr
 from dexml.metrics.fingerprint import TruthFingerprint
 from dexml.metrics.labelgroups import GroupResult, LabelGroups
 from dexml.metrics.result import Result
+from dexml.metrics.swapped import warn_if_swapped
 
 DEFAULT_METRICS = ("P@1", "P@3", "P@5")
 BLOCK_ROWS = 65_536
@@ -68,6 +69,10 @@ def evaluate(
         ValueError: Shapes disagree, a name is unknown, a PS metric lacks its weights, or a row has
             duplicate labels, labels out of range or NaN scores.
 
+    Warns:
+        SwappedWarning: `y_true` looks like predictions and `y_pred` like truth. Other tools take
+            them in the other order.
+
     Example:
         >>> import numpy as np
         >>> from scipy.sparse import csr_array
@@ -75,6 +80,7 @@ def evaluate(
         >>> evaluate(y_true, np.array([[0, 1], [0, 1]]), ["P@1", "P@2", "R@2"])
         {'P@1': 0.5, 'P@2': 0.5, 'R@2': 0.75}
     """
+    data.expect_csr(y_true, "y_true")
     evaluator = Evaluator(
         y_true.shape[1],
         metrics,
@@ -84,7 +90,8 @@ def evaluate(
         ties=ties,
         num_threads=num_threads,
     )
-    evaluator.update(y_true, y_pred, exclude=exclude)
+    warn_if_swapped(y_true, y_pred)
+    evaluator._update(y_true, y_pred, exclude)
     return evaluator.result().metrics
 
 
@@ -182,7 +189,16 @@ class Evaluator:
         Raises:
             ValueError: Shapes or dtypes do not fit, or a row has duplicate labels, labels out of
                 range or NaN scores.
+
+        Warns:
+            SwappedWarning: As for `evaluate`.
         """
+        warn_if_swapped(y_true, y_pred)
+        self._update(y_true, y_pred, exclude)
+
+    def _update(
+        self, y_true: Csr, y_pred: Csr | NDArray[np.integer[Any]], exclude: Csr | None
+    ) -> None:
         truth = _csr(y_true, "y_true")
         if y_true.shape[1] != self._n_labels:
             raise ValueError(
@@ -192,6 +208,8 @@ class Evaluator:
         pairs = None if exclude is None else _csr(exclude, "exclude")
         if pairs is not None and pairs.shape != truth.shape:
             raise ValueError(f"exclude: shape {pairs.shape}, but y_true has {truth.shape}")
+        if isinstance(y_pred, np.ma.MaskedArray):  # the mask would be lost
+            raise ValueError("y_pred: a masked array; give y_pred.filled(-1), padded with -1")
         ids = y_pred if isinstance(y_pred, np.ndarray) else None
         scores = None if isinstance(y_pred, np.ndarray) else _csr(y_pred, "y_pred")
         expected = y_true.shape if ids is None else (n_points, "k")
@@ -214,6 +232,19 @@ class Evaluator:
                 self._core.update_ids(block, np.ascontiguousarray(ids[rows]), dropped)
             if self._keep_rows:
                 self._truth.add(*block)
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "labels": self._n_labels,
+            "metrics": ", ".join(self._metrics),
+            "points": self._core.n_rows,
+        }
+
+    def __repr__(self) -> str:
+        return shown.line("Evaluator", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("Evaluator", self._facts())
 
     def merge(self, other: Evaluator) -> None:
         """Add the points of `other`, an evaluator with the same labels, metrics and options.
@@ -307,6 +338,5 @@ class _CsrRows(NamedTuple):
 
 
 def _csr(y: Csr, name: str) -> _CsrRows:
-    if getattr(y, "format", None) != "csr":
-        raise ValueError(f"{name}: expected a scipy CSR array, not {type(y).__name__}")
+    data.expect_csr(y, name)
     return _CsrRows(y.shape, y.indptr, y.indices, y.data)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dexml import shown
 from dexml.data import Csr
 from dexml.metrics.propensity import label_counts
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LabelGroups:
     """A grouping of labels, for ``Evaluator(label_groups={"name": LabelGroups(...)})``.
 
@@ -60,6 +61,10 @@ class LabelGroups:
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "of_label", groups)
 
+    def __repr__(self) -> str:
+        facts = {"labels": len(self.of_label), "groups": ", ".join(self.names)}
+        return shown.line("LabelGroups", facts)
+
     def __reduce__(self) -> tuple[Callable[..., LabelGroups], tuple[Any, ...]]:
         """Pickle the arguments, so that loading checks them and makes the array read-only."""
         return LabelGroups, (self.names, self.of_label)
@@ -102,7 +107,8 @@ def frequency_groups(y_train: Csr, *, tail_max: int = 10, torso_max: int = 100) 
         torso_max: A torso label has more, up to this many; a head label has more still.
 
     Raises:
-        ValueError: ``0 <= tail_max < torso_max`` does not hold.
+        ValueError: ``0 <= tail_max < torso_max`` does not hold, or `y_train` is refused as by
+            `inv_propensity`.
 
     Example:
         >>> from scipy.sparse import csr_array
@@ -138,7 +144,8 @@ def decile_groups(y_train: Csr, n: int = 10) -> LabelGroups:
         n: Number of groups.
 
     Raises:
-        ValueError: `n` is below 1, or there are no training pairs.
+        ValueError: `n` is below 1, there are no training pairs, or `y_train` is refused as by
+            `inv_propensity`.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
@@ -166,7 +173,7 @@ def seen_groups(y_train: Csr, *, few_max: int = 3) -> LabelGroups:
         few_max: Most training positives of a few-shot label.
 
     Raises:
-        ValueError: `few_max` is below 1.
+        ValueError: `few_max` is below 1, or `y_train` is refused as by `inv_propensity`.
     """
     if few_max < 1:
         raise ValueError(f"few_max must be at least 1, not {few_max}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust, console
-from dexml.data import Csr
-from dexml.data.parts import truth_entries
+from dexml.data import Csr, label_parts
 
 _AMAZON, _WIKIPEDIA, DEFAULT_CONSTANTS = (0.6, 2.6), (0.5, 0.4), (0.55, 1.5)
 PROPENSITY_CONSTANTS = {
@@ -47,14 +49,47 @@ def inv_propensity(y_train: Csr, *, a: float = 0.55, b: float = 1.5) -> NDArray[
         Weights, shape (n_labels,), float64.
 
     Raises:
-        ValueError: There are fewer than 3 training points, or a constant is not finite.
+        ValueError: There are fewer than 3 training points, a constant is not finite, or `y_train`
+            is not a CSR matrix, has a pair twice, a NaN or a negative value.
     """
-    return _rust.inv_propensity(label_counts(y_train), y_train.shape[0], a, b)
+    counts = label_counts(y_train)
+    return _rust.inv_propensity(counts, y_train.shape[0], a, b)
 
 
 def label_counts(y_train: Csr) -> NDArray[np.int64]:
-    """Count the training positives (values above 0) of every label, shape (n_labels,)."""
-    return _rust.label_counts(y_train.shape[1], *truth_entries(y_train, "y_train"))
+    """Count the training positives (values above 0) of every label, shape (n_labels,).
+
+    Raises:
+        ValueError: `y_train` is not a CSR matrix, or has a pair twice, a NaN or a negative value.
+    """
+    _, indices, values = label_parts(y_train, "y_train")
+    return _rust.label_counts(y_train.shape[1], indices, values)
+
+
+def benchmark_of(path: str | os.PathLike[str]) -> str | None:
+    """Return the benchmark with constants of its own that a folder in `path` is named after.
+
+    Names are compared without case. None for a benchmark with `DEFAULT_CONSTANTS`, as there is
+    nothing to ask.
+    """
+    known = {name.casefold(): name for name in PROPENSITY_CONSTANTS}
+    for part in reversed(Path(os.path.abspath(path)).parts):
+        name = known.get(part.casefold())
+        if name is not None:
+            return name if PROPENSITY_CONSTANTS[name] != DEFAULT_CONSTANTS else None
+    return None
+
+
+def propensity_note(path: str | os.PathLike[str]) -> str | None:
+    """Return a note that asks for ``--propensity``, if `path` is of such a benchmark."""
+    name = benchmark_of(path)
+    if name is None:
+        return None
+    (a, b), (own_a, own_b) = DEFAULT_CONSTANTS, PROPENSITY_CONSTANTS[name]
+    return (
+        f"note: PSP uses A = {a}, B = {b}, but {path} is named after {name}, whose constants are "
+        f"A = {own_a}, B = {own_b}: --propensity {name}"
+    )
 
 
 def propensity_constants(name: str) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import _rust
+from dexml import _rust, shown
 from dexml.metrics.labelgroups import GroupResult
 
 Progress = Callable[[int, int], None]
@@ -31,7 +31,7 @@ class Interval:
     """Standard deviation of the bootstrap values."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The scores of an evaluation, with what they rest on."""
 
@@ -56,6 +56,21 @@ class Result:
     """Scores of label groups, by grouping and group."""
     truth: str | None = None
     """With ``keep_rows``, a hash of the positives in order of points: equal for equal truths."""
+
+    def __repr__(self) -> str:
+        return shown.line(
+            "Result", {**self.metrics, "points": self.n_points, "labels": self.n_labels}
+        )
+
+    def _repr_html_(self) -> str:
+        rows = {f"{self.n_points:,} points, %": self.metrics}
+        for groups in self.groups.values():
+            rows |= {name: group.metrics for name, group in groups.items()}
+        cells = {
+            name: [f"{100 * value:.2f}" for value in metrics.values()]
+            for name, metrics in rows.items()
+        }
+        return shown.grid(list(self.metrics), cells)
 
     def intervals(
         self,

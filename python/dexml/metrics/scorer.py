@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,14 @@ from dexml.metrics.labelgroups import (
     frequency_groups,
     seen_groups,
 )
-from dexml.metrics.propensity import DEFAULT_CONSTANTS, PROPENSITY_CONSTANTS, inv_propensity
+from dexml.metrics.propensity import (
+    DEFAULT_CONSTANTS,
+    PROPENSITY_CONSTANTS,
+    inv_propensity,
+    propensity_note,
+)
 from dexml.metrics.result import Interval, Progress, Result
+from dexml.metrics.swapped import SwappedWarning
 
 Prediction = Csr | NDArray[np.integer[Any]]
 
@@ -105,6 +112,9 @@ class Scorer:
                 f"{self.y_true.shape[1]}"
             )
         a, b = PROPENSITY_CONSTANTS.get(args.propensity, (args.a, args.b))
+        if a is None and b is None and any(name.startswith("PS") for name in self.metrics):
+            note = propensity_note(args.train)
+            self.notes += [] if note is None else [note]
         a, b = (
             constant if constant is not None else default
             for constant, default in zip((a, b), DEFAULT_CONSTANTS, strict=True)
@@ -206,5 +216,7 @@ def _update(
     for start in range(0, n_points, CHUNK):
         rows = slice(start, min(start + CHUNK, n_points))
         pairs = None if exclude is None else exclude[rows]
-        evaluator.update(y_true[rows], y_pred[rows], exclude=pairs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SwappedWarning)  # the command has a note for it
+            evaluator.update(y_true[rows], y_pred[rows], exclude=pairs)
         progress(rows.stop, n_points)

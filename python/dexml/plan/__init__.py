@@ -4,6 +4,11 @@ Quantities in (`PlanInput`, counted by `dexml.plan.forecast`), speeds as measure
 (`dexml.plan.measure`), a plan out. Nothing is trained and no file is written.
 """
 
+from dexml import console
+
+console.require("train", "torch")
+
+# isort: split
 from dexml.plan.memory import machine, resident
 from dexml.plan.quantities import Machine, Part, Plan, PlanInput, PlannedStage, Speed
 from dexml.plan.text import as_text

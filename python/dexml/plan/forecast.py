@@ -22,7 +22,7 @@ from dexml.plan.measure import measure
 from dexml.plan.memory import machine, resident
 from dexml.plan.quantities import Plan, PlanInput, PlannedStage
 from dexml.plan.work import plan
-from dexml.train import TrainSettings, features, stages, step
+from dexml.train import TrainSettings, engine, features, stages, step
 from dexml.train.candidates import Sampler
 from dexml.train.choice import asks_parts
 from dexml.train.inputs import load_data, parts_to_ask
@@ -45,6 +45,7 @@ def forecast(settings: TrainSettings) -> Plan:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     encoder = load_encoder(settings).to(device)
+    encoder.engine = engine.expected(encoder, settings)
     given = count(settings, encoder)
     if not settings.quiet:
         console.say(f"measuring {device}, {torch.get_num_threads()} threads")

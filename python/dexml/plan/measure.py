@@ -94,7 +94,7 @@ def _forward(
     (n_short, short), (n_long, long) = shapes
     inputs = [_ids(encoder, shape, generator) for shape in ((1, short), *shapes)]
     with torch.inference_mode(), autocast(encoder.device, settings.precision):
-        one, many, longer = (_seconds(partial(encoder.features, x), x.device) for x in inputs)
+        one, many, longer = (_seconds(partial(_features, encoder, x), x.device) for x in inputs)
     if n_short > 1:
         per_short = max(0.0, many - one) / ((n_short - 1) * short)
         batch = max(0.0, one - short * per_short)
@@ -103,6 +103,16 @@ def _forward(
     per_long = max(0.0, longer - batch) / (n_long * long)
     pair = max(0.0, (per_long - per_short) / (long - short)) if long > short else 0.0
     return batch, max(per_short - short * pair, 0.0), pair
+
+
+def _features(encoder: DualEncoder, ids: Tensor) -> None:
+    """Encode texts of one length as the training will: with the engine, if there is one."""
+    if encoder.engine is None:
+        encoder.features(ids)
+        return
+    n, length = ids.shape
+    flat = ids.numpy().astype(np.int32).ravel()
+    encoder.engine.features(Tokens(flat, np.arange(n + 1, dtype=np.int64) * length))
 
 
 def _backward(

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, csr_matrix
 
-from dexml.data import Csr, check_ids
+from dexml.data import Csr, check_ids, id_array
+from dexml.given import text_list
 from dexml.run import check_texts
 
 
@@ -17,18 +18,11 @@ def checked(texts: Iterable[str]) -> list[str]:
     """Return texts as a list; refuse anything but strings that can be written as UTF-8.
 
     Raises:
-        TypeError: A single string, a set, or an element that is not a string.
+        TypeError: A single string, a table, a dict, a set, or an element that is not a string.
         ValueError: A text that is not valid Unicode.
     """
-    if isinstance(texts, str | bytes):
-        raise TypeError("texts is a single string; give a list, [text] for one text")
-    if isinstance(texts, set | frozenset) or not isinstance(texts, Iterable):
-        name = "None" if texts is None else type(texts).__name__
-        raise TypeError(f"texts is {name}; give a list of strings")
-    listed = list(texts)
+    listed = text_list(texts)
     for number, text in enumerate(listed):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{number}] is {type(text).__name__}; expected a string")
         if not text.isascii():
             try:
                 text.encode("utf-8")
@@ -72,7 +66,7 @@ def label_mask(only: ArrayLike | Set[int], n_labels: int) -> NDArray[np.bool_]:
     Raises:
         ValueError: A mask of another shape, or an id out of range.
     """
-    given = np.asarray(list(only) if isinstance(only, set | frozenset) else only)
+    given = id_array(list(only) if isinstance(only, set | frozenset) else only, "only")
     if given.dtype == np.bool_:
         if given.shape != (n_labels,):
             raise ValueError(f"only: a mask of shape {given.shape} for {n_labels} labels")
@@ -80,7 +74,7 @@ def label_mask(only: ArrayLike | Set[int], n_labels: int) -> NDArray[np.bool_]:
     mask = np.zeros(n_labels, np.bool_)
     if given.size:
         check_ids(given, n_labels, "only")
-        mask[given] = True
+        mask[given.astype(np.int64)] = True
     return mask
 
 

@@ -11,7 +11,9 @@ from typing import NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dexml.data import Csr, check_ids, label_matrix
+from dexml import shown
+from dexml.data import Csr, check_ids, id_array, label_matrix
+from dexml.encoder.engine import EngineName
 from dexml.index import EXACT_UP_TO
 from dexml.predict.arguments import (
     at_least_one,
@@ -34,6 +36,9 @@ from dexml.run import LabelSet, Run
 from dexml.scorers import Change, DenseScorer, OnProgress, PointMemory, Queries, Scorer
 from dexml.scorers.dense import Search
 from dexml.scorers.embedder import Precision
+
+PADDED_UP_TO = 1000
+"""Columns that an answer may have though there are fewer labels."""
 
 
 class Prediction(NamedTuple):
@@ -78,6 +83,7 @@ class Predictor:
         device: str = "auto",
         threads: int | None = None,
         precision: Precision = "auto",
+        engine: EngineName = "auto",
         exact_up_to: int = EXACT_UP_TO,
     ) -> Predictor:
         """Open a run: read, verify and warm up, so that the first call is fast.
@@ -88,15 +94,20 @@ class Predictor:
                 exact up to `exact_up_to` labels or without a graph. A light run has no graph.
             device: Of the encoder: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA if there is
                 one.
-            threads: CPU threads of the encoder, a setting of the whole process; default: as it is.
-                A server that answers in several threads does best with 1.
-            precision: Of the transformer: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on CUDA.
+            threads: CPU threads of a call's encoder; default all that this process may use. With
+                torch a setting of the whole process; default: as it is. A server that answers in
+                several threads does best with 1.
+            precision: Of the transformer: ``float32``, ``bfloat16``, ``int8`` (without torch), or
+                ``auto``: bfloat16 on CUDA, with OpenVINO what training chose, else float32.
+            engine: ``openvino`` (on a CPU, without torch), ``torch``, or ``auto``: OpenVINO on a
+                CPU if the run was exported for it and the library is installed, else torch.
             exact_up_to: See `search`.
 
         Raises:
             FileNotFoundError: No finished run there, a part of it is missing, or it has no index
                 though `search` needs one.
             ValueError: A part is damaged; an argument is not one of its values.
+            ImportError: Neither torch nor OpenVINO is installed, or not what `engine` asks for.
         """
         opened = open_run(
             folder,
@@ -105,10 +116,24 @@ class Predictor:
             device=device,
             threads=threads,
             precision=precision,
+            engine=engine,
         )
         predictor = cls(opened)
         predictor.predict(["a text to warm up with"], 1)
         return predictor
+
+    def _facts(self) -> dict[str, object]:
+        now = self._now
+        facts: dict[str, object] = {"run": self._run.folder, "labels": now.labels.n_alive}
+        if (n_points := n_points_of(now.scorer)) is not None:
+            facts["points_that_vote"] = n_points
+        return facts | {"scorer": type(now.scorer).__name__}
+
+    def __repr__(self) -> str:
+        return shown.line("Predictor", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("Predictor", self._facts())
 
     @property
     def run(self) -> Run:
@@ -152,6 +177,14 @@ class Predictor:
         """The next label id; removed labels keep theirs, so fewer labels may be alive."""
         return len(self._now.labels)
 
+    def encoder_note(self) -> str:
+        """Say what encodes texts, in which form, and what the validation part said of that form.
+
+        Empty for a light run, which encodes none.
+        """
+        dense = dense_of(self._now.scorer)
+        return "" if dense is None else dense.embedder.note()
+
     def search_note(self, k: int = 10) -> str:
         """Say how k labels a text are found and how well, and which training points vote."""
         return self._now.scorer.note(k)
@@ -169,7 +202,8 @@ class Predictor:
 
         Args:
             texts: Points; a list, even for a single text.
-            k: Labels a text.
+            k: Labels a text. A row with fewer is padded, so that metrics at k have their columns;
+                above 1,000, `k` is cut to the number of labels (but not below 1,000).
             exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
             only: The labels to choose from: ids, or a bool mask (n_labels,). They are searched
                 exactly.
@@ -186,8 +220,8 @@ class Predictor:
                 CSR matrix.
             ValueError: A text is not valid Unicode, `k` is below 1, shapes do not fit.
         """
-        k = at_least_one("k", k)
         now = self._now
+        k = _width(k, now)
         mask = None if only is None else label_mask(only, len(now.labels))
         queries = Queries(checked(texts), on_progress)
         check_exclude(exclude, (len(queries), len(now.labels)))
@@ -232,7 +266,8 @@ class Predictor:
 
         Arguments and errors: `explain` and `predict`.
         """
-        k, now = at_least_one("k", k), self._now
+        now = self._now
+        k = _width(k, now)
         return explain_best(now, self._asked(now, text, exclude, only), k)
 
     @staticmethod
@@ -247,10 +282,12 @@ class Predictor:
 
     def labels(self, ids: ArrayLike) -> list[list[str]]:
         """Return the texts of the label ids (n, k) of a prediction: a list a text, no padding."""
-        rows, texts = np.asarray(ids), self.label_texts
+        rows, texts = id_array(ids, "ids"), self.label_texts
         if rows.ndim != 2:
             raise ValueError(f"ids: shape {rows.shape}; expected (n, k), the ids of a prediction")
-        check_ids(rows[rows >= 0], len(texts), "ids")
+        for number, row in enumerate(rows):
+            is_padding = row == -1
+            check_ids(row[~is_padding], len(texts), f"ids[{number}]")
         return [[texts[i] for i in row if i >= 0] for row in rows.tolist()]
 
     def add_labels(
@@ -354,8 +391,13 @@ class Predictor:
             self._run = self._now.save(self._run, self._home, lock=lock)
 
 
+def _width(k: int, now: Served) -> int:
+    """Columns of an answer: `k`, but few where padding would take gigabytes."""
+    return min(at_least_one("k", k), max(PADDED_UP_TO, len(now.labels)))
+
+
 def _rows(labels: LabelSet, ids: ArrayLike) -> NDArray[np.int64]:
     """Check label ids that a caller gave: in range, alive, each once."""
-    given = np.atleast_1d(np.asarray(ids))
+    given = np.atleast_1d(id_array(ids, "ids"))
     check_ids(given, len(labels), "ids")
-    return labels.rows(given)
+    return labels.rows(given.astype(np.int64))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from dexml import sealed
+from dexml.encoder.engine import EngineName
 from dexml.index import EXACT_UP_TO, LabelIndex
 from dexml.predict.arguments import at_least_one
 from dexml.run import FORMAT, LabelSet, PointTexts, Run, check_there
@@ -23,7 +24,7 @@ from dexml.scorers import (
     VotedScorer,
 )
 from dexml.scorers.cooccurrence import Cooccurrence
-from dexml.scorers.dense import Search, encoder_folder
+from dexml.scorers.dense import Search, check_encoder, encoder_folder, engine_facts
 from dexml.scorers.embedder import Precision
 from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.ranker import Member, RankedScorer, restore_network
@@ -142,6 +143,7 @@ def open_run(
     device: str = "auto",
     threads: int | None = None,
     precision: Precision = "auto",
+    engine: EngineName = "auto",
 ) -> Opened:
     """Read a run, all of it from one state of its folder; every byte is checked first.
 
@@ -159,7 +161,13 @@ def open_run(
     def build(state: Sealed) -> Opened:
         labels = LabelSet.restore(state)
         embedder = Embedder(
-            encoder_folder(state), device=device, threads=threads, precision=precision
+            encoder_folder(state),
+            device=device,
+            threads=threads,
+            precision=precision,
+            engine=engine,
+            chosen=engine_facts(state),
+            check=lambda: check_encoder(state),
         )
         scorer = _restore_scorer(state, labels, embedder, search, exact_up_to)
         texts = PointTexts.restore(state)

@@ -43,7 +43,10 @@ _OWN = (
     "versions.json",
 )
 """All that a run may hold. The first says that it is finished, the last that it is a run."""
-_PACKAGES = ("dexml-xmc", "torch", "transformers", "tokenizers", "numpy", "scipy", "hnswlib")
+_PACKAGES = (
+    *("dexml-xmc", "torch", "transformers", "openvino", "tokenizers"),
+    *("numpy", "scipy", "hnswlib"),
+)
 
 
 def remove(folder: Path) -> None:

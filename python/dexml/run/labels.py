@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from dexml import shown
 from dexml.files import write_text
 from dexml.index.edits import check_rows
 from dexml.run.run import require
@@ -21,7 +22,7 @@ TRAINED = f"{PREFIX}trained"
 """Role of the texts as they were at the end of the training."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelSet:
     """The labels at one moment. Edits return another set; this one never changes.
 
@@ -49,6 +50,15 @@ class LabelSet:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def _facts(self) -> dict[str, object]:
+        return {"labels": len(self), "alive": self.n_alive, "trained": self.n_trained}
+
+    def __repr__(self) -> str:
+        return shown.line("LabelSet", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("LabelSet", self._facts())
 
     @cached_property
     def n_alive(self) -> int:

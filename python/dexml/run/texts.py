@@ -50,7 +50,7 @@ class _Lines:
         return self.content[begin : int(self._ends[row])].decode("utf-8")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PointTexts:
     """Texts of points by their row. They never change: edits return others.
 
@@ -59,6 +59,9 @@ class PointTexts:
 
     first: _Lines
     added: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"PointTexts(points={len(self.first) + len(self.added):,})"
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> PointTexts:

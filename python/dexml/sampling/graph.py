@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml import _rust
-from dexml.data import Csr, csr_parts, truth_parts
+from dexml import _rust, shown
+from dexml.data import Csr, csr_parts, expect_csr, label_parts
 from dexml.files import replacing
 
 FORMAT_VERSION = 1
 _Arrays = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelGraph:
     """Weighted neighbours of each label.
 
@@ -33,9 +33,20 @@ class LabelGraph:
     """Name of the method, and its arguments."""
 
     def __post_init__(self) -> None:
+        expect_csr(self.neighbours, "neighbours")
         n_rows, n_columns = self.neighbours.shape
         if n_rows != n_columns:
             raise ValueError(f"neighbours: shape {self.neighbours.shape}; expected labels x labels")
+
+    def _facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {"labels": self.neighbours.shape[0]}
+        return facts | {"edges": self.neighbours.nnz} | self.parameters
+
+    def __repr__(self) -> str:
+        return shown.line("LabelGraph", self._facts())
+
+    def _repr_html_(self) -> str:
+        return shown.html("LabelGraph", self._facts())
 
     @classmethod
     def random_walk(
@@ -78,7 +89,8 @@ class LabelGraph:
             num_threads: Threads; default all cores. The result does not depend on it.
 
         Raises:
-            ValueError: An argument is out of range, or `y_train` is not a CSR matrix.
+            ValueError: An argument is out of range, or `y_train` is refused as by
+                `dexml.metrics.inv_propensity`.
 
         Example:
             >>> y = csr_array(np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], np.float32))
@@ -98,7 +110,7 @@ class LabelGraph:
         _one_of("weights", weights, ("visits", "share"))
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in 0..2^64 - 1, not {seed}")
-        y = truth_parts(y_train, "y_train")
+        y = label_parts(y_train, "y_train")
         n_labels = y_train.shape[1]
         arrays = _rust.random_walk(y, n_labels, num_threads=num_threads, **parameters)
         if weights == "share":
@@ -141,7 +153,8 @@ class LabelGraph:
             num_threads: Threads; default all cores. The result does not depend on it.
 
         Raises:
-            ValueError: An argument is out of range, or `y_train` is not a CSR matrix.
+            ValueError: An argument is out of range, or `y_train` is refused as by
+                `dexml.metrics.inv_propensity`.
 
         Example:
             >>> y = csr_array(np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1]], np.float32))
@@ -158,7 +171,7 @@ class LabelGraph:
             "max_point_labels": max_point_labels,
             "max_label_points": max_label_points,
         }
-        y = truth_parts(y_train, "y_train")
+        y = label_parts(y_train, "y_train")
         n_labels = y_train.shape[1]
         arrays = _rust.co_occurrence(y, n_labels, num_threads=num_threads, **parameters)
         return cls(_matrix(arrays, n_labels), {"method": "co_occurrence"} | parameters)
@@ -187,12 +200,18 @@ class LabelGraph:
         and parameters as JSON.
 
         Raises:
-            ValueError: `path` does not end in ``.npz``.
+            ValueError: `path` does not end in ``.npz``, or `load` would refuse the graph (a label
+                twice in a row, a weight that is not finite).
         """
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"{path}: expected a name that ends in .npz")
         matrix = self.neighbours
+        indptr, indices, weights = csr_parts(matrix, "neighbours")
+        weights = weights.astype(np.float32, copy=False)
+        n_labels = matrix.shape[0]
+        tidy = _rust.check_csr("neighbours", n_labels, n_labels, indptr, indices, weights)
+        matrix = _matrix((indptr, *(tidy or (indices, weights))), n_labels)
         described = {"format_version": FORMAT_VERSION, "parameters": self.parameters}
         with replacing(path) as temporary:
             np.savez(

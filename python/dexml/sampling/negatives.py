@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust
-from dexml.data import Csr, csr_parts, pair_parts, truth_parts
+from dexml.data import Csr, csr_parts, expect_csr, label_parts, pair_parts
 from dexml.sampling.graph import LabelGraph, graph_parts
 
 SOURCES = ("shortlist", "graph", "frequency", "uniform")
@@ -48,7 +48,7 @@ class NegativeSampler:
                 raise ValueError(f"unknown source {name!r} (known: {', '.join(SOURCES)}){hint}")
         if graph_weights not in ("edge", "uniform"):
             raise ValueError(f"graph_weights must be 'edge' or 'uniform', not {graph_weights!r}")
-        parts = truth_parts(y, "y")
+        parts = label_parts(y, "y")
         n_points, n_labels = y.shape
         listed, ids = _shortlists(shortlist if "shortlist" in shares else None, n_points, n_labels)
         edges = graph_parts(graph, n_labels) if graph is not None and "graph" in shares else None
@@ -200,7 +200,10 @@ def _shortlists(
 ) -> tuple[tuple[NDArray[np.int64], NDArray[np.int32]] | None, NDArray[np.int32] | None]:
     if shortlist is None:
         return None, None
+    if isinstance(shortlist, np.ma.MaskedArray):  # the mask would be lost
+        raise ValueError("shortlist: a masked array; give shortlist.filled(-1), padded with -1")
     if not isinstance(shortlist, np.ndarray):
+        expect_csr(shortlist, "shortlist")
         if shortlist.shape != (n_points, n_labels):
             raise ValueError(
                 f"shortlist: shape {shortlist.shape}, expected {(n_points, n_labels)} as in y"

@@ -198,8 +198,9 @@ class DenseScorer:
     def fingerprint(self) -> dict[str, Any]:
         """Return how texts are encoded; `note` says how the index is searched."""
         return {
-            "device": self.embedder.encoder.device.type,
+            "device": self.embedder.device,
             "precision": self.embedder.precision,
+            "engine": self.embedder.engine,
         }
 
     def note(self, k: int) -> str:
@@ -253,3 +254,23 @@ def read_residual(state: Sealed, n_labels: int, dim: int) -> NDArray[np.float32]
 def encoder_folder(state: Sealed) -> Path:
     """Return the folder of a run's encoder."""
     return state.folder / ENCODER
+
+
+def check_encoder(state: Sealed) -> None:
+    """Check the files of a run's encoder again, just before they are read without torch.
+
+    The weights that torch reads are large and are left out.
+
+    Raises:
+        FileNotFoundError: One is missing.
+        ValueError: One is not the file that was saved.
+    """
+    for role in state.parts:
+        weights = role.endswith(".safetensors") and role.count("/") == 1
+        if role.startswith(f"{ENCODER}/") and not weights:
+            state.check(role)
+
+
+def engine_facts(state: Sealed) -> dict[str, Any]:
+    """Return what training chose to encode with; empty in runs that know nothing of engines."""
+    return require(state, "engine", {"name": str, "form": str}) if "engine" in state.facts else {}

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from tqdm import tqdm
 
-from dexml import _rust, data
+from dexml import _rust, console, data
 from dexml.data import Csr, csr_parts, pair_parts
 from dexml.index import Hits
 from dexml.run import require
@@ -208,7 +207,7 @@ class PointMemory:
         labels = csr_parts(points.y, "y")[:2]
         label_vectors = np.ascontiguousarray(label_vectors, np.float32)
         out = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-        with tqdm(total=n, desc="votes", unit="point", disable=not progress) as bar:
+        with console.bar(total=n, desc="votes", unit="point", disable=not progress) as bar:
             for start in range(0, n, _BLOCK):
                 rows = slice(start, min(start + _BLOCK, n))
                 if near is None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+
+from dexml import console
 
 CHUNK_TEXTS, CHUNK_CHARACTERS = 10_000, 4_000_000
 """Texts and characters tokenised at a time: the encodings of the library are large."""
@@ -47,7 +48,7 @@ def token_ids(
     longest = CHARACTERS_A_TOKEN * max_tokens if splits_at_blanks(backend) else None
     ids: list[NDArray[Any]] = [np.zeros(0, dtype)]
     lengths = [np.zeros(1, np.int64)]
-    with tqdm(
+    with console.bar(
         total=len(texts), desc="tokenizing", unit="text", delay=2, disable=not progress
     ) as bar:
         for chunk in _chunks(texts, longest):

@@ -9,6 +9,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from dexml import console
 from dexml.files import replacing
+from dexml.given import text_list
 from dexml.text.tokenizing import token_ids
 
 if TYPE_CHECKING:  # counting and caching tokens works without torch
@@ -79,6 +82,19 @@ class Tokens:
         real = sum(int(lengths[batch].sum()) for batch in batches)
         return computed / real if real else 1.0
 
+    def first_equal(self) -> NDArray[np.int64]:
+        """Return for each text the first one with the same tokens, shape (N,), int64.
+
+        Texts are compared by 16 bytes of a digest.
+        """
+        seen: dict[bytes, int] = {}
+        first = np.empty(len(self), np.int64)
+        ends = self.offsets.tolist()
+        for i, (start, end) in enumerate(pairwise(ends)):
+            key = blake2b(self.ids[start:end].tobytes(), digest_size=16).digest()
+            first[i] = seen.setdefault(key, i)
+        return first
+
     def select(self, rows: NDArray[np.int64]) -> Tokens:
         """Copy the texts `rows` into memory, in that order."""
         rows = np.asarray(rows, np.int64)
@@ -101,6 +117,28 @@ class Tokens:
 
         return Tokens(self.ids, self.offsets, _moved(_signed(self.ids), torch.device(device)))
 
+    def array(self, rows: NDArray[Any] | Sequence[int]) -> NDArray[np.int64]:
+        """Return token ids (B, T), int64, of texts of one length.
+
+        Raises:
+            ValueError: The texts differ in length.
+        """
+        starts, length = self._of_one_length(np.asarray(rows))
+        ids: NDArray[np.int64] = self.ids[starts[:, None] + np.arange(length)].astype(np.int64)
+        return ids
+
+    def _of_one_length(self, rows: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+        """Return the starts and the length of some texts."""
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        length = int(lengths[0])
+        if (lengths != length).any():
+            raise ValueError(
+                f"texts of {length} and {int(lengths[lengths != length][0])} tokens in one batch; "
+                "take the batches of Tokens.batches"
+            )
+        return starts, length
+
     def tensor(self, rows: NDArray[Any] | Sequence[int], device: torch.device) -> Tensor:
         """Return token ids (B, T), int64, of texts of one length.
 
@@ -111,15 +149,7 @@ class Tokens:
         """
         import torch
 
-        rows = np.asarray(rows)
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        length = int(lengths[0])
-        if (lengths != length).any():
-            raise ValueError(
-                f"tensor: texts of {length} and {int(lengths[lengths != length][0])} tokens in one "
-                "batch; take the batches of Tokens.batches"
-            )
+        starts, length = self._of_one_length(np.asarray(rows))
         if self.resident is not None and _is(self.resident.device, device):
             positions = torch.arange(length, device=self.resident.device)
             ids = self.resident[_moved(starts, self.resident.device)[:, None] + positions]
@@ -181,7 +211,7 @@ def tokenize(
     short to fill `max_tokens`, the whole text is tokenised.
 
     Args:
-        tokenizer: A fast tokenizer of transformers.
+        tokenizer: A fast tokenizer of transformers, or one of the tokenizers library.
         texts: The texts; may be empty, and so may each of them.
         max_tokens: Tokens of a text at most, special ones included.
         cache: Folder to keep the result in, under a hash of texts, tokenizer and `max_tokens`. A
@@ -192,16 +222,17 @@ def tokenize(
         The token ids, in the order of the texts.
 
     Raises:
+        TypeError: `texts` is a single string, a table, a dict or a set, or an item is no string.
         ValueError: Special tokens alone fill `max_tokens`, or a text is not Unicode.
     """
-    backend = tokenizer.backend_tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     special = backend.num_special_tokens_to_add(False)
     if max_tokens <= special:
         raise ValueError(
             f"max_tokens = {max_tokens}: the tokenizer adds {special} special tokens to each text; "
             f"give {special + 1} or more"
         )
-    texts = texts if isinstance(texts, list) else list(texts)
+    texts = text_list(texts)
     dtype = np.uint16 if backend.get_vocab_size() <= 1 << 16 else np.int32
     if cache is None or not texts:
         return Tokens(*token_ids(backend, texts, max_tokens, dtype, progress=progress))

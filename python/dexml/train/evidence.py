@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dexml import console
 from dexml.files import replacing
@@ -103,7 +102,9 @@ def gather(
     texts = [given.part.texts[i] for i in asked]
     tree = settings.tree == "auto"
     scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
-    bar = tqdm(total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet)
+    bar = console.bar(
+        total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet
+    )
     with bar:
         return ranking.gather(scorer, ranking.Asked.of(given, asked, weights), bar.update)
 

@@ -14,8 +14,9 @@ from dexml import console
 from dexml.encoder import DualEncoder, Tokens
 from dexml.run import folder as rundir
 from dexml.train import processes
+from dexml.train.cache import bound, used
 from dexml.train.problem import Features, Job
-from dexml.train.settings import TrainSettings
+from dexml.train.settings import CACHE_GIGABYTES, TrainSettings
 
 
 def cache_folder(settings: TrainSettings) -> Path:
@@ -29,9 +30,12 @@ def tokenize(
     """Tokenise texts and cache them: the first process writes the cache, the others read it."""
 
     def tokens() -> Tokens:
-        return encoder.tokenize(
+        found = encoder.tokenize(
             texts, max_tokens, cache=cache_folder(settings), progress=not settings.quiet
         )
+        if isinstance(found.ids, np.memmap):
+            used(Path(str(found.ids.filename)).parent)
+        return found
 
     if processes.size() > 1:
         processes.first(lambda: len(tokens()) == len(texts), encoder.device)
@@ -46,6 +50,7 @@ def cached_features(
     desc: str,
     progress: bool,
     alone: bool = False,
+    gigabytes: float = CACHE_GIGABYTES,
 ) -> NDArray[np.float32]:
     """Features of texts by the encoder as it is now, cached under a hash of both.
 
@@ -58,6 +63,7 @@ def cached_features(
         desc: Words beside the progress bar.
         progress: Show a progress bar.
         alone: Let each process encode all texts: then the bits do not depend on their number.
+        gigabytes: What the cache may take.
     """
     path = cached_path(encoder, tokens, cache)
     device = encoder.device
@@ -65,6 +71,9 @@ def cached_features(
     if path.exists():
         try:
             cached = np.load(path, allow_pickle=False)
+            used(path)
+        except FileNotFoundError:
+            pass  # another training has just made room
         except (ValueError, EOFError):
             console.say(f"note: {path} is damaged and is computed again")
     if processes.size() == 1 and cached is not None:
@@ -78,6 +87,7 @@ def cached_features(
     def write() -> bool:
         cache.mkdir(parents=True, exist_ok=True)
         rundir.write_array(path, features)
+        bound(cache, gigabytes, keep=path)
         return True
 
     processes.first(write, device)
@@ -85,10 +95,15 @@ def cached_features(
 
 
 def cached_path(encoder: DualEncoder, tokens: Tokens, cache: Path) -> Path:
-    """The file in `cache` for the features of these texts by the encoder as it is now."""
+    """The file in `cache` for the features of these texts by the encoder as it is now.
+
+    Features of an engine, and of each of its forms, have files of their own.
+    """
     digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
     for array in (tokens.ids.astype(np.int32), tokens.offsets):
         digest.update(array.tobytes())
+    if encoder.engine is not None:
+        digest.update(f"{encoder.engine.name} {encoder.engine.form}".encode())
     for tensor in encoder.transformer.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
     return cache / f"{digest.hexdigest()[:16]}.npy"
@@ -125,6 +140,7 @@ def of_all(
             desc=desc,
             progress=not settings.quiet,
             alone=settings.deterministic,
+            gigabytes=settings.cache_gigabytes,
         )
         for desc, texts in zip(("points", "labels"), tokens, strict=True)
     ]

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from dexml import sealed
+from dexml import console, sealed
 from dexml.data import Csr
 from dexml.encoder import with_bias_dimension
 from dexml.files import replacing
@@ -22,7 +21,7 @@ from dexml.scorers import PointMemory
 from dexml.scorers.dense import QUERIES, TABLE, VECTORS
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home, Part, array_part
-from dexml.train import features, processes, selection
+from dexml.train import engine, features, processes, selection
 from dexml.train.evidence import asking
 from dexml.train.outcome import (
     Finished,
@@ -57,7 +56,11 @@ class Saved(NamedTuple):
 
 
 def save(
-    settings: TrainSettings, saved: Saved, selected: dict[str, Any], temperature: float
+    settings: TrainSettings,
+    saved: Saved,
+    selected: dict[str, Any],
+    temperature: float,
+    chosen: engine.Chosen,
 ) -> None:
     """Write the parts of the run, and the manifest that says that all are there."""
     folder, model = settings.out, saved.model
@@ -69,6 +72,7 @@ def save(
             "label_table": True,
         }
         model.encoder.save(beside, max_tokens=settings.point_tokens, facts=facts)
+        exported = engine.export(model.encoder, chosen, beside, settings)
     labels = LabelSet.of(saved.label_texts, model.table.counts.cpu().numpy())
     prior = selected["prior"]
     dense: dict[str, Any] = {
@@ -87,6 +91,8 @@ def save(
         "dense": dense,
         "selected": selected["memory"],
     }
+    if exported is not None:
+        sections["engine"] = exported
     parts = labels.parts() | {
         TRAINED: text_part(labels.texts),
         VECTORS: array_part(saved.vectors),
@@ -143,7 +149,12 @@ def score_test(
     if processes.size() == 1:
         cache = features.cache_folder(settings)
         encoded = features.cached_features(
-            encoder, tokens, cache, desc="test points", progress=show
+            encoder,
+            tokens,
+            cache,
+            desc="test points",
+            progress=show,
+            gigabytes=settings.cache_gigabytes,
         )
     else:  # the first process is alone here, and the cache is something of all of them
         encoded = encoder.encode_features(tokens, desc="test points", progress=show)
@@ -162,7 +173,9 @@ def score_test(
     if saved.ranker is not None:
         others["without ranker"] = result
         vectors = with_bias_dimension(encoder.embed(encoded))
-        with tqdm(total=len(part.texts), desc="ranking", unit="text", disable=not show) as bar:
+        with console.bar(
+            total=len(part.texts), desc="ranking", unit="text", disable=not show
+        ) as bar:
             result, ids, scores = evaluate_scorer(
                 asking(saved.ranker, part.texts, vectors),
                 part.texts,

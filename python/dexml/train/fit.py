@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
 from dexml import console
 from dexml.run import folder as rundir
 from dexml.train import checkpoint, processes, selection, shortlist, stages
@@ -84,7 +82,7 @@ def _run_stage(stage: Stage, progress: Progress, stop: Callable[[], bool], track
     n_batches = schedule.n_batches(len(job.rows))
     steps = schedule.epochs * n_batches
     rates, log = _Rates(stage), _Log(stage, track)
-    bar = tqdm(
+    bar = console.bar(
         total=steps,
         initial=progress.step,
         desc=f"{job.name}: {schedule.name}",

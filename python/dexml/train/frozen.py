@@ -13,8 +13,8 @@ import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
+from dexml import console
 from dexml.encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, Tokens
 from dexml.files import replacing
 from dexml.train import processes
@@ -65,7 +65,7 @@ def _write(
     desc = f"{desc}, frozen layers"
     with (
         replacing(path) as beside,
-        tqdm(total=len(tokens), desc=desc, unit="text", disable=not progress) as bar,
+        console.bar(total=len(tokens), desc=desc, unit="text", disable=not progress) as bar,
     ):
         out = open_memmap(beside, "w+", np.float32, shape)
         for rows in tokens.batches(budget):

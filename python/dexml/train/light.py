@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dexml import console
 from dexml.metrics import Result, inv_propensity
@@ -186,7 +185,7 @@ def _announce(given: DataSet, settings: TrainSettings) -> None:
 
 
 def _bar(n: int, what: str, settings: TrainSettings) -> AbstractContextManager[Any]:
-    bar: AbstractContextManager[Any] = tqdm(
+    bar: AbstractContextManager[Any] = console.bar(
         total=n, desc=what, unit="text", delay=2, disable=settings.quiet
     )
     return bar

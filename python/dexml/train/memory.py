@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from dexml import console
 from dexml.data import Csr
 from dexml.index import Hits, exact_search
 from dexml.metrics import Evaluator, Result, compare, seen_groups
@@ -157,7 +157,7 @@ def choose_memory(
         progress: Show a bar.
     """
     trials = _Trials(validation.first(MAX_POINTS), select, max((b for b, _ in voters), default=0))
-    with tqdm(desc="prior and memory", unit="setting", disable=not progress) as bar:
+    with console.bar(desc="prior and memory", unit="setting", disable=not progress) as bar:
         plain, mixed = [], []
         for prior in priors:
             plain.append(trials.score(prior, 0.0))

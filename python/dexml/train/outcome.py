@@ -124,7 +124,8 @@ def _with_unseen(result: Result) -> dict[str, float]:
 def changed(settings: TrainSettings) -> dict[str, Any]:
     """Return the settings that differ from their defaults, as plain values."""
     given, usual = settings.model_dump(mode="json"), defaults()
-    hidden = {"data_dir", "out", "encoder", "resume", "overwrite", "quiet", "debug", "cache"}
+    hidden = {"data_dir", "out", "encoder", "resume", "overwrite", "quiet", "debug"}
+    hidden |= {"cache", "cache_gigabytes"}
     return {k: v for k, v in given.items() if k not in hidden and usual.get(k, None) != v}
 
 

@@ -18,7 +18,7 @@ from dexml.metrics import Result, inv_propensity
 from dexml.run import PointTexts
 from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
-from dexml.train import choice, evidence, features, final, fit, processes, track
+from dexml.train import choice, engine, evidence, features, final, fit, processes, track
 from dexml.train.advice import advising
 from dexml.train.folder import (
     begin_log,
@@ -91,11 +91,12 @@ def _train(
         features.tokenize(encoder, given.part.texts, settings.point_tokens, settings),
         features.tokenize(encoder, given.label_texts, settings.label_tokens, settings),
     )
+    chosen = engine.choose(encoder, given, tokens, settings)
     frozen = features.of_all(encoder, tokens, settings) if starts_frozen(settings) else None
     problem = Problem(given.y, given.part.exclude, *tokens, weights, frozen)
     _announce(given, device, settings)
     with _tracker(settings) as tracker:
-        job, selected = _fit(problem, encoder, given, settings, tracker)
+        job, selected = _fit(problem, encoder, given, settings, tracker, chosen)
 
     # All processes encode what is searched later; then the first one goes on alone.
     queries = np.flatnonzero(given.held_out if given.held_out.any() else ~given.held_out)[:QUERIES]
@@ -128,7 +129,7 @@ def _train(
         ranker,
         texts,
     )
-    final.save(settings, saved, selected, temperature)
+    final.save(settings, saved, selected, temperature, chosen)
     seconds = before + time.perf_counter() - started
     finished = final.score_test(settings, saved, weights, propensity, seconds)
     if conclude is not None:
@@ -143,6 +144,7 @@ def _fit(
     given: DataSet,
     settings: TrainSettings,
     tracker: track.Track,
+    chosen: engine.Chosen,
 ) -> tuple[Job, dict[str, Any]]:
     """Select on the held-out points; then train on all points in the same way.
 
@@ -167,6 +169,7 @@ def _fit(
             path = settings.out / "checkpoint" / "selection.json"
             if not (path.exists() and settings.refit):  # else a resumed run has selected already
                 progress = fit.fit(job, tracker)
+                engine.note_trained_loss(chosen, job.model, given, settings)
                 choice.choose(job, given, progress, path, start, tracker)
                 if not settings.refit and choice.asks_parts(settings):
                     job = start(given.fitted, settings, name)

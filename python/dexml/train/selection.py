@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from dexml import console
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, with_bias_dimension
 from dexml.index import Hits, exact_search
@@ -80,7 +80,9 @@ def score(
     )
     n = len(point_features)
     ids, scores = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
-    for start in tqdm(range(0, n, SCORE_BLOCK), desc="scoring", unit="block", disable=not progress):
+    for start in console.bar(
+        range(0, n, SCORE_BLOCK), desc="scoring", unit="block", disable=not progress
+    ):
         rows = slice(start, start + SCORE_BLOCK)
         pairs = None if exclude is None else exclude[rows]
         ids[rows], scores[rows] = search(

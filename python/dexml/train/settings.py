@@ -16,11 +16,13 @@ from dexml.train.schedule import LOSS_EXAMPLES, parse_loss, parse_negatives, par
 SWITCHES = (
     *("resume", "overwrite", "quiet", "debug", "out", "data_dir", "threads", "device"),
     *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
-    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "cache", "keep_texts"),
+    *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "keep_texts"),
+    *("cache", "cache_gigabytes"),
 )
 """Settings that do not belong to the result: a resumed run may have others."""
 
 
+CACHE_GIGABYTES = 50.0
 NO_ENCODER = "none"
 """The encoder of a light run."""
 
@@ -192,6 +194,16 @@ class TrainSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the transformer in training; auto: bfloat16 on CUDA, else float32"
     )
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="what encodes texts while the transformer stays as it is, and serves the run "
+        "without torch; auto: OpenVINO on a CPU if it is installed, else torch",
+    )
+    form: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="numbers that OpenVINO multiplies; auto: bfloat16, else int8, if that is "
+        "faster on this machine and validation points find their labels as well as with float32",
+    )
     compile: bool = Field(False, description="torch.compile the transformer")
     packed: bool = Field(
         False,
@@ -209,6 +221,9 @@ class TrainSettings(Settings):
     )
     cache: str = Field(
         "", description="folder for tokens and features, may be shared by runs; default RUN/cache"
+    )
+    cache_gigabytes: float = Field(
+        CACHE_GIGABYTES, gt=0, description="what it may take: the longest unused is removed"
     )
 
     @field_validator("stages")

@@ -136,7 +136,7 @@ impl PyLabelTree {
         moved_ranking(py, n_rows, top)
     }
 
-    /// The labels that the beams reach with their scores, (n, n_labels), rows sorted by label.
+    /// The labels that the beams reach with their scores, `(n, n_labels)`, rows sorted by label.
     #[pyo3(signature = (x, *, beam))]
     fn reach<'py>(&self, py: Python<'py>, x: CsrArgs<'py>, beam: i64) -> PyResult<CsrArgs<'py>> {
         let beam = count("beam", beam)?;

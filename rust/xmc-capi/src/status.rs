@@ -54,9 +54,10 @@ impl From<Error> for Failure {
             }
             Error::Io { .. } => xmc_status::Io,
             Error::OutOfMemory { .. } => xmc_status::Memory,
-            Error::Content { .. } | Error::Damaged { .. } | Error::Archive { .. } => {
-                xmc_status::Content
-            }
+            Error::Content { .. }
+            | Error::Damaged { .. }
+            | Error::Window { .. }
+            | Error::Archive { .. } => xmc_status::Content,
             Error::NoRows | Error::ZeroDenominator { .. } => xmc_status::Undefined,
             _ => xmc_status::Parameter,
         };

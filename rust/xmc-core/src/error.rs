@@ -41,6 +41,15 @@ pub enum Error {
         /// The message of the decoder.
         what: String,
     },
+    /// A zstd file whose window is larger than the decoder allows; it is not damaged.
+    #[error(
+        "{file}: zstd with a window of more than 128 MB (zstd --long); unpack it with: \
+         zstd -d --long=31"
+    )]
+    Window {
+        /// Name of the file as given.
+        file: String,
+    },
     /// An intact archive that does not hold a CSR matrix.
     #[error("{file}: {fault}")]
     Archive {

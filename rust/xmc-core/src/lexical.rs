@@ -89,6 +89,7 @@ fn check_rows(rows: CsrView<'_>) -> Result<()> {
 }
 
 /// What is wrong with a row, if anything.
+#[allow(clippy::needless_bitwise_bool)]
 fn fault_of(columns: &[i32], values: &[f32]) -> Option<Fault> {
     // Without a branch for each entry, so that the common case is fast.
     let ascending = columns.windows(2).fold(true, |all, pair| all & (pair[0] < pair[1]));

@@ -41,6 +41,7 @@ pub fn parse_pairs(file: &str, text: &[u8], n_rows: usize, n_labels: usize) -> R
         }
     }
     let mut pairs = Vec::new();
+    let text = token::without_mark(text);
     for (line, bytes) in text.split(|&byte| byte == b'\n').enumerate() {
         let pair = parse_pair(token::trim_cr(bytes), n_rows, n_labels).map_err(|fault| {
             Error::Content { place: Place::Line { file: file.to_owned(), line: line + 1 }, fault }

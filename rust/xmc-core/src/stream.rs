@@ -97,7 +97,7 @@ impl<'a> Stream<'a> {
     pub(crate) fn new(file: &'a str, packing: Packing, bytes: &'a [u8]) -> Result<Self> {
         let reader: Box<dyn Read + Send + 'a> = match packing {
             Packing::None => Box::new(bytes),
-            Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(bytes)),
+            Packing::Gzip => Box::new(Members::of(bytes)),
             Packing::Zstd => match zstd::Decoder::with_buffer(bytes) {
                 Ok(decoder) => Box::new(decoder),
                 Err(error) => return Err(damaged(file, packing, &error)),
@@ -166,7 +166,40 @@ impl<'a> Stream<'a> {
     }
 }
 
+/// The members of a gzip file, one after the other. Zeros may follow a member: tapes and some
+/// servers pad files, and gzip and Python read such files too.
+#[cfg(feature = "compression")]
+struct Members<'a>(Option<flate2::bufread::GzDecoder<&'a [u8]>>);
+
+#[cfg(feature = "compression")]
+impl<'a> Members<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        Self(Some(flate2::bufread::GzDecoder::new(bytes)))
+    }
+}
+
+#[cfg(feature = "compression")]
+impl Read for Members<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while let Some(mut member) = self.0.take() {
+            let read = member.read(out)?;
+            if read > 0 || out.is_empty() {
+                self.0 = Some(member);
+                return Ok(read);
+            }
+            let rest = member.into_inner();
+            if let Some(next) = rest.iter().position(|&byte| byte != 0) {
+                self.0 = Some(flate2::bufread::GzDecoder::new(&rest[next..]));
+            }
+        }
+        Ok(0)
+    }
+}
+
 fn damaged(file: &str, packing: Packing, error: &io::Error) -> Error {
+    if packing == Packing::Zstd && error.to_string().contains("requires too much memory") {
+        return Error::Window { file: file.to_owned() };
+    }
     let (file, format) = (file.to_owned(), packing.name());
     Error::Damaged { file, format, what: error.to_string() }
 }

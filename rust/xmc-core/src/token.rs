@@ -23,6 +23,11 @@ pub(crate) fn trim_cr(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
+/// A text without the UTF-8 byte order mark that some editors put in front of it.
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 /// The tokens of a line, each with its byte offset in it.
 pub(crate) fn tokens(line: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let mut at = 0;

@@ -82,8 +82,11 @@ table! {
         "2 5 3\n0 0:1\n1 1:1\n\n0\n", Some("X.txt:5: more rows than the header's 2");
     comment: "1 5\n# 0:1\n", Some("Y.txt:2: bad token '#' (column 1)"),
         "1 5 3\n# 0:1\n", Some("X.txt:2: bad token '#' (column 1)");
-    byte_order_mark: "\u{feff}1 5\n0:1\n", Some("Y.txt:1: bad token '\\u{feff}1' (column 1)"),
-        "\u{feff}1 5 3\n0 0:1\n", Some("X.txt:1: bad token '\\u{feff}1' (column 1)");
+    byte_order_mark: "\u{feff}1 5\n0:1\n", None,
+        "\u{feff}1 5 3\n0 0:1\n", None;
+    byte_order_mark_later: "1 5\n\u{feff}0:1\n",
+        Some("Y.txt:2: bad token '\\u{feff}0:1' (column 1)"),
+        "1 5 3\n0 \u{feff}0:1\n", Some("X.txt:2: bad token '\\u{feff}0:1' (column 3)");
     other_bytes: "1 5\n0:1 a:1\n", Some("Y.txt:2: bad token 'a:1' (column 5)"),
         "1 5 3\n0 0:1 é:1\n", Some("X.txt:2: bad token 'é:1' (column 7)");
     decimal_label: "1 5\n4.0:1\n", Some("Y.txt:2: bad label '4.0' (column 1)"),
@@ -241,7 +244,7 @@ fn rejected() {
         (b"2 5\n0:1\n1:1\n\n2:1\n", "Y.txt:5: more rows than the header's 2"),
         (b"1 5\n# 0:1\n", "Y.txt:2: bad token '#' (column 1)"),
         (b"# comment\n1 5\n0:1\n", "Y.txt:1: bad token '#' (column 1)"),
-        (b"\xef\xbb\xbf1 5\n0:1\n", "Y.txt:1: bad token '\u{feff}1' (column 1)"),
+        (b"\xef\xbb\xbfx\n0:1\n", "Y.txt:1: bad token 'x' (column 1)"),
         (b"1 5\n0:1 \xff:1\n", "Y.txt:2: bad token '\u{fffd}:1' (column 5)"),
         (b"1 5\n0:1 a:1\n", "Y.txt:2: bad token 'a:1' (column 5)"),
         (b"1 5\n0:1:2\n", "Y.txt:2: bad token '0:1:2' (column 1)"),

@@ -19,6 +19,7 @@ from dexml import _rust
 from dexml.data import Csr
 from dexml.data.parts import canonical
 from dexml.files import replacing
+from dexml.given import expect_texts
 
 Texts: TypeAlias = Sequence[str] | Sequence[list[str]]
 """Texts; or for each text its words, from a tokenizer of your own, which are taken as they are."""
@@ -112,8 +113,10 @@ class Vectorizer:
             Shape (N, n_tokens), float32, sorted; empty rows for texts without a known token.
 
         Raises:
-            TypeError: An item is neither a string nor a list of strings.
+            TypeError: `texts` is a single string, a table, a dict or a set, or an item is neither
+                a string nor a list of strings.
         """
+        expect_texts(texts, "texts")
         parts = self._vocabulary.rows(
             self._tokenizer,
             texts,
@@ -189,7 +192,8 @@ def fit_vectorizer(
         num_threads: Threads; default all cores.
 
     Raises:
-        TypeError: An item is neither a string nor a list of strings.
+        TypeError: `texts` is a single string, a table, a dict or a set, or an item is neither
+            a string nor a list of strings.
         ValueError: A setting is out of range; the message names it.
 
     Example:
@@ -199,6 +203,7 @@ def fit_vectorizer(
         >>> vectorizer.rows(["RED boats"]).toarray().max().item()
         1.0
     """
+    expect_texts(texts, "texts")
     settings = settings or VectorizerSettings()
     tokenizer = _tokenizer(settings)
     vocabulary = _rust.Vocabulary.build(

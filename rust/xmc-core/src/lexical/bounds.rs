@@ -160,6 +160,7 @@ impl Pruned {
     }
 
     /// Leaves the keys of the k rows with the largest bounds in `first`.
+    #[expect(clippy::needless_bitwise_bool, reason = "a branch for each lane would not vectorise")]
     fn largest(&mut self, bounds: &Bounds, sums: &[f64], k: usize, drops: &impl Fn(i32) -> bool) {
         let (keys, length) = (&mut self.first, self.length);
         keys.clear();

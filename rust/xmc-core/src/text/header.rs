@@ -16,7 +16,7 @@ pub(super) fn parse_header(line: &[u8], layout: Layout) -> std::result::Result<[
         Layout::Lf => (2, Fault::Header),
         Layout::Bow => (3, Fault::BowHeader),
     };
-    let line = token::trim_cr(line);
+    let line = token::trim_cr(token::without_mark(line));
     let mut numbers = [Some(0); 3];
     let mut n_tokens = 0;
     for (at, text) in token::tokens(line) {

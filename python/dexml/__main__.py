@@ -1,0 +1,53 @@
+"""``dexml COMMAND ...``, also ``python -m dexml COMMAND ...``: all commands behind one name.
+
+Each is also called by ``python -m dexml.COMMAND``.
+"""
+
+import sys
+from importlib import import_module
+
+import dexml
+from dexml import console
+
+COMMANDS = {
+    "train": "train a run on a data set",
+    "index": "build, check and edit the index of a run, and its labels",
+    "predict": "ask a run for the labels of texts",
+    "metrics": "score predictions: P@k, nDCG@k, PSP@k, intervals, tests",
+    "data": "describe, check, convert and prepare data sets",
+    "demo": "the whole job on real data",
+}
+"""What the list says of each command; its code is loaded only when it is called."""
+
+
+def usage() -> str:
+    """Return the list of commands."""
+    lines = "\n".join(f"  {name:<9}{about}" for name, about in COMMANDS.items())
+    return (
+        "usage: dexml COMMAND ...\n\nDual encoders for extreme multi-label classification.\n\n"
+        f"commands:\n{lines}\n\ndexml COMMAND --help lists the options of a command, "
+        "dexml --version the version."
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Run a command, or list them."""
+    name, *rest = argv or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+    elif name in ("-V", "--version"):
+        print(f"dexml {dexml.__version__}")
+    elif name in COMMANDS:
+        import_module(f"dexml.{name}.__main__").main(rest)
+    else:
+        hint = console.did_you_mean(name, list(COMMANDS)) or f" (known: {', '.join(COMMANDS)})"
+        console.usage_error(f"unknown command '{name}'{hint}")
+
+
+def start() -> int:
+    """Run the script ``dexml``; return its exit code."""
+    return console.run(main, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    raise SystemExit(start())
