@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, random_array
+from scipy.sparse import csr_array, hstack, random_array
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from dexml.text.lexical import (
@@ -292,6 +292,32 @@ def test_search_is_the_sparse_product(
     np.testing.assert_array_equal(scores, expected)
     again = pair_scores(queries, rows, ids)
     assert again.tobytes() == scores.tobytes()
+
+
+def test_a_double_search_is_two_searches() -> None:
+    queries, rows = rows_of(0, 40), rows_of(1, 90)
+    only, exclude = np.arange(90) % 4 > 0, rows_of(2, 40, 90)
+    below = rows.shape[1] // 2
+    whole, part = LexicalIndex(rows).search_both(queries, 7, 5, below, exclude=exclude, only=only)
+    expected = LexicalIndex(rows).search(queries, 7, exclude=exclude, only=only)
+    first = LexicalIndex(csr_array(rows[:, :below]))
+    expected_part = first.search(csr_array(queries[:, :below]), 5, exclude=exclude, only=only)
+    for found, known in zip((*whole, *part), (*expected, *expected_part), strict=True):
+        np.testing.assert_array_equal(found, known)
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        LexicalIndex(rows).search_both(queries, 7, 0, below)
+
+
+def test_common_columns_do_not_show() -> None:
+    # Most of the values lie in few columns: those are read for the best rows only.
+    rows, queries = abs(rows_of(0, 300, 30)), abs(rows_of(1, 20, 30))
+    common = csr_array(np.random.default_rng(0).integers(1, 8, (320, 20)).astype(np.float32) / 64)
+    rows = csr_array(hstack([common[:300], rows], format="csr"))
+    queries = csr_array(hstack([common[300:], queries], format="csr"))
+    found = LexicalIndex(rows).search(queries, 5)
+    expected = slow_search(queries, rows, 5, np.ones(300, np.bool_))
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
 
 
 def test_blocks_of_queries_do_not_show() -> None:

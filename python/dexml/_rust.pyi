@@ -538,6 +538,18 @@ class InvertedIndex:
         With `rows`, those that were indexed, the result is the same and may come sooner.
         """
 
+    def search_both(
+        self,
+        queries: _Truth,
+        k: tuple[int, int],
+        n_columns: int,
+        *,
+        exclude: _Pattern | None = None,
+        only: NDArray[np.bool_] | None = None,
+        num_threads: int | None = None,
+    ) -> _Ranking:
+        """`search` for ``k[0]`` rows, and for ``k[1]`` by columns below `n_columns`, side by side."""
+
 def join_rows(
     parts: Sequence[_Truth],
     n_features: Sequence[int],
@@ -565,9 +577,13 @@ def pair_scores(
     n_features: int,
     pairs: _Pattern,
     *,
+    trusted: bool = False,
     num_threads: int | None = None,
 ) -> NDArray[np.float32]:
-    """Inner products of given pairs, in their order. Of `rows`, those of a pair are checked."""
+    """Inner products of given pairs, in their order.
+
+    Of `rows`, those of a pair are checked; `trusted`: their columns ascend and all is finite.
+    """
 
 def mix_rows(
     ids: NDArray[np.int32],

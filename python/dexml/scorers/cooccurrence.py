@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, vstack
 
 from dexml import _rust
 from dexml.data import Csr, csr_parts
-from dexml.data.parts import canonical
+from dexml.data.parts import canonical, joined
 from dexml.index import Hits
 from dexml.scorers.points import positives_of, widened
 
@@ -66,9 +66,9 @@ def companions(y: Csr) -> Csr:
     apart = rows != together.indices
     share = together.data / (counts[rows] + 2.0)  # = P(l given m) x n_m / (n_m + 2)
     indptr = np.concatenate([[0], np.cumsum(apart)])[together.indptr]
-    matrix = csr_array(
-        (share[apart].astype(np.float32), together.indices[apart], indptr), shape=together.shape
-    )
+    # Ids of int32, as the core takes them for each text.
+    indices = together.indices[apart].astype(np.int32)
+    matrix = joined(together.shape, indptr, indices, share[apart].astype(np.float32))
     matrix.sort_indices()
     return matrix
 

@@ -9,6 +9,7 @@ words that are new.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -137,7 +138,7 @@ class LexicalScorer:
         """Find the k best labels of each text; labels without any evidence are not found."""
 
         def make() -> tuple[object, Hits]:
-            return (exclude, only), self._best(queries, width, exclude, self._mask(only))
+            return (exclude, only), self._best(queries, width, exclude, only)
 
         # A ranker asks for candidates, and again for the best of them. The result holds what it
         # depends on, so that no later object can get its id.
@@ -146,10 +147,28 @@ class LexicalScorer:
         ids, scores = queries.once(key, make)[1]
         return np.ascontiguousarray(ids[:, :k]), np.ascontiguousarray(scores[:, :k])
 
+    def _found(
+        self, queries: Queries, k: int, exclude: Csr | None, only: NDArray[np.bool_] | None
+    ) -> tuple[Hits, Hits]:
+        """Search by centroid and text, and by centroid alone: its columns are the first ones."""
+
+        def make() -> tuple[object, tuple[Hits, Hits]]:
+            found = self._base.index.search_both(
+                self._asked(queries),
+                k,
+                PROPOSED["centroid"],
+                self.lexicon.n_joined,
+                exclude=exclude,
+                only=self._mask(only),
+            )
+            return (exclude, only), found
+
+        return queries.once((self, "found", k, id(exclude), id(only)), make)[1]
+
     def _best(
-        self, queries: Queries, k: int, exclude: Csr | None, mask: NDArray[np.bool_] | None
+        self, queries: Queries, k: int, exclude: Csr | None, only: NDArray[np.bool_] | None
     ) -> Hits:
-        hits = self._base.index.search(self._asked(queries), k, exclude=exclude, only=mask)[0]
+        hits, mask = self._found(queries, k, exclude, only)[0][0], self._mask(only)
         votes = self.votes(queries)[0]
         # A label that is not among the k best without votes can only pass them by votes.
         voted = top_of(votes, int(np.diff(votes.indptr).max(initial=1)), exclude, mask)
@@ -206,7 +225,7 @@ class LexicalScorer:
 
         return [
             self.search(queries, PROPOSED["base"], exclude=exclude, only=only)[0],
-            nearest(rows.joined, self._shrunk, "centroid"),
+            self._found(queries, PROPOSED["base"], exclude, only)[1][0],
             top_of(self.votes(queries)[0], PROPOSED["votes"], exclude, mask),
             nearest(rows.text, self.words, "text"),
             nearest(rows.chars, self.chars, "name"),
@@ -338,11 +357,12 @@ class LexicalScorer:
             return None
         facts = require(state, "lexical", {"n_points": int})
         try:
-            lexicon = Lexicon.restore(state, facts)
-            points, y, centroids, words, chars = (
-                data.load_scores(state.path(PREFIX + role))
-                for role in ("points", "positives", "centroids", "label_words", "label_chars")
-            )
+            roles = ("points", "positives", "centroids", "label_words", "label_chars")
+            paths = [state.path(PREFIX + role) for role in roles]
+            with ThreadPoolExecutor() as threads:  # each is unpacked by one thread
+                loading = threads.map(data.load_scores, paths)
+                lexicon = Lexicon.restore(state, facts)
+                points, y, centroids, words, chars = loading
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise state.damaged(str(error)) from None
         n, n_points = len(labels), facts["n_points"]

@@ -35,7 +35,9 @@ class Searched:
     def scores(self, queries: Csr, pairs: Candidates) -> NDArray[np.float32]:
         """Compute the inner products of candidates with the rows of their labels, (n_pairs,)."""
         parts, n_features = feature_parts(queries, "queries"), self.rows.shape[1]
-        return _rust.pair_scores(parts, self._parts, n_features, (pairs.indptr, pairs.ids))
+        return _rust.pair_scores(
+            parts, self._parts, n_features, (pairs.indptr, pairs.ids), trusted=True
+        )
 
     def wider(self, n_columns: int) -> Searched:
         """Return the rows with empty columns at the end; nothing is copied."""

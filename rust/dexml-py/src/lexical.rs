@@ -294,6 +294,36 @@ impl PyInvertedIndex {
         })?;
         moved_ranking(py, n_rows, top)
     }
+
+    /// Two searches in one: of all columns, and of those below `n_columns`.
+    #[pyo3(signature = (queries, k, n_columns, *, exclude=None, only=None, num_threads=None))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn search_both<'py>(
+        &self,
+        py: Python<'py>,
+        queries: CsrArgs<'py>,
+        k: (i64, i64),
+        n_columns: i64,
+        exclude: Option<PatternArgs<'py>>,
+        only: Option<Bound<'py, PyAny>>,
+        num_threads: Option<i64>,
+    ) -> PyResult<Ranking<'py>> {
+        let (k, n_columns) = ((count("k", k.0)?, count("k", k.1)?), count("n_columns", n_columns)?);
+        let queries = CsrArrays::<f32>::borrow("queries", &queries)?;
+        let exclude = exclude.map(|pairs| PatternArrays::borrow("exclude", &pairs)).transpose()?;
+        let only = only.map(|only| vector::<bool>("only", &only)).transpose()?;
+        let queries = queries.slices()?;
+        let exclude = exclude.as_ref().map(PatternArrays::slices).transpose()?;
+        let only = only.as_ref().map(|only| only.as_slice()).transpose()?;
+        let index = &self.inner;
+        let (n_rows, top) = in_pool(py, num_threads, || {
+            let queries = queries.check_features("queries", index.n_features())?;
+            let n_rows = index.n_rows();
+            let exclude = exclude.map(|exclude| exclude.check("exclude", n_rows)).transpose()?;
+            Ok((queries.n_rows(), index.search_both(queries, k, n_columns, exclude, only)?))
+        })?;
+        moved_ranking(py, n_rows, top)
+    }
 }
 
 /// Matrices side by side.
@@ -359,13 +389,14 @@ pub(crate) fn label_centroids<'py>(
 
 /// Inner products of given pairs.
 #[pyfunction]
-#[pyo3(signature = (queries, rows, n_features, pairs, *, num_threads=None))]
+#[pyo3(signature = (queries, rows, n_features, pairs, *, trusted=false, num_threads=None))]
 pub(crate) fn pair_scores<'py>(
     py: Python<'py>,
     queries: CsrArgs<'py>,
     rows: CsrArgs<'py>,
     n_features: i64,
     pairs: PatternArgs<'py>,
+    trusted: bool,
     num_threads: Option<i64>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let n_features = count("n_features", n_features)?;
@@ -376,6 +407,7 @@ pub(crate) fn pair_scores<'py>(
     let scores = in_pool(py, num_threads, || {
         let queries = queries.check_features("queries", n_features)?;
         let rows = rows.lazy("rows", n_features)?;
+        let rows = if trusted { rows.trusted() } else { rows };
         lexical::pair_scores(queries, rows, pairs.check("pairs", rows.n_rows())?)
     })?;
     Ok(moved(py, scores).into_any())

@@ -119,16 +119,16 @@ proptest! {
         masked in any::<bool>(),
         negative in prop::bool::weighted(0.1),
     ) {
-        // The first columns are in every other row, the others in few; whole numbers make ties.
+        // The first columns are in most rows, the others in few; whole numbers make ties.
         let mut state = seed + 1;
         let mut draw = |below: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 33) % below
         };
         let mut sparse = |n_rows: usize, n_terms: u64| -> Vec<Row> {
-            let cell = |column, draw: &mut dyn FnMut(u64) -> u64| {
-                let often = if column < 8 { 2 } else { n_terms };
-                (draw(often) == 0).then(|| (column, draw(3) as f32 / if column < 8 { 8.0 } else { 1.0 }))
+            let cell = |column: i32, draw: &mut dyn FnMut(u64) -> u64| {
+                let (often, unit) = if column < 30 { (1, 0.125) } else { (n_terms, 1.0) };
+                (draw(often) == 0).then(|| (column, draw(3) as f32 * unit))
             };
             let row = |_| (0..40).filter_map(|column| cell(column, &mut draw)).collect();
             (0..n_rows).map(row).collect()
@@ -143,7 +143,23 @@ proptest! {
         let search = |rows| index.search(features("q", &q), k, None, only, rows).unwrap();
         let (plain, bounded) = (search(None), search(Some(features("rows", &r).into())));
         prop_assert_eq!(&plain, &slow_search(&queries, &indexed, k, &vec![Row::new(); 9], only));
-        prop_assert_eq!(bounded, plain);
+        prop_assert_eq!(&bounded, &plain);
+
+        let cut = |rows: &[Row]| -> Vec<Row> {
+            rows.iter().map(|row| row.range(..34).map(|(&c, &v)| (c, v)).collect()).collect()
+        };
+        let (few, short) = (cut(&queries), cut(&indexed));
+        let below = slow_search(&few, &short, 3, &vec![Row::new(); 9], only);
+        let both = index.search_both(features("q", &q), (k, 3), 34, None, only).unwrap();
+        prop_assert_eq!(both.k, k + 3);
+        for row in 0..9 {
+            let found = &both.ids[row * (k + 3)..(row + 1) * (k + 3)];
+            prop_assert_eq!(&found[..k], &plain.ids[row * k..(row + 1) * k]);
+            prop_assert_eq!(&found[k..], &below.ids[row * 3..(row + 1) * 3]);
+            let scores = &both.scores[row * (k + 3)..(row + 1) * (k + 3)];
+            prop_assert_eq!(&scores[..k], &plain.scores[row * k..(row + 1) * k]);
+            prop_assert_eq!(&scores[k..], &below.scores[row * 3..(row + 1) * 3]);
+        }
     }
 
     #[test]

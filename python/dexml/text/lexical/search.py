@@ -6,8 +6,8 @@ search takes 8 bytes a thread for each row of the index.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, overload
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from dexml import _rust
 from dexml.data import Csr, CsrParts, csr_parts, pair_parts, truth_parts
 from dexml.data.parts import canonical, joined
 
+Hits: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float32]]
+Pattern: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32]]
 _QUERIES_PER_CALL = 4096
 """Ctrl-C is answered between calls."""
 
@@ -122,25 +124,68 @@ class LexicalIndex:
         Raises:
             ValueError: Shapes disagree, `k` is below 1, or a value is not finite.
         """
+        only = None if only is None else np.ascontiguousarray(only)
+
+        def of(window: CsrParts, exclude: Pattern | None) -> Hits:
+            return self._index.search(
+                window, k, exclude=exclude, only=only, rows=self._rows, num_threads=num_threads
+            )
+
+        return self._windows(queries, exclude, of)
+
+    def search_both(
+        self,
+        queries: Csr,
+        k: int,
+        k_below: int,
+        n_columns: int,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+        num_threads: int | None = None,
+    ) -> tuple[Hits, Hits]:
+        """Search twice at the cost of once: by all columns, and by those below `n_columns` alone.
+
+        Args:
+            queries: Shape (N, n_features).
+            k: Rows a query of the first search.
+            k_below: Rows a query of the second search.
+            n_columns: Columns of the second search.
+            exclude: As in `search`, as the rest.
+            only: As in `search`.
+            num_threads: Threads; default all cores.
+
+        Returns:
+            What `search` returns for all columns, and for the first of them.
+        """
+        only = None if only is None else np.ascontiguousarray(only)
+
+        def of(window: CsrParts, exclude: Pattern | None) -> Hits:
+            return self._index.search_both(
+                window,
+                (k, k_below),
+                n_columns,
+                exclude=exclude,
+                only=only,
+                num_threads=num_threads,
+            )
+
+        ids, scores = self._windows(queries, exclude, of)
+        return (ids[:, :k], scores[:, :k]), (ids[:, k:], scores[:, k:])
+
+    def _windows(
+        self, queries: Csr, exclude: Csr | None, of: Callable[[CsrParts, Pattern | None], Hits]
+    ) -> Hits:
         n_queries = queries.shape[0]
         if queries.shape[1] != self.shape[1]:
             raise ValueError(f"queries: {queries.shape[1]} features, expected {self.shape[1]}")
         indptr, indices, data = feature_parts(queries, "queries")
         pairs = pair_parts(exclude, (n_queries, self.shape[0]), "exclude")
-        only = None if only is None else np.ascontiguousarray(only)
         found = []
         for first in range(0, max(n_queries, 1), _QUERIES_PER_CALL):
             window = slice(first, first + _QUERIES_PER_CALL + 1)
-            found.append(
-                self._index.search(
-                    (indptr[window], indices, data),
-                    k,
-                    exclude=None if pairs is None else (pairs[0][window], pairs[1]),
-                    only=only,
-                    rows=self._rows,
-                    num_threads=num_threads,
-                )
-            )
+            some = None if pairs is None else (pairs[0][window], pairs[1])
+            found.append(of((indptr[window], indices, data), some))
         if len(found) == 1:
             return found[0]
         ids, scores = zip(*found, strict=True)

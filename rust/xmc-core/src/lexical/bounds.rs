@@ -15,9 +15,9 @@ use crate::postings::Postings;
 use crate::rank::{Score, keep_best};
 
 /// A column is common if it has more postings than this part of the rows.
-const COMMON_PART: usize = 6;
+const COMMON_PART: usize = 4;
 /// Bounds pay if a query's common columns have more postings than this times the rows.
-const LEAST: usize = 3;
+const LEAST: usize = 8;
 /// More than all rounding of a sum of products that are not negative, and of a score in `f32`.
 const SLACK: f64 = 1.0 + 1e-6;
 /// Scores below may be rounded more coarsely.
@@ -57,12 +57,6 @@ impl Bounds {
         }
         bounds.n_entries = postings.len().div_ceil(n_rows.max(1));
         Ok(bounds)
-    }
-
-    /// At most this is the score of a row with the given sum over the other columns.
-    #[inline]
-    fn of(&self, row: usize, sum: f64, length: f64) -> f64 {
-        sum + length * f64::from(self.lengths[row])
     }
 }
 
@@ -166,22 +160,23 @@ impl Pruned {
     }
 
     /// Leaves the keys of the k rows with the largest bounds in `first`.
+    #[expect(clippy::needless_bitwise_bool, reason = "a branch for each lane would not vectorise")]
     fn largest(&mut self, bounds: &Bounds, sums: &[f64], k: usize, drops: &impl Fn(i32) -> bool) {
         let (keys, length) = (&mut self.first, self.length);
         keys.clear();
         let capacity = k.saturating_mul(2).max(256);
         let mut threshold = f64::NEG_INFINITY;
-        for (chunk, sums) in sums.chunks(LANES).enumerate() {
-            let bound = |lane: usize| bounds.of(chunk * LANES + lane, sums[lane], length);
-            if !(0..sums.len()).fold(false, |any, lane| any | (bound(lane) > threshold)) {
+        let chunks = sums.chunks(LANES).zip(bounds.lengths.chunks(LANES));
+        for (chunk, (sums, lengths)) in chunks.enumerate() {
+            let all = || sums.iter().zip(lengths).map(|(sum, own)| sum + length * f64::from(*own));
+            if !all().fold(false, |any, bound| any | (bound > threshold)) {
                 continue;
             }
-            for lane in 0..sums.len() {
-                let (row, bound) = ((chunk * LANES + lane) as i32, bound(lane));
-                if bound <= threshold || drops(row) {
+            for (row, bound) in (chunk * LANES..).zip(all()) {
+                if bound <= threshold || drops(row as i32) {
                     continue;
                 }
-                keys.push((bound as f32).key(row));
+                keys.push((bound as f32).key(row as i32));
                 if keys.len() >= capacity {
                     let (_, &mut worst, _) = keys.select_nth_unstable(k - 1);
                     threshold = f64::from(f32::score(worst));
@@ -196,13 +191,17 @@ impl Pruned {
     fn candidates(&mut self, bounds: &Bounds, sums: &[f64], threshold: f64) {
         let length = self.length;
         self.rows.clear();
-        for (chunk, sums) in sums.chunks(LANES).enumerate() {
+        let chunks = sums.chunks(LANES).zip(bounds.lengths.chunks(LANES));
+        for (chunk, (sums, lengths)) in chunks.enumerate() {
             // Negated, so that a bound that is no number counts as large.
-            let reaches =
-                |lane: usize| !(bounds.of(chunk * LANES + lane, sums[lane], length) < threshold);
-            if (0..sums.len()).fold(false, |any, lane| any | reaches(lane)) {
-                let lanes = (0..sums.len()).filter(|&lane| reaches(lane));
-                self.rows.extend(lanes.map(|lane| (chunk * LANES + lane) as u32));
+            let all = || {
+                let bounds =
+                    sums.iter().zip(lengths).map(|(sum, own)| sum + length * f64::from(*own));
+                bounds.map(|bound| !(bound < threshold))
+            };
+            if all().fold(false, |any, reaches| any | reaches) {
+                let reached = (chunk * LANES..).zip(all()).filter(|&(_, reaches)| reaches);
+                self.rows.extend(reached.map(|(row, _)| row as u32));
             }
         }
     }
@@ -215,21 +214,21 @@ mod tests {
 
     #[test]
     fn few_rows_are_read() {
-        // Sixty rows share ten columns; the last five share one more with the query.
+        // Sixty rows share thirty columns; the last five share one more with the query.
         let (mut indptr, mut indices, mut data) = (vec![0], vec![], vec![]);
         for row in 0..60 {
-            let own = (row >= 55).then_some(10);
-            indices.extend((0..10).chain(own));
-            data.extend([0.1; 10].into_iter().chain(own.map(|_| row as f32)));
+            let own = (row >= 55).then_some(30);
+            indices.extend((0..30).chain(own));
+            data.extend([0.1; 30].into_iter().chain(own.map(|_| row as f32)));
             indptr.push(indices.len() as i64);
         }
-        let rows = CsrView::of_features("rows", 11, &indptr, &indices, &data).unwrap();
+        let rows = CsrView::of_features("rows", 31, &indptr, &indices, &data).unwrap();
         let postings = Postings::new(rows).unwrap();
         let bounds = Bounds::new(rows, &postings).unwrap();
         let mut pruned = Pruned::default();
-        let columns: Vec<i32> = (0..11).collect();
-        assert!(pruned.take(&bounds, &postings, &columns, &[1.0; 11]));
-        assert_eq!((pruned.columns(), pruned.values()), (&[10][..], &[1.0][..]));
+        let columns: Vec<i32> = (0..31).collect();
+        assert!(pruned.take(&bounds, &postings, &columns, &[1.0; 31]));
+        assert_eq!((pruned.columns(), pruned.values()), (&[30][..], &[1.0][..]));
         let mut sums = [0.0; 60];
         (55..60).for_each(|row| sums[row] = row as f64);
         let mut keys = vec![];
@@ -240,7 +239,7 @@ mod tests {
 
         // All alike but for what is common: as many rows as there are have to be read.
         assert!(!pruned.best(&bounds, rows.into(), &[0.0; 60], 2, |_| false, &mut keys).unwrap());
-        assert!(!pruned.take(&bounds, &postings, &[3, 10], &[1.0, 1.0]));
-        assert!(!pruned.take(&bounds, &postings, &columns, &[-1.0; 11]));
+        assert!(!pruned.take(&bounds, &postings, &[3, 30], &[1.0, 1.0]));
+        assert!(!pruned.take(&bounds, &postings, &columns, &[-1.0; 31]));
     }
 }

@@ -17,6 +17,7 @@ pub struct LazyRows<'a> {
     indptr: &'a [i64],
     indices: &'a [i32],
     data: &'a [f32],
+    trusted: bool,
 }
 
 impl<'a> LazyRows<'a> {
@@ -44,7 +45,21 @@ impl<'a> LazyRows<'a> {
             let (what, expected, found) = ("values", indices.len(), data.len());
             return Err(Error::Length { name: name.to_owned(), what, expected, found });
         }
-        Ok(Self { name, n_cols: n_features, first: 0, indptr, indices, data })
+        Ok(Self { name, n_cols: n_features, first: 0, indptr, indices, data, trusted: false })
+    }
+
+    /// The same rows, of which the caller knows that they ascend and are finite: [`pair_scores`] then
+    /// only looks at row pointers. Scores of rows that are not so mean nothing.
+    ///
+    /// [`pair_scores`]: super::pair_scores
+    #[must_use]
+    pub const fn trusted(self) -> Self {
+        Self { trusted: true, ..self }
+    }
+
+    /// The columns and values of a row, which is checked unless it is to be trusted.
+    pub(super) fn read(&self, row: usize) -> Result<(&'a [i32], &'a [f32])> {
+        if self.trusted { self.get(row) } else { self.checked(row) }
     }
 
     /// Number of rows.
@@ -104,7 +119,15 @@ impl<'a> LazyRows<'a> {
 impl<'a> From<CsrView<'a>> for LazyRows<'a> {
     fn from(view: CsrView<'a>) -> Self {
         let (first, indptr, indices, data) = view.window();
-        Self { name: view.name(), n_cols: view.n_cols(), first, indptr, indices, data }
+        Self {
+            name: view.name(),
+            n_cols: view.n_cols(),
+            first,
+            indptr,
+            indices,
+            data,
+            trusted: false,
+        }
     }
 }
 

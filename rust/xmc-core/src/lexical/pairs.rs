@@ -7,14 +7,14 @@ use super::{BLOCK_ROWS, check_columns, check_rows};
 use crate::bitmap::Bitmap;
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::Result;
-use crate::memory::{reserve, with_room, zeroed};
+use crate::memory::{with_room, zeroed};
 
 /// The inner products of given pairs: one for each stored entry of `pairs` (queries x rows), in the
 /// order of its entries; 0 where nothing is in common.
 ///
 /// Summed in `f64` by ascending column and rounded once, so that a score is equal, bit for bit, to
 /// that of [`InvertedIndex::search`](super::InvertedIndex::search). Only rows that a pair names are
-/// looked at, each is checked once.
+/// looked at, and checked.
 ///
 /// # Errors
 /// [`Error::Length`](crate::Error::Length) if shapes disagree; [`Error::Content`](crate::Error::Content)
@@ -28,7 +28,6 @@ pub fn pair_scores<'a>(
     check_columns(queries, rows.n_cols())?;
     pairs.check_shape(queries.n_rows(), rows.n_rows())?;
     check_rows(queries)?;
-    check_named(rows, pairs)?;
 
     let n_blocks = queries.n_rows().div_ceil(BLOCK_ROWS);
     let block_rows = |block: usize| {
@@ -49,11 +48,16 @@ pub fn pair_scores<'a>(
         .into_par_iter()
         .map_init(Terms::default, |terms, (block, cells)| {
             let mut cells = cells.iter_mut();
+            let mut seen = Bitmap::new(rows.n_rows())?;
             for row in block {
                 let (columns, values) = queries.row(row);
                 terms.load(columns, values)?;
                 for (&other, cell) in pairs.row(row).iter().zip(&mut cells) {
-                    let (columns, values) = rows.get(other as usize)?;
+                    // Checked just before it is used: a row comes from far away, but once.
+                    let fresh = seen.insert(other);
+                    let other = other as usize;
+                    let (columns, values) =
+                        if fresh { rows.read(other)? } else { rows.get(other)? };
                     *cell = terms.product(columns, values);
                 }
             }
@@ -62,23 +66,6 @@ pub fn pair_scores<'a>(
         .collect();
     done.into_iter().collect::<Result<()>>()?;
     Ok(scores)
-}
-
-/// Checks the rows that pairs name.
-fn check_named(rows: LazyRows<'_>, pairs: CsrPattern<'_>) -> Result<()> {
-    let (mut seen, mut named) = (Bitmap::new(rows.n_rows())?, Vec::new());
-    for query in 0..pairs.n_rows() {
-        let fresh = pairs.row(query).iter().filter(|&&row| seen.insert(row));
-        for &row in fresh {
-            reserve(&mut named, 1)?;
-            named.push(row as usize);
-        }
-    }
-    let checks: Vec<Result<()>> = named
-        .par_chunks(BLOCK_ROWS)
-        .map(|some| some.iter().try_for_each(|&row| rows.checked(row).map(|_| ())))
-        .collect();
-    checks.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -38,6 +38,13 @@ struct Scratch {
     pruned: Pruned,
 }
 
+/// Memory of a task with two searches.
+#[derive(Default)]
+struct Pair {
+    one: Scratch,
+    below: Vec<u64>,
+}
+
 impl InvertedIndex {
     /// Indexes rows, whose columns are features. The rows are copied.
     ///
@@ -98,18 +105,10 @@ impl InvertedIndex {
         only: Option<&[bool]>,
         rows: Option<LazyRows<'_>>,
     ) -> Result<TopK> {
-        check_columns(queries, self.n_features())?;
+        self.check(queries, exclude, only)?;
         if let Some(rows) = rows {
             rows.check_shape(self.n_rows, self.n_features())?;
         }
-        if let Some(exclude) = exclude {
-            exclude.check_shape(queries.n_rows(), self.n_rows)?;
-        }
-        if let Some(only) = only.filter(|only| only.len() != self.n_rows) {
-            let (name, expected, found) = ("only".to_owned(), self.n_rows, only.len());
-            return Err(Error::Length { name, what: "rows", expected, found });
-        }
-        check_rows(queries)?;
         TopK::fill::<f32, Scratch, _>(queries.n_rows(), k, |row, keys, scratch| {
             if scratch.sums.len() != self.n_rows {
                 scratch.sums = filled(self.n_rows, UNTOUCHED)?;
@@ -143,11 +142,72 @@ impl InvertedIndex {
                     }
                 }
                 self.add(columns, values, sums);
-                collect(sums, k, drops, keys);
+                collect(sums, k, true, drops, keys);
             }
             keys.sort_unstable();
             Ok(())
         })
+    }
+
+    /// Two searches in one: as [`search`](Self::search), and again as if rows and queries had only the
+    /// columns below `n_columns`. Each row of the result holds `k` rows and then the `k_below` of the
+    /// second search, both padded.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    pub fn search_both(
+        &self,
+        queries: CsrView<'_>,
+        (k, k_below): (usize, usize),
+        n_columns: usize,
+        exclude: Option<CsrPattern<'_>>,
+        only: Option<&[bool]>,
+    ) -> Result<TopK> {
+        self.check(queries, exclude, only)?;
+        if k == 0 || k_below == 0 {
+            let rule = "must be at least 1";
+            return Err(Error::Parameter { name: "k", rule, value: 0.to_string() });
+        }
+        let none = f32::NEG_INFINITY.key(-1);
+        let width = k.saturating_add(k_below);
+        TopK::fill::<f32, Pair, _>(queries.n_rows(), width, |row, keys, Pair { one, below }| {
+            if one.sums.len() != self.n_rows {
+                one.sums = filled(self.n_rows, UNTOUCHED)?;
+            }
+            one.excluded.load(exclude, row);
+            let Scratch { sums, excluded, .. } = one;
+            let drops =
+                |id: i32| only.is_some_and(|only| !only[id as usize]) || excluded.contains(id);
+            let (columns, values) = queries.row(row);
+            let middle = columns.partition_point(|&column| (column as usize) < n_columns);
+            self.add(&columns[..middle], &values[..middle], sums);
+            below.clear();
+            collect(sums, k_below, false, drops, below);
+            self.add(&columns[middle..], &values[middle..], sums);
+            collect(sums, k, true, drops, keys);
+            keys.sort_unstable();
+            below.sort_unstable();
+            keys.resize(k, none);
+            keys.append(below);
+            Ok(())
+        })
+    }
+
+    fn check(
+        &self,
+        queries: CsrView<'_>,
+        exclude: Option<CsrPattern<'_>>,
+        only: Option<&[bool]>,
+    ) -> Result<()> {
+        check_columns(queries, self.n_features())?;
+        if let Some(exclude) = exclude {
+            exclude.check_shape(queries.n_rows(), self.n_rows)?;
+        }
+        if let Some(only) = only.filter(|only| only.len() != self.n_rows) {
+            let (name, expected, found) = ("only".to_owned(), self.n_rows, only.len());
+            return Err(Error::Length { name, what: "rows", expected, found });
+        }
+        check_rows(queries)
     }
 
     /// The terms of a query with their postings.
@@ -190,12 +250,19 @@ impl InvertedIndex {
     }
 }
 
-/// Leaves the keys of the k best rows that were reached in `keys`, and the sums as they were before.
+/// Leaves the keys of the k best rows that were reached in `keys`, and with `clear` the sums as they
+/// were before.
 ///
 /// Only sums above a threshold are looked at one by one: the k-th best when the buffer was last cut.
 /// An equal score further on has a larger row and loses, so the test is strict.
 #[expect(clippy::needless_bitwise_bool, reason = "a branch for each lane would not vectorise")]
-fn collect(sums: &mut [f64], k: usize, drops: impl Fn(i32) -> bool, keys: &mut Vec<u64>) {
+fn collect(
+    sums: &mut [f64],
+    k: usize,
+    clear: bool,
+    drops: impl Fn(i32) -> bool,
+    keys: &mut Vec<u64>,
+) {
     let capacity = k.saturating_mul(2).max(256);
     // Every sum passes until k are known, for a comparison with NaN is false.
     let mut threshold = f64::NAN;
@@ -218,7 +285,9 @@ fn collect(sums: &mut [f64], k: usize, drops: impl Fn(i32) -> bool, keys: &mut V
                 }
             }
         }
-        lanes.fill(UNTOUCHED);
+        if clear {
+            lanes.fill(UNTOUCHED);
+        }
     }
     keep_best(keys, k);
 }
