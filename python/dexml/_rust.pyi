@@ -548,7 +548,7 @@ class InvertedIndex:
         only: NDArray[np.bool_] | None = None,
         num_threads: int | None = None,
     ) -> _Ranking:
-        """`search` for ``k[0]`` rows, beside it for ``k[1]`` by the columns below `n_columns`."""
+        """`search` for ``k[0]`` rows, and for ``k[1]`` by columns below `n_columns`, in one."""
 
 def join_rows(
     parts: Sequence[_Truth],
