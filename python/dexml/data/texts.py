@@ -100,6 +100,17 @@ def validation_mask(keys: Sequence[str], fraction: float) -> NDArray[np.bool_]:
     )
 
 
+def part_numbers(salt: str, keys: Sequence[str], n_parts: int) -> NDArray[np.int64]:
+    """Cut points into `n_parts` parts by a hash of each point's key; equal keys stay together.
+
+    Returns:
+        The part of each point, from 0, shape (n_points,).
+    """
+    return np.fromiter(
+        (int(n_parts * unit_interval(salt, key)) for key in keys), np.int64, len(keys)
+    )
+
+
 def unit_interval(salt: str, key: str) -> float:
     """Map a key to [0, 1), evenly and the same on every machine.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import data
-from dexml.data import Csr, unit_interval
+from dexml.data import Csr, part_numbers
 from dexml.train.memory import MAX_POINTS
 from dexml.train.settings import TrainSettings
 
@@ -87,7 +87,7 @@ def parts_to_ask(given: DataSet) -> list[Held]:
     """
     held = [Held(given.fitted, given.scored[:MAX_POINTS])]
     keys = given.part.groups or given.part.texts
-    number = np.array([int(_PARTS * unit_interval(_SALT, keys[i])) for i in given.fitted], int)
+    number = part_numbers(_SALT, [keys[i] for i in given.fitted], _PARTS)
     for part in range(_PARTS):
         fitted, asked = given.fitted[number != part], given.fitted[number == part]
         if sum(len(one.asked) for one in held) >= ENOUGH:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust
-from dexml.data import Csr, unit_interval
+from dexml.data import Csr, part_numbers
 from dexml.metrics import Evaluator, LabelGroups, Result, compare
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.queries import Queries
@@ -240,7 +240,7 @@ def out_of_fold(
 
     Where the other folds teach nothing, the first member's scores stand.
     """
-    folds = np.array([int(FOLDS * unit_interval(_SALT, key)) for key in keys], np.int64)
+    folds = part_numbers(_SALT, keys, FOLDS)
     scores = np.zeros(len(evidence.pairs), np.float32)
     for fold in range(FOLDS):
         fitted, fit_pairs = evidence.pairs.select(np.flatnonzero(folds != fold))
