@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,7 +159,8 @@ def score_test(
         )
     else:  # the first process is alone here, and the cache is something of all of them
         encoded = encoder.encode_features(tokens, desc="test points", progress=show)
-    result, ids, scores = selection.score(
+    score = partial(
+        selection.score,
         encoder,
         encoded,
         saved.vectors,
@@ -166,9 +168,9 @@ def score_test(
         part.exclude,
         weights,
         label_groups=groups,
-        memory=saved.memory,
         progress=show,
     )
+    result, ids, scores = score(memory=saved.memory)
     others = {}
     if saved.ranker is not None:
         others["without ranker"] = result
@@ -186,16 +188,7 @@ def score_test(
                 groups,
             )
     if saved.memory is not None:
-        others["without memory"], _, _ = selection.score(
-            encoder,
-            encoded,
-            saved.vectors,
-            part.y,
-            part.exclude,
-            weights,
-            label_groups=groups,
-            progress=show,
-        )
+        others["without memory"], _, _ = score()
     write_scores(settings, result, part, propensity, seconds, others)
     return Finished(
         settings, saved.label_texts, saved.y, seconds, Scored(result, part, ids, scores)
