@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dexml import _rust
 from dexml.data import Csr
 from dexml.data.parts import canonical
-from dexml.files import replacing
+from dexml.files import read_array, replacing
 from dexml.given import expect_texts
 
 Texts: TypeAlias = Sequence[str] | Sequence[list[str]]
@@ -237,10 +237,7 @@ def load_vectorizer(folder: Path) -> Vectorizer:
         _tokenizer(settings)  # refuses settings that no tokenizer can be made of
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / SETTINGS}: not a vectorizer: {error}") from error
-    try:
-        df = np.load(folder / FREQUENCIES, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{folder / FREQUENCIES}: damaged: {error}") from error
+    df = read_array(folder / FREQUENCIES)
     if df.dtype != np.int64 or df.ndim != 1:
         raise ValueError(f"{folder / FREQUENCIES}: {df.dtype}, {df.ndim}-d; expected int64, 1-d")
     return open_vectorizer(settings, folder / TOKENS, df, n_texts)
