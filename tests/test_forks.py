@@ -27,7 +27,8 @@ words = "kernel driver printer library music player network editor game server f
 # Of many lengths, so that several threads have batches of their own.
 # A parent that has closed a run, and has one open.
 predictor.predict(["kernel"], 3)
-predictor = Predictor.open(run, engine=engine, search="exact", threads=2 * (engine == "openvino") or None)
+threads = 2 if engine == "openvino" else None
+predictor = Predictor.open(run, engine=engine, search="exact", threads=threads)
 texts = [" ".join(words[i % 12] for i in range(n, 2 * n)) for n in range(1, 40)] * 3
 expected = predictor.predict(texts, 3)
 

@@ -106,11 +106,21 @@ class Embedder:
                     import torch
 
                     torch.set_num_threads(self._threads)
-                self._encoder = DualEncoder.load(str(self._folder)).to(target).eval()
+                self._encoder = self._loaded(DualEncoder).to(target).eval()
             from dexml.encoder.forked import settle
 
             settle(self._encoder.device)
             return self._encoder
+
+    def _loaded(self, kind: type[DualEncoder]) -> DualEncoder:
+        """Load the folder, which the libraries refuse with many kinds of errors."""
+        try:
+            return kind.load(str(self._folder))
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{self._folder}: cannot be opened as an encoder ({why})") from error
 
     @property
     def precision(self) -> Form:

@@ -18,6 +18,7 @@ from dexml.text.lexical import (
     fit_vectorizer,
     join_rows,
     open_vectorizer,
+    settings_of,
 )
 
 PREFIX = "lexical/"
@@ -141,11 +142,8 @@ class Lexicon:
         opened = {}
         for name in ("words", "chars", "later"):
             known = facts[name]
-            settings: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in known["settings"].items()
-            }
             opened[name] = open_vectorizer(
-                VectorizerSettings(**settings),
+                settings_of(known["settings"]),
                 state.path(f"{PREFIX}{name}_tokens"),
                 state.array(f"{PREFIX}{name}_df", np.int64, (None,)),
                 known["n_texts"],

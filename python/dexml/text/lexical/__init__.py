@@ -19,6 +19,7 @@ from dexml.text.lexical.vectorizer import (
     fit_vectorizer,
     load_vectorizer,
     open_vectorizer,
+    settings_of,
 )
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "neighbour_votes",
     "open_vectorizer",
     "pair_scores",
+    "settings_of",
     "vote_shares",
 ]
