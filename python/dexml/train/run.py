@@ -130,6 +130,7 @@ def _train(
         problem.y,
         ranker,
         texts,
+        label_features,
     )
     final.save(settings, saved, selected, temperature, chosen)
     seconds = before + time.perf_counter() - started
