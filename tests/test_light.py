@@ -211,14 +211,15 @@ def test_common_function_words_are_left_out(tmp_path: Path) -> None:
     ]
     labels = ["kernel", "parser", "driver"]
     y = csr_array(np.repeat(np.eye(3, dtype=np.float32), 30, axis=0))
-    save_dataset(tmp_path / "data", labels, {"trn": (texts, y)})
+    save_dataset(tmp_path / "data", labels, (texts, y))
     for choice, left_out in [("auto", ["a", "of", "the"]), ("none", [])]:
         out = tmp_path / choice
         train.train(settings_of(tmp_path / "data", out, stop_words=choice))
         for name in ("words", "later"):
             assert facts_of(out)["lexical"][name]["settings"]["stop_words"] == left_out
         found = Predictor.open(out).predict(["the driver", "of a the"], k=3)
-        assert found.ids[0, 0] == 2 and np.isfinite(found.scores).all()
+        assert found.ids[0, 0] == 2
+        assert np.isfinite(found.scores).all()
 
 
 def test_without_refit_the_validation_points_do_not_vote(tiny_data: Path, tmp_path: Path) -> None:
