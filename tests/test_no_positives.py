@@ -66,7 +66,7 @@ def test_the_command_refuses_it_in_one_line(
 ) -> None:
     folder = write_tiny_data(tmp_path / "data")
     take_all(folder)
-    words = [str(folder), "--encoder", str(tiny_encoder)]
+    words = [str(folder), "--encoder", str(tiny_encoder), "--quiet"]
     for more in (["--out", str(tmp_path / "run")], ["--plan"]):
         assert run(train_main, [*words, *more]) == 1
         shown = capsys.readouterr()
