@@ -19,6 +19,7 @@ from dexml.sealed import Part, Sealed, array_part
 SECTION = "calibration"
 PREFIX = f"{SECTION}/"
 MAX_STEPS = 256
+"""Of the isotonic regression behind a curve."""
 BEST = 20
 """Scores of a text that its level is taken from."""
 FREQUENCIES = ("head", "torso", "tail", "unseen")
@@ -46,18 +47,17 @@ def frequency_of(counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
-    """A probability that rises with the score, in at most `MAX_STEPS` steps."""
+class Curve:
+    """A probability that rises with the score: straight between some knots, flat beyond them."""
 
     scores: NDArray[np.float64]
-    """Where each step begins, ascending, (n,). The first one holds for smaller scores too."""
+    """Of the knots, ascending, (n,)."""
     values: NDArray[np.float64]
-    """The probability of each step, ascending, (n,)."""
+    """Their probabilities, ascending, (n,)."""
 
     def __call__(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Return the probability of each score, of the same shape."""
-        at = np.searchsorted(self.scores, scores, side="right") - 1
-        return self.values[np.maximum(at, 0)]
+        return np.interp(scores, self.scores, self.values)
 
 
 class Level(NamedTuple):
@@ -117,9 +117,9 @@ class Expected(NamedTuple):
 class Calibration:
     """Probabilities of scores, and what to expect above each."""
 
-    seen: Steps
+    seen: Curve
     """For labels with training points, or for all labels."""
-    unseen: Steps | None
+    unseen: Curve | None
     """For labels without training points, where there were enough of them to see."""
     level: Level
     """Is taken off the scores before."""
@@ -198,20 +198,20 @@ class Calibration:
         Raises:
             ValueError: They do not fit together.
         """
-        seen = Steps(arrays["scores"], arrays["values"])
+        seen = Curve(arrays["scores"], arrays["values"])
         unseen = None
         if "unseen_scores" in arrays:
-            unseen = Steps(arrays["unseen_scores"], arrays["unseen_values"])
+            unseen = Curve(arrays["unseen_scores"], arrays["unseen_values"])
         expected = Expected(arrays["cuts"], arrays["expected"], arrays["missed"])
         level = Level(*arrays["level"].tolist())
         if not np.isfinite(level).all() or level.scale <= 0:
             raise ValueError("a level that is no number")
-        for steps in (seen, *(() if unseen is None else (unseen,))):
-            if len(steps.scores) != len(steps.values) or not len(steps.scores):
-                raise ValueError("steps without values")
-            if (np.diff(steps.scores) <= 0).any() or (np.diff(steps.values) < 0).any():
-                raise ValueError("steps that do not rise")
-            if not ((steps.values >= 0) & (steps.values <= 1)).all():
+        for curve in (seen, *(() if unseen is None else (unseen,))):
+            if len(curve.scores) != len(curve.values) or not len(curve.scores):
+                raise ValueError("knots without values")
+            if (np.diff(curve.scores) <= 0).any() or (np.diff(curve.values) < 0).any():
+                raise ValueError("a curve that does not rise")
+            if not ((curve.values >= 0) & (curve.values <= 1)).all():
                 raise ValueError("probabilities outside 0..1")
         shape = (len(about["groups"]), len(expected.probabilities), len(COLUMNS))
         if expected.table.shape != shape or len(expected.missed) != shape[1] or not shape[1]:

@@ -31,10 +31,10 @@ from dexml.scorers.calibration import (
     MAX_STEPS,
     OLD,
     Calibration,
+    Curve,
     Expected,
     Level,
     Missing,
-    Steps,
     frequency_of,
     summaries,
 )
@@ -56,6 +56,8 @@ GROUP_HITS = 100
 STEP_PAIRS = 20
 """Answers that a step rests on at least."""
 FOLDS = 5
+N_CUTS = 256
+"""Probabilities above which precision and recall are measured."""
 RESAMPLES = 500
 NO_VALIDATION = "no validation part: nothing was held out that probabilities could be fitted on"
 _SALT = "dexml calibration folds"
@@ -170,7 +172,7 @@ def summary(calibration: Calibration | Missing) -> str:
     about = calibration.about
     own = "" if calibration.unseen is None else ", unseen labels by themselves"
     return (
-        f"probabilities: {about['kind']}, {len(calibration.seen.values)} steps from "
+        f"probabilities: {about['kind']}, from "
         f"{about['hits']} right labels of {about['points']} held-out points{own}"
     )
 
@@ -199,10 +201,9 @@ def fit(answers: Answers, *, seed: int) -> Calibration | Missing:
         for number in range(len(FREQUENCIES))
         if answers.hits[frequency_of(answers.counts) == number].sum() >= GROUP_HITS
     ]
-    cuts = np.unique(np.concatenate([s.values for s in curves[:2] if isinstance(s, Steps)]))
-    if len(cuts) > MAX_STEPS:
-        cuts = cuts[np.linspace(0, len(cuts) - 1, MAX_STEPS).round().astype(np.int64)]
-    cuts[0] = 0.0  # everything
+    # As many right labels between each two cuts; 0 keeps everything.
+    shares = np.linspace(0, 1, N_CUTS)
+    cuts = np.unique(np.append(0.0, np.quantile(judged[answers.hits], shares, method="lower")))
     expected = _expected(answers, judged, cuts, enough, seed)
     about = {
         "points": n_points,
@@ -218,8 +219,8 @@ def fit(answers: Answers, *, seed: int) -> Calibration | Missing:
 class _Curves(NamedTuple):
     """What is fitted on some points."""
 
-    seen: Steps
-    unseen: Steps | None
+    seen: Curve
+    unseen: Curve | None
     level: Level
 
     def judge(self, answers: Answers, points: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -233,17 +234,17 @@ class _Curves(NamedTuple):
 
 
 def _curves(answers: Answers, points: NDArray[np.bool_]) -> _Curves:
-    """Fit the level, and the steps of seen and of unseen labels, on some points."""
+    """Fit the level, and the curves of seen and of unseen labels, on some points."""
     level = fit_level(answers.scores[points], answers.hits[points])
     leveled = answers.scores - level.of(answers.scores)
     there = answers.there & points[:, None]
     new = there & (answers.counts == 0)
     old = there & ~new
     if answers.hits[new].sum() < GROUP_HITS or not answers.hits[old].any():
-        return _Curves(fit_steps(leveled[there], answers.hits[there]), None, level)
+        return _Curves(fit_curve(leveled[there], answers.hits[there]), None, level)
     return _Curves(
-        fit_steps(leveled[old], answers.hits[old]),
-        fit_steps(leveled[new], answers.hits[new]),
+        fit_curve(leveled[old], answers.hits[old]),
+        fit_curve(leveled[new], answers.hits[new]),
         level,
     )
 
@@ -291,12 +292,25 @@ def _logistic_weights(
     return np.append(w[:-1] / width, w[-1] - (w[:-1] * features.mean(axis=0) / width).sum())
 
 
-def fit_steps(scores: NDArray[np.floating[Any]], hits: NDArray[np.bool_]) -> Steps:
-    """Fit a probability that rises with the score: isotonic regression, in few steps.
+class Step(NamedTuple):
+    """A step of an isotonic regression."""
 
-    Steps that rest on few answers are joined with the nearest one, then the most similar ones
-    until there are `MAX_STEPS`. A step without a hit, or without a miss, is not taken for sure:
-    half a hit or miss is added. With few hits a logistic curve (Platt, 1999) takes their place.
+    low: float
+    """The smallest score in it."""
+    mean: float
+    """The mean score."""
+    high: float
+    """The largest score."""
+    value: float
+    """The share of hits."""
+
+
+def fit_curve(scores: NDArray[np.floating[Any]], hits: NDArray[np.bool_]) -> Curve:
+    """Fit a probability that rises with the score.
+
+    The curve goes through the steps of `isotonic_steps` at their mean score. Within a step it rises
+    a little, by half of the way to the nearer neighbour on both sides: equal probabilities could
+    not be cut. With few hits it is a logistic curve (Platt, 1999).
 
     Args:
         scores: (n,), finite; at least one.
@@ -304,13 +318,32 @@ def fit_steps(scores: NDArray[np.floating[Any]], hits: NDArray[np.bool_]) -> Ste
     """
     if hits.sum() < FEW_HITS:
         return _logistic(scores, hits)
+    steps = isotonic_steps(scores, hits)
+    values = np.array([0.0, *(step.value for step in steps), 1.0])
+    room = np.minimum(values[1:-1] - values[:-2], values[2:] - values[1:-1]) / 2
+    knots: list[tuple[float, float]] = []
+    for step, spread in zip(steps, room.tolist(), strict=True):
+        if step.low < step.mean < step.high:
+            knots += [(step.low, step.value - spread), (step.mean, step.value)]
+            knots.append((step.high, step.value + spread))
+        else:
+            knots.append((step.mean, step.value))
+    return Curve(*np.array(knots).T)
+
+
+def isotonic_steps(scores: NDArray[np.floating[Any]], hits: NDArray[np.bool_]) -> list[Step]:
+    """Return the steps of the isotonic regression of the hits on the score, at most `MAX_STEPS`.
+
+    Steps that rest on few answers are joined with the nearest one, then the most similar ones
+    until they are few enough. A step without a hit, or without a miss, is not taken for sure:
+    half a hit or miss is added.
+    """
     values, at = np.unique(scores.astype(np.float64), return_inverse=True)
     pairs = np.bincount(at).astype(np.float64)
     right = np.bincount(at, hits)
-    fitted = isotonic_regression(right / pairs, weights=pairs)
-    starts = fitted.blocks[:-1]
-    ends = fitted.blocks[1:] - 1
-    low, high = values[starts], values[ends]
+    starts = isotonic_regression(right / pairs, weights=pairs).blocks[:-1]
+    low, high = values[starts], values[np.append(starts[1:], len(values)) - 1]
+    total = np.add.reduceat(values * pairs, starts)
     pairs, right = np.add.reduceat(pairs, starts), np.add.reduceat(right, starts)
     while len(pairs) > 1:
         a, b = pairs[:-1], pairs[1:]
@@ -323,23 +356,21 @@ def fit_steps(scores: NDArray[np.floating[Any]], hits: NDArray[np.bool_]) -> Ste
             i = int(np.argmin(cost))
         else:
             break
-        high = np.delete(high, i)
-        low = np.delete(low, i + 1)
-        pairs[i] += pairs[i + 1]
-        right[i] += right[i + 1]
-        pairs, right = np.delete(pairs, i + 1), np.delete(right, i + 1)
+        low, high = np.delete(low, i + 1), np.delete(high, i)
+        for sums in (pairs, right, total):
+            sums[i] += sums[i + 1]
+        pairs, right, total = (np.delete(sums, i + 1) for sums in (pairs, right, total))
     share = np.clip(right / pairs, 0.5 / (pairs + 1), 1 - 0.5 / (pairs + 1))
-    begin = np.concatenate([low[:1], (high[:-1] + low[1:]) / 2])
-    return Steps(begin, np.maximum.accumulate(share))
+    columns = low, total / pairs, high, np.maximum.accumulate(share)
+    return [Step(*row) for row in np.stack(columns, axis=1).tolist()]
 
 
-def _logistic(scores: NDArray[np.floating[Any]], hits: NDArray[np.bool_]) -> Steps:
-    """Fit a rising logistic curve, and cut it into steps of equal numbers of answers."""
+def _logistic(scores: NDArray[np.floating[Any]], hits: NDArray[np.bool_]) -> Curve:
+    """Fit a rising logistic curve, kept as straight pieces."""
     x = scores.astype(np.float64)
     slope, offset = _logistic_weights(x[:, None], hits)
-    edges = np.unique(np.quantile(x, np.linspace(0, 1, MAX_STEPS + 1)))
-    middle = (edges[:-1] + edges[1:]) / 2 if len(edges) > 1 else edges
-    return Steps(edges[: len(middle)], np.maximum.accumulate(expit(slope * middle + offset)))
+    knots = np.linspace(x.min(), x.max(), MAX_STEPS) if np.ptp(x) > 0 else x[:1]
+    return Curve(knots, np.maximum.accumulate(expit(slope * knots + offset)))
 
 
 def _n_units(answers: Answers) -> int:
