@@ -52,7 +52,12 @@ def votes_of(memory: dict[str, Any]) -> dict[str, Any]:
 
 
 def ranked_scorer(
-    given: DataSet, embedded: Embedded, *, tree: bool, seed: int, folder: Path | None = None
+    given: DataSet,
+    embedded: Embedded,
+    settings: TrainSettings,
+    *,
+    tree: bool,
+    folder: Path | None = None,
 ) -> RankedScorer:
     """Fit the members on the points of `embedded`; dense scores with votes rank.
 
@@ -60,12 +65,13 @@ def ranked_scorer(
     """
     index = LabelIndex.build(embedded.label_vectors, search="exact")
     nobody: Any = None  # the embedder comes with the texts; residuals serve edits of labels only
-    settings = {"dim": embedded.points.shape[1], "point_tokens": 0}
-    dense = DenseScorer(nobody, index, settings, nobody, "exact")
+    facts = {"dim": embedded.points.shape[1], "point_tokens": 0}
+    dense = DenseScorer(nobody, index, facts, nobody, "exact")
     y = given.y[embedded.rows]
     voted = VotedScorer(dense, PointMemory.of(embedded.points, y, **embedded.votes))
+    lexicon = fit_lexicon(given, settings)
     lexical, members = word_members(
-        given, embedded.rows, fit_lexicon(given), tree=tree, seed=seed, folder=folder
+        given, embedded.rows, lexicon, tree=tree, seed=settings.seed, folder=folder
     )
     return RankedScorer((voted, *members), None, Cooccurrence(lexical.y), lexical.alive)
 
@@ -100,8 +106,8 @@ def gather(
         settings: The settings.
     """
     texts = [given.part.texts[i] for i in asked]
-    tree = settings.tree == "auto"
-    scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
+    scorer = ranked_scorer(given, embedded, settings, tree=settings.tree == "auto")
+    scorer = asking(scorer, texts, vectors)
     bar = console.bar(
         total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet
     )
@@ -160,6 +166,5 @@ def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) ->
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
     tree = ranking.uses_tree(network)
-    seed, folder = settings.seed, settings.out
-    scorer = ranked_scorer(given, embedded, tree=tree, seed=seed, folder=folder)
+    scorer = ranked_scorer(given, embedded, settings, tree=tree, folder=settings.out)
     return replace(scorer, network=network)

@@ -58,7 +58,9 @@ def train_light(
         before = begin_log(settings)
         _announce(given, settings)
 
-        lexicon = fit_lexicon(given)
+        lexicon = fit_lexicon(given, settings)
+        if lexicon.stop_words and not settings.quiet:
+            console.say(f"{len(lexicon.stop_words)} stop words left out")
         choice, calibration = _choose(given, lexicon, weights, settings)
         rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
         network = None if choice is None else choice.network
