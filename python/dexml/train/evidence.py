@@ -122,7 +122,7 @@ def choose_ranker(
     weights: NDArray[np.float64],
     settings: TrainSettings,
     path: Path,
-) -> dict[str, Any]:
+) -> ranking.Choice:
     """Train the ranker on the `evidence` of `rows`, judge it, and keep it in `path` if better.
 
     Args:
@@ -134,7 +134,7 @@ def choose_ranker(
         path: Where the network is kept (``.npz``); removed if it is not better.
 
     Returns:
-        What was measured, plain data.
+        The ranker, and what was measured.
     """
     asked = ranking.Asked.of(given, rows, weights)
     choice = ranking.choose(
@@ -147,7 +147,7 @@ def choose_ranker(
             np.savez(file, names=np.array(network.names), **arrays)
     if not settings.quiet:
         console.say(ranking.summary(choice))
-    return choice.facts
+    return choice
 
 
 def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) -> RankedScorer:

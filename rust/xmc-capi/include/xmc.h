@@ -252,7 +252,9 @@ xmc_status xmc_inv_propensity(const xmc_csr *y_train,
 // Makes an evaluator for `n_labels` labels.
 //
 // `metrics` holds names separated by commas, such as "P@1,nDCG@5,PSP@5"; kinds are P, nDCG, R, MRR,
-// PSP, PSnDCG, PSR, Success, Coverage, macroP, macroR and macroF. `options` may be null for the defaults.
+// PSP, PSnDCG, PSR, Success, Coverage, macroP, macroR, macroF, AP, RP; of the first k labels as a set:
+// microP, microR, microF, sampleP, sampleR, sampleF, Hamming, Exact; of scores that are probabilities:
+// Brier, NLL, ECE, ECEover, ECEunder, ACE. `options` may be null for the defaults.
 //
 // On success `*evaluator` is the caller's, to be ended with xmc_evaluator_free; on failure it is null.
 xmc_status xmc_evaluator_new(int64_t n_labels,
@@ -305,7 +307,8 @@ xmc_status xmc_evaluator_update_scores_f64(xmc_evaluator *evaluator,
 xmc_status xmc_evaluator_merge(xmc_evaluator *evaluator,
                                const xmc_evaluator *other);
 
-// The metric over all rows so far: any kind at any k up to the largest k of the list.
+// The metric over all rows so far: any kind at any k up to the largest k of the list; means over labels,
+// AP, RP, and metrics of sets and of probabilities at the k of the list only.
 //
 // XMC_STATUS_UNDEFINED if there are no rows, or no positives for a PS metric.
 xmc_status xmc_evaluator_value(const xmc_evaluator *evaluator, const char *metric, double *value);
@@ -316,7 +319,8 @@ xmc_status xmc_evaluator_counts(const xmc_evaluator *evaluator, xmc_counts *coun
 // The terms of a metric of the list, one for each row so far, if `keep_rows` was set.
 //
 // The metric is the sum of `numerators` over the sum of `denominators`, rows with NaN (skipped ones)
-// left out. Denominators are 1 but for the PS metrics; only for those they may not be null. Both arrays
+// left out. Denominators are 1 but for the PS metrics, microP, microR, microF, Brier and NLL; only for
+// those they may not be null. Both arrays
 // have room for `n_values` numbers, which must be the number of rows.
 xmc_status xmc_evaluator_row_values(const xmc_evaluator *evaluator,
                                     const char *metric,
