@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -78,20 +78,18 @@ def from_table(
     if test is not None:
         sides.append(("test", open_table(test, "test")))
     known = None if labels is None else _label_table(open_table(labels, "labels"))
-    numbers: dict[Hashable, int] = {} if known is None else dict(known[0])
+    numbers = _Numbers({} if known is None else known[0], fixed=known is not None)
     texts: dict[str, list[str]] = {"train": [], "test": []}
     ids: dict[str, list[list[int]]] = {"train": [], "test": []}
     for side, table in sides:
         where = _sides(table, columns.split, side)
         found = _texts(table, columns.text)
         cells = table.column(columns.labels, "name it with --label-column")
-        for row, (text, cell) in enumerate(zip(found, cells, strict=True)):
+        for row, (part, text, cell) in enumerate(zip(where, found, cells, strict=True)):
             at = partial(table.cell, row, columns.labels)
-            names = _names(cell, columns.separator, at)
-            part = where[row]
             texts[part].append(text)
-            ids[part].append(_numbered(names, numbers, known is not None, table, row, columns))
-    label_texts = known[1] if known is not None else [str(name) for name in numbers]
+            ids[part].append(numbers.of(cell, columns.separator, at))
+    label_texts = known[1] if known is not None else list(numbers.by_name)
     if not any(ids["train"]):
         raise ValueError(f"{sides[0][1].name}: no training point has a label")
     y = {part: _matrix(rows, len(label_texts)) for part, rows in ids.items()}
@@ -170,6 +168,8 @@ def _digest(path: Path) -> str:
 
 def _texts(table: Table, column: str) -> list[str]:
     values = table.column(column, "name it with --text-column")
+    if set(map(type, values)) <= {str}:
+        return list(values)
     for row, value in enumerate(values):
         if not isinstance(value, str):
             kind = "empty" if _missing(value) else type(value).__name__
@@ -198,7 +198,7 @@ def _sides(table: Table, split: str | None, side: str) -> list[str]:
     return sides
 
 
-def _names(cell: Any, separator: str | None, at: Callable[[], str]) -> list[Hashable]:
+def _names(cell: Any, separator: str | None, at: Callable[[], str]) -> list[str]:
     """Return the labels of a cell, as they are named there."""
     if _missing(cell):
         raise ValueError(f"{at()}: empty; a point without labels has an empty list")
@@ -207,7 +207,7 @@ def _names(cell: Any, separator: str | None, at: Callable[[], str]) -> list[Hash
     elif isinstance(cell, Mapping) or not hasattr(cell, "__iter__"):
         kind = type(cell).__name__
         raise ValueError(f"{at()}: {kind}; expected a list of labels")
-    names: list[Hashable] = []
+    names: list[str] = []
     for value in cell:
         value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, bool) or not isinstance(value, str | int):
@@ -237,34 +237,45 @@ def _split(cell: str, separator: str | None, at: Callable[[], str]) -> list[Any]
     return found
 
 
-def _numbered(
-    names: list[Hashable],
-    numbers: dict[Hashable, int],
-    fixed: bool,
-    table: Table,
-    row: int,
-    columns: Columns,
-) -> list[int]:
-    """Return the numbers of labels, sorted; new labels get the next ones unless `fixed`."""
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{table.cell(row, columns.labels)}: label '{twice}' twice")
-    found = []
-    for name in names:
-        if fixed and name not in numbers:
-            raise ValueError(
-                f"{table.cell(row, columns.labels)}: label '{name}' is not in the table of labels"
-            )
-        found.append(numbers.setdefault(name, len(numbers)))
-    return sorted(found)
+class _Numbers:
+    """Numbers of labels by name; new names get the next ones unless they are `fixed`."""
+
+    def __init__(self, by_name: dict[str, int], *, fixed: bool) -> None:
+        self.by_name = by_name
+        self.fixed = fixed
+        self.seen: dict[str, int] = {}  # names as they stand in cells, without another look
+
+    def of(self, cell: Any, separator: str | None, at: Callable[[], str]) -> list[int]:
+        """Return the numbers of a cell's labels, sorted."""
+        try:
+            found = [self.seen[name] for name in cell] if type(cell) is list else None
+        except (KeyError, TypeError):
+            found = None
+        if found is None:
+            names = _names(cell, separator, at)
+            found = [self._number(name, at) for name in names]
+            if type(cell) is list:
+                self.seen.update(
+                    (raw, n) for raw, n in zip(cell, found, strict=True) if type(raw) is str
+                )
+        found.sort()
+        if len(set(found)) < len(found):
+            twice = next(name for name, n in self.by_name.items() if found.count(n) > 1)
+            raise ValueError(f"{at()}: label '{twice}' twice")
+        return found
+
+    def _number(self, name: str, at: Callable[[], str]) -> int:
+        if self.fixed and name not in self.by_name:
+            raise ValueError(f"{at()}: label '{name}' is not in the table of labels")
+        return self.by_name.setdefault(name, len(self.by_name))
 
 
-def _label_table(table: Table) -> tuple[dict[Hashable, int], list[str]]:
+def _label_table(table: Table) -> tuple[dict[str, int], list[str]]:
     """Return the number of each label id, and the texts."""
     id_column = next((name for name in ID if name in table.columns), ID[0])
     ids = table.column(id_column, "a table of labels has columns id and text")
     texts = _texts(table, TEXT)
-    numbers: dict[Hashable, int] = {}
+    numbers: dict[str, int] = {}
     for row, value in enumerate(ids):
         name = "" if _missing(value) else " ".join(str(value).split())
         if not name:
