@@ -27,6 +27,7 @@ SWITCHES = {
     *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
     *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "keep_texts"),
     *("cache", "cache_gigabytes"),
+    *("test", "labels", "text_column", "label_column", "separator", "split_column"),
 }
 """Fields of `TrainSettings` that do not belong to the result."""
 

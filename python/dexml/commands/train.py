@@ -1,4 +1,4 @@
-"""The command: python -m dexml.train DATA_DIR --out RUN [--config FILE] [--FIELD VALUE ...]."""
+"""The command: python -m dexml.train DATA --out RUN [--config FILE] [--FIELD VALUE ...]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from importlib.resources import files
 
 from dexml import config, console
+from dexml.commands.tables import with_folder
 from dexml.metrics import DEFAULT_CONSTANTS
 from dexml.metrics.propensity import propensity_note
 from dexml.report.of_training import report_training
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> None:
     argv = with_recipe(argv)
     if not {*PLAN}.isdisjoint(argv) and not any(word.split("=")[0] == "--out" for word in argv):
         argv = [*argv, "--out", os.devnull]  # a plan writes nothing there
-    settings = config.parse(TrainSettings, argv, "python -m dexml.train")
+    settings = with_folder(config.parse(TrainSettings, argv, "python -m dexml.train"))
     if settings.plan or settings.plan_json:
         _say_plan(settings)
         return

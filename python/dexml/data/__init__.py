@@ -37,6 +37,7 @@ from dexml.data.parts import (
     pair_parts,
     truth_parts,
 )
+from dexml.data.tables import Columns, folder_from_table, from_table, is_table
 from dexml.data.texts import (
     lines,
     load_texts,
@@ -49,6 +50,7 @@ from dexml.data.texts import (
 from dexml.given import text_list
 
 __all__ = [
+    "Columns",
     "Csr",
     "CsrParts",
     "Dataset",
@@ -57,7 +59,10 @@ __all__ = [
     "check_ids",
     "csr_parts",
     "expect_csr",
+    "folder_from_table",
+    "from_table",
     "id_array",
+    "is_table",
     "label_matrix",
     "label_parts",
     "lines",

@@ -24,6 +24,7 @@ examples:
   python -m dexml.data check trn_X_Y.txt.gz
   python -m dexml.data convert trn_X_Y.txt Y.trn.npz
   python -m dexml.data convert --part labels train.txt Y.trn.npz
+  python -m dexml.data from-table posts.csv posts/ --separator ';'
   python -m dexml.data prepare LF-AmazonTitles-131K.raw/ LF-AmazonTitles-131K/
 """
 
@@ -71,11 +72,25 @@ def arguments() -> argparse.ArgumentParser:
     raw.add_argument(
         "--repair", action="store_true", help="drop bad labels of points and say how many"
     )
+
+    table = actions.add_parser(
+        "from-table", parents=[common], help="turn a table of texts and labels into the LF layout"
+    )
+    table.add_argument("source", type=Path, help="JSON lines, CSV, TSV or Parquet; may be packed")
+    table.add_argument("target", type=Path, help="new folder")
+    table.add_argument("--test", type=Path, help="another table, of test points")
+    table.add_argument("--labels", type=Path, help="another one: columns id and text of the labels")
+    table.add_argument("--text-column", default="text", help="column with the text of a point")
+    table.add_argument("--label-column", default="labels", help="column with its labels")
+    table.add_argument(
+        "--separator", help="what stands between labels in a string; '': it is one label"
+    )
+    table.add_argument("--split-column", help="column that says train or test for each row")
     return parser
 
 
 def main(argv: list[str]) -> None:
-    """Run ``python -m dexml.data stats|check|convert|prepare``."""
+    """Run ``python -m dexml.data stats|check|convert|prepare|from-table``."""
     args = arguments().parse_args(argv)
     if args.action == "stats":
         loaded = matrices(args.path)
@@ -92,6 +107,14 @@ def main(argv: list[str]) -> None:
         print(f"{args.path}: ok")
     elif args.action == "convert":
         convert_file(args.source, args.target, repair=args.repair, part=args.part)
+    elif args.action == "from-table":
+        columns = data.Columns(
+            args.text_column, args.label_column, args.separator, args.split_column
+        )
+        made = data.folder_from_table(
+            args.target, args.source, args.test, args.labels, columns=columns
+        )
+        print(f"{args.target}: {'written' if made else 'is the same already'}")
     else:
         say = (lambda _: None) if args.quiet else console.say
         target = args.target or args.source

@@ -108,7 +108,9 @@ def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; give a folder in the LF layout")
+        raise FileNotFoundError(
+            f"{folder}: no such folder; give a table, or a folder in the LF layout"
+        )
     path = find(folder, "raw/Y.txt")
     texts = load_texts(path)
     if not texts:

@@ -140,10 +140,12 @@ def load_test_part(settings: TrainSettings, n_labels: int) -> data.Part | None:
     try:
         part = data.load_part(settings.data_dir, "tst", n_labels)
     except FileNotFoundError as error:
-        console.say(f"note: no test scores ({error})")
+        if not settings.quiet:
+            console.say(f"note: no test scores ({error})")
         return None
     if not (part.y.data > 0).any():
-        console.say(f"note: no test scores (the test part of {settings.data_dir} has no positive)")
+        if not settings.quiet:
+            console.say(f"note: no test scores (no point of {settings.data_dir} has a positive)")
         return None
     return part
 
