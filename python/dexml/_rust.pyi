@@ -38,16 +38,19 @@ __all__ = [
     "merge_topk",
     "mix_rows",
     "mix_votes",
+    "multiply_rows",
     "p_value",
     "pair_scores",
     "parse_metrics",
     "random_walk",
     "ranks_in_rows",
+    "refine_support",
     "save_bow",
     "save_labels",
     "save_npz",
     "save_pairs",
     "score_ranker",
+    "select_support",
     "topk_csr",
     "topk_dense",
     "vote_sums",
@@ -559,6 +562,53 @@ def join_rows(
     num_threads: int | None = None,
 ) -> _Truth:
     """Matrices side by side, each times its weight."""
+
+def multiply_rows(
+    left: _Truth,
+    right: _Truth,
+    shape: tuple[int, int],
+    *,
+    trusted: bool = False,
+    num_threads: int | None = None,
+) -> _Truth:
+    """The product of two sparse matrices; `shape` is that of `right`, whose rows are checked unless
+    `trusted`."""
+
+def select_support(
+    x: _Truth,
+    n_features: int,
+    z: _Truth,
+    n_label_features: int,
+    y: _Pattern,
+    direct: NDArray[np.int32],
+    *,
+    k: int,
+    alpha: float,
+    direct_weight: float,
+    threshold: float = 0.0,
+    num_threads: int | None = None,
+) -> _Truth:
+    """Pairs of a point feature and a label feature that a bilinear model may weigh, with first
+    weights, (n_features, n_label_features)."""
+
+def refine_support(
+    x: _Truth,
+    n_features: int,
+    z: _Truth,
+    n_label_features: int,
+    y: _Pattern,
+    support: _Pattern,
+    shortlist: _Pattern,
+    *,
+    loss: str,
+    cost: float,
+    positive_weight: float,
+    tolerance: float,
+    max_passes: int,
+    seed: int,
+    num_threads: int | None = None,
+) -> tuple[NDArray[np.float32], float, float, int, bool]:
+    """Fitted weights of the support, bias, objective, passes, and whether the fit converged."""
 
 def label_centroids(
     rows: _Truth,

@@ -58,7 +58,7 @@ impl<'a> LazyRows<'a> {
     }
 
     /// The columns and values of a row, which is checked unless it is to be trusted.
-    pub(super) fn read(&self, row: usize) -> Result<(&'a [i32], &'a [f32])> {
+    pub(crate) fn read(&self, row: usize) -> Result<(&'a [i32], &'a [f32])> {
         if self.trusted { self.get(row) } else { self.checked(row) }
     }
 
@@ -103,7 +103,7 @@ impl<'a> LazyRows<'a> {
 
     /// The columns and values of a row as they are, if its row pointers are right.
     #[inline]
-    pub(super) fn get(&self, row: usize) -> Result<(&'a [i32], &'a [f32])> {
+    pub(crate) fn get(&self, row: usize) -> Result<(&'a [i32], &'a [f32])> {
         let place = |at: usize| usize::try_from(self.indptr.get(at)?.checked_sub(self.first)?).ok();
         let entries = || {
             let span = place(row)?..place(row + 1)?;

@@ -1,0 +1,207 @@
+"""A sparse bilinear model of points and labels: its training, search and scores.
+
+``score = x' W z`` with sparse features x of a point and z of a label, and a sparse W (ZestXML, KDD
+2021). The core says how each step works: ``rust/xmc-core/src/bilinear.rs``. Results are the same
+bits for any number of threads.
+
+Shapes: N points, L labels, C point features, D label features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from dexml import _rust
+from dexml.data import Csr, CsrParts, csr_parts
+from dexml.data.parts import canonical
+from dexml.text.lexical import LexicalIndex, feature_parts, pair_scores
+
+Loss = Literal["squared-hinge", "logistic"]
+_ROWS = 4096
+"""Points whose shortlists are made at a time."""
+
+
+@dataclass(frozen=True)
+class BilinearSettings:
+    """How a model is fitted and how it answers. The defaults were chosen on validation parts."""
+
+    k: int = 40
+    """Pairs of features kept for each point feature, and again for each label feature."""
+    alpha: float = 0.02
+    """What their choice goes by, from 0 (precision) to 1 (Jaccard index)."""
+    direct_weight: float = 0.5
+    """Added to the first weight of two features with the same name."""
+    cost: float = 1.0
+    """What the loss of a pair weighs against the regulariser."""
+    positive_weight: float = 1.0
+    """That of a positive pair is multiplied by this."""
+    shortlist: int = 100
+    """Labels that are found for a point, in training and in search."""
+    add_positives: bool = False
+    """Train on positives too that the shortlist lacks."""
+    score_alpha: float = 0.9
+    """Share of the fitted part in the score; words that both have by name get the rest."""
+    loss: Loss = "squared-hinge"
+    tolerance: float = 0.01
+    """The fit stops when projected gradients differ by less."""
+    passes: int = 20
+    """Visits of each point at most."""
+
+
+class Asked(NamedTuple):
+    """What a model makes of n points: rows over label features, each (n, D)."""
+
+    support: Csr
+    """By the first weights; finds labels."""
+    refined: Csr
+    """By the fitted weights; scores them."""
+    direct: Csr
+    """The features that a label feature shares by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class BilinearModel:
+    """A fitted model.
+
+    Attributes:
+        support: First weights, (C, D); every entry is a parameter.
+        refined: Fitted weights of the same entries, (nnz,), float32.
+        bias: Added to each score.
+        direct: For each label feature the point feature of the same name, or -1, (D,), int32.
+        settings: How it was fitted.
+        facts: What the fit took: plain values.
+    """
+
+    support: Csr
+    refined: NDArray[np.float32]
+    bias: float
+    direct: NDArray[np.int32]
+    settings: BilinearSettings
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _parts(self) -> tuple[CsrParts, CsrParts, CsrParts]:
+        indptr, indices, data = csr_parts(self.support, "support")
+        named = np.flatnonzero(self.direct >= 0).astype(np.int32)
+        own = self.direct[named]
+        order = np.argsort(own, kind="stable")
+        counts = np.bincount(own, minlength=self.support.shape[0])
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        names = (starts, named[order], np.ones(len(named), np.float32))
+        return (indptr, indices, data), (indptr, indices, self.refined), names
+
+    def ask(self, x: Csr, *, num_threads: int | None = None) -> Asked:
+        """Multiply points (n, C) with the weights."""
+        left, shape = feature_parts(x, "x"), self.support.shape
+        products = (
+            _rust.multiply_rows(left, right, shape, trusted=True, num_threads=num_threads)
+            for right in self._parts
+        )
+        return Asked(*(canonical((x.shape[0], shape[1]), *parts) for parts in products))
+
+    def fitted(self, asked: Asked, z: Csr, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return ``x' W z + bias`` of the labels `ids` (n, m); 0 for padding with -1."""
+        return pair_scores(asked.refined, z, ids) + np.float32(self.bias)
+
+    def combine(
+        self, fitted: NDArray[np.float32], lexical: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return the score from its fitted part (bias included) and the lexical term."""
+        f, share = fitted.astype(np.float64), self.settings.score_alpha
+        if self.settings.loss == "squared-hinge":
+            belief = np.exp(-(np.maximum(0.0, 1.0 - f) ** 2))
+        else:
+            belief = 1.0 / (1.0 + np.exp(-f))
+        return np.asarray(share * belief + (1.0 - share) * lexical, np.float32)
+
+
+def fit_bilinear(
+    x: Csr,
+    z: Csr,
+    y: Csr,
+    direct: NDArray[np.int32],
+    settings: BilinearSettings | None = None,
+    *,
+    seed: int,
+    num_threads: int | None = None,
+) -> BilinearModel:
+    """Choose the support, make shortlists and fit the weights.
+
+    Args:
+        x: Features of the points, (N, C), rows of unit length.
+        z: Features of the labels, (L, D), rows of unit length; a label without training points
+            never counts as a negative.
+        y: Labels of the points, (N, L); stored entries are positives.
+        direct: For each label feature the point feature of the same name, or -1, (D,).
+        settings: Default: `BilinearSettings`.
+        seed: Of the order in which the solver visits points.
+        num_threads: Threads; default all cores. The solver itself uses one.
+
+    Raises:
+        ValueError: Shapes disagree, or a value or setting is out of range.
+    """
+    settings = settings or BilinearSettings()
+    seen = np.bincount(y.indices, minlength=y.shape[1]) > 0
+    x_parts, z_parts = feature_parts(x, "x"), feature_parts(z, "z")
+    y_parts = csr_parts(y, "y")[:2]
+    sizes: tuple[Any, ...] = (x_parts, x.shape[1], z_parts, z.shape[1], y_parts)
+    direct = np.ascontiguousarray(direct, np.int32)
+    support = _rust.select_support(
+        *sizes,
+        direct,
+        k=settings.k,
+        alpha=settings.alpha,
+        direct_weight=settings.direct_weight,
+        num_threads=num_threads,
+    )
+    weights = canonical((x.shape[1], z.shape[1]), *support)
+    pairs = _shortlists(x, LexicalIndex(z, num_threads=num_threads), support, seen, settings)
+    if settings.add_positives:
+        pairs = csr_array(pairs + (y > 0).astype(np.float32))
+        pairs.sort_indices()
+    refined, bias, objective, n_passes, converged = _rust.refine_support(
+        *sizes,
+        support[:2],
+        csr_parts(pairs, "pairs")[:2],
+        loss=settings.loss,
+        cost=settings.cost,
+        positive_weight=settings.positive_weight,
+        tolerance=settings.tolerance,
+        max_passes=settings.passes,
+        seed=seed,
+        num_threads=num_threads,
+    )
+    facts = {
+        "weights": int(weights.nnz),
+        "pairs": int(pairs.nnz),
+        "positives_found": int(pairs.multiply(y).nnz),
+        "objective": objective,
+        "passes": n_passes,
+        "converged": converged,
+    }
+    return BilinearModel(weights, refined, bias, direct, settings, facts)
+
+
+def _shortlists(
+    x: Csr, index: LexicalIndex, support: CsrParts, seen: NDArray[np.bool_], settings: Any
+) -> Csr:
+    """Find the seen labels that the first weights rank highest for each point, (N, L)."""
+    indptr, indices, data = feature_parts(x, "x")
+    shape = (x.shape[1], index.shape[1])
+    lengths, ids = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
+    for first in range(0, x.shape[0], _ROWS):
+        window = (indptr[first : first + _ROWS + 1], indices, data)
+        rows = _rust.multiply_rows(window, support, shape, trusted=True)
+        asked = canonical((len(window[0]) - 1, shape[1]), *rows)
+        found = np.sort(index.search(asked, settings.shortlist, only=seen)[0], axis=1)
+        lengths.append((found >= 0).sum(axis=1))
+        ids.append(found[found >= 0])
+    starts, labels = np.cumsum(np.concatenate(lengths)), np.concatenate(ids)
+    ones = np.ones(len(labels), np.float32)
+    return canonical((x.shape[0], index.shape[0]), starts, labels, ones)
