@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Bilinear",
     "Evaluator",
     "InvertedIndex",
     "LabelTree",
@@ -38,7 +39,6 @@ __all__ = [
     "merge_topk",
     "mix_rows",
     "mix_votes",
-    "multiply_rows",
     "p_value",
     "pair_scores",
     "parse_metrics",
@@ -541,6 +541,18 @@ class InvertedIndex:
         With `rows`, those that were indexed, the result is the same and may come sooner.
         """
 
+    def search_product(
+        self,
+        left: _Truth,
+        n_left: int,
+        right: _Truth,
+        k: int,
+        *,
+        only: NDArray[np.bool_] | None = None,
+        num_threads: int | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The rows of largest inner product with the rows of a product, which are not made."""
+
     def search_both(
         self,
         queries: _Truth,
@@ -563,16 +575,39 @@ def join_rows(
 ) -> _Truth:
     """Matrices side by side, each times its weight."""
 
-def multiply_rows(
-    left: _Truth,
-    right: _Truth,
-    shape: tuple[int, int],
-    *,
-    trusted: bool = False,
-    num_threads: int | None = None,
-) -> _Truth:
-    """The product of two sparse matrices; `shape` is that of `right`, whose rows are checked unless
-    `trusted`."""
+@final
+class Bilinear:
+    """A fitted bilinear model, made ready once."""
+
+    def __new__(
+        cls,
+        support: _Truth,
+        n_label_features: int,
+        refined: NDArray[np.float32],
+        direct: NDArray[np.int32],
+        *,
+        bias: float,
+        loss: str,
+        score_alpha: float,
+        shortlist: int,
+    ) -> Bilinear: ...
+    def find(
+        self,
+        index: InvertedIndex,
+        x: _Truth,
+        k: int,
+        *,
+        exclude: _Pattern | None = None,
+        only: NDArray[np.bool_] | None = None,
+        num_threads: int | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k labels of largest inner product by the first weights, (n, k)."""
+
+    def terms(
+        self, x: _Truth, z: _Truth, pairs: _Pattern, *, num_threads: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The terms of given pairs: by the fitted weights without bias, and by features of the same
+        name."""
 
 def select_support(
     x: _Truth,
@@ -597,7 +632,7 @@ def refine_support(
     z: _Truth,
     n_label_features: int,
     y: _Pattern,
-    support: _Pattern,
+    support: _Truth,
     shortlist: _Pattern,
     *,
     loss: str,

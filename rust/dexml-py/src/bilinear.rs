@@ -2,33 +2,15 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use xmc_core::bilinear::{self, Loss, RefineOptions, SupportOptions};
+use xmc_core::Csr;
+use xmc_core::bilinear::{self, Bilinear, BilinearParts, Loss, RefineOptions, SupportOptions};
 
-use crate::arrays::{CsrArgs, CsrArrays, PatternArgs, PatternArrays, moved, moved_csr, vector};
-use crate::border::{count, in_pool, interruptible};
-
-/// The product of two sparse matrices.
-#[pyfunction]
-#[pyo3(signature = (left, right, shape, *, trusted=false, num_threads=None))]
-pub(crate) fn multiply_rows<'py>(
-    py: Python<'py>,
-    left: CsrArgs<'py>,
-    right: CsrArgs<'py>,
-    shape: (i64, i64),
-    trusted: bool,
-    num_threads: Option<i64>,
-) -> PyResult<CsrArgs<'py>> {
-    let (n_rows, n_columns) = (count("shape", shape.0)?, count("shape", shape.1)?);
-    let left = CsrArrays::<f32>::borrow("left", &left)?;
-    let right = CsrArrays::<f32>::borrow("right", &right)?;
-    let (left, right) = (left.slices()?, right.slices()?);
-    let product = in_pool(py, num_threads, || {
-        let left = left.check_features("left", n_rows)?;
-        let right = right.lazy("right", n_columns)?;
-        bilinear::multiply_rows(left, if trusted { right.trusted() } else { right })
-    })?;
-    Ok(moved_csr(py, product))
-}
+use crate::arrays::{
+    CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, moved, moved_csr, moved_ranking, owned,
+    vector,
+};
+use crate::border::{count, detached, in_pool, interruptible};
+use crate::lexical::PyInvertedIndex;
 
 /// The pairs of features that a model may weigh, with first weights.
 #[pyfunction]
@@ -82,7 +64,7 @@ pub(crate) fn refine_support<'py>(
     z: CsrArgs<'py>,
     n_label_features: i64,
     y: PatternArgs<'py>,
-    support: PatternArgs<'py>,
+    support: CsrArgs<'py>,
     shortlist: PatternArgs<'py>,
     loss: &str,
     cost: f64,
@@ -92,31 +74,136 @@ pub(crate) fn refine_support<'py>(
     seed: u64,
     num_threads: Option<i64>,
 ) -> PyResult<Refined<'py>> {
-    let loss = match loss {
-        "squared-hinge" => Loss::SquaredHinge,
-        "logistic" => Loss::Logistic,
-        other => {
-            let message = format!("loss must be 'squared-hinge' or 'logistic', not '{other}'");
-            return Err(PyValueError::new_err(message));
-        }
-    };
+    let loss = loss_of(loss)?;
     let max_passes = count("max_passes", max_passes)?;
     let options = RefineOptions { loss, cost, positive_weight, tolerance, max_passes, seed };
     let (n_c, n_d) =
         (count("n_features", n_features)?, count("n_label_features", n_label_features)?);
     let (x, z) = (CsrArrays::<f32>::borrow("x", &x)?, CsrArrays::<f32>::borrow("z", &z)?);
-    let (y, support) =
-        (PatternArrays::borrow("y", &y)?, PatternArrays::borrow("support", &support)?);
+    let y = PatternArrays::borrow("y", &y)?;
+    let support = CsrArrays::<f32>::borrow("support", &support)?;
     let shortlist = PatternArrays::borrow("shortlist", &shortlist)?;
     let (x, z, y, support) = (x.slices()?, z.slices()?, y.slices()?, support.slices()?);
     let shortlist = shortlist.slices()?;
     let refined = interruptible(py, num_threads, |keep_going| {
         let (x, z) = (x.check_features("x", n_c)?, z.check_features("z", n_d)?);
         let y = y.check("y", z.n_rows())?;
-        let support = support.check("support", n_d)?;
+        let support = support.check_features("support", n_d)?;
         let shortlist = shortlist.check("shortlist", z.n_rows())?;
         bilinear::refine(x, z, y, support, shortlist, &options, keep_going)
     })?;
     let weights = moved(py, refined.weights).into_any();
     Ok((weights, refined.bias, refined.objective, refined.n_passes, refined.converged))
+}
+
+fn loss_of(name: &str) -> PyResult<Loss> {
+    match name {
+        "squared-hinge" => Ok(Loss::SquaredHinge),
+        "logistic" => Ok(Loss::Logistic),
+        other => {
+            let message = format!("loss must be 'squared-hinge' or 'logistic', not '{other}'");
+            Err(PyValueError::new_err(message))
+        }
+    }
+}
+
+/// A fitted model, made ready once.
+#[pyclass(frozen, name = "Bilinear", module = "dexml._rust")]
+pub(crate) struct PyBilinear {
+    inner: Bilinear,
+}
+
+#[pymethods]
+impl PyBilinear {
+    #[new]
+    #[pyo3(signature = (
+        support, n_label_features, refined, direct, *, bias, loss, score_alpha, shortlist
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn new<'py>(
+        py: Python<'py>,
+        support: CsrArgs<'py>,
+        n_label_features: i64,
+        refined: Bound<'py, PyAny>,
+        direct: Bound<'py, PyAny>,
+        bias: f32,
+        loss: &str,
+        score_alpha: f32,
+        shortlist: i64,
+    ) -> PyResult<Self> {
+        let n_cols = count("n_label_features", n_label_features)?;
+        let (loss, shortlist) = (loss_of(loss)?, count("shortlist", shortlist)?);
+        let (indptr, indices) = (vector::<i64>("support indptr", &support.0)?, &support.1);
+        let indices = vector::<i32>("support indices", indices)?;
+        let data = vector::<f32>("support data", &support.2)?;
+        let (refined, direct) =
+            (vector::<f32>("refined", &refined)?, vector::<i32>("direct", &direct)?);
+        let (indptr, indices, data) = (indptr.as_slice()?, indices.as_slice()?, data.as_slice()?);
+        let (refined, direct) = (refined.as_slice()?, direct.as_slice()?);
+        let inner = detached(py, || {
+            let support = Csr {
+                n_cols,
+                indptr: owned(indptr)?,
+                indices: owned(indices)?,
+                data: owned(data)?,
+            };
+            let (refined, direct) = (owned(refined)?, owned(direct)?);
+            let parts =
+                BilinearParts { support, refined, bias, direct, loss, score_alpha, shortlist };
+            Bilinear::new(parts)
+        })?;
+        Ok(Self { inner })
+    }
+
+    /// The k labels of largest inner product by the first weights.
+    #[pyo3(signature = (index, x, k, *, exclude=None, only=None, num_threads=None))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn find<'py>(
+        &self,
+        py: Python<'py>,
+        index: &PyInvertedIndex,
+        x: CsrArgs<'py>,
+        k: i64,
+        exclude: Option<PatternArgs<'py>>,
+        only: Option<Bound<'py, PyAny>>,
+        num_threads: Option<i64>,
+    ) -> PyResult<Ranking<'py>> {
+        let k = count("k", k)?;
+        let x = CsrArrays::<f32>::borrow("x", &x)?;
+        let exclude = exclude.map(|pairs| PatternArrays::borrow("exclude", &pairs)).transpose()?;
+        let only = only.map(|only| vector::<bool>("only", &only)).transpose()?;
+        let x = x.slices()?;
+        let exclude = exclude.as_ref().map(PatternArrays::slices).transpose()?;
+        let only = only.as_ref().map(|only| only.as_slice()).transpose()?;
+        let (model, index) = (&self.inner, index.inner());
+        let (n_rows, top) = in_pool(py, num_threads, || {
+            let x = x.check_features("x", model.n_features())?;
+            let n_labels = index.n_rows();
+            let exclude = exclude.map(|exclude| exclude.check("exclude", n_labels)).transpose()?;
+            Ok((x.n_rows(), model.find(x, index, k, exclude, only)?))
+        })?;
+        moved_ranking(py, n_rows, top)
+    }
+
+    /// The terms of given pairs: by the fitted weights without bias, and by features of the same name.
+    #[pyo3(signature = (x, z, pairs, *, num_threads=None))]
+    fn terms<'py>(
+        &self,
+        py: Python<'py>,
+        x: CsrArgs<'py>,
+        z: CsrArgs<'py>,
+        pairs: PatternArgs<'py>,
+        num_threads: Option<i64>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let (x, z) = (CsrArrays::<f32>::borrow("x", &x)?, CsrArrays::<f32>::borrow("z", &z)?);
+        let pairs = PatternArrays::borrow("pairs", &pairs)?;
+        let (x, z, pairs) = (x.slices()?, z.slices()?, pairs.slices()?);
+        let model = &self.inner;
+        let (fitted, lexical) = in_pool(py, num_threads, || {
+            let x = x.check_features("x", model.n_features())?;
+            let z = z.lazy("z", model.n_label_features())?;
+            model.terms(x, z, pairs.check("pairs", z.n_rows())?)
+        })?;
+        Ok((moved(py, fitted).into_any(), moved(py, lexical).into_any()))
+    }
 }

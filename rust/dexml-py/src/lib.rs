@@ -23,7 +23,7 @@ use pyo3::pymodule;
 #[pymodule(gil_used = false)]
 mod _rust {
     #[pymodule_export]
-    use super::bilinear::{multiply_rows, refine_support, select_support};
+    use super::bilinear::{PyBilinear, refine_support, select_support};
     #[pymodule_export]
     use super::evaluator::{PyEvaluator, parse_metrics};
     #[pymodule_export]

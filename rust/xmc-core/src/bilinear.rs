@@ -12,8 +12,8 @@
 //!    features, p and q those with the one and with the other, a and b are document frequencies among points
 //!    and labels. alpha mixes the Jaccard index with the precision. Pairs of features with the same name
 //!    (*direct*) are added. The values are a first W.
-//! 2. A shortlist of each point: [`multiply_rows`] makes `u = W' x`, and an exact search over the labels' rows
-//!    ([`InvertedIndex`](crate::lexical::InvertedIndex)) finds the labels of largest `u' z`.
+//! 2. A shortlist of each point: the labels of largest `u' z` with `u = W' x`, exact, by
+//!    [`InvertedIndex::search_product`](crate::lexical::InvertedIndex::search_product).
 //! 3. [`refine`] fits the weights of the support on the shortlists, as one linear problem:
 //!    `min 1/2 |w|^2 + cost * sum of loss(t f)`, with `f = x' W z + bias` and t = 1 for positives, else -1.
 //!
@@ -32,15 +32,15 @@
 //!
 //! **Memory**, with N points, L labels, P pairs in the shortlists and n pairs in the support: `4 (N C' + P')`
 //! for the transposed positions while the support is computed (C' features a point, P' positives), and 20 P +
-//! 8 n + 4 D while weights are fitted.
+//! 8 n + 4 D while weights are fitted, and up to 512 MiB more for the entries of W that each point looks at: those that
+//! do not fit in are looked for again in each pass, which gives the same bits.
 
+mod local;
 mod model;
-mod product;
 mod solve;
 mod support;
 
-pub use model::{Asked, Bilinear, BilinearParts, Labels};
-pub use product::multiply_rows;
+pub use model::{Bilinear, BilinearParts, Labels};
 pub use solve::{Loss, RefineOptions, Refined, refine};
 pub use support::{SupportOptions, select_support};
 

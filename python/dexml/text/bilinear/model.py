@@ -11,20 +11,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dexml import _rust
-from dexml.data import Csr, CsrParts, csr_parts
+from dexml.data import Csr, CsrParts, csr_parts, pair_parts
 from dexml.data.parts import canonical
-from dexml.text.lexical import LexicalIndex, feature_parts, pair_scores
+from dexml.text.lexical import LexicalIndex, feature_parts
+from dexml.text.lexical.search import Hits, Pattern
 
 Loss = Literal["squared-hinge", "logistic"]
 _ROWS = 4096
-"""Points whose shortlists are made at a time."""
+"""Points that are searched for at a time; Ctrl-C is answered between."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,6 @@ class BilinearSettings:
     """Visits of each point at most."""
 
 
-class Asked(NamedTuple):
-    """What a model makes of n points: rows over label features, each (n, D)."""
-
-    support: Csr
-    """By the first weights; finds labels."""
-    refined: Csr
-    """By the fitted weights; scores them."""
-    direct: Csr
-    """The features that a label feature shares by name."""
-
-
 @dataclass(frozen=True, eq=False)
 class BilinearModel:
     """A fitted model.
@@ -86,28 +76,79 @@ class BilinearModel:
     facts: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def _parts(self) -> tuple[CsrParts, CsrParts, CsrParts]:
-        indptr, indices, data = csr_parts(self.support, "support")
-        named = np.flatnonzero(self.direct >= 0).astype(np.int32)
-        own = self.direct[named]
-        order = np.argsort(own, kind="stable")
-        counts = np.bincount(own, minlength=self.support.shape[0])
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        names = (starts, named[order], np.ones(len(named), np.float32))
-        return (indptr, indices, data), (indptr, indices, self.refined), names
-
-    def ask(self, x: Csr, *, num_threads: int | None = None) -> Asked:
-        """Multiply points (n, C) with the weights."""
-        left, shape = feature_parts(x, "x"), self.support.shape
-        products = (
-            _rust.multiply_rows(left, right, shape, trusted=True, num_threads=num_threads)
-            for right in self._parts
+    def _core(self) -> _rust.Bilinear:
+        settings = self.settings
+        return _rust.Bilinear(
+            csr_parts(self.support, "support"),
+            self.support.shape[1],
+            self.refined,
+            self.direct,
+            bias=self.bias,
+            loss=settings.loss,
+            score_alpha=settings.score_alpha,
+            shortlist=settings.shortlist,
         )
-        return Asked(*(canonical((x.shape[0], shape[1]), *parts) for parts in products))
 
-    def fitted(self, asked: Asked, z: Csr, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return ``x' W z + bias`` of the labels `ids` (n, m); 0 for padding with -1."""
-        return pair_scores(asked.refined, z, ids) + np.float32(self.bias)
+    def find(
+        self,
+        x: Csr,
+        index: LexicalIndex,
+        k: int,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+        num_threads: int | None = None,
+    ) -> Hits:
+        """Find the k labels that the first weights rank highest for each point.
+
+        Args:
+            x: Points, (n, C).
+            index: Over the labels' features, (L, D).
+            k: Labels a point.
+            exclude: Pairs to leave out, (n, L).
+            only: Whether each label may be found, (L,).
+            num_threads: Threads; default all cores.
+
+        Returns:
+            ``ids`` and the sums by the first weights, (n, k), padded with -1 and -inf. A label that
+            shares no feature with a point by the support is not found.
+        """
+        pairs = pair_parts(exclude, (x.shape[0], index.shape[0]), "exclude")
+        indptr, indices, data = feature_parts(x, "x")
+        found = []
+        for first in range(0, max(x.shape[0], 1), _ROWS):
+            window = slice(first, first + _ROWS + 1)
+            found.append(
+                self._core.find(
+                    index.core,
+                    (indptr[window], indices, data),
+                    k,
+                    exclude=None if pairs is None else (pairs[0][window], pairs[1]),
+                    only=only,
+                    num_threads=num_threads,
+                )
+            )
+        ids, sums = zip(*found, strict=True)
+        return np.concatenate(ids), np.concatenate(sums)
+
+    def terms(
+        self, x: Csr, z: CsrParts, pairs: Pattern, *, num_threads: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the scores of pairs are made of.
+
+        Args:
+            x: Points, (n, C).
+            z: The labels' features, of `dexml.text.lexical.feature_parts`; not checked again.
+            pairs: Row pointers and labels of the pairs of each point.
+            num_threads: Threads; default all cores.
+
+        Returns:
+            ``x' W z + bias``, and the lexical term, each (n_pairs,).
+        """
+        fitted, lexical = self._core.terms(
+            feature_parts(x, "x"), z, pairs, num_threads=num_threads
+        )
+        return fitted + np.float32(self.bias), lexical
 
     def combine(
         self, fitted: NDArray[np.float32], lexical: NDArray[np.float32]
@@ -161,13 +202,13 @@ def fit_bilinear(
         num_threads=num_threads,
     )
     weights = canonical((x.shape[1], z.shape[1]), *support)
-    pairs = _shortlists(x, LexicalIndex(z, num_threads=num_threads), support, seen, settings)
+    pairs = _shortlists(x, LexicalIndex(z, num_threads=num_threads), weights, seen, settings, num_threads)
     if settings.add_positives:
         pairs = csr_array(pairs + (y > 0).astype(np.float32))
         pairs.sort_indices()
     refined, bias, objective, n_passes, converged = _rust.refine_support(
         *sizes,
-        support[:2],
+        support,
         csr_parts(pairs, "pairs")[:2],
         loss=settings.loss,
         cost=settings.cost,
@@ -189,19 +230,19 @@ def fit_bilinear(
 
 
 def _shortlists(
-    x: Csr, index: LexicalIndex, support: CsrParts, seen: NDArray[np.bool_], settings: Any
+    x: Csr,
+    index: LexicalIndex,
+    support: Csr,
+    seen: NDArray[np.bool_],
+    settings: BilinearSettings,
+    num_threads: int | None,
 ) -> Csr:
     """Find the seen labels that the first weights rank highest for each point, (N, L)."""
-    indptr, indices, data = feature_parts(x, "x")
-    shape = (x.shape[1], index.shape[1])
-    lengths, ids = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
-    for first in range(0, x.shape[0], _ROWS):
-        window = (indptr[first : first + _ROWS + 1], indices, data)
-        rows = _rust.multiply_rows(window, support, shape, trusted=True)
-        asked = canonical((len(window[0]) - 1, shape[1]), *rows)
-        found = np.sort(index.search(asked, settings.shortlist, only=seen)[0], axis=1)
-        lengths.append((found >= 0).sum(axis=1))
-        ids.append(found[found >= 0])
-    starts, labels = np.cumsum(np.concatenate(lengths)), np.concatenate(ids)
+    found, _ = index.search_product(
+        x, support, settings.shortlist, only=seen, num_threads=num_threads
+    )
+    found = np.sort(found, axis=1)
+    starts = np.concatenate([[0], np.cumsum((found >= 0).sum(axis=1))])
+    labels = found[found >= 0]
     ones = np.ones(len(labels), np.float32)
     return canonical((x.shape[0], index.shape[0]), starts, labels, ones)

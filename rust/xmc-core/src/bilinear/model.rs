@@ -2,10 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::{Loss, check_direct, length, multiply_rows, parameter};
+use super::local::{Given, scores_of};
+use super::{Loss, check_direct, length, parameter};
 use crate::csr::{Csr, CsrPattern, CsrView};
 use crate::error::{Error, Fault, Result};
-use crate::lexical::{InvertedIndex, LazyRows, check_rows, pair_scores};
+use crate::lexical::{InvertedIndex, LazyRows, check_columns, check_rows};
 use crate::memory::{collected, filled, with_room, zeroed};
 use crate::rank::{Score, keep_best};
 use crate::topk::TopK;
@@ -62,17 +63,6 @@ pub struct BilinearParts {
     pub score_alpha: f32,
     /// Labels that are found for a text, and scored.
     pub shortlist: usize,
-}
-
-/// What a model makes of points: rows over label features, to be multiplied with those of labels.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Asked {
-    /// By the first weights.
-    pub support: Csr,
-    /// By the fitted weights.
-    pub refined: Csr,
-    /// The features that a label feature shares by name.
-    pub direct: Csr,
 }
 
 impl BilinearParts {
@@ -136,19 +126,61 @@ impl Bilinear {
         &self.parts
     }
 
-    /// Multiplies points (points x point features) with the weights.
+    /// Number of point features.
+    #[must_use]
+    pub fn n_features(&self) -> usize {
+        self.parts.support.n_rows()
+    }
+
+    /// Number of label features.
+    #[must_use]
+    pub const fn n_label_features(&self) -> usize {
+        self.parts.support.n_cols
+    }
+
+    fn support(&self) -> Result<LazyRows<'_>> {
+        trusted(&self.parts.support)
+    }
+
+    /// Finds the k labels of largest inner product by the first weights for each point (points x point features).
+    /// Labels without a common feature are not found, and neither are those of a pair in `exclude` (points x
+    /// labels), or whose entry in `only` is false. `index` is over the labels' features.
     ///
     /// # Errors
-    /// [`Error::Length`] if the features disagree; [`Error::Content`] for a point that is not ascending or not finite.
-    pub fn ask(&self, x: CsrView<'_>) -> Result<Asked> {
-        let Csr { n_cols, indptr, indices, data } = &self.parts.support;
-        let rows =
-            |name, data| Ok(LazyRows::new(name, *n_cols, indptr, indices, data)?.trusted());
-        Ok(Asked {
-            support: multiply_rows(x, rows("support", data)?)?,
-            refined: multiply_rows(x, rows("refined", &self.parts.refined)?)?,
-            direct: multiply_rows(x, LazyRows::from(self.names.view("direct")?).trusted())?,
-        })
+    /// As [`InvertedIndex::search_product`].
+    pub fn find(
+        &self,
+        x: CsrView<'_>,
+        index: &InvertedIndex,
+        k: usize,
+        exclude: Option<CsrPattern<'_>>,
+        only: Option<&[bool]>,
+    ) -> Result<TopK> {
+        index.search_product(x, self.support()?, k, exclude, only)
+    }
+
+    /// The terms of the scores of pairs, one for each stored entry of `pairs` (points x labels): by the fitted
+    /// weights (without bias), and by features of the same name. `z` holds the labels' features, which are not
+    /// checked but for their row pointers.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if shapes disagree; [`Error::Content`] for a point that is not ascending or not finite.
+    pub fn terms(
+        &self,
+        x: CsrView<'_>,
+        z: LazyRows<'_>,
+        pairs: CsrPattern<'_>,
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let support = self.support()?;
+        check_columns(x, support.n_rows())?;
+        check_rows(x)?;
+        z.check_shape(z.n_rows(), support.n_cols())?;
+        pairs.check_shape(x.n_rows(), z.n_rows())?;
+        let fitted = scores_of(&Given { x, z, support }, &self.parts.refined, pairs)?;
+        let names = trusted(&self.names)?;
+        let shared = scores_of(&Given { x, z, support: names }, &self.names.data, pairs)?;
+        let rounded = |scores: Vec<f64>| collected(scores.into_iter().map(|s| s as f32));
+        Ok((rounded(fitted)?, rounded(shared)?))
     }
 
     /// The score of a pair from its fitted product (without bias) and its lexical term.
@@ -165,15 +197,12 @@ impl Bilinear {
     /// # Errors
     /// [`Error::Length`] if shapes disagree; [`Error::Content`] for a point that is not ascending or not finite.
     pub fn score(&self, x: CsrView<'_>, labels: &Labels, pairs: CsrPattern<'_>) -> Result<Vec<f32>> {
-        let asked = self.ask(x)?;
-        let rows = labels.rows.view("labels")?;
-        let lazy = LazyRows::from(rows).trusted();
-        let fitted = pair_scores(asked.refined.view("refined")?, lazy, pairs)?;
-        let lexical = pair_scores(asked.direct.view("direct")?, lazy, pairs)?;
+        let rows = trusted(&labels.rows)?;
+        let (fitted, lexical) = self.terms(x, rows, pairs)?;
         let mut scores = with_room(fitted.len())?;
         let ids = (0..pairs.n_rows()).flat_map(|row| pairs.row(row));
         for ((&id, &fitted), &lexical) in ids.zip(&fitted).zip(&lexical) {
-            let known = !rows.row(id as usize).0.is_empty();
+            let known = !rows.get(id as usize)?.0.is_empty();
             scores.push(if known { self.combine(fitted, lexical) } else { f32::NEG_INFINITY });
         }
         Ok(scores)
@@ -204,19 +233,18 @@ impl Bilinear {
         let width = self.parts.shortlist.max(k);
         for first in (0..x.n_rows()).step_by(ROWS) {
             let block = first..(first + ROWS).min(x.n_rows());
-            let asked = self.ask(x.rows(block.clone()))?;
+            let rows = x.rows(block.clone());
             let out = exclude.map(|pairs| pairs.rows(block));
-            let own = asked.support.view("support")?;
-            let found = labels.index.search(own, width, out, only, None)?;
-            let top = self.rerank(&asked, labels, &found, k)?;
+            let found = self.find(rows, &labels.index, width, out, only)?;
+            let top = self.rerank(rows, labels, &found, k)?;
             best.ids.extend(top.ids);
             best.scores.extend(top.scores);
         }
         Ok(best)
     }
 
-    fn rerank(&self, asked: &Asked, labels: &Labels, found: &TopK, k: usize) -> Result<TopK> {
-        let n_rows = asked.refined.n_rows();
+    fn rerank(&self, x: CsrView<'_>, labels: &Labels, found: &TopK, k: usize) -> Result<TopK> {
+        let n_rows = x.n_rows();
         let mut indptr = with_room(n_rows + 1)?;
         indptr.push(0i64);
         let mut ids = with_room(found.ids.len())?;
@@ -225,9 +253,7 @@ impl Bilinear {
             indptr.push(ids.len() as i64);
         }
         let pairs = CsrPattern::new("shortlist", labels.rows.n_rows(), &indptr, &ids)?;
-        let lazy = LazyRows::from(labels.rows.view("labels")?).trusted();
-        let fitted = pair_scores(asked.refined.view("refined")?, lazy, pairs)?;
-        let lexical = pair_scores(asked.direct.view("direct")?, lazy, pairs)?;
+        let (fitted, lexical) = self.terms(x, trusted(&labels.rows)?, pairs)?;
         let scores: Vec<f32> = fitted
             .par_iter()
             .zip(&lexical)
@@ -243,4 +269,10 @@ impl Bilinear {
             Ok(())
         })
     }
+}
+
+/// The rows of a matrix that was checked.
+fn trusted(matrix: &Csr) -> Result<LazyRows<'_>> {
+    let Csr { n_cols, indptr, indices, data } = matrix;
+    Ok(LazyRows::new("matrix", *n_cols, indptr, indices, data)?.trusted())
 }

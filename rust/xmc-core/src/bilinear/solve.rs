@@ -2,20 +2,21 @@
 
 use rayon::prelude::*;
 
+use super::local::{Given, Hit, Local, scores_of};
 use super::{check_ascending, length, parameter};
 use crate::bitmap::Bitmap;
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Result};
 use crate::lexical::{check_columns, check_rows};
-use crate::memory::{filled, with_room, zeroed};
+use crate::memory::{filled, reserve, with_room, zeroed};
 use crate::rng::Rng;
 
-/// Points between two looks at `keep_going`, and of a part of the objective.
+/// Points between two looks at `keep_going`, and pairs of a part of the objective.
 const BLOCK: usize = 256;
 /// Times that the pairs of a point are gone through while its weights are at hand.
 const SWEEPS: usize = 2;
-/// No slot.
-const NONE: u32 = u32::MAX;
+/// Memory for the entries of W that points look at, found once; the rest is looked for in each pass.
+const KEPT_BYTES: usize = 512 << 20;
 /// Newton steps for one pair of the logistic loss at most; two or three are usual.
 const STEPS: usize = 50;
 
@@ -105,130 +106,6 @@ pub struct Refined {
     pub n_passes: usize,
     /// Whether the tolerance was reached.
     pub converged: bool,
-}
-
-/// What is solved.
-#[derive(Clone, Copy)]
-struct Problem<'a> {
-    x: CsrView<'a>,
-    z: CsrView<'a>,
-    support: CsrPattern<'a>,
-    /// Labels of each point.
-    shortlist: CsrPattern<'a>,
-    loss: Loss,
-}
-
-/// The part of W that the labels of one point look at.
-struct Local {
-    /// The slot of each label feature, or `NONE`.
-    slots: Vec<u32>,
-    columns: Vec<i32>,
-    /// Label after label: slots and values; label i ends at `ends[i]`.
-    cells: Vec<(u32, f32)>,
-    ends: Vec<usize>,
-    /// Labels that need not be looked at again.
-    dropped: Vec<bool>,
-    /// Position in W, slot, and value of the point feature.
-    hits: Vec<(u32, u32, f32)>,
-    /// `u_d`, `s_d`, and the change of W by `x_c * change_d`, for each slot.
-    sums: Vec<[f64; 3]>,
-}
-
-impl Local {
-    fn new(n_features: usize) -> Result<Self> {
-        Ok(Self {
-            slots: filled(n_features, NONE)?,
-            columns: Vec::new(),
-            cells: Vec::new(),
-            ends: Vec::new(),
-            dropped: Vec::new(),
-            hits: Vec::new(),
-            sums: Vec::new(),
-        })
-    }
-
-    /// Reads the weights for a point and some labels.
-    fn load(
-        &mut self,
-        problem: &Problem<'_>,
-        point: usize,
-        labels: impl Iterator<Item = i32>,
-        weights: &[f64],
-    ) {
-        for column in self.columns.drain(..) {
-            self.slots[column as usize] = NONE;
-        }
-        self.cells.clear();
-        self.ends.clear();
-        self.hits.clear();
-        self.sums.clear();
-        for label in labels {
-            let (columns, values) = problem.z.row(label as usize);
-            for (&column, &value) in columns.iter().zip(values) {
-                let slot = &mut self.slots[column as usize];
-                if *slot == NONE {
-                    *slot = self.columns.len() as u32;
-                    self.columns.push(column);
-                    self.sums.push([0.0; 3]);
-                }
-                self.cells.push((*slot, value));
-            }
-            self.ends.push(self.cells.len());
-        }
-        self.dropped.clear();
-        self.dropped.resize(self.ends.len(), false);
-        let (columns, values) = problem.x.row(point);
-        for (&column, &value) in columns.iter().zip(values) {
-            let first = problem.support.span(column as usize).start;
-            for (at, &other) in problem.support.row(column as usize).iter().enumerate() {
-                let slot = self.slots[other as usize];
-                if slot != NONE {
-                    self.hits.push(((first + at) as u32, slot, value));
-                }
-            }
-        }
-        for &(at, slot, value) in &self.hits {
-            let sums = &mut self.sums[slot as usize];
-            let value = f64::from(value);
-            sums[0] += value * weights[at as usize];
-            sums[1] += value * value;
-        }
-    }
-
-    fn cells(&self, label: usize) -> &[(u32, f32)] {
-        let first = if label == 0 { 0 } else { self.ends[label - 1] };
-        &self.cells[first..self.ends[label]]
-    }
-
-    /// The inner product of a label's features with W' x, and the squared length of the products.
-    fn score(&self, label: usize) -> (f64, f64) {
-        let (mut score, mut square) = (0.0, 0.0);
-        for &(slot, value) in self.cells(label) {
-            let value = f64::from(value);
-            let sums = &self.sums[slot as usize];
-            score += sums[0] * value;
-            square += sums[1] * value * value;
-        }
-        (score, square)
-    }
-
-    /// Moves W by `step` times the products of the point and a label.
-    fn step(&mut self, label: usize, step: f64) {
-        let first = if label == 0 { 0 } else { self.ends[label - 1] };
-        for &(slot, value) in &self.cells[first..self.ends[label]] {
-            let change = step * f64::from(value);
-            let sums = &mut self.sums[slot as usize];
-            sums[0] += change * sums[1];
-            sums[2] += change;
-        }
-    }
-
-    /// Writes all steps to the weights.
-    fn write(&self, weights: &mut [f64]) {
-        for &(at, slot, value) in &self.hits {
-            weights[at as usize] += f64::from(value) * self.sums[slot as usize][2];
-        }
-    }
 }
 
 /// Dual variables: for each pair of the shortlists its own.
@@ -325,7 +202,7 @@ pub fn refine(
     x: CsrView<'_>,
     z: CsrView<'_>,
     y: CsrPattern<'_>,
-    support: CsrPattern<'_>,
+    support: CsrView<'_>,
     shortlist: CsrPattern<'_>,
     options: &RefineOptions,
     keep_going: &(dyn Fn() -> bool + Sync),
@@ -338,20 +215,16 @@ pub fn refine(
     check_rows(x)?;
     check_rows(z)?;
     check_ascending(y)?;
-    check_ascending(support)?;
+    check_rows(support)?;
     let n_points = x.n_rows();
-    let n_weights = (0..support.n_rows()).map(|row| support.row(row).len()).sum::<usize>();
+    let n_weights = (0..support.n_rows()).map(|row| support.row(row).0.len()).sum::<usize>();
     let n_pairs = (0..n_points).map(|point| shortlist.row(point).len()).sum::<usize>();
     for (name, n) in [("support", n_weights), ("shortlist", n_pairs)] {
-        if n >= NONE as usize {
+        if n >= u32::MAX as usize {
             return Err(parameter(name, "must have fewer than 2^32 - 1 entries", n));
         }
     }
-    // Whole matrices, so that positions count from 0.
-    let first = if support.n_rows() > 0 { support.span(0).start } else { 0 };
-    length(support.name(), "entries before the first row", 0, first)?;
-
-    let problem = Problem { x, z, support, shortlist, loss: options.loss };
+    let given = Given { x, z: z.into(), support: support.into() };
     let mut dual = Dual {
         values: filled(n_pairs, if options.loss == Loss::Logistic { f64::NEG_INFINITY } else { 0.0 })?,
         positive: positives(y, shortlist, n_pairs)?,
@@ -365,13 +238,17 @@ pub fn refine(
         starts.push(end);
     }
     let mut solver = Solver {
-        problem,
+        given,
+        shortlist,
+        loss: options.loss,
         starts: &starts,
         active: crate::memory::collected(0..n_pairs as u32)?,
         n_active: crate::memory::collected(starts.windows(2).map(|pair| pair[1] - pair[0]))?,
         weights: zeroed(n_weights)?,
         bias: 0.0,
         local: Local::new(z.n_cols())?,
+        kept: Kept { spans: zeroed(n_points)?, cells: Vec::new() },
+        dropped: Vec::new(),
     };
     let mut order: Vec<u32> = crate::memory::collected(0..n_points as u32)?;
     let (mut n_passes, mut converged, mut ceiling) = (0, n_pairs == 0, f64::INFINITY);
@@ -383,7 +260,7 @@ pub fn refine(
             if at % BLOCK == 0 && !keep_going() {
                 return Err(Error::Interrupted);
             }
-            solver.visit(point as usize, &mut dual, ceiling, &mut seen, &mut rng);
+            solver.visit(point as usize, &mut dual, ceiling, &mut seen, &mut rng)?;
         }
         n_passes += 1;
         if seen.largest - seen.smallest <= options.tolerance || seen.largest < seen.smallest {
@@ -399,14 +276,24 @@ pub fn refine(
         }
     }
     let Solver { weights, bias, .. } = solver;
-    let objective = objective(&problem, &starts, &dual, &weights, bias)?;
+    let objective = objective(&given, shortlist, options.loss, &dual, &weights, bias)?;
     let weights = crate::memory::collected(weights.iter().map(|&weight| weight as f32))?;
     Ok(Refined { weights, bias: bias as f32, objective, n_passes, converged })
 }
 
+/// Entries of W that points look at.
+struct Kept {
+    /// Begin and end for each point; 0 and 0 if not known.
+    spans: Vec<(u64, u64)>,
+    cells: Vec<Hit>,
+}
+
 /// Where the solver stands.
 struct Solver<'a> {
-    problem: Problem<'a>,
+    given: Given<'a>,
+    /// Labels of each point.
+    shortlist: CsrPattern<'a>,
+    loss: Loss,
     /// Where the pairs of each point start, and the end.
     starts: &'a [u32],
     /// Pairs by point, those that are solved first.
@@ -415,6 +302,9 @@ struct Solver<'a> {
     weights: Vec<f64>,
     bias: f64,
     local: Local,
+    kept: Kept,
+    /// Of the pairs of a point, those that are set aside.
+    dropped: Vec<bool>,
 }
 
 impl Solver<'_> {
@@ -426,49 +316,71 @@ impl Solver<'_> {
         ceiling: f64,
         seen: &mut Gradients,
         rng: &mut Rng,
-    ) {
-        let Self { problem, starts, active, n_active, weights, bias, local } = self;
-        let first = starts[point] as usize;
-        let pairs = &mut active[first..first + n_active[point] as usize];
-        if pairs.is_empty() {
-            return;
+    ) -> Result<()> {
+        let first = self.starts[point];
+        let n_active = self.n_active[point] as usize;
+        if n_active == 0 {
+            return Ok(());
         }
+        self.load(point)?;
+        let Self { active, weights, bias, local, dropped, loss, .. } = self;
+        let pairs = &mut active[first as usize..first as usize + n_active];
         shuffle(pairs, rng);
-        let labels = problem.shortlist.row(point);
-        local.load(problem, point, pairs.iter().map(|&pair| labels[pair as usize - first]), weights);
+        dropped.clear();
+        dropped.resize(n_active, false);
         let mut ignored = Gradients { largest: f64::NEG_INFINITY, smallest: f64::INFINITY };
         for sweep in 0..SWEEPS {
             let seen = if sweep == 0 { &mut *seen } else { &mut ignored };
-            for (at, &pair) in pairs.iter().enumerate() {
-                if local.dropped[at] {
-                    continue;
-                }
-                let (score, square) = local.score(at);
+            for (&pair, dropped) in pairs.iter().zip(&mut *dropped).filter(|(_, d)| !**d) {
+                let label = (pair - first) as usize;
+                let (score, square) = local.score(label);
                 let now = (score + *bias, square + 1.0);
-                let step = match problem.loss {
+                let step = match loss {
                     Loss::SquaredHinge => dual.hinge(pair as usize, now, ceiling, seen),
                     Loss::Logistic => Some(dual.logistic(pair as usize, now, seen)),
                 };
                 match step {
                     Some(step) if step != 0.0 => {
-                        local.step(at, step);
+                        local.step(label, step);
                         *bias += step;
                     }
                     Some(_) => {}
-                    None => local.dropped[at] = true,
+                    None => *dropped = true,
                 }
             }
         }
         local.write(weights);
         // Those that were set aside go behind the others.
         let mut n_left = 0;
-        for at in 0..pairs.len() {
-            if !local.dropped[at] {
+        for at in 0..n_active {
+            if !dropped[at] {
                 pairs.swap(n_left, at);
                 n_left += 1;
             }
         }
-        n_active[point] = n_left as u32;
+        self.n_active[point] = n_left as u32;
+        Ok(())
+    }
+
+    /// Reads the weights that a point and its labels look at.
+    fn load(&mut self, point: usize) -> Result<()> {
+        let Self { given, shortlist, local, kept, weights, .. } = self;
+        local.place(given, shortlist.row(point))?;
+        let (first, end) = kept.spans[point];
+        if first < end {
+            local.take(&kept.cells[first as usize..end as usize]);
+        } else {
+            local.find(given, point)?;
+            let room = KEPT_BYTES / size_of::<Hit>();
+            if local.hits().len() <= room - kept.cells.len().min(room) {
+                let first = kept.cells.len() as u64;
+                reserve(&mut kept.cells, local.hits().len())?;
+                kept.cells.extend_from_slice(local.hits());
+                kept.spans[point] = (first, kept.cells.len() as u64);
+            }
+        }
+        local.read(given, point, weights);
+        Ok(())
     }
 }
 
@@ -495,40 +407,25 @@ fn positives(y: CsrPattern<'_>, shortlist: CsrPattern<'_>, n_pairs: usize) -> Re
 
 /// The primal objective; its parts are added in the order of points.
 fn objective(
-    problem: &Problem<'_>,
-    starts: &[u32],
+    given: &Given<'_>,
+    shortlist: CsrPattern<'_>,
+    loss: Loss,
     dual: &Dual,
     weights: &[f64],
     bias: f64,
 ) -> Result<f64> {
-    let n_points = problem.x.n_rows();
-    let parts: Vec<Result<f64>> = (0..n_points.div_ceil(BLOCK))
-        .into_par_iter()
-        .map_init(
-            || None,
-            |scratch, block| {
-                let local = match scratch {
-                    Some(local) => local,
-                    None => scratch.insert(Local::new(problem.z.n_cols())?),
-                };
-                let mut sum = 0.0;
-                for point in block * BLOCK..(block * BLOCK + BLOCK).min(n_points) {
-                    local.load(problem, point, problem.shortlist.row(point).iter().copied(), weights);
-                    for at in 0..problem.shortlist.row(point).len() {
-                        let positive = dual.positive[starts[point] as usize + at];
-                        let score = local.score(at).0 + bias;
-                        let margin = if positive { score } else { -score };
-                        sum += dual.costs[usize::from(positive)] * problem.loss.of(margin);
-                    }
-                }
-                Ok(sum)
-            },
-        )
+    let scores = scores_of(given, weights, shortlist)?;
+    let losses = scores.par_chunks(BLOCK).zip(dual.positive.par_chunks(BLOCK));
+    let parts: Vec<f64> = losses
+        .map(|(scores, positive)| {
+            let pairs = scores.iter().zip(positive);
+            let cost = |(score, &positive): (&f64, &bool)| {
+                let margin = if positive { score + bias } else { -(score + bias) };
+                dual.costs[usize::from(positive)] * loss.of(margin)
+            };
+            pairs.map(cost).sum()
+        })
         .collect();
-    let mut losses = 0.0;
-    for part in parts {
-        losses += part?;
-    }
     let squares = weights.iter().map(|w| w * w).sum::<f64>() + bias * bias;
-    Ok(0.5 * squares + losses)
+    Ok(0.5 * squares + parts.iter().sum::<f64>())
 }

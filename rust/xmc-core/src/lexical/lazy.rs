@@ -74,8 +74,15 @@ impl<'a> LazyRows<'a> {
         self.n_cols
     }
 
+    /// Position of the first entry of a row, if its row pointers are right.
+    #[inline]
+    pub(crate) fn start(&self, row: usize) -> usize {
+        let start = self.indptr.get(row).map_or(0, |at| at - self.first);
+        usize::try_from(start).unwrap_or(0)
+    }
+
     /// Checks the shape.
-    pub(super) fn check_shape(&self, n_rows: usize, n_cols: usize) -> Result<()> {
+    pub(crate) fn check_shape(&self, n_rows: usize, n_cols: usize) -> Result<()> {
         let shape = [("rows", n_rows, self.n_rows()), ("features", n_cols, self.n_cols)];
         match shape.into_iter().find(|(_, expected, found)| expected != found) {
             None => Ok(()),

@@ -29,6 +29,14 @@ impl Sums {
         Ok(())
     }
 
+    /// Hands over the sum, in the order in which columns were reached, and starts anew.
+    pub(crate) fn drain(&mut self, mut take: impl FnMut(i32, f64)) {
+        for column in self.columns.drain(..) {
+            self.seen.remove(column);
+            take(column, std::mem::take(&mut self.sums[column as usize]));
+        }
+    }
+
     /// Writes the sum as the next row of a part, sorted and rounded once, and starts anew.
     pub(crate) fn push_to(&mut self, part: &mut Part) -> Result<()> {
         let Self { sums, seen, columns } = self;
