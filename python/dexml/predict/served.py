@@ -23,6 +23,7 @@ from dexml.scorers import (
     Scorer,
     VotedScorer,
 )
+from dexml.scorers.bilinear import BilinearScorer
 from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.dense import Search, check_encoder, encoder_folder, engine_facts
 from dexml.scorers.embedder import Precision
@@ -205,8 +206,11 @@ def _restore_scorer(
 def _ranked(
     state: Sealed, labels: LabelSet, first: tuple[Member, ...], lexical: LexicalScorer
 ) -> RankedScorer:
-    tree = TreeScorer.restore(state, labels, lexical.lexicon)
-    members = (*first, lexical) if tree is None else (*first, lexical, tree)
+    others = (
+        TreeScorer.restore(state, labels, lexical.lexicon),
+        BilinearScorer.restore(state, labels),
+    )
+    members = (*first, lexical, *(member for member in others if member is not None))
     return RankedScorer(members, restore_network(state), Cooccurrence(lexical.y), labels.alive)
 
 
@@ -235,16 +239,16 @@ def as_trained(opened: Opened, index: LabelIndex | None = None) -> Served:
     lexical = lexical.with_labels(labels)
     ranked = replace(
         scorer,
-        members=(*first, lexical, *(tree.with_labels(labels) for tree in trees_in(scorer))),
+        members=(*first, lexical, *(one.with_labels(labels) for one in _learned_in(scorer))),
         together=Cooccurrence(lexical.y),
         alive=labels.alive,
     )
     return Served(labels, ranked, opened.texts)
 
 
-def trees_in(scorer: Scorer) -> list[TreeScorer]:
-    """Return the label trees in a scorer, at most one in a run's own."""
-    return [s for s in scorers_in(scorer) if isinstance(s, TreeScorer)]
+def _learned_in(scorer: Scorer) -> list[TreeScorer | BilinearScorer]:
+    """Return the label tree and the pairs of words in a scorer, at most one of each in a run's own."""
+    return [s for s in scorers_in(scorer) if isinstance(s, TreeScorer | BilinearScorer)]
 
 
 def lexical_of(scorer: Scorer) -> LexicalScorer | None:

@@ -21,7 +21,7 @@ from dexml.scorers.ranker import ARRAYS, Network, RankedScorer
 from dexml.train import ranking
 from dexml.train.inputs import DataSet
 from dexml.train.settings import TrainSettings
-from dexml.train.words import fit_lexicon, word_members
+from dexml.train.words import Also, asked_for, fit_lexicon, used_by, word_members
 
 FILE = "ranker.npz"
 """Where a checkpoint keeps the ranker."""
@@ -52,7 +52,7 @@ def votes_of(memory: dict[str, Any]) -> dict[str, Any]:
 
 
 def ranked_scorer(
-    given: DataSet, embedded: Embedded, *, tree: bool, seed: int, folder: Path | None = None
+    given: DataSet, embedded: Embedded, *, also: Also, seed: int, folder: Path | None = None
 ) -> RankedScorer:
     """Fit the members on the points of `embedded`; dense scores with votes rank.
 
@@ -65,7 +65,7 @@ def ranked_scorer(
     y = given.y[embedded.rows]
     voted = VotedScorer(dense, PointMemory.of(embedded.points, y, **embedded.votes))
     lexical, members = word_members(
-        given, embedded.rows, fit_lexicon(given), tree=tree, seed=seed, folder=folder
+        given, embedded.rows, fit_lexicon(given), also=also, seed=seed, folder=folder
     )
     return RankedScorer((voted, *members), None, Cooccurrence(lexical.y), lexical.alive)
 
@@ -100,8 +100,8 @@ def gather(
         settings: The settings.
     """
     texts = [given.part.texts[i] for i in asked]
-    tree = settings.tree == "auto"
-    scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
+    also = asked_for(settings)
+    scorer = asking(ranked_scorer(given, embedded, also=also, seed=settings.seed), texts, vectors)
     bar = console.bar(
         total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet
     )
@@ -159,7 +159,6 @@ def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) ->
             network = Network(names, **{name: arrays[name] for name in ARRAYS})
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
-    tree = ranking.uses_tree(network)
     seed, folder = settings.seed, settings.out
-    scorer = ranked_scorer(given, embedded, tree=tree, seed=seed, folder=folder)
+    scorer = ranked_scorer(given, embedded, also=used_by(network), seed=seed, folder=folder)
     return replace(scorer, network=network)

@@ -38,7 +38,7 @@ from dexml.train.outcome import (
     write_scores,
 )
 from dexml.train.settings import NO_ENCODER, TrainSettings
-from dexml.train.words import fit_lexicon, word_members
+from dexml.train.words import Also, asked_for, fit_lexicon, used_by, word_members
 
 
 def train_light(
@@ -63,7 +63,7 @@ def train_light(
         rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
         network = None if choice is None else choice.network
         scorer = ranked_scorer(
-            given, rows, lexicon, tree=ranking.uses_tree(network), seed=settings.seed
+            given, rows, lexicon, also=used_by(network), seed=settings.seed
         )
         scorer = replace(scorer, network=network)
         _save(settings, given, rows, scorer, choice)
@@ -77,10 +77,10 @@ def train_light(
 
 
 def ranked_scorer(
-    given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon, *, tree: bool, seed: int
+    given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon, *, also: Also, seed: int
 ) -> RankedScorer:
     """Fit the members on the points `rows`; the lexical score ranks."""
-    lexical, members = word_members(given, rows, lexicon, tree=tree, seed=seed)
+    lexical, members = word_members(given, rows, lexicon, also=also, seed=seed)
     return RankedScorer(members, None, Cooccurrence(lexical.y), lexical.alive)
 
 
@@ -116,8 +116,8 @@ def _evidence(
     on_progress: Callable[[int], object],
 ) -> ranking.Evidence:
     """Fit the members and ask them; their indexes of all points are gone afterwards."""
-    tree = settings.tree == "auto"
-    scorer = ranked_scorer(given, part.fitted, lexicon, tree=tree, seed=settings.seed)
+    also = asked_for(settings)
+    scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=settings.seed)
     return ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
 
 

@@ -103,6 +103,11 @@ class TrainSettings(Settings):
         description="give the ranker a label tree on words too, if that helps on the validation "
         "part",
     )
+    bilinear: Literal["auto", "none"] = Field(
+        "auto",
+        description="give the ranker learned pairs of words of text and label too (ZestXML), if "
+        "that helps on the validation part",
+    )
     keep_texts: bool = Field(
         True,
         description="keep the texts of the training points that vote in the run, packed, so that "

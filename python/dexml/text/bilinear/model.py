@@ -154,12 +154,26 @@ class BilinearModel:
         self, fitted: NDArray[np.float32], lexical: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Return the score from its fitted part (bias included) and the lexical term."""
-        f, share = fitted.astype(np.float64), self.settings.score_alpha
+        share = self.settings.score_alpha
+        return np.asarray(share * self._belief(fitted) + (1.0 - share) * lexical, np.float32)
+
+    def belief(self, fitted: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the fitted part (bias included) says, from 0 to 1."""
+        return np.asarray(self._belief(fitted), np.float32)
+
+    def _belief(self, fitted: NDArray[np.float32]) -> NDArray[np.float64]:
+        f = fitted.astype(np.float64)
         if self.settings.loss == "squared-hinge":
-            belief = np.exp(-(np.maximum(0.0, 1.0 - f) ** 2))
-        else:
-            belief = 1.0 / (1.0 + np.exp(-f))
-        return np.asarray(share * belief + (1.0 - share) * lexical, np.float32)
+            return np.exp(-(np.maximum(0.0, 1.0 - f) ** 2))
+        return 1.0 / (1.0 + np.exp(-f))
+
+    def check(self) -> None:
+        """Check that the parts fit together.
+
+        Raises:
+            ValueError: They do not; the message says which.
+        """
+        _ = self._core
 
 
 def fit_bilinear(
