@@ -189,13 +189,15 @@ def _restore_scorer(
         raise ValueError(f"search = {search!r}; expected one of {', '.join(get_args(Search))}")
     lexical = LexicalScorer.restore(state, labels)
     if "dense" not in state.facts:
-        if lexical is None:
+        alone = BilinearScorer.restore(state, labels) if lexical is None else None
+        found = alone if lexical is None else _ranked(state, labels, (), lexical)
+        if found is None:
             raise state.damaged("no scorer in the manifest")
         if search == "hnsw":
             raise ValueError(
                 f"{state.folder}: a light run searches words and has no graph; leave --search out"
             )
-        return _ranked(state, labels, (), lexical)
+        return found
     dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
     if "neighbours" not in state.facts:
         return dense
@@ -224,6 +226,8 @@ def as_trained(opened: Opened, index: LabelIndex | None = None) -> Served:
         index: A new index over its label vectors; None for a light run, which has none.
     """
     labels, scorer = LabelSet.restore_trained(opened.run.state), opened.scorer
+    if isinstance(scorer, BilinearScorer):
+        return Served(labels, scorer.with_labels(labels), opened.texts)
     dense, memory, lexical = dense_of(scorer), memory_of(scorer), lexical_of(scorer)
     first: tuple[Member, ...] = ()
     if dense is not None and index is not None:

@@ -202,6 +202,8 @@ def fit_bilinear(
         ValueError: Shapes disagree, or a value or setting is out of range.
     """
     settings = settings or BilinearSettings()
+    if y.shape != (x.shape[0], z.shape[0]):
+        raise ValueError(f"y: shape {y.shape}, expected {(x.shape[0], z.shape[0])}")
     seen = np.bincount(y.indices, minlength=y.shape[1]) > 0
     x_parts, z_parts = feature_parts(x, "x"), feature_parts(z, "z")
     y_parts = csr_parts(y, "y")[:2]
