@@ -1,16 +1,20 @@
 //! The bilinear model: its support, its weights, products of sparse rows.
 
+use std::path::PathBuf;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use xmc_core::Csr;
-use xmc_core::bilinear::{self, Bilinear, BilinearParts, Loss, RefineOptions, SupportOptions};
+use xmc_core::bilinear::{
+    self, Bilinear, BilinearParts, Labels, Loss, RefineOptions, SupportOptions, TextModel,
+};
+use xmc_core::lexical::Tokenizer;
 
 use crate::arrays::{
     CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, moved, moved_csr, moved_ranking, owned,
     vector,
 };
 use crate::border::{count, detached, in_pool, interruptible};
-use crate::lexical::PyInvertedIndex;
+use crate::lexical::{PyInvertedIndex, PyTokenizer, PyVocabulary};
 
 /// The pairs of features that a model may weigh, with first weights.
 #[pyfunction]
@@ -133,20 +137,13 @@ impl PyBilinear {
     ) -> PyResult<Self> {
         let n_cols = count("n_label_features", n_label_features)?;
         let (loss, shortlist) = (loss_of(loss)?, count("shortlist", shortlist)?);
-        let (indptr, indices) = (vector::<i64>("support indptr", &support.0)?, &support.1);
-        let indices = vector::<i32>("support indices", indices)?;
-        let data = vector::<f32>("support data", &support.2)?;
+        let support = CsrArrays::<f32>::borrow("support", &support)?;
+        let support = support.slices()?;
         let (refined, direct) =
             (vector::<f32>("refined", &refined)?, vector::<i32>("direct", &direct)?);
-        let (indptr, indices, data) = (indptr.as_slice()?, indices.as_slice()?, data.as_slice()?);
         let (refined, direct) = (refined.as_slice()?, direct.as_slice()?);
         let inner = detached(py, || {
-            let support = Csr {
-                n_cols,
-                indptr: owned(indptr)?,
-                indices: owned(indices)?,
-                data: owned(data)?,
-            };
+            let support = support.copied("support", n_cols)?;
             let (refined, direct) = (owned(refined)?, owned(direct)?);
             let parts =
                 BilinearParts { support, refined, bias, direct, loss, score_alpha, shortlist };
@@ -205,5 +202,26 @@ impl PyBilinear {
             model.terms(x, z, pairs.check("pairs", z.n_rows())?)
         })?;
         Ok((moved(py, fitted).into_any(), moved(py, lexical).into_any()))
+    }
+
+    /// Writes a file that answers texts without Python.
+    fn save(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        tokenizer: &PyTokenizer,
+        vocabulary: &PyVocabulary,
+        sublinear: bool,
+        labels: CsrArgs<'_>,
+    ) -> PyResult<()> {
+        let labels = CsrArrays::<f32>::borrow("labels", &labels)?;
+        let labels = labels.slices()?;
+        let (model, tokenizer) = (self.inner.clone(), tokenizer.inner().options().clone());
+        let vocabulary = vocabulary.inner().clone();
+        detached(py, || {
+            let rows = labels.copied("labels", model.n_label_features())?;
+            let (tokenizer, labels) = (Tokenizer::new(tokenizer)?, Labels::new(rows)?);
+            TextModel::new(tokenizer, vocabulary, sublinear, model, labels)?.save(&path)
+        })
     }
 }

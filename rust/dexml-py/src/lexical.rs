@@ -70,6 +70,12 @@ pub(crate) struct PyTokenizer {
     inner: Tokenizer,
 }
 
+impl PyTokenizer {
+    pub(crate) const fn inner(&self) -> &Tokenizer {
+        &self.inner
+    }
+}
+
 #[pymethods]
 impl PyTokenizer {
     #[new]
@@ -118,6 +124,10 @@ pub(crate) struct PyVocabulary {
 impl PyVocabulary {
     const fn new(inner: Vocabulary) -> Self {
         Self { inner, smooth_idf: OnceLock::new() }
+    }
+
+    pub(crate) const fn inner(&self) -> &Vocabulary {
+        &self.inner
     }
 
     fn idf(&self) -> &[f32] {

@@ -20,6 +20,8 @@
 //! [`Bilinear`] answers: it finds a shortlist by step 1's weights, scores it by step 3's, and adds the
 //! *lexical term*, the inner product of the features that x and z share by name.
 //!
+//! [`TextModel`] is a model with its words and labels in one file, for programs without Python.
+//!
 //! **The solver** is dual coordinate descent (Hsieh et al., ICML 2008; for the logistic loss Yu et al., 2011).
 //! The features of a pair, the products `x_c z_d` on the support, are never built. All pairs of a point
 //! are solved together: with `u_d = sum over c of x_c w_cd` and `s_d = sum over c of x_c^2` (over the support),
@@ -35,11 +37,13 @@
 //! 8 n + 4 D while weights are fitted, and up to 512 MiB more for the entries of W that each point looks at: those that
 //! do not fit in are looked for again in each pass, which gives the same bits.
 
+mod file;
 mod local;
 mod model;
 mod solve;
 mod support;
 
+pub use file::TextModel;
 pub use model::{Bilinear, BilinearParts, Labels};
 pub use solve::{Loss, RefineOptions, Refined, refine};
 pub use support::{SupportOptions, select_support};
