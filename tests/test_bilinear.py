@@ -15,7 +15,7 @@ from dexml.data import csr_parts
 from dexml.text.bilinear import BilinearModel, BilinearSettings, fit_bilinear
 from dexml.text.lexical import LexicalIndex, feature_parts
 
-Dense = NDArray[np.float64]
+Dense = NDArray[Any]
 
 
 def sparse(dense: Any) -> csr_array:
@@ -100,9 +100,9 @@ def primal(
     model: BilinearModel, x: Dense, z: Dense, y: Dense, loss: str, cost: float, positive: float
 ) -> float:
     """The smallest objective over all pairs of the shortlists, by L-BFGS on built features."""
-    support = model.support
+    support, seen = model.support, np.asarray(y.any(axis=0))
     rows = np.repeat(np.arange(support.shape[0]), np.diff(support.indptr))
-    ids, _ = model.find(sparse(x), LexicalIndex(sparse(z)), model.settings.shortlist, only=y.any(axis=0))
+    ids, _ = model.find(sparse(x), LexicalIndex(sparse(z)), model.settings.shortlist, only=seen)
     pairs = [(i, label) for i, row in enumerate(ids) for label in row if label >= 0]
     built = np.array([np.append(x[i, rows] * z[label, support.indices], 1.0) for i, label in pairs])
     truth = np.array([y[i, label] > 0 for i, label in pairs])
@@ -126,7 +126,13 @@ def primal(
 def test_weights_reach_the_optimum(loss: Any, cost: float, positive: float) -> None:
     x, z, y, direct = problem(1, n=60)
     options = BilinearSettings(
-        k=4, shortlist=6, cost=cost, positive_weight=positive, loss=loss, passes=3000, tolerance=1e-8
+        k=4,
+        shortlist=6,
+        cost=cost,
+        positive_weight=positive,
+        loss=loss,
+        passes=3000,
+        tolerance=1e-8,
     )
     model = fit_bilinear(x, z, y, direct, options, seed=0)
     dense = (x.toarray().astype(float), z.toarray().astype(float), y.toarray())
@@ -162,7 +168,9 @@ def test_scores_are_those_of_dense_products() -> None:
     np.testing.assert_allclose(np.where(there, found, 0), np.where(there, best, 0), atol=1e-6)
 
     belief = np.exp(-(np.maximum(0, 1 - fitted.astype(float)) ** 2))
-    np.testing.assert_allclose(model.combine(fitted, lexical), 0.9 * belief + 0.1 * lexical, atol=1e-6)
+    np.testing.assert_allclose(
+        model.combine(fitted, lexical), 0.9 * belief + 0.1 * lexical, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("loss", ["squared-hinge", "logistic"])
@@ -200,7 +208,8 @@ def test_one_point_one_label_and_nothing_in_common() -> None:
     nothing = sparse([[0, 1]])
     assert model.find(nothing, LexicalIndex(z), 2)[0].tolist() == [[-1, -1]]
     fitted, lexical = scores_of(model, nothing, z)
-    assert (fitted.item(), lexical.item()) == (pytest.approx(model.bias), 0)
+    assert fitted.item() == pytest.approx(model.bias)
+    assert lexical.item() == 0
 
 
 @pytest.mark.parametrize("empty", ["y", "x", "z"])
@@ -218,7 +227,9 @@ def test_missing_positives_are_added_if_asked_for() -> None:
     x, z, y, direct = problem(7)
     few = BilinearSettings(k=2, shortlist=1)
     without = fit_bilinear(x, z, y, direct, few, seed=0)
-    with_all = fit_bilinear(x, z, y, direct, BilinearSettings(k=2, shortlist=1, add_positives=True), seed=0)
+    with_all = fit_bilinear(
+        x, z, y, direct, BilinearSettings(k=2, shortlist=1, add_positives=True), seed=0
+    )
     assert without.facts["positives_found"] < with_all.facts["positives_found"] == y.nnz
 
 

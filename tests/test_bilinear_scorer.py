@@ -100,12 +100,16 @@ def test_without_features_of_their_own_labels_are_words_alone() -> None:
 def test_the_products_of_a_score_sum_to_it(made: BilinearScorer) -> None:
     queries = Queries(["kernel player and printer driver"])
     for label in (0, 2):
-        found = products(made, queries, label, LABELS + ["???"])
+        found = products(made, queries, label, [*LABELS, "???"])
         total = sum(one.part for one in found) + made.model.bias
         fitted = made.terms(queries, np.array([[label]], np.int32))["belief"][1][0, 0]
-        assert made.model.belief(np.array([total], np.float32))[0] == pytest.approx(fitted, abs=1e-5)
-        assert [abs(one.part) for one in found] == sorted((abs(one.part) for one in found), reverse=True)
-    assert "kernel" in {one.word for one in products(made, queries, 0, LABELS + ["???"])}
+        assert made.model.belief(np.array([total], np.float32))[0] == pytest.approx(
+            fitted, abs=1e-5
+        )
+        assert [abs(one.part) for one in found] == sorted(
+            (abs(one.part) for one in found), reverse=True
+        )
+    assert "kernel" in {one.word for one in products(made, queries, 0, [*LABELS, "???"])}
 
 
 @pytest.fixture
@@ -115,8 +119,10 @@ def dataset(tmp_path: Path) -> Path:
     for part, n, seed in (("trn", 80, 0), ("tst", 30, 1)):
         texts, y = points(n, seed, unseen=part == "trn")
         (folder / f"raw/{part}_X.txt").write_text("\n".join(texts) + "\n")
-        rows = (" ".join(f"{label}:1" for label in y.indices[a:b]) for a, b in
-                zip(y.indptr[:-1], y.indptr[1:], strict=True))
+        rows = (
+            " ".join(f"{label}:1" for label in y.indices[a:b])
+            for a, b in zip(y.indptr[:-1], y.indptr[1:], strict=True)
+        )
         (folder / f"{part}_X_Y.txt").write_text(f"{n} {len(LABELS)}\n" + "\n".join(rows) + "\n")
     (folder / "raw/Y.txt").write_text("\n".join(LABELS) + "\n")
     return folder
@@ -131,13 +137,13 @@ def test_the_command_makes_a_run_that_is_asked_edited_and_saved(
     assert set(scores["views"]) == {"all", "seen", "unseen"}
     assert scores["views"]["all"]["metrics"]["P@1"] == scores["metrics"]["P@1"] > 0.5
 
-    with Predictor.open(run) as predictor:
-        before = predictor.predict(["kernel player"], 3)
-        new = predictor.add_labels(["music theme"])
-        predictor.save()
-    with Predictor.open(run) as predictor:
-        assert new[0] in predictor.predict(["music theme"], 3).ids[0]
-        after = predictor.predict(["kernel player"], 3)
+    predictor = Predictor.open(run)
+    before = predictor.predict(["kernel player"], 3)
+    new = predictor.add_labels(["music theme"])
+    predictor.save()
+    again = Predictor.open(run)
+    assert new[0] in again.predict(["music theme"], 3).ids[0]
+    after = again.predict(["kernel player"], 3)
     np.testing.assert_array_equal(before.ids, after.ids)
 
     with pytest.raises(FileExistsError, match="not empty; add --resume or --overwrite"):
@@ -145,6 +151,30 @@ def test_the_command_makes_a_run_that_is_asked_edited_and_saved(
     capsys.readouterr()
     main(["predict", str(run), "-k", "2", "--out", str(tmp_path / "x.npz"), "--quiet"])
     assert (tmp_path / "x.npz").exists()
+
+
+def test_feature_files_are_written_fitted_and_scored(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["features", str(dataset), "--out", str(tmp_path / "f"), "--packed", ".gz"])
+    main(["train", str(dataset), "--out", str(tmp_path / "run"), "--quiet"])
+    capsys.readouterr()
+    main(["score", str(tmp_path / "f"), "--as-json", "--out", str(tmp_path / "x.npz")])
+    scored = json.loads(capsys.readouterr().out)["views"]
+    trained = json.loads((tmp_path / "run" / "metrics.json").read_text())["views"]
+    assert scored["all"]["metrics"]["P@1"] == pytest.approx(
+        trained["all"]["metrics"]["P@1"], abs=0.1
+    )
+    assert set(scored) == set(trained)
+    main(["score", str(tmp_path / "f")])
+    assert "unseen (" in capsys.readouterr().out
+
+
+def test_a_model_is_exported_as_one_file(dataset: Path, tmp_path: Path) -> None:
+    run, path = tmp_path / "run", tmp_path / "model.xmc"
+    main(["train", str(dataset), "--out", str(run), "--quiet"])
+    main(["export", str(run), str(path)])
+    assert path.stat().st_size > 1000
 
 
 @pytest.mark.parametrize("role", ["bilinear/refined", "bilinear/support", "bilinear/rows"])

@@ -13,9 +13,9 @@ from dexml import _rust, console, train
 from dexml.commands.train import main as train_main
 from dexml.predict import Predictor, open_run
 from dexml.run import Run
-from dexml.train.words import Also
 from dexml.train import TrainSettings, fit
 from dexml.train.settings import SWITCHES
+from dexml.train.words import Also
 from small import confusing_data, log_of, train_settings
 
 TEXTS = ["secret3 kernel driver", "printer theme", "secret9 secret11", ""]

@@ -606,8 +606,17 @@ class Bilinear:
     def terms(
         self, x: _Truth, z: _Truth, pairs: _Pattern, *, num_threads: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The terms of given pairs: by the fitted weights without bias, and by features of the same
-        name."""
+        """The terms of given pairs: by the fitted weights without bias, and by equal names."""
+
+    def save(
+        self,
+        path: str,
+        tokenizer: Tokenizer,
+        vocabulary: Vocabulary,
+        sublinear: bool,
+        labels: _Truth,
+    ) -> None:
+        """Write a file that answers texts without Python."""
 
 def select_support(
     x: _Truth,
@@ -623,8 +632,7 @@ def select_support(
     threshold: float = 0.0,
     num_threads: int | None = None,
 ) -> _Truth:
-    """Pairs of a point feature and a label feature that a bilinear model may weigh, with first
-    weights, (n_features, n_label_features)."""
+    """Pairs of features that a bilinear model may weigh: (n_features, n_label_features)."""
 
 def refine_support(
     x: _Truth,

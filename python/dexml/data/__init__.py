@@ -4,6 +4,7 @@ Matrices are ``scipy.sparse.csr_array`` of points x labels, with float32 values 
 ids that are sorted in each row. Formats: ``docs/formats.md``. Needs only numpy and scipy.
 """
 
+from dexml.data.features import FeatureSet, load_features, save_features
 from dexml.data.layout import (
     Dataset,
     Part,
@@ -46,23 +47,28 @@ from dexml.data.texts import (
     unit_interval,
     validation_mask,
 )
+from dexml.data.unseen import HeldOut, hold_out_labels
 from dexml.given import text_list
 
 __all__ = [
     "Csr",
     "CsrParts",
     "Dataset",
+    "FeatureSet",
+    "HeldOut",
     "Part",
     "Repairs",
     "check_ids",
     "csr_parts",
     "expect_csr",
+    "hold_out_labels",
     "id_array",
     "label_matrix",
     "label_parts",
     "lines",
     "load_bow",
     "load_dataset",
+    "load_features",
     "load_label_texts",
     "load_labels",
     "load_pairs",
@@ -76,6 +82,7 @@ __all__ = [
     "repair_labels",
     "save_bow",
     "save_dataset",
+    "save_features",
     "save_labels",
     "save_pairs",
     "save_scores",

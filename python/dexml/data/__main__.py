@@ -24,6 +24,7 @@ examples:
   python -m dexml.data check trn_X_Y.txt.gz
   python -m dexml.data convert trn_X_Y.txt Y.trn.npz
   python -m dexml.data convert --part labels train.txt Y.trn.npz
+  python -m dexml.data hold-out-labels LF-DebianRelated --share 0.1 --seed 0
   python -m dexml.data prepare LF-AmazonTitles-131K.raw/ LF-AmazonTitles-131K/
 """
 
@@ -71,11 +72,25 @@ def arguments() -> argparse.ArgumentParser:
     raw.add_argument(
         "--repair", action="store_true", help="drop bad labels of points and say how many"
     )
+    held = actions.add_parser(
+        "hold-out-labels",
+        parents=[common],
+        help="write a data set some of whose labels have no training point",
+    )
+    held.add_argument("source", type=Path, help="a folder in the LF layout")
+    held.add_argument(
+        "target", type=Path, nargs="?", help="new folder; by default SOURCE-unseen-SHARE-SEED"
+    )
+    held.add_argument("--share", type=float, default=0.1, help="of the labels (default 0.1)")
+    held.add_argument("--seed", type=int, default=0, help="of the choice (default 0)")
+    held.add_argument(
+        "--validation", type=float, default=0.1, help="share of the training points (default 0.1)"
+    )
     return parser
 
 
 def main(argv: list[str]) -> None:
-    """Run ``python -m dexml.data stats|check|convert|prepare``."""
+    """Run ``python -m dexml.data stats|check|convert|prepare|hold-out-labels``."""
     args = arguments().parse_args(argv)
     if args.action == "stats":
         loaded = matrices(args.path)
@@ -92,6 +107,17 @@ def main(argv: list[str]) -> None:
         print(f"{args.path}: ok")
     elif args.action == "convert":
         convert_file(args.source, args.target, repair=args.repair, part=args.part)
+    elif args.action == "hold-out-labels":
+        source = Path(str(args.source).rstrip("/"))
+        name = f"{source.name}-unseen-{args.share:g}-{args.seed}"
+        target = args.target or source.with_name(name)
+        options = {"share": args.share, "seed": args.seed, "validation": args.validation}
+        held = data.hold_out_labels(source, target, **options)
+        print(
+            f"{target}: {len(held.test)} labels for the test part alone, {len(held.validation)} "
+            f"for the {held.n_validation} validation points too; {held.emptied} training points are "
+            "left without a label"
+        )
     else:
         say = (lambda _: None) if args.quiet else console.say
         target = args.target or args.source

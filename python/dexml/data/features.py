@@ -2,8 +2,8 @@
 
 ``Xf.txt`` and ``Yf.txt`` hold the names of point and label features, one a line;
 ``trn_X_Xf.txt``, ``tst_X_Xf.txt`` and ``Y_Yf.txt`` sparse rows (``rows columns`` first, then
-``feature:value``); ``trn_X_Y.txt`` and ``tst_X_Y.txt`` the labels; ``pos_trn_tst.txt``, which may be
-missing, pairs of a test point and a label that are not ranked. Each may be ``.gz`` or ``.zst``.
+``feature:value``); ``trn_X_Y.txt`` and ``tst_X_Y.txt`` the labels; ``pos_trn_tst.txt``, which may
+be missing, pairs of a test point and a label that are not ranked. Each may be ``.gz`` or ``.zst``.
 """
 
 from __future__ import annotations

@@ -44,10 +44,10 @@ def hold_out_labels(
 ) -> HeldOut:
     """Write a data set without the training pairs of some labels, chosen by a hash of their id.
 
-    Two shares of the labels with training points are taken out. The first is in the test part alone;
-    the second is in the validation part (``val_X_Y``, `validation` of the training points, by hash) too,
-    so that what is chosen there is chosen with unseen labels. Points that lose all their labels stay, as
-    rows without positives. The texts of all labels stay.
+    Two shares of the labels with training points are taken out. The first is in the test part
+    alone; the second is in the validation part (``val_X_Y``, `validation` of the training points,
+    by hash) too, so that what is chosen there is chosen with unseen labels. Points that lose all
+    their labels stay, as rows without positives. The texts of all labels stay.
 
     Args:
         source: A folder in the LF layout.
@@ -69,7 +69,9 @@ def hold_out_labels(
         raise FileExistsError(f"{target}: exists already; give another name")
     label_texts = load_label_texts(source)
     train = load_part(source, "trn", len(label_texts))
-    seen = np.flatnonzero(np.bincount(train.y.indices[train.y.data > 0], minlength=len(label_texts)))
+    seen = np.flatnonzero(
+        np.bincount(train.y.indices[train.y.data > 0], minlength=len(label_texts))
+    )
     place = np.array([unit_interval(f"hold out {seed}", str(label)) for label in seen.tolist()])
     test, second = seen[place < share], seen[(place >= share) & (place < 2 * share)]
     if not len(test):

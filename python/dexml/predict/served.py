@@ -251,7 +251,7 @@ def as_trained(opened: Opened, index: LabelIndex | None = None) -> Served:
 
 
 def _learned_in(scorer: Scorer) -> list[TreeScorer | BilinearScorer]:
-    """Return the label tree and the pairs of words in a scorer, at most one of each in a run's own."""
+    """Return the label tree and the pairs of words in a scorer, at most one of each."""
     return [s for s in scorers_in(scorer) if isinstance(s, TreeScorer | BilinearScorer)]
 
 

@@ -1,9 +1,9 @@
 """The bilinear scorer: which words of a text speak for which words of a label (ZestXML).
 
-A weight for pairs of a word of the text and a word of the label, or the label itself, learned from the
-training points (`dexml.text.bilinear`). It scores labels without training points by their words, and
-follows edits of labels at once: a new label is a new row. Points that are added do not change it.
-It abstains on labels without a feature: no known word and no training point.
+A weight for pairs of a word of the text and a word of the label, or the label itself, learned from
+the training points (`dexml.text.bilinear`). It scores labels without training points by their
+words, and follows edits of labels at once: a new label is a new row. Points that are added do not
+change it. It abstains on labels without a feature: no known word and no training point.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from dexml import _rust, data
 from dexml.data import Csr, CsrParts
@@ -39,8 +41,8 @@ PROPOSED = {"best": 60, "found": 60}
 class BilinearScorer:
     """Scores a label by ``score_alpha b + (1 - score_alpha) k``.
 
-    b rises with the fitted ``x' W z + bias``, from 0 to 1, and k is the inner product of the features
-    that text and label share by name.
+    b rises with the fitted ``x' W z + bias``, from 0 to 1, and k is the inner product of the
+    features that text and label share by name.
 
     Attributes:
         vocabulary: Turns texts into rows.
@@ -99,7 +101,7 @@ class BilinearScorer:
     @cached_property
     def known(self) -> NDArray[np.bool_]:
         """Labels that are alive and have a feature: the others are never found."""
-        return self.alive & (np.diff(self.labels.rows.indptr) > 0)
+        return np.asarray(self.alive & (np.diff(self.labels.rows.indptr) > 0), np.bool_)
 
     @cached_property
     def _rows(self) -> CsrParts:
@@ -230,6 +232,14 @@ class BilinearScorer:
         rows = self.vocabulary.of_labels(labels.texts, np.arange(len(labels)))
         return replace(self, labels=Searched(rows), alive=labels.alive)
 
+    def export(self, path: Path) -> None:
+        """Write one file that answers texts without Python; it never finds removed labels."""
+        rows = self.labels.rows
+        kept = np.repeat(self.alive, np.diff(rows.indptr))
+        indptr = np.concatenate([[0], np.cumsum(kept)])[rows.indptr]
+        alive = csr_array((rows.data[kept], rows.indices[kept], indptr), shape=rows.shape)
+        self.model.export(path, self.vocabulary.points, alive)
+
     def facts(self) -> dict[str, Any]:
         """Return the section of the manifest."""
         words = self.vocabulary
@@ -308,7 +318,9 @@ class BilinearScorer:
 
 
 _MEANINGS = {
-    "bilinear": Meaning(Group.BILINEAR, "score of the learned pairs of words, and of the same words"),
+    "bilinear": Meaning(
+        Group.BILINEAR, "score of the learned pairs of words, and of the same words"
+    ),
     "bilinear gap": Meaning(Group.BILINEAR, "bilinear less that of the best candidate"),
     "bilinear rank": Meaning(Group.BILINEAR, "-ln(1 + rank by bilinear among the candidates)"),
     "fitted": Meaning(Group.BILINEAR, "sum of the learned weights of pairs of words"),

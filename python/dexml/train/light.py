@@ -62,9 +62,7 @@ def train_light(
             choice = _choose(given, lexicon, weights, settings)
         rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
         network = None if choice is None else choice.network
-        scorer = ranked_scorer(
-            given, rows, lexicon, also=used_by(network), seed=settings.seed
-        )
+        scorer = ranked_scorer(given, rows, lexicon, also=used_by(network), seed=settings.seed)
         scorer = replace(scorer, network=network)
         _save(settings, given, rows, scorer, choice)
 

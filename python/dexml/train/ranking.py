@@ -303,7 +303,9 @@ def summary(choice: Choice) -> str:
     for name in OPTIONAL:
         if one := choice.facts[name]:
             kept = "kept" if one["used"] else "left out"
-            gain += f"; {name} {kept}, {select} {100 * one['without']:.2f} -> {100 * one['with']:.2f}"
+            gain += (
+                f"; {name} {kept}, {select} {100 * one['without']:.2f} -> {100 * one['with']:.2f}"
+            )
     used = "ranker" if choice.network is not None else "no ranker, its gain is within the noise"
     points = choice.facts["points"]
     return f"{used}: {gain} (cross-validation on {points} points)"

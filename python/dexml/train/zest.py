@@ -131,8 +131,8 @@ def _announce(scorer: BilinearScorer, n_points: int) -> None:
     facts, words = scorer.model.facts, scorer.vocabulary
     console.say(
         f"{n_points} points, {words.points.n_tokens} words and pairs of words of points, "
-        f"{words.n_label_features} features of {scorer.n_labels} labels; {facts['weights']} weights, "
-        f"{facts['passes']} passes over {facts['pairs']} pairs"
+        f"{words.n_label_features} features of {scorer.n_labels} labels; "
+        f"{facts['weights']} weights, {facts['passes']} passes over {facts['pairs']} pairs"
     )
     silent = int((scorer.alive & ~scorer.known).sum())
     if silent:

@@ -1,8 +1,8 @@
 """Features of points and labels for the bilinear model: words, pairs of words, labels themselves.
 
-A point has the tf-idf of its words and pairs of words. A label has the same of its own text, and if it has
-training points one feature more that is its own, so that frequent labels can be learned by heart.
-Shared words carry the labels without points.
+A point has the tf-idf of its words and pairs of words. A label has the same of its own text, and if
+it has training points one feature more that is its own, so that frequent labels can be learned by
+heart. Shared words carry the labels without points.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ OWN = "__label__"
 class BilinearFeatures:
     """Turns texts of points and labels into rows. C point features, D label features.
 
-    The words of the labels are features of points too, and the other way round: a word that only one
-    side knew in training still matches by its name. So a label that comes later needs no new columns.
+    The words of the labels are features of points too, and the other way round: a word that only
+    one side knew in training still matches by its name. So a label that comes later needs no new
+    columns.
 
     Attributes:
         points: Words and pairs of words of points; with single words of labels behind them.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from scipy.sparse import csr_array
 from dexml import _rust
 from dexml.data import Csr, CsrParts, csr_parts, pair_parts
 from dexml.data.parts import canonical
-from dexml.text.lexical import LexicalIndex, feature_parts
+from dexml.text.lexical import LexicalIndex, Vectorizer, feature_parts
 from dexml.text.lexical.search import Hits, Pattern
 
 Loss = Literal["squared-hinge", "logistic"]
@@ -145,9 +146,7 @@ class BilinearModel:
         Returns:
             ``x' W z + bias``, and the lexical term, each (n_pairs,).
         """
-        fitted, lexical = self._core.terms(
-            feature_parts(x, "x"), z, pairs, num_threads=num_threads
-        )
+        fitted, lexical = self._core.terms(feature_parts(x, "x"), z, pairs, num_threads=num_threads)
         return fitted + np.float32(self.bias), lexical
 
     def combine(
@@ -164,8 +163,8 @@ class BilinearModel:
     def _belief(self, fitted: NDArray[np.float32]) -> NDArray[np.float64]:
         f = fitted.astype(np.float64)
         if self.settings.loss == "squared-hinge":
-            return np.exp(-(np.maximum(0.0, 1.0 - f) ** 2))
-        return 1.0 / (1.0 + np.exp(-f))
+            return np.asarray(np.exp(-(np.maximum(0.0, 1.0 - f) ** 2)), np.float64)
+        return np.asarray(1.0 / (1.0 + np.exp(-f)), np.float64)
 
     def check(self) -> None:
         """Check that the parts fit together.
@@ -174,6 +173,47 @@ class BilinearModel:
             ValueError: They do not; the message says which.
         """
         _ = self._core
+
+    def export(self, path: Path, points: Vectorizer, labels: Csr) -> None:
+        """Write one file that Rust, C and C++ serve (``xmc_core::bilinear::TextModel``).
+
+        Args:
+            path: The file; it appears when it is complete.
+            points: Makes the rows of points, (n, C), before they are made unit length.
+            labels: Rows of the labels, (L, D); a label with an empty row is never found.
+        """
+        parts, sublinear = feature_parts(labels, "labels"), points.settings.sublinear
+        self._core.save(str(path), *points.core, sublinear, parts)
+
+    def best(
+        self,
+        x: Csr,
+        index: LexicalIndex,
+        z: CsrParts,
+        k: int,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> Hits:
+        """Find the k labels of best score among those of each point's shortlist.
+
+        Args:
+            x: Points, (n, C).
+            index: Over the labels' features, (L, D).
+            z: The same features, of `dexml.text.lexical.feature_parts`.
+            k: Labels a point.
+            exclude: Pairs to leave out, (n, L).
+            only: Whether each label may be found, (L,).
+
+        Returns:
+            ``ids`` and ``scores``, (n, k), best first, padded with -1 and -inf.
+        """
+        width = max(k, self.settings.shortlist)
+        found = np.sort(self.find(x, index, width, exclude=exclude, only=only)[0], axis=1)
+        indptr = np.concatenate([[0], np.cumsum((found >= 0).sum(axis=1))]).astype(np.int64)
+        ids = found[found >= 0]
+        scores = self.combine(*self.terms(x, z, (indptr, ids)))
+        return _rust.topk_csr(indptr, ids, scores, index.shape[0], k)
 
 
 def fit_bilinear(
@@ -207,10 +247,13 @@ def fit_bilinear(
     seen = np.bincount(y.indices, minlength=y.shape[1]) > 0
     x_parts, z_parts = feature_parts(x, "x"), feature_parts(z, "z")
     y_parts = csr_parts(y, "y")[:2]
-    sizes: tuple[Any, ...] = (x_parts, x.shape[1], z_parts, z.shape[1], y_parts)
     direct = np.ascontiguousarray(direct, np.int32)
     support = _rust.select_support(
-        *sizes,
+        x_parts,
+        x.shape[1],
+        z_parts,
+        z.shape[1],
+        y_parts,
         direct,
         k=settings.k,
         alpha=settings.alpha,
@@ -218,12 +261,18 @@ def fit_bilinear(
         num_threads=num_threads,
     )
     weights = canonical((x.shape[1], z.shape[1]), *support)
-    pairs = _shortlists(x, LexicalIndex(z, num_threads=num_threads), weights, seen, settings, num_threads)
+    pairs = _shortlists(
+        x, LexicalIndex(z, num_threads=num_threads), weights, seen, settings, num_threads
+    )
     if settings.add_positives:
         pairs = csr_array(pairs + (y > 0).astype(np.float32))
         pairs.sort_indices()
     refined, bias, objective, n_passes, converged = _rust.refine_support(
-        *sizes,
+        x_parts,
+        x.shape[1],
+        z_parts,
+        z.shape[1],
+        y_parts,
         support,
         csr_parts(pairs, "pairs")[:2],
         loss=settings.loss,
