@@ -63,7 +63,10 @@ def test_it_abstains_on_labels_without_a_feature(made: BilinearScorer) -> None:
     assert (made.score_pairs(ASKED, np.full((4, 1), last)) == -np.inf).all()
     assert not (made.search(ASKED, last + 1)[0] == last).any()
     pairs = Candidates.union([np.full((4, 1), last, np.int32)], last + 1)
-    assert all(np.isnan(values).all() for values in made.features(ASKED, pairs).values())
+    evidence = made.features(ASKED, pairs)  # a ranker that other members propose it to
+    assert all(np.isfinite(values).all() for values in evidence.values())
+    assert (evidence["same words"] == 0).all()
+    np.testing.assert_array_equal(evidence["fitted"], np.float32(made.model.bias))
 
 
 def test_exclude_and_only_leave_labels_out(made: BilinearScorer) -> None:

@@ -114,7 +114,10 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("precision", "bfloat16", "plain"),
     ("deterministic", True, "plain"),
 ]
-ELSEWHERE = {"compile", "validation_points", "memory", "ranker", "favour", "tree", "engine", "form"}
+ELSEWHERE = {
+    *("compile", "validation_points", "memory", "ranker", "favour", "tree", "bilinear"),
+    *("engine", "form"),
+}
 """Tried in tests of their own (here, in `test_train.py` and in `test_train_ranker.py`)."""
 SCORE_CHANGES = [("propensity", "Amazon-3M"), ("propensity_a", 0.7), ("propensity_b", 2.5)]
 """What changes no weights, only the scores of PSP@k, in the selection and in the end."""

@@ -115,8 +115,8 @@ def main(argv: list[str]) -> None:
         held = data.hold_out_labels(source, target, **options)
         print(
             f"{target}: {len(held.test)} labels for the test part alone, {len(held.validation)} "
-            f"for the {held.n_validation} validation points too; {held.emptied} training points are "
-            "left without a label"
+            f"for the {held.n_validation} validation points too; {held.emptied} training points "
+            "are left without a label"
         )
     else:
         say = (lambda _: None) if args.quiet else console.say

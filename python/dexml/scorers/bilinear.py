@@ -187,10 +187,13 @@ class BilinearScorer:
         ]
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
-        """Give a ranker the evidence for each pair, by name; NaN for labels without a feature."""
+        """Give a ranker the evidence for each pair, by name.
+
+        For a label without a feature it is that of one that shares nothing with the text.
+        """
         fitted, lexical = self._terms(queries, pairs)
         scores = self.model.combine(fitted, lexical)
-        found = {
+        return {
             "bilinear": scores,
             "bilinear gap": scores - pairs.largest(scores),
             "bilinear rank": pairs.ranks(scores),
@@ -198,8 +201,6 @@ class BilinearScorer:
             "fitted gap": fitted - pairs.largest(fitted),
             "same words": lexical,
         }
-        unknown = ~self.known[pairs.ids]
-        return {name: np.where(unknown, np.float32(np.nan), v) for name, v in found.items()}
 
     def meanings(self) -> Mapping[str, Meaning]:
         """Return what the evidence means."""

@@ -104,9 +104,9 @@ class TrainSettings(Settings):
         "part",
     )
     bilinear: Literal["auto", "none"] = Field(
-        "auto",
-        description="give the ranker learned pairs of words of text and label too (ZestXML), if "
-        "that helps on the validation part",
+        "none",
+        description="auto: give the ranker learned pairs of words of text and label too (ZestXML), "
+        "if that helps on the validation part",
     )
     keep_texts: bool = Field(
         True,

@@ -1,4 +1,4 @@
-"""The members of a ranker that know words: lexical, and where they pay a tree and pairs of words."""
+"""Members of a ranker that know words: lexical, and where they pay a tree and pairs of words."""
 
 from __future__ import annotations
 
