@@ -51,6 +51,8 @@ __all__ = [
     "save_pairs",
     "score_ranker",
     "select_support",
+    "stop_word_languages",
+    "stop_words_of",
     "topk_csr",
     "topk_dense",
     "vote_sums",
@@ -803,3 +805,9 @@ class LabelTree:
 
         -1 and labels that are not in the tree score -inf, those that no beam reaches -100.
         """
+
+def stop_word_languages() -> list[str]:
+    """Return the codes of the languages that have a list of stop words."""
+
+def stop_words_of(language: str) -> list[str]:
+    """Return the stop words of a language, by its code."""

@@ -62,15 +62,24 @@ class Lexicon:
     later: Vectorizer
 
     @classmethod
-    def fit(cls, texts: Sequence[str], label_texts: Sequence[str]) -> Lexicon:
-        """Collect the terms of points and labels."""
+    def fit(
+        cls, texts: Sequence[str], label_texts: Sequence[str], stop_words: tuple[str, ...] = ()
+    ) -> Lexicon:
+        """Collect the terms of points and labels.
+
+        Args:
+            texts: Of the points.
+            label_texts: Of the labels.
+            stop_words: Words to leave out, such as `dexml.text.stop_words.find_stop_words` finds;
+                pieces of words are taken from them too.
+        """
         everything = [*texts, *label_texts]
         few = len(everything) < FEW_TEXTS
-        words = fit_vectorizer(everything, WORDS)
+        words = fit_vectorizer(everything, replace(WORDS, stop_words=stop_words))
         # A word of a single text helps nobody, unless that is a label: it may be asked for. Of few
         # texts every word is kept, for each may be what the next text shares with one of them.
         # Pairs of words are left out: they would only make the match of each single word weaker.
-        alone = _words_of(everything if few else label_texts)
+        alone = _words_of(everything if few else label_texts, stop_words)
         words = words.with_tokens([word for word in alone if words.column(word) is None])
         chars = replace(CHARS, min_df=1) if few else CHARS
         return cls(words, fit_vectorizer(everything, chars), words.without_tokens())
@@ -78,8 +87,14 @@ class Lexicon:
     def with_texts(self, texts: Sequence[str]) -> Lexicon:
         """Return a lexicon that knows the words of these texts too: new columns, at the end."""
         known = (self.words, self.later)
-        new = [w for w in _words_of(texts) if all(one.column(w) is None for one in known)]
+        words = _words_of(texts, self.stop_words)
+        new = [w for w in words if all(one.column(w) is None for one in known)]
         return replace(self, later=self.later.with_tokens(new)) if new else self
+
+    @property
+    def stop_words(self) -> tuple[str, ...]:
+        """Words that are left out."""
+        return self.words.settings.stop_words
 
     @property
     def n_text(self) -> int:
@@ -142,9 +157,9 @@ class Lexicon:
         return {"words": self.words, "chars": self.chars, "later": self.later}
 
 
-def _words_of(texts: Sequence[str]) -> list[str]:
-    """Return all single words of texts, each once."""
-    found = fit_vectorizer(texts, SINGLE)
+def _words_of(texts: Sequence[str], stop_words: tuple[str, ...]) -> list[str]:
+    """Return all single words of texts but stop words, each once."""
+    found = fit_vectorizer(texts, replace(SINGLE, stop_words=stop_words))
     return [found.token(column) for column in range(found.n_tokens)]
 
 

@@ -52,7 +52,12 @@ def votes_of(memory: dict[str, Any]) -> dict[str, Any]:
 
 
 def ranked_scorer(
-    given: DataSet, embedded: Embedded, *, also: Also, seed: int, folder: Path | None = None
+    given: DataSet,
+    embedded: Embedded,
+    settings: TrainSettings,
+    *,
+    also: Also,
+    folder: Path | None = None,
 ) -> RankedScorer:
     """Fit the members on the points of `embedded`; dense scores with votes rank.
 
@@ -60,12 +65,13 @@ def ranked_scorer(
     """
     index = LabelIndex.build(embedded.label_vectors, search="exact")
     nobody: Any = None  # the embedder comes with the texts; residuals serve edits of labels only
-    settings = {"dim": embedded.points.shape[1], "point_tokens": 0}
-    dense = DenseScorer(nobody, index, settings, nobody, "exact")
+    facts = {"dim": embedded.points.shape[1], "point_tokens": 0}
+    dense = DenseScorer(nobody, index, facts, nobody, "exact")
     y = given.y[embedded.rows]
     voted = VotedScorer(dense, PointMemory.of(embedded.points, y, **embedded.votes))
+    lexicon = fit_lexicon(given, settings)
     lexical, members = word_members(
-        given, embedded.rows, fit_lexicon(given), also=also, seed=seed, folder=folder
+        given, embedded.rows, lexicon, also=also, seed=settings.seed, folder=folder
     )
     return RankedScorer((voted, *members), None, Cooccurrence(lexical.y), lexical.alive)
 
@@ -100,8 +106,8 @@ def gather(
         settings: The settings.
     """
     texts = [given.part.texts[i] for i in asked]
-    also = asked_for(settings)
-    scorer = asking(ranked_scorer(given, embedded, also=also, seed=settings.seed), texts, vectors)
+    scorer = ranked_scorer(given, embedded, settings, also=asked_for(settings))
+    scorer = asking(scorer, texts, vectors)
     bar = console.bar(
         total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet
     )
@@ -159,6 +165,6 @@ def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) ->
             network = Network(names, **{name: arrays[name] for name in ARRAYS})
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
-    seed, folder = settings.seed, settings.out
-    scorer = ranked_scorer(given, embedded, also=used_by(network), seed=seed, folder=folder)
+    also = used_by(network)
+    scorer = ranked_scorer(given, embedded, settings, also=also, folder=settings.out)
     return replace(scorer, network=network)

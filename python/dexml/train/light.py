@@ -56,7 +56,9 @@ def train_light(
         before = begin_log(settings)
         _announce(given, settings)
 
-        lexicon = fit_lexicon(given)
+        lexicon = fit_lexicon(given, settings)
+        if lexicon.stop_words and not settings.quiet:
+            console.say(f"{len(lexicon.stop_words)} stop words left out")
         choice = None
         if settings.ranker == "auto" and given.y[given.scored].nnz:
             choice = _choose(given, lexicon, weights, settings)

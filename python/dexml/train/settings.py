@@ -108,6 +108,11 @@ class TrainSettings(Settings):
         description="auto: give the ranker learned pairs of words of text and label too (ZestXML), "
         "if that helps on the validation part",
     )
+    stop_words: Literal["auto", "none"] = Field(
+        "auto",
+        description="leave common function words (the, und, de) of the languages that the texts "
+        "are written in out of the evidence from words",
+    )
     keep_texts: bool = Field(
         True,
         description="keep the texts of the training points that vote in the run, packed, so that "

@@ -15,6 +15,7 @@ from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import Member, Network
 from dexml.scorers.tree import TreeScorer
+from dexml.text.stop_words import find_stop_words
 from dexml.train.inputs import DataSet
 from dexml.train.ranking import OPTIONAL
 from dexml.train.settings import TrainSettings
@@ -38,9 +39,11 @@ def used_by(network: Network | None) -> Also:
     return Also(*(OPTIONAL[name][0] in names for name in Also._fields))
 
 
-def fit_lexicon(given: DataSet) -> Lexicon:
+def fit_lexicon(given: DataSet, settings: TrainSettings) -> Lexicon:
     """Collect the words of all training points and labels; no label of a point is looked at."""
-    return Lexicon.fit(given.part.texts, given.label_texts)
+    points = given.part.texts
+    stop_words = find_stop_words(points) if settings.stop_words == "auto" else ()
+    return Lexicon.fit(points, given.label_texts, stop_words)
 
 
 def word_members(

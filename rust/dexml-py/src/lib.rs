@@ -15,6 +15,7 @@ mod ranker;
 mod ranking;
 mod sampling;
 mod statistics;
+mod stop_words;
 mod tree;
 mod votes;
 
@@ -46,6 +47,8 @@ mod _rust {
     use super::sampling::{PyNegativeSampler, co_occurrence, random_walk};
     #[pymodule_export]
     use super::statistics::{PyResampler, interval, p_value};
+    #[pymodule_export]
+    use super::stop_words::{stop_word_languages, stop_words_of};
     #[pymodule_export]
     use super::tree::{PyLabelTree, fit_tree};
     #[pymodule_export]
