@@ -151,8 +151,8 @@ def cost(folder: Path) -> None:
     done = time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     print(
-        f"{folder.name}: features, support, fit {trained - began:.1f} CPU s; {len(test.texts)} test "
-        f"points ranked {done - trained:.1f} CPU s; peak {peak} MiB"
+        f"{folder.name}: features, support, fit {trained - began:.1f} CPU s; {len(test.texts)} "
+        f"test points ranked {done - trained:.1f} CPU s; peak {peak} MiB"
     )
     times = []
     for text in test.texts[:500]:
