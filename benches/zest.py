@@ -126,8 +126,10 @@ def ablation(folder: Path, part: str, only: Sequence[str]) -> None:
         if reused and scorer is not None:
             fitted = replace(scorer, model=replace(scorer.model, settings=replace(USUAL, **rest)))
         else:
-            options = {"seed": 0, "settings": replace(USUAL, **rest), "vocabulary": made[key]}
-            fitted = BilinearScorer.fit(texts, y, known, **options)
+            model = replace(USUAL, **rest)
+            fitted = BilinearScorer.fit(
+                texts, y, known, seed=0, settings=model, vocabulary=made[key]
+            )
             scorer = scorer or fitted
         seconds = time.process_time() - began
         ranked: Any = SupportOnly(fitted) if support else fitted
