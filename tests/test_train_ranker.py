@@ -70,7 +70,11 @@ def test_a_ranker_that_helps_is_used(ranked: Path) -> None:
     assert metrics["metrics"]["nDCG@5"] > metrics["without_ranker"]["nDCG@5"] + 0.2
 
 
-@pytest.mark.parametrize("changes", [{"favour": "tail"}, {"tree": "auto"}], ids=["tail", "tree"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"favour": "tail"}, {"tree": "auto"}, {"bilinear": "auto"}],
+    ids=["tail", "tree", "bilinear"],
+)
 def test_another_ranker_is_asked_for(
     secrets: Path, tiny_encoder: Path, tmp_path: Path, ranked: Path, changes: dict[str, Any]
 ) -> None:

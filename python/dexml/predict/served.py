@@ -27,6 +27,7 @@ from dexml.scorers import (
     Scorer,
     VotedScorer,
 )
+from dexml.scorers.bilinear import BilinearScorer
 from dexml.scorers.calibration import OLD, Calibration, Missing
 from dexml.scorers.calibration import restore as restore_calibration
 from dexml.scorers.cooccurrence import Cooccurrence
@@ -209,13 +210,15 @@ def _restore_scorer(
         raise ValueError(f"search = {search!r}; expected one of {', '.join(get_args(Search))}")
     lexical = LexicalScorer.restore(state, labels)
     if "dense" not in state.facts:
-        if lexical is None:
+        alone = BilinearScorer.restore(state, labels) if lexical is None else None
+        found = alone if lexical is None else _ranked(state, labels, (), lexical)
+        if found is None:
             raise state.damaged("no scorer in the manifest")
         if search == "hnsw":
             raise ValueError(
                 f"{state.folder}: a light run searches words and has no graph; leave --search out"
             )
-        return _ranked(state, labels, (), lexical)
+        return found
     dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
     if "neighbours" not in state.facts:
         return dense
@@ -226,8 +229,11 @@ def _restore_scorer(
 def _ranked(
     state: Sealed, labels: LabelSet, first: tuple[Member, ...], lexical: LexicalScorer
 ) -> RankedScorer:
-    tree = TreeScorer.restore(state, labels, lexical.lexicon)
-    members = (*first, lexical) if tree is None else (*first, lexical, tree)
+    others = (
+        TreeScorer.restore(state, labels, lexical.lexicon),
+        BilinearScorer.restore(state, labels),
+    )
+    members = (*first, lexical, *(member for member in others if member is not None))
     return RankedScorer(members, restore_network(state), Cooccurrence(lexical.y), labels.alive)
 
 
@@ -241,6 +247,8 @@ def as_trained(opened: Opened, index: LabelIndex | None = None) -> Served:
         index: A new index over its label vectors; None for a light run, which has none.
     """
     labels, scorer = LabelSet.restore_trained(opened.run.state), opened.scorer
+    if isinstance(scorer, BilinearScorer):
+        return Served(labels, scorer.with_labels(labels), opened.texts)
     dense, memory, lexical = dense_of(scorer), memory_of(scorer), lexical_of(scorer)
     first: tuple[Member, ...] = ()
     if dense is not None and index is not None:
@@ -256,16 +264,16 @@ def as_trained(opened: Opened, index: LabelIndex | None = None) -> Served:
     lexical = lexical.with_labels(labels)
     ranked = replace(
         scorer,
-        members=(*first, lexical, *(tree.with_labels(labels) for tree in trees_in(scorer))),
+        members=(*first, lexical, *(one.with_labels(labels) for one in _learned_in(scorer))),
         together=Cooccurrence(lexical.y),
         alive=labels.alive,
     )
     return Served(labels, ranked, opened.texts, opened.calibration)
 
 
-def trees_in(scorer: Scorer) -> list[TreeScorer]:
-    """Return the label trees in a scorer, at most one in a run's own."""
-    return [s for s in scorers_in(scorer) if isinstance(s, TreeScorer)]
+def _learned_in(scorer: Scorer) -> list[TreeScorer | BilinearScorer]:
+    """Return the label tree and the pairs of words in a scorer, at most one of each."""
+    return [s for s in scorers_in(scorer) if isinstance(s, TreeScorer | BilinearScorer)]
 
 
 def lexical_of(scorer: Scorer) -> LexicalScorer | None:

@@ -40,7 +40,7 @@ from dexml.train.outcome import (
     write_scores,
 )
 from dexml.train.settings import NO_ENCODER, TrainSettings
-from dexml.train.words import fit_lexicon, word_members
+from dexml.train.words import Also, asked_for, fit_lexicon, used_by, word_members
 
 
 def train_light(
@@ -64,9 +64,7 @@ def train_light(
         choice, calibration = _choose(given, lexicon, weights, settings)
         rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
         network = None if choice is None else choice.network
-        scorer = ranked_scorer(
-            given, rows, lexicon, tree=ranking.uses_tree(network), seed=settings.seed
-        )
+        scorer = ranked_scorer(given, rows, lexicon, also=used_by(network), seed=settings.seed)
         scorer = replace(scorer, network=network)
         _save(settings, given, rows, scorer, choice, calibration)
 
@@ -79,10 +77,10 @@ def train_light(
 
 
 def ranked_scorer(
-    given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon, *, tree: bool, seed: int
+    given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon, *, also: Also, seed: int
 ) -> RankedScorer:
     """Fit the members on the points `rows`; the lexical score ranks."""
-    lexical, members = word_members(given, rows, lexicon, tree=tree, seed=seed)
+    lexical, members = word_members(given, rows, lexicon, also=also, seed=seed)
     return RankedScorer(members, None, Cooccurrence(lexical.y), lexical.alive)
 
 
@@ -99,11 +97,11 @@ def _choose(
     if not given.y[given.scored].nnz:
         return None, Missing(NO_VALIDATION)
     ranks = settings.ranker == "auto"
-    parts, tree = parts_to_ask(given), ranks and settings.tree == "auto"
+    parts = parts_to_ask(given)
     rows = np.concatenate([part.asked for part in parts])
     with _bar(len(rows), "evidence", settings) as bar:
         found = [
-            _evidence(given, lexicon, weights, part, settings, bar.update, tree=tree)
+            _evidence(given, lexicon, weights, part, settings, bar.update)
             for part in parts
         ]
     evidence = ranking.Evidence.joined(found)
@@ -128,11 +126,10 @@ def _evidence(
     part: Held,
     settings: TrainSettings,
     on_progress: Callable[[int], object],
-    *,
-    tree: bool,
 ) -> ranking.Evidence:
     """Fit the members and ask them; their indexes of all points are gone afterwards."""
-    scorer = ranked_scorer(given, part.fitted, lexicon, tree=tree, seed=settings.seed)
+    also = asked_for(settings)
+    scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=settings.seed)
     return ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
 
 

@@ -119,6 +119,11 @@ class TrainSettings(Settings):
         description="give the ranker a label tree on words too, if that helps on the validation "
         "part",
     )
+    bilinear: Literal["auto", "none"] = Field(
+        "none",
+        description="auto: give the ranker learned pairs of words of text and label too (ZestXML), "
+        "if that helps on the validation part",
+    )
     stop_words: Literal["auto", "none"] = Field(
         "auto",
         description="leave common function words (the, und, de) of the languages that the texts "

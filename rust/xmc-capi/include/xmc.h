@@ -78,6 +78,9 @@ typedef enum {
     XMC_TIES_LARGER = 1,
 } xmc_ties;
 
+// A bilinear model (ZestXML) with its words and labels. It never changes: threads may share it.
+typedef struct xmc_bilinear xmc_bilinear;
+
 // Scores rankings against the truth, block of rows by block of rows, in constant memory.
 //
 // Every kind of metric asked for is summed at every k up to the largest. Values are fractions, the
@@ -382,6 +385,46 @@ xmc_status xmc_merge_topk(const xmc_pool *pool,
                           int32_t *ids,
                           float *scores,
                           int64_t n_values);
+
+// Opens a file that `python -m dexml.zest export` wrote. Another file, or one that was changed or cut, gives
+// XMC_STATUS_CONTENT.
+//
+// On success `*model` is the caller's, to be ended with xmc_bilinear_free; on failure it is null.
+xmc_status xmc_bilinear_open(const xmc_pool *pool,
+                             const char *path,
+                             xmc_bilinear **model);
+
+// Writes the number of labels to `*n_labels`: ids are below it. Labels that were removed are never found.
+xmc_status xmc_bilinear_n_labels(const xmc_bilinear *model,
+                                 int64_t *n_labels);
+
+// The `k` best labels of each text: larger scores first, equal scores by the smaller label.
+//
+// `texts` are `n_texts` texts in UTF-8. `ids` and `scores` have room for `n_values` numbers each, which must be
+// `n_texts * k`; short rows are padded with label -1 and score -infinity.
+xmc_status xmc_bilinear_search(const xmc_pool *pool,
+                               const xmc_bilinear *model,
+                               const char *const *texts,
+                               int64_t n_texts,
+                               int64_t k,
+                               int32_t *ids,
+                               float *scores,
+                               int64_t n_values);
+
+// The score of each stored entry of `pairs` (texts x labels), in their order; -infinity for a label that was
+// removed or has no feature. The values of `pairs` do not count.
+//
+// `scores` has room for `n_values` numbers, which must be the number of entries.
+xmc_status xmc_bilinear_score(const xmc_pool *pool,
+                              const xmc_bilinear *model,
+                              const char *const *texts,
+                              int64_t n_texts,
+                              const xmc_csr *pairs,
+                              float *scores,
+                              int64_t n_values);
+
+// Ends a model; null is fine.
+void xmc_bilinear_free(xmc_bilinear *model);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -169,7 +169,7 @@ pub fn save_npz<T: npz::Value>(
 }
 
 /// Writes a temporary file beside `path`, syncs it, and renames it.
-fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
+pub(crate) fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
     let beside = beside(path).map_err(Error::io(path))?;
     let written = File::create(&beside).and_then(|file| {
         let mut out = BufWriter::with_capacity(1 << 18, file);
