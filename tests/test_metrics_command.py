@@ -164,7 +164,7 @@ def test_table_of_one(capsys: Captured) -> None:
     p5 = evaluate(TRUTH, PRED, ["P@5"])["P@5"]
     assert f"  {100 * p5:.2f} ±" in lines[0]
     assert f"{N} points" in err
-    assert "95 % bootstrap interval over points (20 resamples, seed 0)" in err
+    assert "±: standard error, bootstrap over points (20 resamples, seed 0); --csv and" in err
     assert run(command.main, ["ids.npy", "true.npz", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
 

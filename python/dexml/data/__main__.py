@@ -109,14 +109,14 @@ def main(argv: list[str]) -> None:
     args = arguments().parse_args(argv)
     if args.action == "stats":
         loaded = matrices(args.path)
-        say_repeated_pairs(args.path, loaded)
+        say_filter_pairs(args.path, loaded)
         described = {name: describe(y) for name, y in loaded.items()}
         if args.json:
             console.put(json.dumps(described))
         else:
             print(table(described))
     elif args.action == "check":
-        say_repeated_pairs(args.path, check_path(args.path))
+        say_filter_pairs(args.path, check_path(args.path))
         if args.path.is_dir():
             say_label_texts(args.path)
         print(f"{args.path}: ok")
@@ -187,14 +187,18 @@ def say_label_texts(path: Path) -> None:
         )
 
 
-def say_repeated_pairs(path: Path, loaded: dict[str, Csr]) -> None:
-    """Report how many pairs are repeated in the filter files of a folder."""
+def say_filter_pairs(path: Path, loaded: dict[str, Csr]) -> None:
+    """Report how many pairs of the filter files of a folder are repeated, or are positives."""
     for part, name in (("training", "train"), ("test", "test")):
         if f"{part} filter" in loaded:
             pairs = find(path, f"filter_labels_{name}.txt")
-            _, n_repeated = counted_pairs(pairs, loaded[part].shape)
+            y, exclude = loaded[part], loaded[f"{part} filter"]
+            _, n_repeated = counted_pairs(pairs, y.shape)
             if n_repeated:
                 console.say(f"{pairs}: {n_repeated} repeated pairs merged")
+            taken, n = data.Part([], y, exclude, None).filtered()
+            if taken:
+                console.say(f"{pairs}: takes {taken} of the {n} positive pairs of this part")
 
 
 def load_any(path: Path, *, repair: bool = False) -> tuple[dict[str, Csr], Repairs | None]:

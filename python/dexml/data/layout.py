@@ -34,6 +34,25 @@ class Part:
     groups: list[str] | None
     """Group key of each point, or None if the data set has no groups."""
 
+    def positives(self) -> Csr:
+        """Return the pairs that count: labels without filter pairs and stored zeros.
+
+        Shape (n_points, n_labels), float32; all values are 1.
+        """
+        y = (self.y > 0).astype(np.float32)
+        if self.exclude is not None:
+            pairs = self.exclude.copy()
+            pairs.data = np.ones_like(pairs.data)  # every stored entry is a pair
+            y = Csr(y - y.multiply(pairs))
+            y.eliminate_zeros()
+            y.sort_indices()
+        return y
+
+    def filtered(self) -> tuple[int, int]:
+        """Return how many positives the filter pairs take, and how many there are."""
+        n = int((self.y.data > 0).sum())
+        return (0 if self.exclude is None else n - self.positives().nnz), n
+
     def _facts(self) -> dict[str, object]:
         facts: dict[str, object] = {"points": len(self.texts), "labels": self.y.shape[1]}
         facts["pairs"] = self.y.nnz

@@ -17,6 +17,7 @@ from dexml.encoder.engine import Form, OnBatch, to_unit
 from dexml.encoder.engine_openvino import FOLDER, MODEL, NAME, OpenVino, read
 from dexml.encoder.modules import Modules, read_modules
 from dexml.files import read_json
+from dexml.text.tokenizing import check_vocabulary
 from dexml.text.tokens import Tokens, tokenize
 
 FACTS = f"{FOLDER}/dexml.json"
@@ -66,7 +67,8 @@ class ServedEncoder:
 
         Raises:
             ImportError: A package is missing.
-            ValueError: A file is damaged, or of a newer dexml.
+            ValueError: A file is damaged or of a newer dexml, a head does not fit the transformer,
+                or the tokenizer knows more tokens than the model has embeddings.
         """
         console.require("serve", NAME, "tokenizers", "safetensors")
         from tokenizers import Tokenizer
@@ -87,6 +89,15 @@ class ServedEncoder:
             threads=threads,
         )
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        n_embeddings = read_json(folder / "config.json").get("vocab_size")
+        if isinstance(n_embeddings, int):
+            check_vocabulary(tokenizer, n_embeddings, folder)
+        for weight in described.weights:
+            if weight.shape[1:] != (engine.width,):
+                raise ValueError(
+                    f"{folder}: a head of shape {weight.shape} does not fit a width of "
+                    f"{engine.width}"
+                )
         return cls(engine, tokenizer, described, int(facts["token_limit"]))
 
     @property

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=1000,
         type=_resamples,
-        help="95 %% confidence intervals from N bootstrap samples (default 1000)",
+        help="standard errors and 95 %% intervals from N bootstrap samples (default 1000)",
     )
     add(
         "--compare",

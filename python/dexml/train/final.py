@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from dexml.train.outcome import (
     write_scores,
 )
 from dexml.train.problem import Model
-from dexml.train.schedule import parse_loss
+from dexml.train.schedule import parse_loss, stage_schedules
 from dexml.train.settings import TrainSettings
 
 
@@ -87,7 +88,7 @@ def save(
         "prior": prior,
         "unseen_bias": model.table.served_unseen_bias(temperature),
     }
-    if any(part.loss.learns_scale for part in parse_loss(settings.loss)):
+    if gives_probabilities(settings, selected["epochs"], len(labels)):
         dense |= {"log_scale": model.log_scale.item(), "offset": model.offset.item()}
     sections = {
         "data": os.path.relpath(settings.data_dir, folder.resolve()),
@@ -125,6 +126,24 @@ def save(
     for name in ("metrics.json", "report.html"):
         (folder / name).unlink(missing_ok=True)
     home.save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
+
+
+def gives_probabilities(settings: TrainSettings, epochs: Mapping[str, int], n_labels: int) -> bool:
+    """Whether a sigmoid of the trained scores is a probability: bce came last, over all labels.
+
+    Over drawn labels the share of positives is another one, and a later loss moves the scores.
+
+    Args:
+        settings: The settings.
+        epochs: Epochs of each stage that led to the model.
+        n_labels: L.
+    """
+    losses = parse_loss(settings.loss)
+    # A stage that was selected and not trained again may have stopped before its last loss.
+    if not losses[-1].loss.learns_scale or (len(losses) > 1 and not settings.refit):
+        return False
+    trained = [one for one in stage_schedules(settings, n_labels) if epochs.get(one.name)]
+    return bool(trained) and trained[-1].negatives == "all"
 
 
 def _write_table(path: Path, model: Model, prior: float) -> None:

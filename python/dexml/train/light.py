@@ -100,10 +100,7 @@ def _choose(
     parts = parts_to_ask(given)
     rows = np.concatenate([part.asked for part in parts])
     with _bar(len(rows), "evidence", settings) as bar:
-        found = [
-            _evidence(given, lexicon, weights, part, settings, bar.update)
-            for part in parts
-        ]
+        found = [_evidence(given, lexicon, weights, part, settings, bar.update) for part in parts]
     evidence = ranking.Evidence.joined(found)
     asked = ranking.Asked.of(given, rows, weights)
     choice = None

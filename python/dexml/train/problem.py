@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,34 @@ class Model(nn.Module):
         """Names (in this module) of the transformer's parameters that some stage trains."""
 
     @classmethod
-    def untrained(cls, encoder: DualEncoder, y: Csr) -> Model:
-        """The encoder as it is, with an empty label table that counts the positives of `y`."""
+    def untrained(cls, encoder: DualEncoder, y: Csr, exclude: Csr | None = None) -> Model:
+        """The encoder as it is, with an empty label table that counts the positives of `y`.
+
+        The offset of bce starts at the log-odds of a positive: of the `n` pairs without filter
+        pairs, `p` are positives, and the offset is ln(p / (n - p)). From 0 it would have to learn
+        that nearly all pairs are negatives, and in a short training it does not get there. The
+        first stage takes the mean score out of it (`dexml.train.stages`).
+
+        Args:
+            encoder: The encoder.
+            y: Positives of the points that are trained on, shape (n, L).
+            exclude: Their filter pairs, none of them a positive, shape (n, L).
+        """
         counts = torch.from_numpy(np.bincount(y.indices[y.data > 0], minlength=y.shape[1]))
-        return cls(encoder, LabelTable(counts, encoder.dim).to(encoder.device))
+        model = cls(encoder, LabelTable(counts, encoder.dim).to(encoder.device))
+        n = y.shape[0] * y.shape[1] - (0 if exclude is None else exclude.nnz)
+        with torch.no_grad():
+            model.offset.fill_(log_odds(int(counts.sum()), n))
+        return model
 
     def served_temperature(self, temperature: float) -> float:
         """The temperature with which a bias is served: bce's scale is part of it."""
         return temperature / float(self.log_scale.detach().exp())
+
+
+def log_odds(n_positives: int, n: int) -> float:
+    """Return the log-odds of a positive among `n` pairs; finite if all or none are positive."""
+    return math.log(max(n_positives, 0.5) / max(n - n_positives, 0.5))
 
 
 @dataclass(frozen=True, eq=False)

@@ -179,7 +179,8 @@ def _fit(
     def start(rows: NDArray[np.int64], settings: TrainSettings, name: str) -> Job:
         encoder.load_state_dict(initial)
         held_out = given.scored if name == SELECTION else given.scored[:0]
-        model = Model.untrained(encoder, problem.y[rows])
+        exclude = None if problem.exclude is None else problem.exclude[rows]
+        model = Model.untrained(encoder, problem.y[rows], exclude)
         return Job(problem, model, rows, settings, name, held_out)
 
     for name in fits(selects=bool(given.held_out.any()), refit=settings.refit):
