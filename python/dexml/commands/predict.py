@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
 from dexml.commands.show import as_json, as_table, csr_parts
 from dexml.config import Settings
 from dexml.data import Csr
+from dexml.files import is_stream, move_to, target_of
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
 from dexml.predict import Explanation, Prediction, Predictor
 
@@ -158,8 +158,9 @@ def main(argv: list[str]) -> None:
         if settings.out is None:
             _print(settings, predictor, question)
         else:
-            with _held(settings.out):
-                _write(settings, settings.out, predictor, question)
+            out = _place(settings.out)
+            with _held(out):
+                _write(settings, out, predictor, question)
 
 
 def _check(settings: PredictSettings) -> None:
@@ -191,8 +192,10 @@ def _check(settings: PredictSettings) -> None:
         path = Path(settings.texts)
         if not path.exists() or path.is_dir():
             raise FileNotFoundError(f"{path}: no such file; a text a line, or - for stdin")
-    if out is not None and not out.parent.is_dir():
-        raise FileNotFoundError(f"{out}: the folder {out.parent} is not there")
+    if out is not None and not (folder := _place(out).parent).is_dir():
+        raise FileNotFoundError(f"{out}: the folder {folder} is not there")
+    if out is not None and out.is_dir():
+        raise IsADirectoryError(f"{out}: is a folder; give a file")
 
 
 def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack) -> Question:
@@ -339,7 +342,8 @@ def _explained(
 
 def _write(settings: PredictSettings, out: Path, predictor: Predictor, question: Question) -> None:
     """Answer into a file; a later run can go on from what a stopped one leaves."""
-    is_npz = out.suffix == ".npz"
+    named = settings.out or out
+    is_npz = named.suffix == ".npz"
     asked = _asked(settings, predictor, question)
     partial = Partial(out, asked, NPZ_FILES if is_npz else (ROWS,), resume=settings.resume)
     if not settings.quiet:
@@ -371,7 +375,7 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
             if is_npz:
                 finish_npz(out, partial.folder, question.n_labels)
             else:
-                os.replace(partial.folder / ROWS, out)
+                move_to(partial.folder / ROWS, out)
             partial.remove()
     except BaseException:
         if partial.rows and not settings.quiet:
@@ -380,7 +384,13 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
     if not settings.quiet:
         each = 1 if question.label is not None else question.k
         many = f"{each} labels each" if each and not question.cut else "labels above the cut"
-        console.say(f"{partial.rows} texts, {many}: {out}")
+        console.say(f"{partial.rows} texts, {many}: {named}")
+
+
+def _place(out: Path) -> Path:
+    """Return where the output is made, with its unfinished parts beside it: where a link leads."""
+    target = target_of(out)
+    return out if is_stream(target) else target
 
 
 def _held(out: Path) -> AbstractContextManager[None]:

@@ -10,8 +10,8 @@ use xmc_core::bilinear::{
 use xmc_core::lexical::Tokenizer;
 
 use crate::arrays::{
-    CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, moved, moved_csr, moved_ranking, owned,
-    vector,
+    CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, moved, moved_csr, moved_ranking,
+    owned, vector,
 };
 use crate::border::{count, detached, in_pool, interruptible};
 use crate::lexical::{PyInvertedIndex, PyTokenizer, PyVocabulary};

@@ -71,7 +71,8 @@ pub unsafe extern "C" fn xmc_bilinear_search(
             let message = format!("n_values is {values}, not {n} rows of k = {k} labels");
             return Err(Failure::parameter(message));
         }
-        let (ids, scores) = (Out::new("ids", ids, n_values)?, Out::new("scores", scores, n_values)?);
+        let (ids, scores) =
+            (Out::new("ids", ids, n_values)?, Out::new("scores", scores, n_values)?);
         let best = pool.run(|| Ok(model.model.search(&texts, k)?))?;
         ids.write(&best.ids)?;
         scores.write(&best.scores)
@@ -102,7 +103,8 @@ pub unsafe extern "C" fn xmc_bilinear_score(
         let n_values = count("n_values", n_values)?;
         let found = pool.run(|| Ok(model.model.score(&texts, pairs.pattern()?)?))?;
         if found.len() != n_values {
-            let message = format!("n_values is {n_values}, not {}, the entries of pairs", found.len());
+            let message =
+                format!("n_values is {n_values}, not {}, the entries of pairs", found.len());
             return Err(Failure::parameter(message));
         }
         Out::new("scores", scores, n_values)?.write(&found)

@@ -242,16 +242,17 @@ fn the_c_example_serves_a_bilinear_model() {
     use std::io::Write as _;
     use std::process::Stdio;
 
+    use xmc_core::Csr;
     use xmc_core::bilinear::{Bilinear, BilinearParts, Labels, Loss, TextModel};
     use xmc_core::lexical::{Tokenizer, Vocabulary};
-    use xmc_core::Csr;
 
     let folder = tempfile::tempdir().unwrap();
     let Some(program) = compile("cc", "examples/serve.c", &["-std=c11"], folder.path()) else {
         return;
     };
     // Two words, each of them a label.
-    let one = || Csr { n_cols: 2, indptr: vec![0, 1, 2], indices: vec![0, 1], data: vec![1.0f32; 2] };
+    let one =
+        || Csr { n_cols: 2, indptr: vec![0, 1, 2], indices: vec![0, 1], data: vec![1.0f32; 2] };
     let parts = BilinearParts {
         support: one(),
         refined: vec![2.0; 2],

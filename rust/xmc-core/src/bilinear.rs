@@ -66,7 +66,11 @@ fn length(name: &str, what: &'static str, expected: usize, found: usize) -> Resu
 fn check_ascending(pattern: CsrPattern<'_>) -> Result<()> {
     for row in 0..pattern.n_rows() {
         if let Some(pair) = pattern.row(row).windows(2).find(|pair| pair[0] >= pair[1]) {
-            return Err(Error::at_row(pattern.name(), row, Fault::NotAscending { column: pair[1] }));
+            return Err(Error::at_row(
+                pattern.name(),
+                row,
+                Fault::NotAscending { column: pair[1] },
+            ));
         }
     }
     Ok(())
@@ -78,7 +82,11 @@ fn check_direct(direct: &[i32], n_features: usize) -> Result<()> {
         None => Ok(()),
         Some(at) => {
             let (label, n_labels) = (direct[at].to_string(), n_features);
-            Err(Error::at_row("direct", at, Fault::LabelOutOfRange { label, n_labels }.of_feature()))
+            Err(Error::at_row(
+                "direct",
+                at,
+                Fault::LabelOutOfRange { label, n_labels }.of_feature(),
+            ))
         }
     }
 }

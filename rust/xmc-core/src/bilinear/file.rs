@@ -209,7 +209,8 @@ impl TextModel {
 /// The sections, if the length and the checksum around them are right.
 fn whole(rest: &[u8]) -> Option<&[u8]> {
     let (length, rest) = rest.split_first_chunk::<8>()?;
-    let (body, check) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let (body, check) =
+        rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
     let check: [u8; 8] = check.try_into().ok()?;
     (checksum(body) == u64::from_le_bytes(check)).then_some(body)
 }

@@ -196,7 +196,12 @@ impl Bilinear {
     ///
     /// # Errors
     /// [`Error::Length`] if shapes disagree; [`Error::Content`] for a point that is not ascending or not finite.
-    pub fn score(&self, x: CsrView<'_>, labels: &Labels, pairs: CsrPattern<'_>) -> Result<Vec<f32>> {
+    pub fn score(
+        &self,
+        x: CsrView<'_>,
+        labels: &Labels,
+        pairs: CsrPattern<'_>,
+    ) -> Result<Vec<f32>> {
         let rows = trusted(&labels.rows)?;
         let (fitted, lexical) = self.terms(x, rows, pairs)?;
         let mut scores = with_room(fitted.len())?;

@@ -226,7 +226,10 @@ pub fn refine(
     }
     let given = Given { x, z: z.into(), support: support.into() };
     let mut dual = Dual {
-        values: filled(n_pairs, if options.loss == Loss::Logistic { f64::NEG_INFINITY } else { 0.0 })?,
+        values: filled(
+            n_pairs,
+            if options.loss == Loss::Logistic { f64::NEG_INFINITY } else { 0.0 },
+        )?,
         positive: positives(y, shortlist, n_pairs)?,
         costs: [options.cost, options.cost * options.positive_weight],
     };

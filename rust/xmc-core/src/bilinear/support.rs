@@ -133,7 +133,13 @@ fn active<'a>(matrix: CsrView<'a>, row: usize) -> impl Iterator<Item = i32> + 'a
 
 impl Counts<'_> {
     /// Leaves the K best of the features that `both` counts, in ascending order, in `best`.
-    fn best(&self, own: (u64, u64), others: &[(u64, u64)], both: &mut Tally, best: &mut Vec<Entry>) {
+    fn best(
+        &self,
+        own: (u64, u64),
+        others: &[(u64, u64)],
+        both: &mut Tally,
+        best: &mut Vec<Entry>,
+    ) {
         let SupportOptions { k, alpha, threshold, .. } = self.options;
         best.clear();
         for &other in &both.touched {
@@ -248,8 +254,8 @@ fn best_of_all(
                 if !keep_going() {
                     return Err(Error::Interrupted);
                 }
-                let (first, both, best) = scratch.as_mut().map_err(|_| {
-                    Error::OutOfMemory { bytes: 8 * sizes.0.saturating_add(sizes.1) }
+                let (first, both, best) = scratch.as_mut().map_err(|_| Error::OutOfMemory {
+                    bytes: 8 * sizes.0.saturating_add(sizes.1),
                 })?;
                 let from = block * BLOCK;
                 let mut rows = with_room(BLOCK)?;
