@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dexml.data import Csr
-from dexml.text.bilinear.stopwords import ENGLISH
 from dexml.text.lexical import Vectorizer, VectorizerSettings, fit_vectorizer, join_rows
+from dexml.text.stop_words import find_stop_words
 
 MAX_SIZE = 100_000
 """Words and pairs of words of points that are kept, those that most texts hold."""
@@ -67,7 +67,7 @@ class BilinearFeatures:
         settings = VectorizerSettings(
             sizes=(1, 2),
             stemmer=stemmer,
-            stop_words=ENGLISH,
+            stop_words=find_stop_words(texts),
             max_df=0.5,
             max_size=max_size,
             sublinear=False,
