@@ -37,8 +37,9 @@ def matrix(found: Prediction, values: Any, n_labels: int) -> csr_array:
 
 def reachable(predictor: Predictor, name: str, share: float) -> float:
     """The share itself, or else the largest that a refusal names."""
+    asked: dict[str, Any] = {name: share}
     try:
-        predictor.threshold(**{name: share})
+        predictor.threshold(**asked)
     except ValueError as error:
         named = re.search(r"can: (0\.\d+)", str(error))
         return float(named[1]) if named else 0.0
@@ -49,7 +50,7 @@ def measure(run: Path, folder: Path | None) -> dict[str, Any]:
     """Measure one run on the test part of its data set."""
     predictor = Predictor.open(run)
     part = data.load_part(folder or predictor.run.data_dir(), "tst", predictor.n_labels)
-    y, asked = part.y, {"exclude": part.exclude}
+    y, asked = part.y, dict[str, Any](exclude=part.exclude)
     predictor.predict(part.texts[:100], 20)  # indexes are made with the first question
     start = time.process_time()
     bare = predictor.scorer.search(Queries(part.texts), 20, exclude=part.exclude)

@@ -168,8 +168,9 @@ def _bin_sums(
 
 def _error(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the calibration error of sums (..., BINS, 3)."""
-    errors: NDArray[np.float64] = np.abs(sums[..., 1] - sums[..., 2]).sum(axis=-1)
-    return errors / sums[..., 0].sum(axis=-1)
+    errors = np.abs(sums[..., 1] - sums[..., 2]).sum(axis=-1)
+    error: NDArray[np.float64] = errors / sums[..., 0].sum(axis=-1)
+    return error
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:

@@ -57,7 +57,8 @@ class Curve:
 
     def __call__(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Return the probability of each score, of the same shape."""
-        return np.interp(scores, self.scores, self.values)
+        values: NDArray[np.float64] = np.interp(scores, self.scores, self.values)
+        return values
 
 
 class Level(NamedTuple):
