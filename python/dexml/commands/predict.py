@@ -130,6 +130,8 @@ def main(argv: list[str]) -> None:
     # Test points are scored once, and the scores are compared with others: exact search is worth
     # its time up to more labels.
     exact_up_to = EXACT_UP_TO if settings.texts else EXACT_TEST_UP_TO
+    if not settings.quiet:
+        console.say(f"opening {settings.run}")
     predictor = Predictor.open(
         settings.run,
         search=settings.search,

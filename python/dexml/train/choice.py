@@ -53,6 +53,9 @@ def choose(
     if not ranked:
         processes.first(lambda: choice.write(path, progress, None), device)
         return
+    if not settings.quiet:
+        tree = ", and a label tree," if settings.tree == "auto" else ""
+        console.say(f"fitting words{tree} for the ranker to learn from ...")
     processes.first(lambda: choice.ask(job, first.asked, embedded), device)
     if not asks_parts(settings):
         more = []
@@ -140,7 +143,9 @@ class _Choice:
                 n_points,
             )
         if not settings.quiet:
-            console.say(f"selected: epochs {progress.chosen}; {memory.summary(choice)}")
+            epochs = ", ".join(f"{name} {n}" for name, n in progress.chosen.items()) or "none"
+            where = f"{min(len(asked), memory.MAX_POINTS)} validation points"
+            console.say(f"selected on {where}: epochs {epochs}; {memory.summary(choice)}")
         return True
 
     def ask(self, job: Job, asked: NDArray[np.int64], embedded: Features) -> bool:

@@ -98,6 +98,9 @@ def _choose(
         return None, Missing(NO_VALIDATION)
     ranks = settings.ranker == "auto"
     parts = parts_to_ask(given)
+    if not settings.quiet:
+        tree = ", and a label tree," if settings.tree == "auto" else ""
+        console.say(f"fitting words{tree} to {len(parts)} parts, for the ranker to learn from ...")
     rows = np.concatenate([part.asked for part in parts])
     with _bar(len(rows), "evidence", settings) as bar:
         found = [_evidence(given, lexicon, weights, part, settings, bar.update) for part in parts]

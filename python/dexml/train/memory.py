@@ -238,23 +238,15 @@ def _measured_on(validation: Validation, select: str) -> dict[str, Any]:
 
 
 def summary(choice: Choice) -> str:
-    """One line about a choice, percent, for a person."""
-    memory = choice.memory
+    """Describe a choice in a line, and what votes gain in a table below it, percent."""
+    memory, prior = choice.memory, f"prior {choice.prior}"
     if not memory["gain"]:
-        return f"prior {choice.prior}; no memory"
-    parts = [
-        f"{name} {100 * g['without']:.2f} -> {100 * g['with']:.2f}"
-        for name, g in memory["gain"].items()
-    ]
-    about = (
-        f"on {memory['validation_points']} validation points, "
-        f"{memory['pairs_with_unseen_labels']} pairs with unseen labels"
-    )
+        return f"{prior}; no memory"
+    kept = f"{memory.get('neighbours')} nearest points vote with weight {memory.get('weight')}"
     if memory["kind"] == "none":
-        return f"prior {choice.prior}; memory off, the gain is within the noise: " + (
-            f"{'; '.join(parts)} ({about})"
-        )
-    return (
-        f"prior {choice.prior}; {memory['neighbours']} nearest points vote with weight "
-        f"{memory['weight']}: {'; '.join(parts)} ({about})"
-    )
+        kept = "memory off (gain within the noise)"
+    rows = {
+        f"{side} votes": {name: gain[side] for name, gain in memory["gain"].items()}
+        for side in ("without", "with")
+    }
+    return f"{prior}; {kept}\n{console.table(rows, list(memory['gain']))}"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import _rust
+from dexml import _rust, console
 from dexml.data import Csr, part_numbers
 from dexml.metrics import Evaluator, LabelGroups, Result, compare
 from dexml.scorers.candidates import Candidates
@@ -294,18 +294,18 @@ def evaluated(evidence: Evidence, asked: Asked, scores: NDArray[np.float32], sel
 
 
 def summary(choice: Choice) -> str:
-    """Describe a choice in one line, in percent."""
-    gain = "; ".join(
-        f"{name} {100 * g['base']:.2f} -> {100 * g['ranker']:.2f}"
-        for name, g in choice.facts["gain"].items()
-    )
-    select = choice.facts["select"]
-    for name in OPTIONAL:
-        if one := choice.facts[name]:
-            kept = "kept" if one["used"] else "left out"
-            gain += (
-                f"; {name} {kept}, {select} {100 * one['without']:.2f} -> {100 * one['with']:.2f}"
-            )
+    """Describe a choice in a line, and what it gains in a table below it, percent."""
+    facts = choice.facts
     used = "ranker" if choice.network is not None else "no ranker, its gain is within the noise"
-    points = choice.facts["points"]
-    return f"{used}: {gain} (cross-validation on {points} points)"
+    lines = [f"{used}; cross-validation on {facts['points']} points"]
+    rows = {
+        name: {metric: gain[key] for metric, gain in facts["gain"].items()}
+        for name, key in (("without", "base"), ("with ranker", "ranker"))
+    }
+    lines.append(console.table(rows, list(facts["gain"])))
+    for name in OPTIONAL:
+        if one := facts[name]:
+            change = f"{100 * one['without']:.2f} -> {100 * one['with']:.2f}"
+            kept = "kept" if one["used"] else "left out"
+            lines.append(f"{name} {kept}: {facts['select']} {change}")
+    return "\n".join(lines)

@@ -120,9 +120,9 @@ class TrainSettings(Settings):
         "part",
     )
     bilinear: Literal["auto", "none"] = Field(
-        "none",
-        description="auto: give the ranker learned pairs of words of text and label too (ZestXML), "
-        "if that helps on the validation part",
+        "auto",
+        description="give the ranker learned pairs of words of text and label too (ZestXML), if "
+        "that helps on the validation part",
     )
     stop_words: Literal["auto", "none"] = Field(
         "auto",
