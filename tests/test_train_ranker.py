@@ -42,6 +42,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings_of(data: Path, encoder: Path, out: Path, **changes: Any) -> TrainSettings:
     values = {"ranker": "auto", "tree": "none", "validation": 0.3, "head_epochs": 2}
+    values["bilinear"] = "none"
     return train_settings(data, encoder, out, **(values | changes))
 
 
