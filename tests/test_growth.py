@@ -27,7 +27,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings_of(data: Path, encoder: Path | str, out: Path, **changes: Any) -> TrainSettings:
-    values = {"ranker": "auto", "validation": 0.3, "head_epochs": 2}
+    values = {"ranker": "auto", "bilinear": "none", "validation": 0.3, "head_epochs": 2}
     return train_settings(data, Path(encoder), out, **(values | changes))
 
 
