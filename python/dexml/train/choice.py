@@ -22,6 +22,7 @@ from dexml.train.problem import Features, Job
 from dexml.train.schedule import parse_stages, with_epochs
 from dexml.train.settings import TrainSettings
 from dexml.train.track import Track
+from dexml.train.words import tried
 
 StartJob = Callable[[NDArray[np.int64], TrainSettings, str], Job]
 """Makes a job of points, settings and a name, with an untrained model."""
@@ -54,8 +55,7 @@ def choose(
         processes.first(lambda: choice.write(path, progress, None), device)
         return
     if not settings.quiet:
-        tree = ", and a label tree," if settings.tree == "auto" else ""
-        console.say(f"fitting words{tree} for the ranker to learn from ...")
+        console.say(f"fitting {tried(settings)} for the ranker to learn from ...")
     processes.first(lambda: choice.ask(job, first.asked, embedded), device)
     if not asks_parts(settings):
         more = []

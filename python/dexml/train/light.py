@@ -40,7 +40,7 @@ from dexml.train.outcome import (
     write_scores,
 )
 from dexml.train.settings import NO_ENCODER, TrainSettings
-from dexml.train.words import Also, asked_for, fit_lexicon, used_by, word_members
+from dexml.train.words import Also, asked_for, fit_lexicon, tried, used_by, word_members
 
 
 def train_light(
@@ -99,8 +99,8 @@ def _choose(
     ranks = settings.ranker == "auto"
     parts = parts_to_ask(given)
     if not settings.quiet:
-        tree = ", and a label tree," if settings.tree == "auto" else ""
-        console.say(f"fitting words{tree} to {len(parts)} parts, for the ranker to learn from ...")
+        members, times = tried(settings), f" {len(parts)} times" if len(parts) > 1 else ""
+        console.say(f"fitting {members}{times} for the ranker to learn from ...")
     rows = np.concatenate([part.asked for part in parts])
     with _bar(len(rows), "evidence", settings) as bar:
         found = [_evidence(given, lexicon, weights, part, settings, bar.update) for part in parts]

@@ -34,6 +34,13 @@ def asked_for(settings: TrainSettings) -> Also:
     return Also(ranks and settings.tree == "auto", ranks and settings.bilinear == "auto")
 
 
+def tried(settings: TrainSettings) -> str:
+    """Name the members that a training tries, for a message."""
+    also = asked_for(settings)
+    names = ["a label tree"] * also.tree + ["pairs of words"] * also.bilinear
+    return " and ".join(["words", *names]) if len(names) < 2 else f"words, {' and '.join(names)}"
+
+
 def used_by(network: Network | None) -> Also:
     """Return the members that a ranker looks at."""
     names = () if network is None else network.names
