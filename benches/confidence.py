@@ -4,7 +4,7 @@
 
 For each run: ECE@5, beside that of a sigmoid of the score; what `min_precision` = 0.8 delivers,
 where it can be reached; what `min_recall` = 0.9 delivers, or the largest that can be guaranteed;
-the CPU time of probabilities over that of predicting. Nothing is chosen by these figures.
+the CPU time of probabilities over that of predicting. Choose nothing by these figures.
 """
 
 from __future__ import annotations
