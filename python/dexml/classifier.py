@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -136,9 +135,9 @@ class XmcClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _temporary(self) -> Path:
         """Make a folder that is removed together with the run that is opened from it."""
-        folder = tempfile.mkdtemp(prefix="dexml-")
-        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return Path(folder)
+        folder = tempfile.TemporaryDirectory(prefix="dexml-", ignore_cleanup_errors=True)
+        self._remove = weakref.finalize(self, folder.cleanup)
+        return Path(folder.name)
 
     def _data_set(self, texts: list[str], y: Any) -> tuple[data.Dataset, list[str]]:
         """Return the data set, and the names of the labels."""

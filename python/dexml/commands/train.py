@@ -18,6 +18,7 @@ from dexml.train.settings import NO_ENCODER
 
 PLAN = ("--plan", "--plan-json")
 RECIPE = "recipe:"
+OF_ZEST = "gz-"
 
 
 def main(argv: list[str]) -> None:
@@ -83,21 +84,22 @@ def _say_plan(settings: TrainSettings) -> None:
         print(json.dumps(found.as_json(), indent=2) if settings.plan_json else as_text(found))
 
 
-def recipes() -> dict[str, str]:
-    """Paths of the packaged configurations, by name."""
+def recipes(*, of_zest: bool = False) -> dict[str, str]:
+    """Paths of the packaged configurations of this command, or of `dexml.zest`, by name."""
     folder = files("dexml.train") / "recipes"
     found = [path for path in folder.iterdir() if path.name.endswith(".toml")]
+    found = [path for path in found if path.name.startswith(OF_ZEST) == of_zest]
     return dict(sorted((path.name.removesuffix(".toml"), str(path)) for path in found))
 
 
-def with_recipe(argv: list[str]) -> list[str]:
+def with_recipe(argv: list[str], *, of_zest: bool = False) -> list[str]:
     """Put the file of a packaged configuration in the place of ``recipe:NAME``."""
     out = []
     for word in argv:
         prefix = "--config=" if word.startswith("--config=") else ""
         name = word.removeprefix(prefix)
         if name.startswith(RECIPE):
-            known = recipes()
+            known = recipes(of_zest=of_zest)
             asked = name.removeprefix(RECIPE)
             if asked not in known:
                 console.usage_error(

@@ -128,13 +128,13 @@ def main(argv: list[str]) -> None:
     """Run ``python -m dexml.zest``."""
     action, *rest = argv or ["--help"]
     if action in ("-h", "--help", "help"):
-        print(USAGE + "\n\nrecipes: " + ", ".join(n for n in recipes() if n.startswith("gz-")))
+        print(USAGE + "\n\nrecipes: " + ", ".join(recipes(of_zest=True)))
     elif action == "predict":
         from dexml.commands.predict import main as predict
 
         predict(rest)
     elif action in _ACTIONS:
-        _ACTIONS[action](with_recipe(rest))
+        _ACTIONS[action](with_recipe(rest, of_zest=True))
     else:
         known = ["predict", *_ACTIONS]
         hint = console.did_you_mean(action, known) or f" (known: {', '.join(known)})"

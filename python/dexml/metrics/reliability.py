@@ -85,9 +85,9 @@ def reliability(
     Example:
         >>> from scipy.sparse import csr_array
         >>> y_true = csr_array(np.array([[1, 0, 0]], dtype=np.float32))
-        >>> found = reliability(y_true, csr_array(np.array([[0.9, 0.8, 0.3]])), 3, seed=0)
+        >>> found = reliability(y_true, csr_array(np.array([[0.95, 0.85, 0.35]])), 3, seed=0)
         >>> round(found.ece, 6), [b.labels for b in found.bins]
-        (0.4, [0, 0, 0, 1, 0, 0, 0, 0, 1, 1])
+        (0.416667, [0, 0, 0, 1, 0, 0, 0, 0, 1, 1])
     """
     check_resampling(seed, n_resamples)
     data.expect_csr(y_true, "y_true")

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dexml.files import write_array
 from dexml.run import require
-from dexml.sealed import Part, Sealed, array_part
+from dexml.sealed import Part, Sealed
 
 SECTION = "calibration"
 PREFIX = f"{SECTION}/"
@@ -174,7 +175,12 @@ class Calibration:
 
     def parts(self) -> dict[str, Part]:
         """Return the arrays as files of a run."""
-        return {PREFIX + name: array_part(array) for name, array in self.arrays().items()}
+
+        def part(name: str, array: NDArray[np.float64]) -> Part:
+            # Nothing of it changes: while it is the same object, its files are not written again.
+            return Part(lambda path: write_array(path, array), ".npy", (self, name))
+
+        return {PREFIX + name: part(name, array) for name, array in self.arrays().items()}
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
         """Return what is kept, by name."""
