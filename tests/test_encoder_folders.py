@@ -380,17 +380,6 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path: Path)
         DualEncoder.load(str(folder))
 
 
-def test_prompts_of_a_folder_are_noted(
-    encoder: DualEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    encoder.save(tmp_path, max_tokens=8)
-    DualEncoder.load(str(tmp_path))
-    assert capsys.readouterr().err == ""
-    edit(tmp_path / "config_sentence_transformers.json", prompts={"query": "query: "})
-    DualEncoder.load(str(tmp_path))
-    assert "names prompts to put before texts; they are not used" in capsys.readouterr().err
-
-
 def test_a_card_says_what_is_known(encoder: DualEncoder, tmp_path: Path) -> None:
     hub = pytest.importorskip("huggingface_hub")
     encoder.save(tmp_path, max_tokens=8)

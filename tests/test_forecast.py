@@ -106,7 +106,8 @@ def test_wrong_use_is_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(train_main, [str(tiny_data), "--encoder", str(tiny_encoder), *more]) == code
+    words = [str(tiny_data), "--encoder", str(tiny_encoder), "--quiet", *more]
+    assert run(train_main, words) == code
     out, err = capsys.readouterr()
     assert out == ""
     *before, last = err.splitlines()
@@ -116,7 +117,7 @@ def test_wrong_use_is_one_line(
 
 
 def test_an_unknown_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(train_main, [str(tmp_path / "nowhere"), "--plan"]) == 1
+    assert run(train_main, [str(tmp_path / "nowhere"), "--plan", "--quiet"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     *before, last = err.splitlines()

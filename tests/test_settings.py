@@ -71,6 +71,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("head", "shared", "two"),
     ("point_tokens", 4, "plain"),
     ("label_tokens", 3, "plain"),
+    ("point_prompt", "game: ", "plain"),
+    ("label_prompt", "game: ", "plain"),
     ("stages", "encoder,heads", "plain"),
     ("loss", "decoupled, softmax from 0.5", "plain"),
     ("temperature", 0.1, "plain"),

@@ -10,7 +10,7 @@ from typing import Any
 
 KNOWN = (
     *("base_model", "dataset", "settings", "label_table"),
-    *("dim", "max_tokens", "pooling", "normalize", "heads"),
+    *("dim", "max_tokens", "pooling", "normalize", "heads", "prompts"),
 )
 _HEADS = {
     "none": "no head",
@@ -26,8 +26,8 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
         folder: A folder written by `dexml.encoder.DualEncoder.save`.
         facts: Contents, all optional: ``base_model`` (hub name or folder), ``dataset`` (its name),
             ``settings`` (a mapping), ``label_table`` (True if scores need the bias and residuals
-            of a run). ``save`` adds ``dim``, ``max_tokens``, ``pooling``, ``normalize`` and
-            ``heads``.
+            of a run). ``save`` adds ``dim``, ``max_tokens``, ``pooling``, ``normalize``, ``heads``
+            and ``prompts`` (of points and labels).
 
     Raises:
         ValueError: The name of a fact is unknown.
@@ -54,7 +54,8 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
 
 
 def _body(facts: Mapping[str, Any]) -> str:
-    two, unit = facts.get("heads") == "two", facts.get("normalize", True)
+    point, label = facts.get("prompts", ("", ""))
+    two, unit = facts.get("heads") == "two" or point != label, facts.get("normalize", True)
     parts = ["# dexml encoder", _summary(facts)]
     if facts.get("label_table"):
         parts.append(
@@ -69,6 +70,11 @@ def _body(facts: Mapping[str, Any]) -> str:
     parts.append("With dexml, which runs the same weights without padding:")
     calls = ["model.encode(texts)", 'model.encode(texts, side="label")'][: 1 + two]
     parts.append(_code("dexml.encoder", "DualEncoder", ".load(FOLDER).eval()", calls))
+    if point or label:
+        parts.append(
+            "Both put a prompt before each text themselves, "
+            f"{json.dumps(point)} for points and {json.dumps(label)} for labels."
+        )
     parts.append(
         "The score of a point and a label is the dot product of their vectors, which "
         + ("have unit length." if unit else "are not normalised.")

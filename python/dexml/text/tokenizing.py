@@ -92,6 +92,27 @@ def check_vocabulary(backend: Any, n_embeddings: int, folder: Path) -> None:
         )
 
 
+def check_prompt(backend: Any, prompt: str, max_tokens: int) -> None:
+    """Refuse a prompt that leaves no token for the text: then all texts would be the same.
+
+    Args:
+        backend: A tokenizer of the tokenizers library. Its truncation is changed.
+        prompt: What is put before each text.
+        max_tokens: Tokens of a text at most, special ones and the prompt included.
+
+    Raises:
+        ValueError: It leaves none.
+    """
+    if backend.truncation is not None:
+        backend.no_truncation()
+    taken = len(_encoded(backend, [prompt], 0)[0].ids)
+    if taken >= max_tokens:
+        raise ValueError(
+            f"max_tokens = {max_tokens}: the prompt {prompt!r:.60} takes {taken} tokens with the "
+            f"special ones, which leaves none for a text; give {taken + 1} or more"
+        )
+
+
 def _encoded(backend: Any, texts: list[str], first: int) -> list[Any]:
     try:
         return list(backend.encode_batch(texts))

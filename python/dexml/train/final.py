@@ -170,7 +170,7 @@ def score_test(
     if part is None:
         return Finished(settings, saved.label_texts, saved.y, seconds)
     show, encoder, groups = not settings.quiet, saved.model.encoder, by_seen(saved.y)
-    tokens = encoder.tokenize(part.texts, settings.point_tokens)
+    tokens = encoder.tokenize(part.texts, settings.point_tokens, side="point")
     if processes.size() == 1:
         cache = features.cache_folder(settings)
         encoded = features.cached_features(

@@ -199,8 +199,10 @@ def _drop_half_line(path: Path) -> None:
 
 
 def encoder_fingerprint(encoder: DualEncoder) -> str:
-    """SHA-256 over the weights that a training starts from, including the heads."""
+    """SHA-256 over the weights that a training starts from, including the heads and prompts."""
     digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
+    if any(encoder.prompts):
+        digest.update(repr(tuple(encoder.prompts)).encode() + b"\0")
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode() + b"\0")
         digest.update(tensor.cpu().contiguous().numpy().data)

@@ -108,7 +108,7 @@ class Job:
 
 
 def load_encoder(settings: TrainSettings) -> DualEncoder:
-    """Load the encoder; its folder says pooling, norm and head unless a setting does.
+    """Load the encoder; its folder says pooling, norm, head and prompts unless a setting does.
 
     Raises:
         ValueError: It has fewer layers than are to be trained, or cannot be packed.
@@ -122,6 +122,9 @@ def load_encoder(settings: TrainSettings) -> DualEncoder:
         more["head"] = settings.head
     elif "heads" in parse_stages(settings.stages):
         more["head"] = "shared"
+    for name in ("point_prompt", "label_prompt"):
+        if (prompt := getattr(settings, name)) != "auto":
+            more[name] = prompt
     encoder = DualEncoder.load(settings.encoder, **more)
     if settings.encoder_layers:
         upper_layers(encoder.transformer, settings.encoder_layers)

@@ -99,8 +99,10 @@ def _train(
     torch.manual_seed(settings.seed)
 
     tokens = (
-        features.tokenize(encoder, given.part.texts, settings.point_tokens, settings),
-        features.tokenize(encoder, given.label_texts, settings.label_tokens, settings),
+        features.tokenize(encoder, given.part.texts, settings.point_tokens, settings, side="point"),
+        features.tokenize(
+            encoder, given.label_texts, settings.label_tokens, settings, side="label"
+        ),
     )
     chosen = engine.choose(encoder, given, tokens, settings)
     frozen = features.of_all(encoder, tokens, settings) if starts_frozen(settings) else None

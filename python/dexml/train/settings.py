@@ -69,6 +69,14 @@ class TrainSettings(Settings):
     head: Literal["auto", "none", "shared", "two"] = Field(
         "auto", description="linear map behind the pooling, two: one for points, one for labels"
     )
+    point_prompt: str = Field(
+        "auto",
+        description="put before the text of every point, as in 'query: '; auto: as the encoder's "
+        "folder says; empty: nothing",
+    )
+    label_prompt: str = Field(
+        "auto", description="the same for labels, as in 'passage: '; auto: as the folder says"
+    )
     seed: int = Field(0, ge=0, description="seed of every random choice")
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of torch; 0: its own choice")
