@@ -199,9 +199,9 @@ fn write_to(
         fill(&mut out)?;
         return out.flush();
     }
-    let (beside, file) = create_beside(&target)?;
+    let (beside, opened) = create_beside(&target)?;
     let written = (|| {
-        let mut out = BufWriter::with_capacity(1 << 18, file);
+        let mut out = BufWriter::with_capacity(1 << 18, opened);
         fill(&mut out)?;
         out.flush()?;
         out.get_ref().sync_all()?;

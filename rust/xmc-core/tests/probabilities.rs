@@ -1,4 +1,9 @@
 //! Average precision, sets of labels and probabilities, against slow twins.
+#![allow(
+    clippy::float_cmp,
+    clippy::type_complexity,
+    reason = "a slow twin: equal values are the same value, and rows are plain lists"
+)]
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 
 use proptest::collection::{btree_map, btree_set, vec};

@@ -355,11 +355,9 @@ impl Solver<'_> {
         local.write(weights);
         // Those that were set aside go behind the others.
         let mut n_left = 0;
-        for at in 0..n_active {
-            if !dropped[at] {
-                pairs.swap(n_left, at);
-                n_left += 1;
-            }
+        for (at, _) in dropped.iter().enumerate().take(n_active).filter(|(_, dropped)| !**dropped) {
+            pairs.swap(n_left, at);
+            n_left += 1;
         }
         self.n_active[point] = n_left as u32;
         Ok(())

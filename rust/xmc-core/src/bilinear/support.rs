@@ -126,7 +126,7 @@ struct Counts<'a> {
 }
 
 /// The columns of a row that are not 0.
-fn active<'a>(matrix: CsrView<'a>, row: usize) -> impl Iterator<Item = i32> + 'a {
+fn active(matrix: CsrView<'_>, row: usize) -> impl Iterator<Item = i32> + '_ {
     let (columns, values) = matrix.row(row);
     columns.iter().zip(values).filter(|(_, value)| **value != 0.0).map(|(&column, _)| column)
 }
@@ -286,7 +286,9 @@ fn union(
     // Ascending in d, for labels' features are visited in order.
     let mut chosen: Vec<Vec<Entry>> = (0..n_c).map(|_| Vec::new()).collect();
     for (d, points) in by_label.iter().enumerate() {
-        points.iter().for_each(|&(c, value)| chosen[c as usize].push((d as i32, value)));
+        for &(c, value) in points {
+            chosen[c as usize].push((d as i32, value));
+        }
     }
     let mut same_name: Vec<Vec<i32>> = (0..n_c).map(|_| Vec::new()).collect();
     for (d, &c) in direct.iter().enumerate() {

@@ -30,7 +30,8 @@ pub(super) struct Place {
 /// Numerator and denominator that a row adds to a metric.
 pub(super) fn terms(metric: Metric, places: &[Place], n: usize, n_labels: usize) -> [f64; 2] {
     let head = &places[..places.partition_point(|place| (place.rank as usize) < metric.k())];
-    let hits = head.iter().filter(|place| place.is_hit).count() as f64;
+    let n_hits = head.iter().filter(|place| place.is_hit).count();
+    let hits = n_hits as f64;
     let (predicted, possible) = (head.len() as f64, n.min(metric.k()) as f64);
     let positives = n as f64;
     let over = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
@@ -52,7 +53,7 @@ pub(super) fn terms(metric: Metric, places: &[Place], n: usize, n_labels: usize)
         Kind::SampleR => [over(hits, positives), 1.0],
         Kind::SampleF => [over(2.0 * hits, predicted + positives), 1.0],
         Kind::Hamming => [over(predicted + positives - 2.0 * hits, n_labels as f64), 1.0],
-        Kind::Exact => [if hits == positives && hits == predicted { 1.0 } else { 0.0 }, 1.0],
+        Kind::Exact => [f64::from(u8::from(n_hits == n && n_hits == head.len())), 1.0],
         Kind::Brier => [
             sum(&|place| (place.probability - f64::from(u8::from(place.is_hit))).powi(2)),
             predicted,

@@ -7,14 +7,14 @@ use crate::memory::{reserve, zeroed};
 
 /// A sum of sparse rows: 8 bytes a column, and the columns that were reached.
 pub(crate) struct Sums {
-    sums: Vec<f64>,
+    totals: Vec<f64>,
     seen: Bitmap,
     columns: Vec<i32>,
 }
 
 impl Sums {
     pub(crate) fn new(n_cols: usize) -> Result<Self> {
-        Ok(Self { sums: zeroed(n_cols)?, seen: Bitmap::new(n_cols)?, columns: Vec::new() })
+        Ok(Self { totals: zeroed(n_cols)?, seen: Bitmap::new(n_cols)?, columns: Vec::new() })
     }
 
     /// Adds a row, whose columns are in range, times its weight.
@@ -24,7 +24,7 @@ impl Sums {
             if self.seen.insert(column) {
                 self.columns.push(column);
             }
-            self.sums[column as usize] += weight * f64::from(value);
+            self.totals[column as usize] += weight * f64::from(value);
         }
         Ok(())
     }
@@ -33,15 +33,15 @@ impl Sums {
     pub(crate) fn drain(&mut self, mut take: impl FnMut(i32, f64)) {
         for column in self.columns.drain(..) {
             self.seen.remove(column);
-            take(column, std::mem::take(&mut self.sums[column as usize]));
+            take(column, std::mem::take(&mut self.totals[column as usize]));
         }
     }
 
     /// Writes the sum as the next row of a part, sorted and rounded once, and starts anew.
     pub(crate) fn push_to(&mut self, part: &mut Part) -> Result<()> {
-        let Self { sums, seen, columns } = self;
+        let Self { totals, seen, columns } = self;
         columns.sort_unstable();
-        let sum = |&column: &i32| (column, std::mem::take(&mut sums[column as usize]) as f32);
+        let sum = |&column: &i32| (column, std::mem::take(&mut totals[column as usize]) as f32);
         part.push_row(columns.iter().map(sum))?;
         columns.drain(..).for_each(|column| seen.remove(column));
         Ok(())
