@@ -403,7 +403,7 @@ def test_a_card_says_what_is_known(encoder: DualEncoder, tmp_path: Path) -> None
         "16 dimensions",
         '"lr": 0.001',
         "the terms of both apply",
-        "of a label never seen",
+        "of a label that training never saw",
     ):
         assert part in read.text
 

@@ -342,7 +342,7 @@ def test_without_a_ranker_the_words_go(
     assert console.run(train_main, words) == 0
     captured = capsys.readouterr()
     assert f"{growing}: a light run, which is served until this training is done" in captured.err
-    assert "python -m dexml.predict" in captured.out
+    assert "next, python -m dexml.predict" in captured.out
     left = {path.parent.name for path in growing.rglob("*") if path.is_file()}
     assert not left & {"lexical", "tree", "ranker"}
     assert Predictor.open(growing).predict(["kernel driver"], 1).ids.shape == (1, 1)

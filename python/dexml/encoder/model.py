@@ -210,13 +210,18 @@ class DualEncoder(nn.Module):
             max_tokens=max_tokens,
             prompts=self.prompts,
         )
-        own: dict[str, Any] = {
+        card.write_card(folder, self.card_facts(max_tokens) | dict(facts or {}))
+
+    def card_facts(self, max_tokens: int) -> dict[str, Any]:
+        """Return what `dexml.encoder.card.write_card` says of the encoder itself."""
+        return {
             "dim": self.dim,
-            "max_tokens": max_tokens,
+            "max_tokens": min(max_tokens, pretrained.token_limit(self.transformer, self.tokenizer)),
             "normalize": self.normalize,
+            "pooling": self.pooling,
+            "heads": self.heads,
+            "prompts": self.prompts,
         }
-        own |= {"pooling": self.pooling, "heads": self.heads, "prompts": self.prompts}
-        card.write_card(folder, own | dict(facts or {}))
 
     def tokenize(
         self,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dexml import console, sealed
 from dexml.data import Csr
 from dexml.encoder import with_bias_dimension
+from dexml.encoder.card import write_card
 from dexml.files import replacing
 from dexml.run import FORMAT, LabelSet, PointTexts, encoder_seals
 from dexml.run.labels import TRAINED, text_part
@@ -40,6 +41,9 @@ from dexml.train.problem import Model
 from dexml.train.schedule import parse_loss, stage_schedules
 from dexml.train.settings import TrainSettings
 
+ALONE = "encoder alone"
+"""The row of the dot product of text and label text: no residuals, biases, votes, ranker."""
+
 
 class Saved(NamedTuple):
     """What a training leaves behind. L labels, N points, n queries, D dimensions."""
@@ -58,6 +62,8 @@ class Saved(NamedTuple):
     texts: PointTexts | None = None
     """Of the points that vote, if they are to be kept."""
     calibration: Calibration | Missing = Missing(NO_VALIDATION)
+    label_features: NDArray[np.float32] | None = None
+    """Of the label texts, (L, H), to score the encoder alone."""
 
 
 def save(
@@ -70,13 +76,7 @@ def save(
     """Write the parts of the run, and the manifest that says that all are there."""
     folder, model = settings.out, saved.model
     with replacing(folder / ENCODER) as beside:
-        facts = {
-            "base_model": settings.encoder,
-            "dataset": settings.data_dir.resolve().name,
-            "settings": changed(settings),
-            "label_table": True,
-        }
-        model.encoder.save(beside, max_tokens=settings.point_tokens, facts=facts)
+        model.encoder.save(beside, max_tokens=settings.point_tokens, facts=card_facts(settings))
         exported = engine.export(model.encoder, chosen, beside, settings)
     labels = LabelSet.of(saved.label_texts, model.table.counts.cpu().numpy())
     prior = selected["prior"]
@@ -126,6 +126,16 @@ def save(
     for name in ("metrics.json", "report.html"):
         (folder / name).unlink(missing_ok=True)
     home.save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
+
+
+def card_facts(settings: TrainSettings) -> dict[str, Any]:
+    """Return what the model card of the encoder says of its training."""
+    return {
+        "base_model": settings.encoder,
+        "dataset": settings.data_dir.resolve().name,
+        "settings": changed(settings),
+        "label_table": True,
+    }
 
 
 def gives_probabilities(settings: TrainSettings, epochs: Mapping[str, int], n_labels: int) -> bool:
@@ -187,10 +197,10 @@ def score_test(
         selection.score,
         encoder,
         encoded,
-        saved.vectors,
-        part.y,
-        part.exclude,
-        weights,
+        y_true=part.y,
+        exclude=part.exclude,
+        inv_propensity=weights,
+        label_vectors=saved.vectors,
         label_groups=groups,
         progress=show,
     )
@@ -213,6 +223,18 @@ def score_test(
             )
     if saved.memory is not None:
         others["without memory"], _, _ = score()
+    if saved.label_features is not None:
+        alone = encoder.embed(saved.label_features, "label")
+        vectors = np.concatenate([alone, np.zeros((len(alone), 1), np.float32)], axis=1)
+        others[ALONE], _, _ = score(label_vectors=vectors)
+        both = {
+            "dot product of the vectors alone": others[ALONE].metrics,
+            "the whole run": result.metrics,
+        }
+        data = settings.data_dir.resolve().name
+        figures = {"scores": both, "scored_on": f"the {len(part.texts)} test points of {data}"}
+        facts = encoder.card_facts(settings.point_tokens) | card_facts(settings) | figures
+        write_card(settings.out / ENCODER, facts)
     write_scores(settings, result, part, propensity, seconds, others)
     return Finished(
         settings, saved.label_texts, saved.y, seconds, Scored(result, part, ids, scores)

@@ -142,6 +142,7 @@ def _train(
         ranker,
         texts,
         _calibration(given, settings),
+        label_features,
     )
     final.save(settings, saved, selected, temperature, chosen)
     seconds = before + time.perf_counter() - started

@@ -314,7 +314,9 @@ xmc_status xmc_evaluator_merge(xmc_evaluator *evaluator,
 // AP, RP, and metrics of sets and of probabilities at the k of the list only.
 //
 // XMC_STATUS_UNDEFINED if there are no rows, or no positives for a PS metric.
-xmc_status xmc_evaluator_value(const xmc_evaluator *evaluator, const char *metric, double *value);
+xmc_status xmc_evaluator_value(const xmc_evaluator *evaluator,
+                               const char *metric,
+                               double *value);
 
 // Numbers of rows and pairs so far.
 xmc_status xmc_evaluator_counts(const xmc_evaluator *evaluator, xmc_counts *counts);
