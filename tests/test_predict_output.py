@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,39 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         [out.name, whole.name, texts_file.name]
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
+@pytest.mark.parametrize("suffix", ["jsonl", "npz"])
+def test_links_and_pipes_as_outputs_stay_what_they_are(
+    run_dir: Path, texts_file: Path, tmp_path: Path, suffix: str
+) -> None:
+    whole = tmp_path / f"whole.{suffix}"
+    assert answer(run_dir, texts_file, whole) == 0
+    (tmp_path / "far").mkdir()
+    link, pipe = tmp_path / f"link.{suffix}", tmp_path / f"pipe.{suffix}"
+    link.symlink_to(tmp_path / "far" / "target")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(3, patch, Stop())
+        assert answer(run_dir, texts_file, link) == 1
+    assert [p.name for p in (tmp_path / "far").iterdir()] == ["target.partial"]
+    assert answer(run_dir, texts_file, link, "--resume") == 0
+    assert link.is_symlink()
+    assert [p.name for p in (tmp_path / "far").iterdir()] == ["target"]
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    assert answer(run_dir, texts_file, pipe) == 0
+    reader.join(60)
+    assert pipe.is_fifo()
+    assert read == [link.read_bytes()] == [whole.read_bytes()]
+    names = [whole.name, link.name, pipe.name, texts_file.name, "far"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+    assert answer(run_dir, texts_file, tmp_path / f"folder.{suffix}") == 0
+    (tmp_path / f"folder.{suffix}").unlink()
+    (tmp_path / f"folder.{suffix}").mkdir()
+    assert answer(run_dir, texts_file, tmp_path / f"folder.{suffix}") == 1
 
 
 KILLED = """

@@ -27,6 +27,7 @@ SWITCHES = {
     *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
     *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "keep_texts"),
     *("cache", "cache_gigabytes"),
+    *("test", "labels", "text_column", "label_column", "separator", "split_column"),
 }
 """Fields of `TrainSettings` that do not belong to the result."""
 
@@ -117,15 +118,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("deterministic", True, "plain"),
 ]
 ELSEWHERE = {
-    "compile",
-    "validation_points",
-    "memory",
-    "ranker",
-    "favour",
-    "tree",
-    "stop_words",
-    "engine",
-    "form",
+    *("compile", "validation_points", "memory", "ranker", "favour", "tree", "bilinear"),
+    *("stop_words", "engine", "form"),
 }
 """Tried in tests of their own (here, in `test_train.py` and in `test_train_ranker.py`)."""
 SCORE_CHANGES = [("propensity", "Amazon-3M"), ("propensity_a", 0.7), ("propensity_b", 2.5)]

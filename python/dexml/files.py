@@ -1,4 +1,9 @@
-"""Files and folders that are written beside their name and renamed, so that each is whole."""
+"""Files and folders that are written beside their name and renamed, so that each is whole.
+
+One rule for all writers, here and in the Rust core (``docs/formats.md``): links are followed; a
+regular file or a folder is replaced as a whole; a pipe, a character device or an open file
+(``/dev/stdout``) stays what it is, and finished bytes are written into it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +31,10 @@ _SYSTEM = re.compile(r"\..*|Thumbs\.db|[Dd]esktop\.ini|__MACOSX|@eaDir|System Vo
 """Names that systems and editors leave in folders by themselves: hidden files above all."""
 
 
+_LINKS = 40
+"""Links that are followed one after the other, as Linux does."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to; at the end, rename it to `path`.
@@ -34,24 +44,122 @@ def replacing(path: Path) -> Iterator[Path]:
     suffix of `path`, on which some writers insist. What was written gets the permissions that the
     umask gives to new files, whatever the writer did.
 
+    If `path` is a link, what it leads to is made or replaced, and the link stays. If it is a pipe,
+    a character device or an open file, the finished file is copied into it.
+
     Raises:
         FileNotFoundError: The folder of `path` is missing, or the block wrote nothing.
+        IsADirectoryError: The block wrote a file, and `path` is a folder.
+        NotADirectoryError: The block wrote a folder, and `path` is something else.
+        OSError: Links lead in a circle, or `path` is a block device or a socket.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
-    beside, old = beside_name(path), beside_name(path, "old")
+    target = target_of(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {target.parent} does not exist")
+    if is_stream(target):
+        with tempfile.TemporaryDirectory() as folder:
+            beside = Path(folder) / path.name
+            yield beside
+            _check_kind(beside, path)
+            _copy_into(beside, target)
+        return
+    beside = beside_name(target.with_name(path.name))
     try:
         yield beside
-        if not beside.exists():
-            raise FileNotFoundError(f"{path}: nothing was written")
+        _check_kind(beside, path)
         follow_umask(beside)
         sync_all(beside)
-        if path.is_dir():  # A folder cannot be renamed over one that holds files.
-            _swap(beside, path, old)
+        if target.is_dir():  # A folder cannot be renamed over one that holds files.
+            _swap(beside, target, beside_name(target, "old"))
         else:
-            os.replace(beside, path)
+            os.replace(beside, target)
     finally:
         remove(beside)
+
+
+def target_of(path: Path) -> Path:
+    """Follow links to what a writer makes or replaces; it need not exist.
+
+    A name of an open file (``/dev/stdout`` leads to ``/proc/self/fd/1``) is where this ends: what
+    is behind it may have no name.
+
+    Raises:
+        OSError: Links lead in a circle.
+    """
+    target = path
+    for _ in range(_LINKS):
+        if not target.is_symlink() or _is_open_file(target):
+            return target
+        target = target.parent / os.readlink(target)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def is_stream(target: Path) -> bool:
+    """Whether a writer puts its bytes into what is there: a pipe, a character device, an open file.
+
+    Args:
+        target: Not a link (`target_of`).
+
+    Raises:
+        OSError: A block device or a socket.
+    """
+    if _is_open_file(target):
+        return True
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        return True
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return False
+    raise OSError(f"{target}: a block device or a socket; give the name of a file")
+
+
+def _is_open_file(path: Path) -> bool:
+    """Whether a path is one of those that name a file by the number under which it is open."""
+    folder = path.parent.resolve()
+    return folder.name == "fd" and folder.parts[1] in ("proc", "dev")
+
+
+def _copy_into(new: Path, target: Path) -> None:
+    """Write the bytes of a file into a pipe, a device or an open file, behind what is there."""
+    with new.open("rb") as source, target.open("ab") as stream:
+        shutil.copyfileobj(source, stream, _CHUNK)
+
+
+@contextmanager
+def named_for_core(path: Path) -> Iterator[Path]:
+    """Give the path that a writer of the Rust core is to get for `path`.
+
+    The core follows the same rule. But while it waits for whoever reads a pipe, Ctrl-C would not
+    reach it; so the bytes for pipes go through `replacing`.
+    """
+    if is_stream(target_of(path)):
+        with replacing(path) as beside:
+            yield beside
+    else:
+        yield path
+
+
+def move_to(new: Path, path: Path) -> None:
+    """Put a finished file in the place of `path`, as `replacing` does."""
+    target = target_of(path)
+    if is_stream(target):
+        _copy_into(new, target)
+        new.unlink()
+    else:
+        os.replace(new, target)
+
+
+def _check_kind(beside: Path, path: Path) -> None:
+    """Refuse to put nothing anywhere, a file in the place of a folder, and a folder elsewhere."""
+    if not beside.exists():
+        raise FileNotFoundError(f"{path}: nothing was written")
+    if path.is_dir() and not beside.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; give a file")
+    if beside.is_dir() and path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path}: is not a folder; give a folder")
 
 
 def beside_name(path: Path, kind: str = "new") -> Path:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust
-from dexml.files import read_json, write_json
+from dexml.files import named_for_core, read_json, write_json
 
 FORMAT_VERSION = 1
 COMMIT_SECONDS = 1.0
@@ -215,7 +215,8 @@ def finish_npz(out: Path, folder: Path, n_labels: int) -> None:
     indices = _mapped(folder / NPZ_FILES[1], np.dtype("<i4"))
     values = _mapped(folder / NPZ_FILES[2], np.dtype("<f4"))
     packed = len(values) <= PACK_UP_TO
-    _rust.save_npz(str(out), n_labels, indptr, indices, values, compressed=packed)
+    with named_for_core(out) as named:
+        _rust.save_npz(str(named), n_labels, indptr, indices, values, compressed=packed)
 
 
 def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial as bound
 from itertools import islice
 from pathlib import Path
@@ -27,6 +26,7 @@ from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
 from dexml.commands.show import as_json, as_table, csr_parts
 from dexml.config import Settings
 from dexml.data import Csr
+from dexml.files import is_stream, move_to, target_of
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
 from dexml.predict import Explanation, Prediction, Predictor
 
@@ -44,7 +44,26 @@ class PredictSettings(Settings):
     texts: CliPositionalArg[str] = Field(
         "", description="a file with a text a line (also .gz, .zst); - for stdin"
     )
-    k: int | None = Field(None, ge=1, description="labels a text; 10, or 3 with --explain")
+    k: int | None = Field(
+        None, ge=1, description="labels a text; 10, 3 with --explain, up to 100 with --min-recall"
+    )
+    min_probability: float | None = Field(
+        None, gt=0, le=1, description="leave out labels that are less likely right"
+    )
+    min_precision: float | None = Field(
+        None, gt=0, le=1, description="leave out labels so that this share of the others is right"
+    )
+    min_recall: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="print so many labels that a text's contain this share of its right ones on "
+        "average",
+    )
+    by_frequency: bool = Field(
+        False, description="with --min-precision: a cut each for frequent and rare labels"
+    )
+    values: Literal["score", "probability"] = Field("score", description="what --out x.npz holds")
     out: Path | None = Field(None, description="write .npz (CSR scores) or .jsonl, not a table")
     jsonl: bool = Field(False, description="print JSON lines, not a table")
     explain: bool = Field(
@@ -87,9 +106,10 @@ class Question:
         exclude: Pairs (text, label) to leave out.
         only: Labels to choose from, a mask; None: all.
         n_labels: Columns of the answer.
-        k: Labels a text.
+        k: Labels a text; None: as many as the cut takes.
         block: Texts answered at a time.
         label: The label to explain; None: the k best ones.
+        cut: What answers are cut by, as arguments of `Predictor.predict`.
     """
 
     texts: Iterator[str]
@@ -97,9 +117,10 @@ class Question:
     exclude: Csr | None
     only: NDArray[np.bool_] | None
     n_labels: int
-    k: int
+    k: int | None
     block: int
     label: int | None = None
+    cut: dict[str, Any] = field(default_factory=dict)
 
 
 def main(argv: list[str]) -> None:
@@ -124,13 +145,24 @@ def main(argv: list[str]) -> None:
         console.say(f"search: {predictor.search_note(_k(settings))}")
         if encoder := predictor.encoder_note():
             console.say(f"encoder: {encoder}")
+    cut = _cut(settings)
+    if cut:
+        threshold = predictor.threshold(**cut)
+        if not settings.quiet:
+            console.say(f"cut: {threshold}")
+    elif settings.values == "probability" or not settings.quiet:
+        note = predictor.probabilities_note()
+        if settings.values == "probability" and note.startswith("no "):
+            raise ValueError(f"{settings.run}: --values probability: {note}")
+        console.say(note)
     with ExitStack() as stack:
         question = _question(settings, predictor, stack)
         if settings.out is None:
             _print(settings, predictor, question)
         else:
-            with _held(settings.out):
-                _write(settings, settings.out, predictor, question)
+            out = _place(settings.out)
+            with _held(out):
+                _write(settings, out, predictor, question)
 
 
 def _check(settings: PredictSettings) -> None:
@@ -143,6 +175,17 @@ def _check(settings: PredictSettings) -> None:
         console.usage_error(f"--out {out}: .npz holds scores alone; --explain writes .jsonl")
     if settings.label and not settings.explain:
         console.usage_error("--label names a label to explain: add --explain")
+    cut = _cut(settings)
+    if len(cut) > 1 + settings.by_frequency:
+        console.usage_error(f"{' and '.join(map(_option, cut))}: give one of them")
+    if settings.by_frequency and settings.min_precision is None:
+        console.usage_error("--by-frequency needs --min-precision")
+    if cut and settings.explain:
+        console.usage_error(f"{_option(next(iter(cut)))} and --explain: give one of them")
+    if settings.min_recall is not None and settings.k is not None:
+        console.usage_error("--min-recall and -k: the labels a text follow from the recall")
+    if settings.values != "score" and (out is None or out.suffix != ".npz"):
+        console.usage_error("--values is for --out x.npz; tables and JSON lines have both")
     if settings.label and settings.k is not None:
         console.usage_error("--label and -k: one label is explained, or the best k")
     if settings.resume and out is None:
@@ -151,8 +194,10 @@ def _check(settings: PredictSettings) -> None:
         path = Path(settings.texts)
         if not path.exists() or path.is_dir():
             raise FileNotFoundError(f"{path}: no such file; a text a line, or - for stdin")
-    if out is not None and not out.parent.is_dir():
-        raise FileNotFoundError(f"{out}: the folder {out.parent} is not there")
+    if out is not None and not (folder := _place(out).parent).is_dir():
+        raise FileNotFoundError(f"{out}: the folder {folder} is not there")
+    if out is not None and out.is_dir():
+        raise IsADirectoryError(f"{out}: is a folder; give a file")
 
 
 def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack) -> Question:
@@ -179,9 +224,27 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
                 shape = (exclude.shape[0], n_labels)
                 exclude = csr_array((exclude.data, exclude.indices, exclude.indptr), shape=shape)
             n_labels = trained
-    k = min(_k(settings), max(1, predictor.n_labels))  # there are no more to rank
+    k = None
+    if settings.min_recall is None:
+        k = min(_k(settings), max(1, predictor.n_labels))  # there are no more to rank
     label = _label(settings.label, predictor) if settings.label else None
-    return Question(texts, total, exclude, only, n_labels, k, settings.block or block, label)
+    block, cut = settings.block or block, _cut(settings)
+    return Question(texts, total, exclude, only, n_labels, k, block, label, cut)
+
+
+def _cut(settings: PredictSettings) -> dict[str, Any]:
+    """What answers are cut by, as arguments of `Predictor.predict`."""
+    given = {
+        "min_probability": settings.min_probability,
+        "min_precision": settings.min_precision,
+        "min_recall": settings.min_recall,
+        "by_frequency": settings.by_frequency or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _k(settings: PredictSettings) -> int:
@@ -233,7 +296,12 @@ def _answers(
         if question.exclude is not None:
             pairs = question.exclude[start : start + len(texts)]
         answer = predictor.predict(
-            texts, question.k, exclude=pairs, only=question.only, on_progress=bar.update
+            texts,
+            question.k,
+            exclude=pairs,
+            only=question.only,
+            on_progress=bar.update,
+            **question.cut,
         )
         start += len(texts)
         bar.update(start - bar.n)  # where no encoder has reported them
@@ -251,11 +319,12 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
             for text, labels in _explained(predictor, question, 0, bar):
                 show(write(text, labels), end="")
             return
-        for texts, (ids, scores) in _answers(predictor, question, 0, bar):
+        names = predictor.label_texts
+        for texts, answer in _answers(predictor, question, 0, bar):
             if settings.jsonl:
-                console.put(as_json(texts, ids, scores, predictor.label_texts), end="")
+                console.put(as_json(texts, *answer, names, answer.probabilities), end="")
             else:
-                shown = as_table(texts, ids, scores, predictor.label_texts, width)
+                shown = as_table(texts, *answer, names, width, answer.probabilities)
                 print(shown, end="", flush=True)
 
 
@@ -267,7 +336,7 @@ def _explained(
         exclude = None if question.exclude is None else question.exclude[row : row + 1]
         which: dict[str, Any] = {"exclude": exclude, "only": question.only}
         if question.label is None:
-            yield text, predictor.explain_best(text, question.k, **which)
+            yield text, predictor.explain_best(text, question.k or EXPLAINED, **which)
         else:
             yield text, [predictor.explain(text, question.label, **which)]
         bar.update(1)
@@ -275,7 +344,8 @@ def _explained(
 
 def _write(settings: PredictSettings, out: Path, predictor: Predictor, question: Question) -> None:
     """Answer into a file; a later run can go on from what a stopped one leaves."""
-    is_npz = out.suffix == ".npz"
+    named = settings.out or out
+    is_npz = named.suffix == ".npz"
     asked = _asked(settings, predictor, question)
     partial = Partial(out, asked, NPZ_FILES if is_npz else (ROWS,), resume=settings.resume)
     if not settings.quiet:
@@ -292,19 +362,22 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
                 for text, labels in _explained(predictor, question, partial.rows, bar):
                     partial.append([text], {ROWS: explain.as_json(text, labels).encode("utf-8")})
             else:
-                for texts, (ids, scores) in _answers(predictor, question, partial.rows, bar):
+                for texts, answer in _answers(predictor, question, partial.rows, bar):
                     if is_npz:
                         base = partial.size(NPZ_FILES[1]) // 4 if partial.rows else None
-                        parts = npz_parts(*csr_parts(ids, scores), base)
+                        values, probabilities = answer.scores, answer.probabilities
+                        if settings.values == "probability" and probabilities is not None:
+                            values = probabilities
+                        parts = npz_parts(*csr_parts(answer.ids, values), base)
                     else:
-                        lines = as_json(texts, ids, scores, label_texts)
+                        lines = as_json(texts, *answer, label_texts, answer.probabilities)
                         parts = {ROWS: lines.encode("utf-8")}
                     partial.append(texts, parts)
             partial.close()
             if is_npz:
                 finish_npz(out, partial.folder, question.n_labels)
             else:
-                os.replace(partial.folder / ROWS, out)
+                move_to(partial.folder / ROWS, out)
             partial.remove()
     except BaseException:
         if partial.rows and not settings.quiet:
@@ -312,7 +385,14 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
         raise
     if not settings.quiet:
         each = 1 if question.label is not None else question.k
-        console.say(f"{partial.rows} texts, {each} labels each: {out}")
+        many = f"{each} labels each" if each and not question.cut else "labels above the cut"
+        console.say(f"{partial.rows} texts, {many}: {named}")
+
+
+def _place(out: Path) -> Path:
+    """Return where the output is made, with its unfinished parts beside it: where a link leads."""
+    target = target_of(out)
+    return out if is_stream(target) else target
 
 
 def _held(out: Path) -> AbstractContextManager[None]:
@@ -328,6 +408,8 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
         "search": predictor.search_note(_k(settings)),
         "scorer": predictor.scorer.fingerprint(),
         "k": _k(settings),
+        "cut": question.cut,
+        "values": settings.values,
         "explain": question.label if question.label is not None else settings.explain,
         "block": question.block,
         "labels": None if question.only is None else _digest(question.only.tobytes()),

@@ -1,4 +1,4 @@
-"""The command: python -m dexml.train DATA_DIR --out RUN [--config FILE] [--FIELD VALUE ...]."""
+"""The command: python -m dexml.train DATA --out RUN [--config FILE] [--FIELD VALUE ...]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from importlib.resources import files
 
 from dexml import config, console
+from dexml.commands.tables import with_folder
 from dexml.index import choose_search
 from dexml.metrics import DEFAULT_CONSTANTS
 from dexml.metrics.propensity import propensity_note
@@ -17,6 +18,7 @@ from dexml.train.settings import NO_ENCODER
 
 PLAN = ("--plan", "--plan-json")
 RECIPE = "recipe:"
+OF_ZEST = "gz-"
 
 
 def main(argv: list[str]) -> None:
@@ -24,7 +26,7 @@ def main(argv: list[str]) -> None:
     argv = with_recipe(argv)
     if not {*PLAN}.isdisjoint(argv) and not any(word.split("=")[0] == "--out" for word in argv):
         argv = [*argv, "--out", os.devnull]  # a plan writes nothing there
-    settings = config.parse(TrainSettings, argv, "python -m dexml.train")
+    settings = with_folder(config.parse(TrainSettings, argv, "python -m dexml.train"))
     if settings.plan or settings.plan_json:
         _check_plan(settings)
     elif settings.resume and settings.overwrite:
@@ -82,21 +84,22 @@ def _say_plan(settings: TrainSettings) -> None:
         print(json.dumps(found.as_json(), indent=2) if settings.plan_json else as_text(found))
 
 
-def recipes() -> dict[str, str]:
-    """Paths of the packaged configurations, by name."""
+def recipes(*, of_zest: bool = False) -> dict[str, str]:
+    """Paths of the packaged configurations of this command, or of `dexml.zest`, by name."""
     folder = files("dexml.train") / "recipes"
     found = [path for path in folder.iterdir() if path.name.endswith(".toml")]
+    found = [path for path in found if path.name.startswith(OF_ZEST) == of_zest]
     return dict(sorted((path.name.removesuffix(".toml"), str(path)) for path in found))
 
 
-def with_recipe(argv: list[str]) -> list[str]:
+def with_recipe(argv: list[str], *, of_zest: bool = False) -> list[str]:
     """Put the file of a packaged configuration in the place of ``recipe:NAME``."""
     out = []
     for word in argv:
         prefix = "--config=" if word.startswith("--config=") else ""
         name = word.removeprefix(prefix)
         if name.startswith(RECIPE):
-            known = recipes()
+            known = recipes(of_zest=of_zest)
             asked = name.removeprefix(RECIPE)
             if asked not in known:
                 console.usage_error(

@@ -127,7 +127,9 @@ def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; give a folder in the LF layout")
+        raise FileNotFoundError(
+            f"{folder}: no such folder; give a table, or a folder in the LF layout"
+        )
     path = find(folder, "raw/Y.txt")
     texts = load_texts(path)
     if not texts:
@@ -140,7 +142,7 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
 
     Args:
         folder: The data set.
-        part: ``"trn"`` or ``"tst"``.
+        part: ``"trn"`` or ``"tst"``; ``"val"`` where there is one (`hold_out_labels`).
         n_labels: Number of label texts; the matrix must have as many columns.
 
     Raises:
@@ -168,7 +170,8 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
     if group_file.exists():
         groups = load_texts(group_file)
         _same_rows(group_file, len(groups), matrix, y.shape[0])
-    pairs = find(folder, f"filter_labels_{'train' if part == 'trn' else 'test'}.txt")
+    side = {"trn": "train", "tst": "test"}.get(part, part)
+    pairs = find(folder, f"filter_labels_{side}.txt")
     exclude = load_pairs(pairs, (y.shape[0], n_labels)) if pairs.exists() else None
     if exclude is not None and exclude.nnz == 0:
         exclude = None

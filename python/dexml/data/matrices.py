@@ -1,8 +1,8 @@
 """Matrices in files: label matrices, bags of words, filter pairs and scores.
 
 Readers take plain, gzip and zstd files, which they recognise by the first bytes. Writers compress
-by suffix (``.gz``, ``.zst``), write under a temporary name and rename, and write the same bytes for
-the same matrix.
+by suffix (``.gz``, ``.zst``), write under a temporary name and rename (`dexml.files`: the rule for
+links, pipes and devices), and write the same bytes for the same matrix.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from scipy.sparse import issparse
 
 from dexml import _rust
 from dexml.data.parts import Csr, CsrParts, canonical, csr_parts, expect_csr
+from dexml.files import named_for_core, target_of
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ def save_labels(path: str | os.PathLike[str], y: Csr) -> None:
     path = _in_folder(path)
     indptr, indices, values = _checked(y, "y")
     save = _rust.save_npz if path.suffix.lower() == ".npz" else _rust.save_labels
-    save(str(path), y.shape[1], indptr, indices, values)
+    with named_for_core(path) as named:
+        save(str(named), y.shape[1], indptr, indices, values)
 
 
 def save_bow(path: str | os.PathLike[str], features: Csr, labels: Csr) -> None:
@@ -175,7 +177,9 @@ def save_bow(path: str | os.PathLike[str], features: Csr, labels: Csr) -> None:
     """
     path = _in_folder(path)
     feature_parts, (indptr, indices, _) = _checked(features, "features"), _checked(labels, "labels")
-    _rust.save_bow(str(path), feature_parts, features.shape[1], (indptr, indices), labels.shape[1])
+    sizes = features.shape[1], labels.shape[1]
+    with named_for_core(path) as named:
+        _rust.save_bow(str(named), feature_parts, sizes[0], (indptr, indices), sizes[1])
 
 
 def save_pairs(path: str | os.PathLike[str], pairs: Csr) -> None:
@@ -188,7 +192,8 @@ def save_pairs(path: str | os.PathLike[str], pairs: Csr) -> None:
     matrix = _as_csr(pairs, "pairs")
     indptr, indices, _ = csr_parts(matrix, "pairs")
     _check_ids(matrix, "pairs")
-    _rust.save_pairs(str(path), pairs.shape[1], indptr, indices)
+    with named_for_core(path) as named:
+        _rust.save_pairs(str(named), pairs.shape[1], indptr, indices)
 
 
 def save_scores(path: str | os.PathLike[str], y: Csr, *, compressed: bool = True) -> None:
@@ -205,7 +210,8 @@ def save_scores(path: str | os.PathLike[str], y: Csr, *, compressed: bool = True
     if len(lost):
         row = int(np.searchsorted(parts[0], lost[0], side="right")) - 1
         raise ValueError(f"y: row {row}: score of label {parts[1][lost[0]]} is NaN")
-    _rust.save_npz(str(path), matrix.shape[1], *parts, compressed=compressed)
+    with named_for_core(path) as named:
+        _rust.save_npz(str(named), matrix.shape[1], *parts, compressed=compressed)
 
 
 def _check_ids(y: Csr, name: str) -> None:
@@ -242,8 +248,9 @@ def _as_csr(y: Csr, name: str) -> Csr:
 
 def _in_folder(path: str | os.PathLike[str]) -> Path:
     path = Path(os.fsdecode(path))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+    folder = target_of(path).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {folder} does not exist")
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give a file")
     return path

@@ -17,10 +17,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import re
-import shutil
-import tempfile
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -31,6 +28,7 @@ import numpy as np
 from scipy import sparse
 
 from dexml.data import unit_interval
+from dexml.files import replacing
 
 FILES = {
     "hp.obo": "6b77de067eecc838319ce7650ed5bab0f92a502eabb160e6bc7c0238bc1548c5",
@@ -299,9 +297,8 @@ def prepare(folder: Path) -> dict[str, object]:
         note = f"HPO release {release}, other files than the published numbers: figures differ"
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        (work / "raw").mkdir()
+    with replacing(folder) as work:
+        (work / "raw").mkdir(parents=True)
         _write_lines(work / "raw" / "Y.txt", [names[term] for term in labels])
         _write_lines(work / "raw" / "Y_ids.txt", labels)
         pairs = {part: _write_part(work, part, parts[part], column) for part in parts}
@@ -322,9 +319,4 @@ def prepare(folder: Path) -> dict[str, object]:
             "pairs_test_unseen_label": sum(len(p.terms - seen) for p in parts["tst"]),
         }
         _write_lines(work / "stats.json", [json.dumps(stats, indent=2, sort_keys=True)])
-        work.chmod(0o755)
-        os.replace(work, folder)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return stats

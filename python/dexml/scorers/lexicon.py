@@ -137,35 +137,21 @@ class Lexicon:
 
     def facts(self) -> dict[str, Any]:
         """Return plain values for the manifest of a run."""
-        return {
-            name: {"n_texts": one.n_texts, "settings": asdict(one.settings)}
-            for name, one in self._vectorizers().items()
-        }
+        return {name: vectorizer_facts(one) for name, one in self._vectorizers().items()}
 
     def parts(self) -> dict[str, Part]:
         """Return terms and their document frequencies as files of a run."""
-        parts = {}
-        for name, one in self._vectorizers().items():
-            parts[f"{PREFIX}{name}_tokens"] = _tokens_part(one)
-            parts[f"{PREFIX}{name}_df"] = _frequencies_part(one)
-        return parts
+        return {
+            role: part
+            for name, one in self._vectorizers().items()
+            for role, part in vectorizer_parts(PREFIX + name, one).items()
+        }
 
     @classmethod
     def restore(cls, state: Sealed, facts: Mapping[str, Any]) -> Lexicon:
         """Read what `parts` wrote; `facts` as `Lexicon.facts` returned them."""
-        opened = {}
-        for name in ("words", "chars", "later"):
-            known = facts[name]
-            settings: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in known["settings"].items()
-            }
-            opened[name] = open_vectorizer(
-                VectorizerSettings(**settings),
-                state.path(f"{PREFIX}{name}_tokens"),
-                state.array(f"{PREFIX}{name}_df", np.int64, (None,)),
-                known["n_texts"],
-            )
-        return cls(**opened)
+        names = ("words", "chars", "later")
+        return cls(**{n: restore_vectorizer(state, PREFIX + n, facts[n]) for n in names})
 
     def _vectorizers(self) -> dict[str, Vectorizer]:
         return {"words": self.words, "chars": self.chars, "later": self.later}
@@ -177,9 +163,28 @@ def _words_of(texts: Sequence[str], stop_words: tuple[str, ...]) -> list[str]:
     return [found.token(column) for column in range(found.n_tokens)]
 
 
-def _frequencies_part(vectorizer: Vectorizer) -> Part:
-    return Part(lambda path: write_array(path, vectorizer.df), ".npy", (vectorizer, "df"))
+def vectorizer_facts(vectorizer: Vectorizer) -> dict[str, Any]:
+    """Return plain values for the manifest of a run."""
+    return {"n_texts": vectorizer.n_texts, "settings": asdict(vectorizer.settings)}
 
 
-def _tokens_part(vectorizer: Vectorizer) -> Part:
-    return Part(lambda path: path.write_bytes(vectorizer.tokens()), ".txt", (vectorizer, "tokens"))
+def vectorizer_parts(role: str, vectorizer: Vectorizer) -> dict[str, Part]:
+    """Return terms and document frequencies as files of a run, whose roles begin with `role`."""
+    tokens = Part(
+        lambda path: path.write_bytes(vectorizer.tokens()), ".txt", (vectorizer, "tokens")
+    )
+    df = Part(lambda path: write_array(path, vectorizer.df), ".npy", (vectorizer, "df"))
+    return {f"{role}_tokens": tokens, f"{role}_df": df}
+
+
+def restore_vectorizer(state: Sealed, role: str, facts: Mapping[str, Any]) -> Vectorizer:
+    """Read what `vectorizer_parts` wrote; `facts` as `vectorizer_facts` returned them."""
+    settings: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in facts["settings"].items()
+    }
+    return open_vectorizer(
+        VectorizerSettings(**settings),
+        state.path(f"{role}_tokens"),
+        state.array(f"{role}_df", np.int64, (None,)),
+        facts["n_texts"],
+    )

@@ -21,7 +21,7 @@ from dexml.scorers.ranker import ARRAYS, Network, RankedScorer
 from dexml.train import ranking
 from dexml.train.inputs import DataSet
 from dexml.train.settings import TrainSettings
-from dexml.train.words import fit_lexicon, word_members
+from dexml.train.words import Also, asked_for, fit_lexicon, used_by, word_members
 
 FILE = "ranker.npz"
 """Where a checkpoint keeps the ranker."""
@@ -56,7 +56,7 @@ def ranked_scorer(
     embedded: Embedded,
     settings: TrainSettings,
     *,
-    tree: bool,
+    also: Also,
     folder: Path | None = None,
 ) -> RankedScorer:
     """Fit the members on the points of `embedded`; dense scores with votes rank.
@@ -71,7 +71,7 @@ def ranked_scorer(
     voted = VotedScorer(dense, PointMemory.of(embedded.points, y, **embedded.votes))
     lexicon = fit_lexicon(given, settings)
     lexical, members = word_members(
-        given, embedded.rows, lexicon, tree=tree, seed=settings.seed, folder=folder
+        given, embedded.rows, lexicon, also=also, seed=settings.seed, folder=folder
     )
     return RankedScorer((voted, *members), None, Cooccurrence(lexical.y), lexical.alive)
 
@@ -106,7 +106,7 @@ def gather(
         settings: The settings.
     """
     texts = [given.part.texts[i] for i in asked]
-    scorer = ranked_scorer(given, embedded, settings, tree=settings.tree == "auto")
+    scorer = ranked_scorer(given, embedded, settings, also=asked_for(settings))
     scorer = asking(scorer, texts, vectors)
     bar = console.bar(
         total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet
@@ -122,7 +122,7 @@ def choose_ranker(
     weights: NDArray[np.float64],
     settings: TrainSettings,
     path: Path,
-) -> dict[str, Any]:
+) -> ranking.Choice:
     """Train the ranker on the `evidence` of `rows`, judge it, and keep it in `path` if better.
 
     Args:
@@ -134,7 +134,7 @@ def choose_ranker(
         path: Where the network is kept (``.npz``); removed if it is not better.
 
     Returns:
-        What was measured, plain data.
+        The ranker, and what was measured.
     """
     asked = ranking.Asked.of(given, rows, weights)
     choice = ranking.choose(
@@ -147,7 +147,7 @@ def choose_ranker(
             np.savez(file, names=np.array(network.names), **arrays)
     if not settings.quiet:
         console.say(ranking.summary(choice))
-    return choice.facts
+    return choice
 
 
 def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) -> RankedScorer:
@@ -165,6 +165,6 @@ def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) ->
             network = Network(names, **{name: arrays[name] for name in ARRAYS})
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
-    tree = ranking.uses_tree(network)
-    scorer = ranked_scorer(given, embedded, settings, tree=tree, folder=settings.out)
+    also = used_by(network)
+    scorer = ranked_scorer(given, embedded, settings, also=also, folder=settings.out)
     return replace(scorer, network=network)

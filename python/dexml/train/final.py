@@ -21,10 +21,12 @@ from dexml.run import FORMAT, LabelSet, PointTexts, encoder_seals
 from dexml.run.labels import TRAINED, text_part
 from dexml.run.run import ENCODER
 from dexml.scorers import PointMemory
+from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.dense import QUERIES, TABLE, VECTORS
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home, Part, array_part
 from dexml.train import engine, features, processes, selection
+from dexml.train.calibrating import NO_VALIDATION
 from dexml.train.evidence import asking
 from dexml.train.outcome import (
     Finished,
@@ -59,6 +61,7 @@ class Saved(NamedTuple):
     """Ranks by all evidence, if that was better."""
     texts: PointTexts | None = None
     """Of the points that vote, if they are to be kept."""
+    calibration: Calibration | Missing = Missing(NO_VALIDATION)
     label_features: NDArray[np.float32] | None = None
     """Of the label texts, (L, H), to score the encoder alone."""
 
@@ -114,6 +117,8 @@ def save(
         for member in saved.ranker.members[1:]:  # the first is the dense scorer, saved above
             sections |= member.facts()
             parts |= dict(member.parts())
+    sections |= saved.calibration.facts()
+    parts |= saved.calibration.parts()
     home = Home()
     with suppress(OSError, ValueError):  # none yet, or it cannot be read: nothing to take over
         home.note(sealed.read(folder, FORMAT), {})

@@ -127,7 +127,7 @@ def _grow(settings: TrainSettings, marks: dict[str, str]) -> None:
 
 def _write_config(settings: TrainSettings) -> None:
     shown = settings.model_dump(
-        mode="json", exclude={"resume", "overwrite", "quiet", "debug", "out"}
+        mode="json", exclude={"resume", "overwrite", "quiet", "debug", "out"}, exclude_none=True
     )
     shown["data_dir"] = os.path.relpath(settings.data_dir, settings.out)
     rundir.write_config(settings.out, shown)

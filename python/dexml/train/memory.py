@@ -197,6 +197,19 @@ def choose_memory(
     return Choice(without.prior, {"kind": "none", "tried": tried, **measured})
 
 
+def answers(validation: Validation, choice: Choice, k: int) -> Hits:
+    """Return the k best labels of all validation points, with the prior and votes chosen."""
+    v, chosen = validation, choice.memory
+    vectors = v.label_vectors.copy()
+    vectors[:, -1] += np.float32(choice.prior) * v.prior_bias
+    hits = exact_search(v.queries, vectors, k, exclude=v.exclude)
+    if chosen["kind"] != "votes":
+        return hits
+    how = {name: chosen[name] for name in ("weight", "neighbours", "temperature")}
+    memory = PointMemory.of(v.points, v.y, **how)
+    return memory.mix(v.queries, hits, vectors, k, exclude=v.exclude)
+
+
 def _among_equals(
     tried: list[_Tried], select: str, groups: Sequence[str] | None, seed: int
 ) -> _Tried:

@@ -140,12 +140,14 @@ def load_test_part(settings: TrainSettings, n_labels: int) -> data.Part | None:
     try:
         part = data.load_part(settings.data_dir, "tst", n_labels)
     except FileNotFoundError as error:
-        console.say(f"note: no test scores ({error})")
+        if not settings.quiet:
+            console.say(f"note: no test scores ({error})")
         return None
     taken, n = part.filtered()
     if taken == n:
         why = f"filter pairs take all {n} positives of" if n else "no positive in"
-        console.say(f"note: no test scores ({why} the test part of {settings.data_dir})")
+        if not settings.quiet:
+            console.say(f"note: no test scores ({why} the test part of {settings.data_dir})")
         return None
     if taken and not settings.quiet:
         console.say(

@@ -18,7 +18,18 @@ from dexml.metrics import Result, inv_propensity
 from dexml.run import PointTexts
 from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
-from dexml.train import choice, engine, evidence, features, final, fit, processes, track
+from dexml.scorers.calibration import Calibration, Missing
+from dexml.train import (
+    calibrating,
+    choice,
+    engine,
+    evidence,
+    features,
+    final,
+    fit,
+    processes,
+    track,
+)
 from dexml.train.advice import advising
 from dexml.train.folder import (
     begin_log,
@@ -130,6 +141,7 @@ def _train(
         problem.y,
         ranker,
         texts,
+        _calibration(given, settings),
         label_features,
     )
     final.save(settings, saved, selected, temperature, chosen)
@@ -139,6 +151,13 @@ def _train(
         conclude(finished)
     end_log(settings)
     return None if finished.test is None else finished.test.result
+
+
+def _calibration(given: DataSet, settings: TrainSettings) -> Calibration | Missing:
+    """Return what the selection fitted."""
+    if not given.held_out.any():
+        return Missing(calibrating.NO_VALIDATION)
+    return calibrating.kept(settings.out / "checkpoint" / calibrating.FILE)
 
 
 def _fit(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dexml import console
+from dexml.files import write_bytes
 
 Track = Callable[[Mapping[str, Any]], None]
 MODES = ("online", "offline")
@@ -108,7 +109,7 @@ def _wandb(folder: Path, project: str, mode: str, config: Mapping[str, Any]) -> 
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
     run_id = folder / "wandb" / "run_id.txt"  # a resumed training finds its run by it
     if not run_id.exists():
-        run_id.write_text(secrets.token_hex(4), encoding="utf-8")
+        write_bytes(run_id, secrets.token_hex(4).encode())
     run = module.init(
         project=project,
         id=run_id.read_text(encoding="utf-8").strip(),

@@ -5,6 +5,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
 
 mod arrays;
+mod bilinear;
 mod border;
 mod evaluator;
 mod files;
@@ -22,6 +23,8 @@ use pyo3::pymodule;
 
 #[pymodule(gil_used = false)]
 mod _rust {
+    #[pymodule_export]
+    use super::bilinear::{PyBilinear, refine_support, select_support};
     #[pymodule_export]
     use super::evaluator::{PyEvaluator, parse_metrics};
     #[pymodule_export]

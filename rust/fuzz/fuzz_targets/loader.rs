@@ -6,7 +6,8 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use xmc_core::{
-    Csr, ParseOptions, Scores, load_bow, load_labels, load_labels_repaired, load_scores, write_npz,
+    Csr, ParseOptions, Scores, load_bow, load_bytes, load_labels, load_labels_repaired, load_pairs,
+    load_scores, write_npz,
 };
 
 fuzz_target!(|bytes: &[u8]| {
@@ -17,6 +18,15 @@ fuzz_target!(|bytes: &[u8]| {
     let path = path.as_path();
     fs::write(path, bytes).expect("room");
     let options = ParseOptions::default();
+    let packed = [&b"\x1f\x8b"[..], b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"];
+    let plain = |packing: &&[u8]| bytes.starts_with(packing) || bytes.get(1..4) == Some(packing);
+    match load_bytes(path, options) {
+        Ok(text) => assert!(packed.iter().any(plain) || text == bytes),
+        Err(_) => assert!(packed.iter().any(plain)),
+    }
+    if let Ok(pairs) = load_pairs(path, 1000, 1000) {
+        assert!(pairs.indices.iter().all(|&label| (0..1000).contains(&label)));
+    }
     let labels = load_labels(path, options);
     let repaired = load_labels_repaired(path, options);
     if let Ok(scores) = load_scores(path, options) {

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Once;
 
+use arbitrary::Arbitrary;
 use xmc_core::rayon::ThreadPoolBuilder;
 
 /// Parallel parts run on the thread of the fuzzer: fast, and the same again for the same input.
@@ -91,8 +92,10 @@ pub fn pairs(text: &[u8], n_rows: u64, n_labels: u64) -> Result<(Vec<(u64, u64)>
     Ok((pairs, n_repeated))
 }
 
-/// Lines without their ends; nothing follows the last line feed.
+/// Lines without their ends, and without a byte order mark in front; nothing follows the last line
+/// feed.
 fn lines(text: &[u8]) -> Vec<&[u8]> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').collect();
     if lines.len() > 1 && lines.last().is_some_and(|line| line.is_empty()) {
         lines.pop();
@@ -142,4 +145,41 @@ fn label_list(word: &[u8], n_labels: u64) -> Option<Row> {
     let mut row: Row = row.collect::<Option<_>>()?;
     row.sort_unstable();
     row.windows(2).all(|pair| pair[0].0 < pair[1].0).then_some(row)
+}
+
+/// A sparse matrix of any content, right or wrong.
+#[derive(Arbitrary, Debug, Clone)]
+pub struct Sparse {
+    /// Columns, in the order given, with their values.
+    pub rows: Vec<Vec<(u8, f32)>>,
+    /// Sort rows and merge equal columns, as most functions want it.
+    pub tidy: bool,
+    /// Where the arrays are made wrong, and how.
+    pub faults: Vec<(u8, i64)>,
+}
+
+impl Sparse {
+    /// Its arrays, with `n_rows` rows: `indptr`, `indices` and `data`.
+    pub fn arrays(&self, n_rows: usize, n_cols: usize) -> (Vec<i64>, Vec<i32>, Vec<f32>) {
+        let (mut indptr, mut indices, mut data) = (vec![0], vec![], vec![]);
+        for row in 0..n_rows {
+            let mut row = self.rows.get(row).cloned().unwrap_or_default();
+            if self.tidy {
+                row.retain(|&(column, value)| usize::from(column) < n_cols && value.is_finite());
+                row.sort_by_key(|&(column, _)| column);
+                row.dedup_by_key(|&mut (column, _)| column);
+            }
+            indices.extend(row.iter().map(|&(column, _)| i32::from(column)));
+            data.extend(row.iter().map(|&(_, value)| value));
+            indptr.push(indices.len() as i64);
+        }
+        for &(at, value) in self.faults.iter().filter(|_| !self.tidy) {
+            let at = usize::from(at);
+            match value & 1 {
+                0 => *indptr.get_mut(at).unwrap_or(&mut 0) = value >> 1,
+                _ => *indices.get_mut(at).unwrap_or(&mut 0) = (value >> 1) as i32,
+            }
+        }
+        (indptr, indices, data)
+    }
 }

@@ -1,10 +1,12 @@
 //! Opening and replacing files: the only part of the crate that uses the file system.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, BufWriter, Read, Write};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use memmap2::Mmap;
 
@@ -133,8 +135,12 @@ fn is_archive(path: &Path, bytes: &[u8]) -> bool {
 /// Writes LF text beside `path`, then renames: readers see the old file or the new one. A name that
 /// ends in `.gz` or `.zst` is compressed.
 ///
+/// If `path` is a link, what it leads to is replaced, and the link stays; bytes for a pipe, a
+/// character device or an open file (`/dev/stdout`) are written into it.
+///
 /// # Errors
-/// [`Error::Io`]; the file at `path` is then as before.
+/// [`Error::Io`]; the file at `path` is then as before. Links in a circle, block devices and sockets
+/// are errors too.
 pub fn save_labels(path: &Path, matrix: CsrView<'_>) -> Result<()> {
     replace(path, |out| write::pack_labels(matrix, out, Packing::by_suffix(path)))
 }
@@ -168,28 +174,122 @@ pub fn save_npz<T: npz::Value>(
     replace(path, |out| npz::write_npz(matrix, compressed, out))
 }
 
+/// Links that are followed one after the other, as Linux does.
+const LINKS: usize = 40;
+
 /// Writes a temporary file beside `path`, syncs it, and renames it.
-fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
-    let beside = beside(path).map_err(Error::io(path))?;
-    let written = File::create(&beside).and_then(|file| {
-        let mut out = BufWriter::with_capacity(1 << 18, file);
+///
+/// Links are followed, and stay. What is neither a regular file nor a folder (a pipe, a device), or
+/// names an open file (`/dev/stdout`), stays what it is: the bytes are written into it.
+pub(crate) fn replace(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<()> {
+    write_to(path, fill).map_err(Error::io(path))
+}
+
+fn write_to(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let target = target_of(path)?;
+    if is_stream(&target)? {
+        let stream = File::options().append(true).open(&target)?;
+        let mut out = BufWriter::with_capacity(1 << 18, stream);
+        fill(&mut out)?;
+        return out.flush();
+    }
+    let (beside, opened) = create_beside(&target)?;
+    let written = (|| {
+        let mut out = BufWriter::with_capacity(1 << 18, opened);
         fill(&mut out)?;
         out.flush()?;
         out.get_ref().sync_all()?;
-        fs::rename(&beside, path)
-    });
-    written.inspect_err(|_| drop(fs::remove_file(&beside))).map_err(Error::io(path))
+        fs::rename(&beside, &target)
+    })();
+    written.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
-/// A name in the same folder that no other process or thread uses.
-fn beside(path: &Path) -> io::Result<PathBuf> {
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut beside = std::ffi::OsString::from(".");
-    beside.push(name);
-    beside.push(format!(".{}.{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    Ok(path.with_file_name(beside))
+/// What a writer makes or replaces: the end of the links that begin at `path`, or a name of an open
+/// file among them, behind which there may be no other name.
+fn target_of(path: &Path) -> io::Result<PathBuf> {
+    let mut target = path.to_path_buf();
+    for _ in 0..LINKS {
+        if is_open_file(&target) {
+            return Ok(target);
+        }
+        match fs::read_link(&target) {
+            Ok(next) => target = folder_of(&target).join(next),
+            Err(_) => return Ok(target), // no link, or nothing there
+        }
+    }
+    Err(io::Error::other("links lead in a circle"))
 }
+
+/// Whether a path is one of those that name a file by the number under which it is open.
+fn is_open_file(path: &Path) -> bool {
+    let Ok(folder) = fs::canonicalize(folder_of(path)) else { return false };
+    folder.ends_with("fd") && (folder.starts_with("/proc") || folder.starts_with("/dev"))
+}
+
+/// The folder that a path is in; for a bare name, the one that this process is in.
+fn folder_of(path: &Path) -> &Path {
+    let parent = path.parent().unwrap_or(path);
+    if parent.as_os_str().is_empty() { Path::new(".") } else { parent }
+}
+
+/// Whether bytes are written into what is at `target`: a pipe, a character device, an open file.
+fn is_stream(target: &Path) -> io::Result<bool> {
+    if is_open_file(target) {
+        return Ok(true);
+    }
+    match fs::metadata(target) {
+        Ok(found) if found.is_file() || found.is_dir() => Ok(false),
+        Ok(found) if is_pipe_or_character_device(found.file_type()) => Ok(true),
+        Ok(_) => Err(io::Error::other("a block device or a socket; give the name of a file")),
+        Err(_) => Ok(false), // nothing there
+    }
+}
+
+#[cfg(unix)]
+fn is_pipe_or_character_device(kind: fs::FileType) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    kind.is_fifo() || kind.is_char_device()
+}
+
+#[cfg(not(unix))]
+fn is_pipe_or_character_device(_: fs::FileType) -> bool {
+    true
+}
+
+/// Makes a file in the folder of `path`, with a name that no other writer uses, on whatever machine:
+/// `.HEX.new.NAME`, by which the Python package knows what killed writers left.
+fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    loop {
+        let mut beside = std::ffi::OsString::from(format!(".{:016x}.new.", random()));
+        beside.push(name);
+        let beside = path.with_file_name(beside);
+        match File::options().write(true).create_new(true).open(&beside) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return Ok((beside, made?)),
+        }
+    }
+}
+
+/// 64 bits that differ from call to call, in all threads and processes.
+fn random() -> u64 {
+    // Keys from the operating system, once a thread; a forked process inherits them.
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.write_usize(COUNT.fetch_add(1, Ordering::Relaxed));
+    if let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) {
+        hasher.write_u128(now.as_nanos());
+    }
+    hasher.finish()
+}
+
 /// The bytes of a file: mapped if it is a regular one, else read to the end.
 enum Bytes {
     Mapped(Mmap),
@@ -251,6 +351,84 @@ mod tests {
             matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
         );
         assert!(load_labels(folder.path(), ParseOptions::default()).is_err());
+    }
+
+    fn matrix() -> Csr {
+        Csr { n_cols: 3, indptr: vec![0, 1, 1], indices: vec![2], data: vec![0.5] }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_stay() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("far")).unwrap();
+        fs::write(path("far/old"), "old").unwrap();
+        symlink("far/old", path("first")).unwrap();
+        symlink(path("first"), path("second")).unwrap();
+        symlink("far/new", path("nothing")).unwrap();
+        for (link, target) in [("first", "far/old"), ("second", "far/old"), ("nothing", "far/new")]
+        {
+            save_labels(&path(link), matrix().view("y").unwrap()).unwrap();
+            assert!(path(link).is_symlink());
+            assert_eq!(fs::read(path(target)).unwrap(), b"2 3\n2:0.5\n\n");
+            fs::write(path(target), "other").unwrap();
+        }
+        assert_eq!(fs::read_dir(path("far")).unwrap().count(), 2, "nothing is left beside");
+        symlink("circle", path("circle")).unwrap();
+        let error = save_labels(&path("circle"), matrix().view("y").unwrap()).unwrap_err();
+        assert!(error.to_string().ends_with("circle: links lead in a circle"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_stays_what_it_is() {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        save_labels(&pipe, matrix().view("y").unwrap()).unwrap();
+        assert_eq!(reader.join().unwrap(), b"2 3\n2:0.5\n\n");
+        assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+
+        // An open file: behind what is there.
+        let plain = folder.path().join("plain");
+        fs::write(&plain, "before\n").unwrap();
+        let open = File::options().append(true).open(&plain).unwrap();
+        let named = format!("/proc/self/fd/{}", open.as_raw_fd());
+        if Path::new(&named).exists() {
+            save_pairs(named.as_ref(), matrix().view("y").unwrap().pattern()).unwrap();
+            assert_eq!(fs::read(&plain).unwrap(), b"before\n0 2\n");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside");
+
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let error = save_labels(&socket, matrix().view("y").unwrap()).unwrap_err();
+        assert!(error.to_string().contains("a block device or a socket"), "{error}");
+    }
+
+    #[test]
+    fn temporary_names_are_new_and_known_to_the_package() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Y.txt");
+        let names: std::collections::HashSet<_> = (0..100)
+            .map(|_| create_beside(&path).unwrap().0.file_name().unwrap().to_owned())
+            .collect();
+        assert_eq!(names.len(), 100);
+        for name in names {
+            let name = name.into_string().unwrap();
+            let digits = name.strip_prefix('.').unwrap().strip_suffix(".new.Y.txt").unwrap();
+            assert_eq!(digits.len(), 16);
+            assert!(digits.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')));
+        }
     }
 
     #[test]

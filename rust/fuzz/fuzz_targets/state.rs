@@ -1,0 +1,30 @@
+//! Saved evaluators of any bytes, with the right checksum: an error, or one that can be read, merged
+//! and saved with the same bytes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use xmc_core::Evaluator;
+
+/// As the core mixes.
+fn mix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fuzz_target!(|body: &[u8]| {
+    let _ = Evaluator::from_bytes(body);
+    let mut bytes = [b"xmc-eval", &1u32.to_le_bytes()[..], body].concat();
+    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    let sum = bytes.chunks(8).fold(mix(bytes.len() as u64), |sum, part| mix(sum ^ word(part)));
+    bytes.extend(sum.to_le_bytes());
+    let Ok(mut evaluator) = Evaluator::from_bytes(&bytes) else { return };
+    assert_eq!(evaluator.to_bytes(), bytes);
+    for &metric in &evaluator.metrics().to_vec() {
+        let _ = evaluator.value(metric);
+        let _ = evaluator.row_values(metric);
+    }
+    let same = evaluator.clone();
+    let _ = evaluator.merge(&same);
+});
