@@ -31,7 +31,7 @@ def test_examples_of_the_readme_run(
     """With a small run in the place of the demo's."""
     monkeypatch.chdir(ROOT)
     examples = blocks("python")
-    assert len(examples) == 3
+    assert len(examples) == 4
     folder = tmp_path / "data"
     for example in examples:
         exec(example.replace("runs/demo/run", str(run_dir)).replace("DATA_DIR", str(folder)), {})

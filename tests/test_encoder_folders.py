@@ -365,15 +365,19 @@ def test_weights_that_are_missing_or_pickled_are_refused(
         DualEncoder.load(str(tmp_path))
 
 
-def test_prompts_of_a_folder_are_noted(
-    encoder: DualEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    encoder.save(tmp_path, max_tokens=8)
-    DualEncoder.load(str(tmp_path))
-    assert capsys.readouterr().err == ""
-    edit(tmp_path / "config_sentence_transformers.json", prompts={"query": "query: "})
-    DualEncoder.load(str(tmp_path))
-    assert "names prompts to put before texts; they are not used" in capsys.readouterr().err
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = tiny("bert", tmp_path / "exact", vocab_size=len(WORDS))
+    assert DualEncoder.load(str(folder)).width == 16
+    write_tokenizer(folder, [*WORDS, "late"])
+    with pytest.raises(ValueError, match=r"knows 15 tokens \(the last is 'late'\).* for 14;"):
+        DualEncoder.load(str(folder))
+    # A token that was added counts, and so does a hole between the ids.
+    folder = tiny("bert", tmp_path / "added", vocab_size=len(WORDS))
+    written = json.loads((folder / "tokenizer.json").read_text())
+    written["model"]["vocab"]["far"] = 40
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=r"knows 41 tokens \(the last is 'far'\).* for 14;"):
+        DualEncoder.load(str(folder))
 
 
 def test_a_card_says_what_is_known(encoder: DualEncoder, tmp_path: Path) -> None:
@@ -399,7 +403,7 @@ def test_a_card_says_what_is_known(encoder: DualEncoder, tmp_path: Path) -> None
         "16 dimensions",
         '"lr": 0.001',
         "the terms of both apply",
-        "of a label never seen",
+        "of a label that training never saw",
     ):
         assert part in read.text
 

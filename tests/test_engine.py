@@ -1,5 +1,6 @@
 """Engines: the vectors of OpenVINO against torch, in any batch, thread and process."""
 
+import json
 import os
 import shutil
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dexml.encoder import DualEncoder, Tokens
 from dexml.encoder.cores import usable_cores
@@ -261,6 +263,31 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="not the file that was saved"):
         ServedEncoder.open(folder, check=changed)
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
+    encoder = DualEncoder.load(str(tiny_encoder)).eval()
+    encoder.save(tmp_path, max_tokens=16)
+    write(encoder, converted(encoder), tmp_path)
+    assert ServedEncoder.open(tmp_path).dim == 16
+    config = json.loads((tmp_path / "config.json").read_text())
+    size = config["vocab_size"]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": size - 1}))
+    message = rf"knows {size} tokens .*has embeddings for {size - 1};"
+    with pytest.raises(ValueError, match=message):
+        ServedEncoder.open(tmp_path)
+
+
+def test_a_head_that_does_not_fit_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    encoder = DualEncoder.load(str(tiny_encoder)).eval()
+    encoder.save(tmp_path, max_tokens=16)
+    write(encoder, converted(encoder), tmp_path)
+    head = tmp_path / "3_Dense" / "model.safetensors"
+    save_file({"linear.weight": torch.zeros(4, 15)}, head)
+    with pytest.raises(ValueError, match=r"a head of shape \(4, 15\) does not fit a width of 16"):
+        ServedEncoder.open(tmp_path)
 
 
 def test_libraries_of_custom_operators_are_never_loaded() -> None:

@@ -139,7 +139,7 @@ def test_values_are_the_evidence_of_the_ranker(kind: str, folder_of: Callable[[s
     }
     assert one.n_ranked == len(pairs)
     groups = {Group.WORDS, Group.BY_WORDS, Group.COMPANIONS, Group.FREQUENCY}
-    assert set(one.parts) - {Group.TREE} == groups | (
+    assert set(one.parts) - {Group.TREE, Group.BILINEAR} == groups | (
         {Group.DENSE, Group.BY_MEANING} if kind == "full" else set()
     )
 

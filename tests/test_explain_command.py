@@ -75,7 +75,9 @@ def test_json_lines_are_those_without_explanations_and_more(
     assert [one["text"] for one in explained] == [TEXT, "secret9 printer theme", ""]
     for one, other in zip(explained, plain, strict=True):
         short = [{k: label[k] for k in ("id", "text", "score")} for label in one["labels"]]
+        likely = [label.pop("probability", None) for label in other["labels"]]
         assert {"text": one["text"], "labels": short} == other
+        assert None not in likely
     assert explained[0]["labels"][0]["evidence"]
 
 

@@ -15,6 +15,7 @@ from dexml.predict import Predictor, open_run
 from dexml.run import Run
 from dexml.train import TrainSettings, fit
 from dexml.train.settings import SWITCHES
+from dexml.train.words import Also
 from small import confusing_data, log_of, train_settings
 
 TEXTS = ["secret3 kernel driver", "printer theme", "secret9 secret11", ""]
@@ -26,8 +27,15 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings_of(data: Path, encoder: Path | str, out: Path, **changes: Any) -> TrainSettings:
-    values = {"ranker": "auto", "validation": 0.3, "head_epochs": 2}
+    values = {"ranker": "auto", "bilinear": "none", "validation": 0.3, "head_epochs": 2}
     return train_settings(data, Path(encoder), out, **(values | changes))
+
+
+def always_a_tree(patch: pytest.MonkeyPatch) -> None:
+    for module in ("light", "evidence"):
+        patch.setattr(
+            f"dexml.train.{module}.used_by", lambda network: Also(network is not None, False)
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +49,7 @@ def trees_that_help(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return usual(*arguments, **options)
 
     monkeypatch.setattr(_rust, "fit_tree", counted)
-    monkeypatch.setattr("dexml.train.ranking.uses_tree", lambda network: network is not None)
+    always_a_tree(monkeypatch)
     return trained
 
 
@@ -50,7 +58,7 @@ def light(secrets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A light run with a tree."""
     out = tmp_path_factory.mktemp("runs") / "light"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dexml.train.ranking.uses_tree", lambda network: network is not None)
+        always_a_tree(patch)
         train.train(settings_of(secrets, "none", out))
     assert "tree" in facts_of(out)
     return out
@@ -61,7 +69,7 @@ def full(secrets: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFac
     """A training with an encoder in a folder of its own."""
     out = tmp_path_factory.mktemp("runs") / "full"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dexml.train.ranking.uses_tree", lambda network: network is not None)
+        always_a_tree(patch)
         train.train(settings_of(secrets, tiny_encoder, out))
     return out
 
@@ -334,7 +342,7 @@ def test_without_a_ranker_the_words_go(
     assert console.run(train_main, words) == 0
     captured = capsys.readouterr()
     assert f"{growing}: a light run, which is served until this training is done" in captured.err
-    assert "python -m dexml.index" in captured.out
+    assert "next, python -m dexml.predict" in captured.out
     left = {path.parent.name for path in growing.rglob("*") if path.is_file()}
     assert not left & {"lexical", "tree", "ranker"}
     assert Predictor.open(growing).predict(["kernel driver"], 1).ids.shape == (1, 1)

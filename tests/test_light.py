@@ -205,6 +205,23 @@ def test_no_point_is_asked_of_members_that_were_fitted_on_it(
     assert len(parts_to_ask(given)) == 1
 
 
+def test_common_function_words_are_left_out(tmp_path: Path) -> None:
+    texts = [
+        f"the {word} of a {word}" for word in ("kernel", "parser", "driver") for _ in range(30)
+    ]
+    labels = ["kernel", "parser", "driver"]
+    y = csr_array(np.repeat(np.eye(3, dtype=np.float32), 30, axis=0))
+    save_dataset(tmp_path / "data", labels, (texts, y))
+    for choice, left_out in [("auto", ["a", "of", "the"]), ("none", [])]:
+        out = tmp_path / choice
+        train.train(settings_of(tmp_path / "data", out, stop_words=choice))
+        for name in ("words", "later"):
+            assert facts_of(out)["lexical"][name]["settings"]["stop_words"] == left_out
+        found = Predictor.open(out).predict(["the driver", "of a the"], k=3)
+        assert found.ids[0, 0] == 2
+        assert np.isfinite(found.scores).all()
+
+
 def test_without_refit_the_validation_points_do_not_vote(tiny_data: Path, tmp_path: Path) -> None:
     train.train(settings_of(tiny_data, tmp_path / "run", refit=False))
     assert 150 < facts_of(tmp_path / "run")["lexical"]["n_points"] < 290

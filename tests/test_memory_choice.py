@@ -56,7 +56,15 @@ def test_votes_that_help_are_chosen_and_reported() -> None:
     assert memory["unseen_labels"] == unseen.any(axis=0).sum() > 0
     assert memory["pairs_with_unseen_labels"] == unseen.sum() >= 5
     assert {"P@1", "nDCG@5", "PSP@1", "R@100", "R@100 of unseen labels"} == set(memory["gain"])
-    assert f"{memory['neighbours']} nearest points vote" in summary(choice)
+    head, names, without, voted = summary(choice).splitlines()
+    assert head.endswith(
+        f"{memory['neighbours']} nearest points vote with weight {memory['weight']}"
+    )
+    assert names.split()[:2] == list(memory["gain"])[:2]
+    for line, side in ((without, "without"), (voted, "with")):
+        assert line.split()[2:4] == [
+            f"{100 * one[side]:.2f}" for one in list(memory["gain"].values())[:2]
+        ]
     assert choose_memory(validation, "nDCG@5", seed=0) == choice
 
 

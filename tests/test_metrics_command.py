@@ -164,7 +164,7 @@ def test_table_of_one(capsys: Captured) -> None:
     p5 = evaluate(TRUTH, PRED, ["P@5"])["P@5"]
     assert f"  {100 * p5:.2f} ±" in lines[0]
     assert f"{N} points" in err
-    assert "95 % bootstrap interval over points (20 resamples, seed 0)" in err
+    assert "±: standard error, bootstrap over points (20 resamples, seed 0); --csv and" in err
     assert run(command.main, ["ids.npy", "true.npz", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
 
@@ -339,18 +339,18 @@ def test_standard_input(
         (["pred.npz", "true.npz", "--threads", "0"], 2, "'0' is not a number from 1"),
         (["zip.npy", "true.npz"], 1, "zip.npy: an .npz archive, not an .npy array; name it .npz"),
         (["pred.npz", "true.npz", "--metrics", "P@1,PSP@1"], 2, "PSP@1 needs the training matrix"),
-        (["pred.npz", "true.npz", "--metrics", "p@1"], 2, "did you mean 'P@1'?"),
+        (["pred.npz", "true.npz", "--metrics", "p1@1"], 2, "did you mean 'P@1'?"),
         (["pred.npz", "true.npz", "--metrics", "P@1,ndgc@5"], 2, "did you mean 'nDCG@5'?"),
         (["pred.npz", "true.npz", "--metrics", "P@0"], 2, "k must be in 1..=65536 in metric 'P@0'"),
         (
             ["pred.npz", "true.npz", "--metrics", "macroP@1,Coverage@3", "--ci"],
             2,
-            "macroP@1, Coverage@3: means over labels have no interval",
+            "macroP@1, Coverage@3: means over labels and errors of bins have no interval",
         ),
         (
             ["pred.npz", "true.npz", "--metrics", "macroP@1", "--compare", "pred.npz"],
             2,
-            "means over labels have no interval and no test",
+            "means over labels and errors of bins have no interval and no test",
         ),
     ],
 )

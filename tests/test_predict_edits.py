@@ -429,7 +429,7 @@ def test_the_command_says_who_votes(
     texts.write_text("kernel driver\n")
     assert call(predict_main, voting, texts) == 0
     first = "search: exact, 64 labels; votes of 5 training points, weight 3 (50 a text, temp"
-    assert capsys.readouterr().err.startswith(first)
+    assert f"\n{first}" in capsys.readouterr().err
     predictor = Predictor.open(voting, threads=1)
     predictor.add_points(["kernel"], positives([(0, 3)], (1, 64)))
     predictor.save()

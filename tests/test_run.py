@@ -50,7 +50,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_run_holds_nothing_that_is_not_known(full_run: Path) -> None:
     names = {path.name for path in full_run.iterdir()} - {".lock"}
     assert names <= set(rundir._OWN)
-    assert set(rundir._OWN) - names <= {"neighbours", "wandb"}
+    assert set(rundir._OWN) - names <= {"neighbours", "wandb", "tree", "bilinear"}
 
 
 def test_the_page_names_all_that_a_run_may_hold() -> None:
@@ -143,7 +143,9 @@ def test_no_run_says_what_to_do(tmp_path: Path) -> None:
 def test_every_damaged_or_missing_part_is_named(copied: Path) -> None:
     before = files(copied)
     parts = {str(part["name"]) for part in Run.open(copied).state.parts.values()}
-    assert {name.split("/")[0] for name in parts} == {"encoder", "labels", "dense", "index"}
+    assert {name.split("/")[0] for name in parts} == {
+        *("encoder", "labels", "dense", "index", "calibration")
+    }
     for name in sorted(parts):
         content = before[name]
         damaged = bytearray(content)

@@ -286,8 +286,8 @@ DENSE = np.zeros((2, 3), np.float32)
     ("call", "message"),
     [
         (
-            lambda e: _rust.parse_metrics(["ndcg@5"]),
-            r"unknown metric 'ndcg@5' \(known: P@k, nDCG@k",
+            lambda e: _rust.parse_metrics(["nDGC@5"]),
+            r"unknown metric 'nDGC@5'; did you mean 'nDCG@5'\? \(known: P@k, nDCG@k",
         ),
         (lambda e: _rust.parse_metrics(["P@0"]), r"k must be in 1\.\.=65536 in metric 'P@0'"),
         (lambda e: e.value("P@6"), "P@6 is beyond the largest k = 5"),

@@ -27,6 +27,7 @@ SWITCHES = {
     *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
     *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "keep_texts"),
     *("cache", "cache_gigabytes"),
+    *("test", "labels", "text_column", "label_column", "separator", "split_column"),
 }
 """Fields of `TrainSettings` that do not belong to the result."""
 
@@ -70,6 +71,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("head", "shared", "two"),
     ("point_tokens", 4, "plain"),
     ("label_tokens", 3, "plain"),
+    ("point_prompt", "game: ", "plain"),
+    ("label_prompt", "game: ", "plain"),
     ("stages", "encoder,heads", "plain"),
     ("loss", "decoupled, softmax from 0.5", "plain"),
     ("temperature", 0.1, "plain"),
@@ -114,7 +117,10 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("precision", "bfloat16", "plain"),
     ("deterministic", True, "plain"),
 ]
-ELSEWHERE = {"compile", "validation_points", "memory", "ranker", "favour", "tree", "engine", "form"}
+ELSEWHERE = {
+    *("compile", "validation_points", "memory", "ranker", "favour", "tree", "bilinear"),
+    *("stop_words", "engine", "form"),
+}
 """Tried in tests of their own (here, in `test_train.py` and in `test_train_ranker.py`)."""
 SCORE_CHANGES = [("propensity", "Amazon-3M"), ("propensity_a", 0.7), ("propensity_b", 2.5)]
 """What changes no weights, only the scores of PSP@k, in the selection and in the end."""

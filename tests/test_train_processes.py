@@ -50,7 +50,13 @@ WHOLE: dict[str, Any] = {
     "refit": False,
     "residual_lr": 0.01,
 }
-RANKED: dict[str, Any] = {"ranker": "auto", "tree": "none", "deterministic": True, "head_epochs": 2}
+RANKED: dict[str, Any] = {
+    "ranker": "auto",
+    "tree": "none",
+    "bilinear": "none",
+    "deterministic": True,
+    "head_epochs": 2,
+}
 """A training whose ranker asks parts of the fitted points."""
 
 

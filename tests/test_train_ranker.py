@@ -42,6 +42,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings_of(data: Path, encoder: Path, out: Path, **changes: Any) -> TrainSettings:
     values = {"ranker": "auto", "tree": "none", "validation": 0.3, "head_epochs": 2}
+    values["bilinear"] = "none"
     return train_settings(data, encoder, out, **(values | changes))
 
 
@@ -70,7 +71,11 @@ def test_a_ranker_that_helps_is_used(ranked: Path) -> None:
     assert metrics["metrics"]["nDCG@5"] > metrics["without_ranker"]["nDCG@5"] + 0.2
 
 
-@pytest.mark.parametrize("changes", [{"favour": "tail"}, {"tree": "auto"}], ids=["tail", "tree"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"favour": "tail"}, {"tree": "auto"}, {"bilinear": "auto"}],
+    ids=["tail", "tree", "bilinear"],
+)
 def test_another_ranker_is_asked_for(
     secrets: Path, tiny_encoder: Path, tmp_path: Path, ranked: Path, changes: dict[str, Any]
 ) -> None:

@@ -158,18 +158,26 @@ def bm25(question: Question) -> Answer:
 
 def zero_shot(question: Question) -> Answer:
     """The encoder as it is: cosine of point and label text."""
-    from dexml.encoder import DualEncoder
+    from dexml.encoder import DualEncoder, Side
     from dexml.index import exact_search
     from dexml.train.features import cached_features
 
     encoder = DualEncoder.load(question.options["encoder"])
     cache = Path(question.options["cache"])
+    sides: list[tuple[Sequence[str], Side]] = [
+        (question.label_texts, "label"),
+        (question.test_texts, "point"),
+    ]
     with question.part("encode"):
         labels, points = (
             cached_features(
-                encoder, encoder.tokenize(list(texts), 64), cache, desc="encode", progress=True
+                encoder,
+                encoder.tokenize(list(texts), 64, side=side),
+                cache,
+                desc="encode",
+                progress=True,
             )
-            for texts in (question.label_texts, question.test_texts)
+            for texts, side in sides
         )
     with question.part("search"):
         ids, scores = exact_search(points, labels, min(question.k, len(labels)), progress=True)

@@ -68,7 +68,7 @@ def draw() -> str:
         out.append(f'<text x="{left}" y="{top - 8}" font-weight="bold">{name}</text>')
         out.append(
             f'<text x="{left + WIDTH}" y="{top - 8}" text-anchor="end" fill="#555">'
-            f"loss after {STEPS} steps {end:.2f}</text>"
+            f"loss {end:.2f}</text>"
         )
         box = f'x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}"'
         out.append(f'<rect {box} fill="none" stroke="#bbb"/>')
@@ -88,7 +88,7 @@ def draw() -> str:
                 f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
             )
         corner = f'x="{left + WIDTH}" y="{top + HEIGHT + 16}"'
-        out.append(f'<text {corner} text-anchor="end">steps of Adam</text>')
+        out.append(f'<text {corner} text-anchor="end">{STEPS} steps of Adam</text>')
     out.append("</svg>")
     return "\n".join(out) + "\n"
 

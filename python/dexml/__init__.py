@@ -8,6 +8,7 @@
 - `dexml.index`: exact and approximate search over vectors that change.
 - `dexml.train`: the training, also ``python -m dexml.train``.
 - `dexml.predict`: a trained run that answers, also ``python -m dexml.predict``.
+- `dexml.XmcClassifier`: all of this in the conventions of scikit-learn (extra ``sklearn``).
 
 `dexml.data`, `dexml.metrics`, `dexml.sampling` and `dexml.topk` need only numpy and scipy. The rest
 needs the extra ``train``.
@@ -15,5 +16,16 @@ needs the extra ``train``.
 commands. The manual is in ``docs/``.
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
 """Of the package and of its Rust core; ``Cargo.toml`` has the same."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import `XmcClassifier` when it is asked for: the package itself needs numpy alone."""
+    if name == "XmcClassifier":
+        from dexml.classifier import XmcClassifier
+
+        return XmcClassifier
+    raise AttributeError(f"module 'dexml' has no attribute '{name}'")

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a run on a data set",
     "index": "build, check and edit the index of a run, and its labels",
     "predict": "ask a run for the labels of texts",
+    "zest": "train learned pairs of words alone (ZestXML)",
     "metrics": "score predictions: P@k, nDCG@k, PSP@k, intervals, tests",
     "data": "describe, check, convert and prepare data sets",
     "demo": "the whole job on real data",

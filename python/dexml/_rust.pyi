@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Bilinear",
     "Evaluator",
     "InvertedIndex",
     "LabelTree",
@@ -43,11 +44,15 @@ __all__ = [
     "parse_metrics",
     "random_walk",
     "ranks_in_rows",
+    "refine_support",
     "save_bow",
     "save_labels",
     "save_npz",
     "save_pairs",
     "score_ranker",
+    "select_support",
+    "stop_word_languages",
+    "stop_words_of",
     "topk_csr",
     "topk_dense",
     "vote_sums",
@@ -538,6 +543,18 @@ class InvertedIndex:
         With `rows`, those that were indexed, the result is the same and may come sooner.
         """
 
+    def search_product(
+        self,
+        left: _Truth,
+        n_left: int,
+        right: _Truth,
+        k: int,
+        *,
+        only: NDArray[np.bool_] | None = None,
+        num_threads: int | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The rows of largest inner product with the rows of a product, which are not made."""
+
     def search_both(
         self,
         queries: _Truth,
@@ -559,6 +576,84 @@ def join_rows(
     num_threads: int | None = None,
 ) -> _Truth:
     """Matrices side by side, each times its weight."""
+
+@final
+class Bilinear:
+    """A fitted bilinear model, made ready once."""
+
+    def __new__(
+        cls,
+        support: _Truth,
+        n_label_features: int,
+        refined: NDArray[np.float32],
+        direct: NDArray[np.int32],
+        *,
+        bias: float,
+        loss: str,
+        score_alpha: float,
+        shortlist: int,
+    ) -> Bilinear: ...
+    def find(
+        self,
+        index: InvertedIndex,
+        x: _Truth,
+        k: int,
+        *,
+        exclude: _Pattern | None = None,
+        only: NDArray[np.bool_] | None = None,
+        num_threads: int | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k labels of largest inner product by the first weights, (n, k)."""
+
+    def terms(
+        self, x: _Truth, z: _Truth, pairs: _Pattern, *, num_threads: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The terms of given pairs: by the fitted weights without bias, and by equal names."""
+
+    def save(
+        self,
+        path: str,
+        tokenizer: Tokenizer,
+        vocabulary: Vocabulary,
+        sublinear: bool,
+        labels: _Truth,
+    ) -> None:
+        """Write a file that answers texts without Python."""
+
+def select_support(
+    x: _Truth,
+    n_features: int,
+    z: _Truth,
+    n_label_features: int,
+    y: _Pattern,
+    direct: NDArray[np.int32],
+    *,
+    k: int,
+    alpha: float,
+    direct_weight: float,
+    threshold: float = 0.0,
+    num_threads: int | None = None,
+) -> _Truth:
+    """Pairs of features that a bilinear model may weigh: (n_features, n_label_features)."""
+
+def refine_support(
+    x: _Truth,
+    n_features: int,
+    z: _Truth,
+    n_label_features: int,
+    y: _Pattern,
+    support: _Truth,
+    shortlist: _Pattern,
+    *,
+    loss: str,
+    cost: float,
+    positive_weight: float,
+    tolerance: float,
+    max_passes: int,
+    seed: int,
+    num_threads: int | None = None,
+) -> tuple[NDArray[np.float32], float, float, int, bool]:
+    """Fitted weights of the support, bias, objective, passes, and whether the fit converged."""
 
 def label_centroids(
     rows: _Truth,
@@ -710,3 +805,9 @@ class LabelTree:
 
         -1 and labels that are not in the tree score -inf, those that no beam reaches -100.
         """
+
+def stop_word_languages() -> list[str]:
+    """Return the codes of the languages that have a list of stop words."""
+
+def stop_words_of(language: str) -> list[str]:
+    """Return the stop words of a language, by its code."""

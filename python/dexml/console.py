@@ -38,6 +38,13 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def say_above(bar: Any, message: str) -> None:
+    """Print a message for people as `say` does, above a progress bar that may be drawn."""
+    if sys.stderr is not None:
+        bar.write(message, file=sys.stderr)
+        sys.stderr.flush()
+
+
 def usage_error(message: str) -> NoReturn:
     """End the command because of a wrong call: one line on stderr, exit code 2."""
     say(f"error: {message}")

@@ -65,7 +65,7 @@ def _decided(run: Run, encoder: DualEncoder, engine: OpenVino) -> engines.Chosen
         console.say(f"note: encoded in float32, as the data set cannot be read ({error})")
         return engines.Chosen(engine, engines.facts_of("float32", []))
     tokens = (
-        encoder.tokenize(given.part.texts, settings.point_tokens),
-        encoder.tokenize(given.label_texts, settings.label_tokens),
+        encoder.tokenize(given.part.texts, settings.point_tokens, side="point"),
+        encoder.tokenize(given.label_texts, settings.label_tokens, side="label"),
     )
     return engines.decide(engine, encoder, given, tokens, settings.form, settings.seed)

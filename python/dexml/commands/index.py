@@ -74,6 +74,8 @@ def main(argv: list[str]) -> None:
         return
     doing = f"python -m dexml.index {' '.join(chosen)}".strip()
     with hold(run.folder, doing):
+        if not settings.quiet:
+            console.say(f"opening {settings.run}")
         if settings.export:
             from dexml.commands.export import export  # brings torch
 
@@ -133,8 +135,11 @@ def _reset(opened: Opened, settings: IndexSettings) -> None:
 
 def _edit(settings: IndexSettings) -> None:
     """Edit the labels, or build the graph anew."""
-    facts = Run.open(settings.run).facts
-    if "dense" in facts and "index" not in facts:
+    run = Run.open(settings.run)
+    n_labels = require(run.state, "labels", {"n_labels": int})["n_labels"]
+    # Exact search needs no index: the first edit of labels leaves one.
+    graph = settings.rebuild or choose_search(n_labels) == "hnsw"
+    if "dense" in run.facts and "index" not in run.facts and graph:
         raise FileNotFoundError(
             f"{settings.run}: no index yet; build it: python -m dexml.index {settings.run}"
         )

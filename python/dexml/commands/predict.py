@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial as bound
 from itertools import islice
 from pathlib import Path
@@ -44,7 +44,26 @@ class PredictSettings(Settings):
     texts: CliPositionalArg[str] = Field(
         "", description="a file with a text a line (also .gz, .zst); - for stdin"
     )
-    k: int | None = Field(None, ge=1, description="labels a text; 10, or 3 with --explain")
+    k: int | None = Field(
+        None, ge=1, description="labels a text; 10, 3 with --explain, up to 100 with --min-recall"
+    )
+    min_probability: float | None = Field(
+        None, gt=0, le=1, description="leave out labels that are less likely right"
+    )
+    min_precision: float | None = Field(
+        None, gt=0, le=1, description="leave out labels so that this share of the others is right"
+    )
+    min_recall: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="print so many labels that a text's contain this share of its right ones on "
+        "average",
+    )
+    by_frequency: bool = Field(
+        False, description="with --min-precision: a cut each for frequent and rare labels"
+    )
+    values: Literal["score", "probability"] = Field("score", description="what --out x.npz holds")
     out: Path | None = Field(None, description="write .npz (CSR scores) or .jsonl, not a table")
     jsonl: bool = Field(False, description="print JSON lines, not a table")
     explain: bool = Field(
@@ -87,9 +106,10 @@ class Question:
         exclude: Pairs (text, label) to leave out.
         only: Labels to choose from, a mask; None: all.
         n_labels: Columns of the answer.
-        k: Labels a text.
+        k: Labels a text; None: as many as the cut takes.
         block: Texts answered at a time.
         label: The label to explain; None: the k best ones.
+        cut: What answers are cut by, as arguments of `Predictor.predict`.
     """
 
     texts: Iterator[str]
@@ -97,9 +117,10 @@ class Question:
     exclude: Csr | None
     only: NDArray[np.bool_] | None
     n_labels: int
-    k: int
+    k: int | None
     block: int
     label: int | None = None
+    cut: dict[str, Any] = field(default_factory=dict)
 
 
 def main(argv: list[str]) -> None:
@@ -109,6 +130,8 @@ def main(argv: list[str]) -> None:
     # Test points are scored once, and the scores are compared with others: exact search is worth
     # its time up to more labels.
     exact_up_to = EXACT_UP_TO if settings.texts else EXACT_TEST_UP_TO
+    if not settings.quiet:
+        console.say(f"opening {settings.run}")
     predictor = Predictor.open(
         settings.run,
         search=settings.search,
@@ -122,6 +145,16 @@ def main(argv: list[str]) -> None:
         console.say(f"search: {predictor.search_note(_k(settings))}")
         if encoder := predictor.encoder_note():
             console.say(f"encoder: {encoder}")
+    cut = _cut(settings)
+    if cut:
+        threshold = predictor.threshold(**cut)
+        if not settings.quiet:
+            console.say(f"cut: {threshold}")
+    elif settings.values == "probability" or not settings.quiet:
+        note = predictor.probabilities_note()
+        if settings.values == "probability" and note.startswith("no "):
+            raise ValueError(f"{settings.run}: --values probability: {note}")
+        console.say(note)
     with ExitStack() as stack:
         question = _question(settings, predictor, stack)
         if settings.out is None:
@@ -142,6 +175,17 @@ def _check(settings: PredictSettings) -> None:
         console.usage_error(f"--out {out}: .npz holds scores alone; --explain writes .jsonl")
     if settings.label and not settings.explain:
         console.usage_error("--label names a label to explain: add --explain")
+    cut = _cut(settings)
+    if len(cut) > 1 + settings.by_frequency:
+        console.usage_error(f"{' and '.join(map(_option, cut))}: give one of them")
+    if settings.by_frequency and settings.min_precision is None:
+        console.usage_error("--by-frequency needs --min-precision")
+    if cut and settings.explain:
+        console.usage_error(f"{_option(next(iter(cut)))} and --explain: give one of them")
+    if settings.min_recall is not None and settings.k is not None:
+        console.usage_error("--min-recall and -k: the labels a text follow from the recall")
+    if settings.values != "score" and (out is None or out.suffix != ".npz"):
+        console.usage_error("--values is for --out x.npz; tables and JSON lines have both")
     if settings.label and settings.k is not None:
         console.usage_error("--label and -k: one label is explained, or the best k")
     if settings.resume and out is None:
@@ -180,9 +224,27 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
                 shape = (exclude.shape[0], n_labels)
                 exclude = csr_array((exclude.data, exclude.indices, exclude.indptr), shape=shape)
             n_labels = trained
-    k = min(_k(settings), max(1, predictor.n_labels))  # there are no more to rank
+    k = None
+    if settings.min_recall is None:
+        k = min(_k(settings), max(1, predictor.n_labels))  # there are no more to rank
     label = _label(settings.label, predictor) if settings.label else None
-    return Question(texts, total, exclude, only, n_labels, k, settings.block or block, label)
+    block, cut = settings.block or block, _cut(settings)
+    return Question(texts, total, exclude, only, n_labels, k, block, label, cut)
+
+
+def _cut(settings: PredictSettings) -> dict[str, Any]:
+    """What answers are cut by, as arguments of `Predictor.predict`."""
+    given = {
+        "min_probability": settings.min_probability,
+        "min_precision": settings.min_precision,
+        "min_recall": settings.min_recall,
+        "by_frequency": settings.by_frequency or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _k(settings: PredictSettings) -> int:
@@ -234,7 +296,12 @@ def _answers(
         if question.exclude is not None:
             pairs = question.exclude[start : start + len(texts)]
         answer = predictor.predict(
-            texts, question.k, exclude=pairs, only=question.only, on_progress=bar.update
+            texts,
+            question.k,
+            exclude=pairs,
+            only=question.only,
+            on_progress=bar.update,
+            **question.cut,
         )
         start += len(texts)
         bar.update(start - bar.n)  # where no encoder has reported them
@@ -252,11 +319,12 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
             for text, labels in _explained(predictor, question, 0, bar):
                 show(write(text, labels), end="")
             return
-        for texts, (ids, scores) in _answers(predictor, question, 0, bar):
+        names = predictor.label_texts
+        for texts, answer in _answers(predictor, question, 0, bar):
             if settings.jsonl:
-                console.put(as_json(texts, ids, scores, predictor.label_texts), end="")
+                console.put(as_json(texts, *answer, names, answer.probabilities), end="")
             else:
-                shown = as_table(texts, ids, scores, predictor.label_texts, width)
+                shown = as_table(texts, *answer, names, width, answer.probabilities)
                 print(shown, end="", flush=True)
 
 
@@ -268,7 +336,7 @@ def _explained(
         exclude = None if question.exclude is None else question.exclude[row : row + 1]
         which: dict[str, Any] = {"exclude": exclude, "only": question.only}
         if question.label is None:
-            yield text, predictor.explain_best(text, question.k, **which)
+            yield text, predictor.explain_best(text, question.k or EXPLAINED, **which)
         else:
             yield text, [predictor.explain(text, question.label, **which)]
         bar.update(1)
@@ -294,12 +362,15 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
                 for text, labels in _explained(predictor, question, partial.rows, bar):
                     partial.append([text], {ROWS: explain.as_json(text, labels).encode("utf-8")})
             else:
-                for texts, (ids, scores) in _answers(predictor, question, partial.rows, bar):
+                for texts, answer in _answers(predictor, question, partial.rows, bar):
                     if is_npz:
                         base = partial.size(NPZ_FILES[1]) // 4 if partial.rows else None
-                        parts = npz_parts(*csr_parts(ids, scores), base)
+                        values, probabilities = answer.scores, answer.probabilities
+                        if settings.values == "probability" and probabilities is not None:
+                            values = probabilities
+                        parts = npz_parts(*csr_parts(answer.ids, values), base)
                     else:
-                        lines = as_json(texts, ids, scores, label_texts)
+                        lines = as_json(texts, *answer, label_texts, answer.probabilities)
                         parts = {ROWS: lines.encode("utf-8")}
                     partial.append(texts, parts)
             partial.close()
@@ -314,7 +385,8 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
         raise
     if not settings.quiet:
         each = 1 if question.label is not None else question.k
-        console.say(f"{partial.rows} texts, {each} labels each: {named}")
+        many = f"{each} labels each" if each and not question.cut else "labels above the cut"
+        console.say(f"{partial.rows} texts, {many}: {named}")
 
 
 def _place(out: Path) -> Path:
@@ -336,6 +408,8 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
         "search": predictor.search_note(_k(settings)),
         "scorer": predictor.scorer.fingerprint(),
         "k": _k(settings),
+        "cut": question.cut,
+        "values": settings.values,
         "explain": question.label if question.label is not None else settings.explain,
         "block": question.block,
         "labels": None if question.only is None else _digest(question.only.tobytes()),

@@ -13,15 +13,27 @@ Ids = NDArray[np.int32]
 Scores = NDArray[np.float32]
 
 
-def as_json(texts: Sequence[str], ids: Ids, scores: Scores, label_texts: Sequence[str]) -> str:
-    """Write a JSON object a line: ``text``, ``labels``: ``[{id, text, score}]``."""
+def as_json(
+    texts: Sequence[str],
+    ids: Ids,
+    scores: Scores,
+    label_texts: Sequence[str],
+    probabilities: Scores | None = None,
+) -> str:
+    """Write a JSON object a line: ``text``, ``labels``: ``[{id, text, score, probability}]``.
+
+    Without probabilities, labels have none.
+    """
     lines = []
-    for text, row_ids, row_scores in zip(texts, ids.tolist(), scores.tolist(), strict=True):
-        labels = [
+    for row, text in enumerate(texts):
+        labels: list[dict[str, object]] = [
             {"id": i, "text": label_texts[i], "score": score}
-            for i, score in zip(row_ids, row_scores, strict=True)
+            for i, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True)
             if i >= 0
         ]
+        if probabilities is not None:
+            for label, p in zip(labels, probabilities[row].tolist(), strict=False):
+                label["probability"] = round(p, 6)
         lines.append(json.dumps({"text": text, "labels": labels}, ensure_ascii=False))
     return "".join(f"{line}\n" for line in lines)
 
@@ -32,8 +44,9 @@ def as_table(
     scores: Scores,
     label_texts: Sequence[str],
     width: int | None = None,
+    probabilities: Scores | None = None,
 ) -> str:
-    """Write each text with its labels below: score, id, text.
+    """Write each text with its labels below: score, probability in percent, id, text.
 
     Args:
         texts: The texts.
@@ -41,14 +54,18 @@ def as_table(
         scores: Their scores.
         label_texts: Texts of the labels, by id.
         width: Columns of a terminal: lines are cut there, and control characters replaced.
+        probabilities: Of the labels; None: they are left out.
     """
     digits = len(str(max(0, len(label_texts) - 1)))
     lines = []
-    for text, row_ids, row_scores in zip(texts, ids.tolist(), scores.tolist(), strict=True):
+    for row, text in enumerate(texts):
         lines.append(fit(text, width))
-        for i, score in zip(row_ids, row_scores, strict=True):
-            if i >= 0:
-                lines.append(fit(f"  {score:7.3f}  {i:>{digits}}  {label_texts[i]}", width))
+        for column, i in enumerate(ids[row].tolist()):
+            if i < 0:
+                continue
+            sure = "" if probabilities is None else f"{100 * probabilities[row, column]:5.1f} %  "
+            line = f"  {scores[row, column]:7.3f}  {sure}{i:>{digits}}  {label_texts[i]}"
+            lines.append(fit(line, width))
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -4,6 +4,7 @@ Matrices are ``scipy.sparse.csr_array`` of points x labels, with float32 values 
 ids that are sorted in each row. Formats: ``docs/formats.md``. Needs only numpy and scipy.
 """
 
+from dexml.data.features import FeatureSet, load_features, save_features
 from dexml.data.layout import (
     Dataset,
     Part,
@@ -37,6 +38,7 @@ from dexml.data.parts import (
     pair_parts,
     truth_parts,
 )
+from dexml.data.tables import Columns, folder_from_table, from_table, is_table
 from dexml.data.texts import (
     lines,
     load_texts,
@@ -46,23 +48,32 @@ from dexml.data.texts import (
     unit_interval,
     validation_mask,
 )
+from dexml.data.unseen import HeldOut, hold_out_labels
 from dexml.given import text_list
 
 __all__ = [
+    "Columns",
     "Csr",
     "CsrParts",
     "Dataset",
+    "FeatureSet",
+    "HeldOut",
     "Part",
     "Repairs",
     "check_ids",
     "csr_parts",
     "expect_csr",
+    "folder_from_table",
+    "from_table",
+    "hold_out_labels",
     "id_array",
+    "is_table",
     "label_matrix",
     "label_parts",
     "lines",
     "load_bow",
     "load_dataset",
+    "load_features",
     "load_label_texts",
     "load_labels",
     "load_pairs",
@@ -76,6 +87,7 @@ __all__ = [
     "repair_labels",
     "save_bow",
     "save_dataset",
+    "save_features",
     "save_labels",
     "save_pairs",
     "save_scores",

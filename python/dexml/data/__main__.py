@@ -24,6 +24,8 @@ examples:
   python -m dexml.data check trn_X_Y.txt.gz
   python -m dexml.data convert trn_X_Y.txt Y.trn.npz
   python -m dexml.data convert --part labels train.txt Y.trn.npz
+  python -m dexml.data from-table posts.csv posts/ --separator ';'
+  python -m dexml.data hold-out-labels LF-DebianRelated --share 0.1 --seed 0
   python -m dexml.data prepare LF-AmazonTitles-131K.raw/ LF-AmazonTitles-131K/
 """
 
@@ -71,27 +73,74 @@ def arguments() -> argparse.ArgumentParser:
     raw.add_argument(
         "--repair", action="store_true", help="drop bad labels of points and say how many"
     )
+
+    table = actions.add_parser(
+        "from-table", parents=[common], help="turn a table of texts and labels into the LF layout"
+    )
+    table.add_argument("source", type=Path, help="JSON lines, CSV, TSV or Parquet; may be packed")
+    table.add_argument("target", type=Path, help="new folder")
+    table.add_argument("--test", type=Path, help="another table, of test points")
+    table.add_argument("--labels", type=Path, help="another one: columns id and text of the labels")
+    table.add_argument("--text-column", default="text", help="column with the text of a point")
+    table.add_argument("--label-column", default="labels", help="column with its labels")
+    table.add_argument(
+        "--separator", help="what stands between labels in a string; '': it is one label"
+    )
+    table.add_argument("--split-column", help="column that says train or test for each row")
+    held = actions.add_parser(
+        "hold-out-labels",
+        parents=[common],
+        help="write a data set some of whose labels have no training point",
+    )
+    held.add_argument("source", type=Path, help="a folder in the LF layout")
+    held.add_argument(
+        "target", type=Path, nargs="?", help="new folder; by default SOURCE-unseen-SHARE-SEED"
+    )
+    held.add_argument("--share", type=float, default=0.1, help="of the labels (default 0.1)")
+    held.add_argument("--seed", type=int, default=0, help="of the choice (default 0)")
+    held.add_argument(
+        "--validation", type=float, default=0.1, help="share of the training points (default 0.1)"
+    )
     return parser
 
 
 def main(argv: list[str]) -> None:
-    """Run ``python -m dexml.data stats|check|convert|prepare``."""
+    """Run ``python -m dexml.data`` with one of its actions."""
     args = arguments().parse_args(argv)
     if args.action == "stats":
         loaded = matrices(args.path)
-        say_repeated_pairs(args.path, loaded)
+        say_filter_pairs(args.path, loaded)
         described = {name: describe(y) for name, y in loaded.items()}
         if args.json:
             console.put(json.dumps(described))
         else:
             print(table(described))
     elif args.action == "check":
-        say_repeated_pairs(args.path, check_path(args.path))
+        say_filter_pairs(args.path, check_path(args.path))
         if args.path.is_dir():
             say_label_texts(args.path)
         print(f"{args.path}: ok")
     elif args.action == "convert":
         convert_file(args.source, args.target, repair=args.repair, part=args.part)
+    elif args.action == "from-table":
+        columns = data.Columns(
+            args.text_column, args.label_column, args.separator, args.split_column
+        )
+        made = data.folder_from_table(
+            args.target, args.source, args.test, args.labels, columns=columns
+        )
+        print(f"{args.target}: {'written' if made else 'is the same already'}")
+    elif args.action == "hold-out-labels":
+        source = Path(str(args.source).rstrip("/"))
+        name = f"{source.name}-unseen-{args.share:g}-{args.seed}"
+        target = args.target or source.with_name(name)
+        options = {"share": args.share, "seed": args.seed, "validation": args.validation}
+        held = data.hold_out_labels(source, target, **options)
+        print(
+            f"{target}: {len(held.test)} labels for the test part alone, {len(held.validation)} "
+            f"for the {held.n_validation} validation points too; {held.emptied} training points "
+            "are left without a label"
+        )
     else:
         say = (lambda _: None) if args.quiet else console.say
         target = args.target or args.source
@@ -138,14 +187,18 @@ def say_label_texts(path: Path) -> None:
         )
 
 
-def say_repeated_pairs(path: Path, loaded: dict[str, Csr]) -> None:
-    """Report how many pairs are repeated in the filter files of a folder."""
+def say_filter_pairs(path: Path, loaded: dict[str, Csr]) -> None:
+    """Report how many pairs of the filter files of a folder are repeated, or are positives."""
     for part, name in (("training", "train"), ("test", "test")):
         if f"{part} filter" in loaded:
             pairs = find(path, f"filter_labels_{name}.txt")
-            _, n_repeated = counted_pairs(pairs, loaded[part].shape)
+            y, exclude = loaded[part], loaded[f"{part} filter"]
+            _, n_repeated = counted_pairs(pairs, y.shape)
             if n_repeated:
                 console.say(f"{pairs}: {n_repeated} repeated pairs merged")
+            taken, n = data.Part([], y, exclude, None).filtered()
+            if taken:
+                console.say(f"{pairs}: takes {taken} of the {n} positive pairs of this part")
 
 
 def load_any(path: Path, *, repair: bool = False) -> tuple[dict[str, Csr], Repairs | None]:

@@ -34,6 +34,25 @@ class Part:
     groups: list[str] | None
     """Group key of each point, or None if the data set has no groups."""
 
+    def positives(self) -> Csr:
+        """Return the pairs that count: labels without filter pairs and stored zeros.
+
+        Shape (n_points, n_labels), float32; all values are 1.
+        """
+        y = (self.y > 0).astype(np.float32)
+        if self.exclude is not None:
+            pairs = self.exclude.copy()
+            pairs.data = np.ones_like(pairs.data)  # every stored entry is a pair
+            y = Csr(y - y.multiply(pairs))
+            y.eliminate_zeros()
+            y.sort_indices()
+        return y
+
+    def filtered(self) -> tuple[int, int]:
+        """Return how many positives the filter pairs take, and how many there are."""
+        n = int((self.y.data > 0).sum())
+        return (0 if self.exclude is None else n - self.positives().nnz), n
+
     def _facts(self) -> dict[str, object]:
         facts: dict[str, object] = {"points": len(self.texts), "labels": self.y.shape[1]}
         facts["pairs"] = self.y.nnz
@@ -108,7 +127,9 @@ def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; give a folder in the LF layout")
+        raise FileNotFoundError(
+            f"{folder}: no such folder; give a table, or a folder in the LF layout"
+        )
     path = find(folder, "raw/Y.txt")
     texts = load_texts(path)
     if not texts:
@@ -121,7 +142,7 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
 
     Args:
         folder: The data set.
-        part: ``"trn"`` or ``"tst"``.
+        part: ``"trn"`` or ``"tst"``; ``"val"`` where there is one (`hold_out_labels`).
         n_labels: Number of label texts; the matrix must have as many columns.
 
     Raises:
@@ -149,7 +170,8 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
     if group_file.exists():
         groups = load_texts(group_file)
         _same_rows(group_file, len(groups), matrix, y.shape[0])
-    pairs = find(folder, f"filter_labels_{'train' if part == 'trn' else 'test'}.txt")
+    side = {"trn": "train", "tst": "test"}.get(part, part)
+    pairs = find(folder, f"filter_labels_{side}.txt")
     exclude = load_pairs(pairs, (y.shape[0], n_labels)) if pairs.exists() else None
     if exclude is not None and exclude.nnz == 0:
         exclude = None

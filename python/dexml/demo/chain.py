@@ -25,7 +25,7 @@ from dexml.commands.index import main as index_main
 from dexml.commands.predict import main as predict_main
 from dexml.data import Csr, Dataset
 from dexml.demo import hpo
-from dexml.encoder import DualEncoder
+from dexml.encoder import DualEncoder, Side
 from dexml.encoder.pretrained import MINILM
 from dexml.files import read_json, write_json
 from dexml.metrics import Evaluator, Result, inv_propensity
@@ -199,7 +199,8 @@ def baselines(settings: DemoSettings, dataset: Dataset, clock: Clock) -> Predict
         (POINTS, dataset.train_texts),
     ):
         with clock.measure(name, again=False):
-            tokens = encoder.tokenize(texts, 64, cache=settings.out / CACHE)
+            side: Side = "label" if name == LABELS else "point"
+            tokens = encoder.tokenize(texts, 64, side=side, cache=settings.out / CACHE)
             embedded[name] = cached_features(
                 encoder, tokens, settings.out / CACHE, desc=name, progress=not settings.quiet
             )

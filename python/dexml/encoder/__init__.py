@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         GPU_BATCH_TOKENS,
         MAX_TOKENS,
         DualEncoder,
+        Prompts,
         Side,
         compiled,
     )
@@ -33,6 +34,7 @@ __all__ = [
     "DualEncoder",
     "LabelTable",
     "Precision",
+    "Prompts",
     "Side",
     "Tokens",
     "autocast",
@@ -47,7 +49,7 @@ _FILES = {
     "layers": ("upper_layers",),
     "model": (
         *("CPU_BATCH_TOKENS", "GPU_BATCH_TOKENS", "MAX_TOKENS"),
-        *("DualEncoder", "Side", "Tokens", "compiled"),
+        *("DualEncoder", "Prompts", "Side", "Tokens", "compiled"),
     ),
     "table": ("LabelTable", "with_bias_dimension"),
 }

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dexml.encoder.pretrained import MINILM
+from dexml.files import replacing
+
 KNOWN = (
-    *("base_model", "dataset", "settings", "label_table"),
-    *("dim", "max_tokens", "pooling", "normalize", "heads"),
+    *("base_model", "dataset", "settings", "label_table", "scores", "scored_on"),
+    *("dim", "max_tokens", "pooling", "normalize", "heads", "prompts"),
 )
+_SHOWN = ("P@1", "P@5", "nDCG@5", "PSP@5", "R@100")
 _HEADS = {
     "none": "no head",
     "shared": "a linear head shared by points and labels",
@@ -24,10 +28,11 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
 
     Args:
         folder: A folder written by `dexml.encoder.DualEncoder.save`.
-        facts: Contents, all optional: ``base_model`` (hub name or folder), ``dataset`` (its name),
-            ``settings`` (a mapping), ``label_table`` (True if scores need the bias and residuals
-            of a run). ``save`` adds ``dim``, ``max_tokens``, ``pooling``, ``normalize`` and
-            ``heads``.
+        facts: Contents, all optional: ``base_model`` (a hub name, or a folder, which is never
+            named: `hub_name`), ``dataset`` (its name), ``settings`` (a mapping), ``label_table``
+            (True for the encoder of a run, whose scores need more than this folder), ``scores``
+            (metrics as fractions, by what has them) and ``scored_on`` (points, in words). ``save``
+            adds ``dim``, ``max_tokens``, ``pooling``, ``normalize``, ``heads`` and ``prompts``.
 
     Raises:
         ValueError: The name of a fact is unknown.
@@ -35,17 +40,38 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
     for name in facts:
         if name not in KNOWN:
             raise ValueError(f"write_card: unknown fact {name}; known are {', '.join(KNOWN)}")
+    facts = dict(facts) | {"base_model": hub_name(str(facts.get("base_model") or ""))}
     text = f"---\n{_front_matter(facts)}\n---\n\n{_body(facts)}"
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    with replacing(folder / "README.md") as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def hub_name(name: str) -> str | None:
+    """Return the name on the hub of an encoder that was opened by `name`, if it can be known.
+
+    A folder says it in the card that this module wrote, or by its place in the cache of the hub.
+    """
+    if name == MINILM.split("/")[1]:
+        return MINILM
+    folder = Path(name)
+    if not name or not folder.is_dir():
+        return name if re.fullmatch(r"[\w][\w.-]*(/[\w.-]+)?", name) else None
+    cached = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", folder.resolve().as_posix())
+    if cached is not None:
+        return f"{cached[1]}/{cached[2]}"
+    try:
+        front = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
+    except (OSError, UnicodeDecodeError, IndexError):
+        return None
+    found = re.search(r"^base_model: ['\"]?([\w][\w.-]*(?:/[\w.-]+)?)['\"]?$", front, re.MULTILINE)
+    return None if found is None or Path(found[1]).is_dir() else found[1]
 
 
 def _front_matter(facts: Mapping[str, Any]) -> str:
     from huggingface_hub import ModelCardData
 
-    base = facts.get("base_model")
     data = ModelCardData(
-        # The hub accepts names of models here, not folders.
-        base_model=base if base and re.fullmatch(r"[\w.-]+/[\w.-]+", str(base)) else None,
+        base_model=facts.get("base_model"),
         library_name="sentence-transformers",
         pipeline_tag="feature-extraction",
         tags=["sentence-transformers", "dexml", "extreme-multi-label-classification"],
@@ -54,13 +80,11 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
 
 
 def _body(facts: Mapping[str, Any]) -> str:
-    two, unit = facts.get("heads") == "two", facts.get("normalize", True)
+    point, label = facts.get("prompts", ("", ""))
+    two, unit = facts.get("heads") == "two" or point != label, facts.get("normalize", True)
     parts = ["# dexml encoder", _summary(facts)]
     if facts.get("label_table"):
-        parts.append(
-            "Its run also learned a bias and a residual vector for each label it saw. They are not "
-            "in this folder: label vectors made from text alone are those of a label never seen."
-        )
+        parts.append(_part_of_a_run(facts))
     parts.append("## Use\n\nWith sentence-transformers:")
     calls = ["model.encode(texts)"]
     if two:
@@ -69,10 +93,15 @@ def _body(facts: Mapping[str, Any]) -> str:
     parts.append("With dexml, which runs the same weights without padding:")
     calls = ["model.encode(texts)", 'model.encode(texts, side="label")'][: 1 + two]
     parts.append(_code("dexml.encoder", "DualEncoder", ".load(FOLDER).eval()", calls))
-    parts.append(
-        "The score of a point and a label is the dot product of their vectors, which "
-        + ("have unit length." if unit else "are not normalised.")
-    )
+    if point or label:
+        parts.append(
+            "Both put a prompt before each text themselves, "
+            f"{json.dumps(point)} for points and {json.dumps(label)} for labels."
+        )
+    score = "The score of a point and a label is the dot product of their vectors"
+    if facts.get("label_table"):
+        score = "What this folder says of a point and a label is the dot product of their vectors"
+    parts.append(f"{score}, which {'have unit length' if unit else 'are not normalised'}.")
     if facts.get("settings"):
         content = json.dumps(dict(facts["settings"]), indent=2, default=str)
         parts.append(f"## Settings\n\n```json\n{content}\n```")
@@ -84,6 +113,28 @@ def _body(facts: Mapping[str, Any]) -> str:
         "the terms of both apply."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _part_of_a_run(facts: Mapping[str, Any]) -> str:
+    """Say what is missing in the folder, and what that costs."""
+    text = (
+        "## What this is, and what it is not\n\n"
+        "This is one part of a trained run: the text encoder. The run also learned a residual "
+        "vector and a bias for each label that has training points, and may let training points "
+        "vote and rank the candidates by words as well. None of that is in this folder. The dot "
+        "product of two vectors is the run's score of a label that training never saw; it is not "
+        "the run's score of any other label. For those, open the run: "
+        "`dexml.predict.Predictor.open(RUN)`."
+    )
+    if not facts.get("scores"):
+        return f"{text}\n\nHow far the two are apart was not measured: there was no test part."
+    scores = facts["scores"]
+    columns = [name for name in _SHOWN if all(name in one for one in scores.values())]
+    lines = [["", *columns], ["---", *["---:"] * len(columns)]]
+    for name, one in scores.items():
+        lines.append([name, *(f"{100 * one[column]:.1f}" for column in columns)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{text}\n\nOn {facts.get('scored_on', 'the test part')}, percent:\n\n{table}"
 
 
 def _summary(facts: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from dexml.encoder import attention, card, forked, layers, modules, pretrained
 from dexml.encoder.device import Precision, autocast, torch_device
 from dexml.encoder.engine import Engine
 from dexml.encoder.layers import upper_layers
-from dexml.encoder.modules import HEADS, HeadKind, Modules, PoolingMode
+from dexml.encoder.modules import HEADS, NO_PROMPTS, HeadKind, Modules, PoolingMode, Prompts, Side
 from dexml.encoder.table import LabelTable, with_bias_dimension
 from dexml.text.tokens import Tokens, tokenize
 
@@ -29,6 +29,8 @@ __all__ = [
     "MAX_TOKENS",
     "DualEncoder",
     "LabelTable",
+    "Prompts",
+    "Side",
     "Tokens",
     "autocast",
     "compiled",
@@ -40,7 +42,6 @@ __all__ = [
 MAX_TOKENS = 64
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65536
 """Tokens of an encoding batch: enough to keep a core or a GPU busy. More only costs memory."""
-Side = Literal["point", "label"]
 
 
 class DualEncoder(nn.Module):
@@ -48,8 +49,9 @@ class DualEncoder(nn.Module):
 
     The features z of a text are its pooled token states, of unit length if ``normalize``. Its
     embedding is A z, again of unit length if ``normalize``. The head A is missing, shared by both
-    sides, or different for points and labels. Open an encoder with `load`, embed texts with
-    `encode`. A folder written by `save` also opens with sentence-transformers.
+    sides, or different for points and labels. The prompt of a side, if there is one, is put before
+    each of its texts. Open an encoder with `load`, embed texts with `encode`. A folder written by
+    `save` also opens with sentence-transformers.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class DualEncoder(nn.Module):
         normalize: bool = True,
         heads: Sequence[Tensor] = (),
         max_tokens: int | None = None,
+        prompts: Prompts = NO_PROMPTS,
     ) -> None:
         """Put an encoder together.
 
@@ -71,6 +74,7 @@ class DualEncoder(nn.Module):
             normalize: Whether features and embeddings have unit length.
             heads: Matrices (D, H): none, one for both sides, or one for points and one for labels.
             max_tokens: Most tokens of a text where a call gives no number; default 64.
+            prompts: What is put before texts of points and of labels.
 
         Raises:
             ValueError: The heads do not fit the transformer or each other.
@@ -78,6 +82,7 @@ class DualEncoder(nn.Module):
         super().__init__()
         forked.watch()
         self.max_tokens = max_tokens or MAX_TOKENS
+        self.prompts = prompts
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.pooling = pooling
@@ -125,12 +130,13 @@ class DualEncoder(nn.Module):
         pooling: PoolingMode | None = None,
         normalize: bool | None = None,
         head: HeadKind | None = None,
+        point_prompt: str | None = None,
+        label_prompt: str | None = None,
     ) -> DualEncoder:
         """Open a folder (of `save`, sentence-transformers or transformers) or a hub name.
 
         Weights are read only from safetensors, in float32. For the hub name of all-MiniLM-L6-v2 the
-        package of the extra ``demo`` is used if it is installed. Prompts that a folder names are
-        not put before texts; a note says so.
+        package of the extra ``demo`` is used if it is installed.
 
         Args:
             name: Folder, or name on the hub.
@@ -139,6 +145,9 @@ class DualEncoder(nn.Module):
             head: ``none``, ``shared`` or ``two``; default as the folder says, ``shared`` for a
                 plain folder of transformers. A head that the folder lacks starts as the identity, a
                 second head as a copy of the first.
+            point_prompt: What is put before texts of points; default the prompt ``query`` of the
+                folder, else its default prompt, else nothing.
+            label_prompt: The same for labels: ``document``, ``passage`` or ``corpus``.
 
         Raises:
             ValueError: This class cannot represent the modules of the folder, or `head` would drop
@@ -151,8 +160,21 @@ class DualEncoder(nn.Module):
         transformer, tokenizer = pretrained.open_transformer(
             folder / described.transformer, lowercase=described.lowercase
         )
-        if described.prompts:
-            console.say(f"note: {name} names prompts to put before texts; they are not used")
+        prompts = Prompts(
+            described.prompts.point if point_prompt is None else point_prompt,
+            described.prompts.label if label_prompt is None else label_prompt,
+        )
+        if any(prompts) and not described.pools_prompts:
+            raise ValueError(
+                f"{name}: leaves the tokens of a prompt out of its pooling, which cannot be "
+                "represented; give empty prompts to go without"
+            )
+        if described.unused_prompts and point_prompt is None and label_prompt is None:
+            names = ", ".join(described.unused_prompts)
+            console.say(
+                f"note: {name} has prompts for {names}, none for points (query) or labels "
+                "(document): none is used"
+            )
         limit = pretrained.token_limit(transformer, tokenizer)
         return cls(
             transformer,
@@ -161,6 +183,7 @@ class DualEncoder(nn.Module):
             normalize=described.normalize if normalize is None else normalize,
             heads=_heads(name, described, head or described.head, transformer.config.hidden_size),
             max_tokens=described.max_tokens or (limit if listed and limit < 1 << 20 else None),
+            prompts=prompts,
         )
 
     def save(
@@ -186,30 +209,39 @@ class DualEncoder(nn.Module):
             pooling=self.pooling,
             normalize=self.normalize,
             max_tokens=max_tokens,
+            prompts=self.prompts,
         )
-        own: dict[str, Any] = {
+        card.write_card(folder, self.card_facts(max_tokens) | dict(facts or {}))
+
+    def card_facts(self, max_tokens: int) -> dict[str, Any]:
+        """Return what `dexml.encoder.card.write_card` says of the encoder itself."""
+        return {
             "dim": self.dim,
-            "max_tokens": max_tokens,
+            "max_tokens": min(max_tokens, pretrained.token_limit(self.transformer, self.tokenizer)),
             "normalize": self.normalize,
+            "pooling": self.pooling,
+            "heads": self.heads,
+            "prompts": self.prompts,
         }
-        own |= {"pooling": self.pooling, "heads": self.heads}
-        card.write_card(folder, own | dict(facts or {}))
 
     def tokenize(
         self,
         texts: Sequence[str],
         max_tokens: int,
         *,
+        side: Side = "point",
         cache: Path | None = None,
         progress: bool = False,
     ) -> Tokens:
-        """Tokenise texts and cut them to `max_tokens` and to the model's limit.
+        """Tokenise texts behind the prompt of their side, and cut them to the model's limit too.
 
-        Arguments and errors are those of `dexml.text.tokenize`.
+        Arguments and errors are those of `dexml.text.tokenize`. `side` is ``point`` or ``label``;
+        it matters only if the prompts differ.
         """
         forked.settle(self.device)
         limit = min(max_tokens, pretrained.token_limit(self.transformer, self.tokenizer))
-        return tokenize(self.tokenizer, texts, limit, cache=cache, progress=progress)
+        prompt = self.prompts.of(side)
+        return tokenize(self.tokenizer, texts, limit, prompt=prompt, cache=cache, progress=progress)
 
     def features(self, ids: Tensor) -> Tensor:
         """Return features (B, H), float32, of token ids (B, T) without padding, before the head."""
@@ -322,7 +354,7 @@ class DualEncoder(nn.Module):
 
         Args:
             texts: The texts.
-            side: ``point`` or ``label``; they differ only with two heads.
+            side: ``point`` or ``label``; they differ with two heads, or two prompts.
             max_tokens: Most tokens of a text; default as the folder says, else 64.
             progress: Show a bar.
             precision: See `autocast`.
@@ -332,7 +364,8 @@ class DualEncoder(nn.Module):
             a point and a label is their dot product. In a trained run, labels have more than their
             text: see `dexml.encoder.LabelTable`.
         """
-        tokens = self.tokenize(texts, max_tokens or self.max_tokens, progress=progress)
+        limit = max_tokens or self.max_tokens
+        tokens = self.tokenize(texts, limit, side=side, progress=progress)
         features = self.encode_features(tokens, progress=progress, precision=precision)
         return self.embed(features, side)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,31 @@ PoolingMode = Literal["mean", "cls"]
 HeadKind = Literal["none", "shared", "two"]
 HEADS: tuple[HeadKind, ...] = ("none", "shared", "two")
 """Kinds of heads; the position is the number of head matrices."""
+Side = Literal["point", "label"]
 IDENTITY = "torch.nn.modules.linear.Identity"
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 PREFIX = "sentence_transformers.models"
 """Prefix of module types that every version of sentence-transformers reads, 6 included."""
+
+
+class Prompts(NamedTuple):
+    """What is put before every text of a side, such as ``query: ``; empty: nothing."""
+
+    point: str = ""
+    label: str = ""
+
+    def of(self, side: Side) -> str:
+        """Return the prompt of a side.
+
+        Raises:
+            ValueError: `side` is neither ``point`` nor ``label``.
+        """
+        if side not in ("point", "label"):
+            raise ValueError(f"side {side!r}: expected point or label")
+        return self.point if side == "point" else self.label
+
+
+NO_PROMPTS = Prompts()
 
 
 @dataclass(frozen=True)
@@ -47,8 +68,12 @@ class Modules:
     """Most tokens of a text, if the folder says."""
     lowercase: bool = False
     """Whether texts are lower-cased first."""
-    prompts: bool = False
-    """Whether the folder names prompts to put before texts, which dexml does not do."""
+    prompts: Prompts = NO_PROMPTS
+    """What is put before texts of each side."""
+    unused_prompts: tuple[str, ...] = ()
+    """Names of prompts in the folder, if none of them is for a side."""
+    pools_prompts: bool = True
+    """Whether the tokens of a prompt are pooled with those of the text."""
 
 
 def read_modules(folder: Path) -> Modules | None:
@@ -81,15 +106,19 @@ def read_modules(folder: Path) -> Modules | None:
         read = _dense_weight if kinds[at] == "Dense" else _routed_weights
         weights = read(folder / listed[at][0])
     settings = _transformer_settings(folder / listed[0][0])
+    pooling, pools_prompts = _pooling(folder / listed[1][0])
+    prompts, unused = _prompts(folder / "config_sentence_transformers.json")
     return Modules(
         transformer=listed[0][0],
-        pooling=_pooling(folder / listed[1][0]),
+        pooling=pooling,
         normalize=unit[tuple(rest)],
         head=HEADS[len(weights)],
         weights=weights,
         max_tokens=settings.get("max_seq_length"),
         lowercase=bool(settings.get("do_lower_case", False)),
-        prompts=_has_prompts(folder / "config_sentence_transformers.json"),
+        prompts=prompts,
+        unused_prompts=unused,
+        pools_prompts=pools_prompts,
     )
 
 
@@ -101,6 +130,7 @@ def write_modules(
     pooling: PoolingMode,
     normalize: bool,
     max_tokens: int,
+    prompts: Prompts = NO_PROMPTS,
 ) -> None:
     """Write the modules as `read_modules` and sentence-transformers read them.
 
@@ -111,6 +141,7 @@ def write_modules(
         pooling: Pooling of the token states.
         normalize: Whether features and embeddings have unit length.
         max_tokens: Most tokens of a text.
+        prompts: What is put before texts.
     """
     kinds = ["Transformer", "Pooling"] + ["Normalize"] * normalize
     if weights:
@@ -144,8 +175,8 @@ def write_modules(
         {
             "__version__": {"pytorch": version("torch"), "transformers": version("transformers")},
             "model_type": "SentenceTransformer",
-            "prompts": {"query": "", "document": ""},
-            "default_prompt_name": None,
+            "prompts": {"query": prompts.point, "document": prompts.label},
+            "default_prompt_name": "query" if prompts.point else None,  # a text alone is a point
             "similarity_fn_name": "dot",
         },
     )
@@ -179,7 +210,8 @@ def _write_router(folder: Path, weights: Sequence[NDArray[np.float32]]) -> None:
     )
 
 
-def _pooling(folder: Path) -> PoolingMode:
+def _pooling(folder: Path) -> tuple[PoolingMode, bool]:
+    """Return how token states are pooled, and whether those of a prompt are too."""
     settings = _read_json(folder / "config.json")
     modes = settings.get("pooling_mode") or [
         key.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
@@ -187,10 +219,11 @@ def _pooling(folder: Path) -> PoolingMode:
         if key.startswith("pooling_mode_") and on
     ]
     modes = [modes] if isinstance(modes, str) else modes or ["mean"]
+    include = bool(settings.get("include_prompt", True))
     if modes == ["mean"]:
-        return "mean"
+        return "mean", include
     if modes == ["cls"]:
-        return "cls"
+        return "cls", include
     raise ValueError(f"{folder}: unknown pooling {'+'.join(modes)}; expected mean or cls")
 
 
@@ -270,8 +303,32 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _has_prompts(path: Path) -> bool:
-    return path.exists() and any((_read_json(path).get("prompts") or {}).values())
+def _prompts(path: Path) -> tuple[Prompts, tuple[str, ...]]:
+    """Read the prompts of points (``query``) and labels (``document``, ``passage``, ``corpus``).
+
+    A side without a prompt of its own gets the one that the folder names as default. The names of
+    the prompts come second, if none of them is for a side.
+    """
+    settings = _read_json(path) if path.exists() else {}
+    stored = settings.get("prompts") or {}
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path}: damaged (prompts are not an object)")
+    known = {name: text for name, text in stored.items() if text is not None}
+    if wrong := [name for name, text in known.items() if not isinstance(text, str)]:
+        raise ValueError(f"{path}: damaged (prompt {wrong[0]} is not a text)")
+    default = settings.get("default_prompt_name")
+    if default is not None and default not in known:
+        raise ValueError(f"{path}: damaged (there is no prompt {default!r}, its default)")
+    usual = "" if default is None else known[default]
+    names = ("document", "passage", "corpus")
+    of_labels = [known[name] for name in names if name in known]
+    point = known.get("query", "" if default in names else usual)
+    label = "" if default == "query" else usual
+    if of_labels:
+        label = next(filter(None, of_labels), "")
+    used = point or label
+    unused = () if used else tuple(name for name, text in known.items() if text)
+    return Prompts(point, label), unused
 
 
 def _inside(folder: Path, path: str) -> None:

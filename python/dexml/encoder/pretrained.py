@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dexml.text.tokenizing import check_vocabulary
+
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -41,7 +43,7 @@ def open_transformer(folder: Path, *, lowercase: bool = False) -> tuple[Any, Any
 
     Raises:
         ValueError: The folder has no fast tokenizer, its weights are damaged, missing or pickled,
-            or it is not an encoder.
+            it is not an encoder, or its tokenizer knows more tokens than it has embeddings.
     """
     import torch
     from safetensors import SafetensorError
@@ -80,6 +82,8 @@ def open_transformer(folder: Path, *, lowercase: bool = False) -> tuple[Any, Any
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
+    embeddings = transformer.get_input_embeddings().weight
+    check_vocabulary(tokenizer.backend_tokenizer, len(embeddings), folder)
     return transformer, tokenizer
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from dexml import console
 from dexml.encoder.engine import Form, OnBatch, to_unit
 from dexml.encoder.engine_openvino import FOLDER, MODEL, NAME, OpenVino, read
-from dexml.encoder.modules import Modules, read_modules
+from dexml.encoder.modules import Modules, Side, read_modules
 from dexml.files import read_json
+from dexml.text.tokenizing import check_vocabulary
 from dexml.text.tokens import Tokens, tokenize
 
 FACTS = f"{FOLDER}/dexml.json"
@@ -46,6 +47,7 @@ class ServedEncoder:
         self.engine = engine
         self._tokenizer, self._limit = tokenizer, limit
         self._normalize, self._heads = described.normalize, described.weights
+        self.prompts = described.prompts
 
     @classmethod
     def open(
@@ -66,7 +68,8 @@ class ServedEncoder:
 
         Raises:
             ImportError: A package is missing.
-            ValueError: A file is damaged, or of a newer dexml.
+            ValueError: A file is damaged or of a newer dexml, a head does not fit the transformer,
+                or the tokenizer knows more tokens than the model has embeddings.
         """
         console.require("serve", NAME, "tokenizers", "safetensors")
         from tokenizers import Tokenizer
@@ -87,6 +90,15 @@ class ServedEncoder:
             threads=threads,
         )
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        n_embeddings = read_json(folder / "config.json").get("vocab_size")
+        if isinstance(n_embeddings, int):
+            check_vocabulary(tokenizer, n_embeddings, folder)
+        for weight in described.weights:
+            if weight.shape[1:] != (engine.width,):
+                raise ValueError(
+                    f"{folder}: a head of shape {weight.shape} does not fit a width of "
+                    f"{engine.width}"
+                )
         return cls(engine, tokenizer, described, int(facts["token_limit"]))
 
     @property
@@ -94,14 +106,15 @@ class ServedEncoder:
         """D, the number of dimensions of an embedding."""
         return len(self._heads[0]) if self._heads else self.engine.width
 
-    def tokenize(self, texts: Sequence[str], max_tokens: int) -> Tokens:
-        """Tokenise texts and cut them to `max_tokens` and to the model's limit."""
-        return tokenize(self._tokenizer, texts, min(max_tokens, self._limit))
+    def tokenize(self, texts: Sequence[str], max_tokens: int, side: Side = "point") -> Tokens:
+        """Tokenise texts behind the prompt of their side, cut to `max_tokens` and the limit."""
+        limit, prompt = min(max_tokens, self._limit), self.prompts.of(side)
+        return tokenize(self._tokenizer, texts, limit, prompt=prompt)
 
     def embed(
         self,
         features: NDArray[np.float32],
-        side: Literal["point", "label"] = "point",
+        side: Side = "point",
         residual: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Return embeddings (N, D) of features (N, H), or vectors of labels with a residual.
@@ -123,7 +136,7 @@ class ServedEncoder:
     def encode(
         self,
         tokens: Tokens,
-        side: Literal["point", "label"] = "point",
+        side: Side = "point",
         residual: NDArray[np.float32] | None = None,
         on_batch: OnBatch | None = None,
     ) -> NDArray[np.float32]:

@@ -47,7 +47,8 @@ def bce(
         loss = rows.mean()
 
     Optimises each pair for itself: no label competes with another, so unlike in the other losses
-    the scores are calibrated, and shifting all scores of a row changes the loss. Without the two
+    a sigmoid of a score estimates a probability, and shifting all scores of a row changes the loss.
+    Over a pool of drawn labels it is the share of positives in such pools. Without the two
     scalars (as 0) this is the published form, which fails for dual encoders (EURLex-4K P@1 0.10;
     DEXML, ICLR 2024); with both of them learned it is the sigmoid loss of SigLIP (arXiv
     2303.15343).
@@ -60,7 +61,8 @@ def bce(
         temperature: As for `softmax`.
         label_bias: As for `softmax`.
         log_scale: Optional learned scalar, the log of a factor of the dot products.
-        offset: Optional learned scalar, added to every score (start near -ln L).
+        offset: Optional learned scalar, added to every score. Start it at the log-odds of a
+            positive, less the mean score; from 0, sigmoids stay near one half for long.
         weights: As for `softmax`.
         sample_seed: Must be None: positives that are not drawn would be trained as negatives.
         reduction: As for `softmax`.

@@ -25,6 +25,7 @@ from dexml.metrics.propensity import (
     inv_propensity,
     propensity_constants,
 )
+from dexml.metrics.reliability import Bin, Reliability, reliability
 from dexml.metrics.result import Interval, Result
 from dexml.metrics.swapped import SwappedWarning
 from dexml.metrics.tables import to_dataframe, to_latex, to_markdown
@@ -33,11 +34,13 @@ __all__ = [
     "DEFAULT_CONSTANTS",
     "DEFAULT_METRICS",
     "PROPENSITY_CONSTANTS",
+    "Bin",
     "Comparison",
     "Evaluator",
     "GroupResult",
     "Interval",
     "LabelGroups",
+    "Reliability",
     "Result",
     "SwappedWarning",
     "compare",
@@ -46,6 +49,7 @@ __all__ = [
     "frequency_groups",
     "inv_propensity",
     "propensity_constants",
+    "reliability",
     "seen_groups",
     "to_dataframe",
     "to_latex",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 
 from dexml import _rust, console
@@ -24,22 +22,11 @@ One of them may be '-': LF text or .npz from standard input.
 
 
 def _metric_names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        try:
-            _rust.parse_metrics([name])
-        except ValueError as error:
-            hint = _nearest_metric(name, re.findall(r"(\w+)@k", str(error)))
-            raise argparse.ArgumentTypeError(f"{error}{hint}") from None
-    return names
-
-
-def _nearest_metric(name: str, kinds: list[str]) -> str:
-    """Return ``; did you mean 'P@1'?`` for ``p@1``, if the core's message lists known kinds."""
-    kind, _, k = name.partition("@")
-    folded = {known.casefold(): known for known in kinds}
-    near = get_close_matches(kind.casefold(), folded, n=1)
-    return f"; did you mean '{folded[near[0]]}@{k or 1}'?" if near else ""
+    try:
+        parsed = _rust.parse_metrics([name.strip() for name in text.split(",")])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return [f"{kind}@{k}" for kind, k in parsed]
 
 
 def _at_least(smallest: int) -> Callable[[str], int]:
@@ -89,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=1000,
         type=_resamples,
-        help="95 %% confidence intervals from N bootstrap samples (default 1000)",
+        help="standard errors and 95 %% intervals from N bootstrap samples (default 1000)",
     )
     add(
         "--compare",
@@ -121,8 +108,8 @@ def _check_usage(args: argparse.Namespace) -> None:
         console.usage_error(f"{weighted[0]} needs the training matrix: add --train Y.trn.npz")
     if (args.ci or args.compare) and all(map(_is_over_labels, args.metrics or ("P@1",))):
         console.usage_error(
-            f"{', '.join(args.metrics)}: means over labels have no interval and no test; "
-            "leave out --ci and --compare, or add a mean over points such as P@1"
+            f"{', '.join(args.metrics)}: means over labels and errors of bins have no interval "
+            "and no test; leave out --ci and --compare, or add a mean over points such as P@1"
         )
     by_training = [name for name in args.per_group if name in GROUPINGS]
     if by_training and not args.train:
@@ -138,7 +125,7 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 
 def _is_over_labels(metric: str) -> bool:
-    return metric.startswith(("macro", "Coverage"))
+    return metric.startswith(("macro", "Coverage", "ECE", "ACE"))
 
 
 def main(argv: list[str]) -> None:

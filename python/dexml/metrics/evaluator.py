@@ -29,6 +29,17 @@ _LABEL_WISE = {
     "macroR": ("macro", "mean over all labels, 0/0 = 0"),
     "macroF": ("macro", "mean over all labels, 0/0 = 0"),
 }
+_BINNED = ("ECE", "ECEover", "ECEunder", "ACE")
+_SET = ("set", "the first k predicted labels, 0/0 = 0")
+_PROBABILITIES = ("probabilities", "of the first k predicted labels, each label counted once")
+_AT_ITS_K = {
+    "AP": ("AP, RP", "over min(k, positives)"),
+    "RP": ("AP, RP", "over min(k, positives)"),
+    **dict.fromkeys(("microP", "microR", "microF", "sampleP", "sampleR", "sampleF"), _SET),
+    **dict.fromkeys(("Hamming", "Exact"), _SET),
+    **dict.fromkeys(("Brier", "NLL"), _PROBABILITIES),
+    **dict.fromkeys(_BINNED, (_PROBABILITIES[0], f"{_PROBABILITIES[1]}; 10 bins")),
+}
 
 
 def evaluate(
@@ -52,8 +63,11 @@ def evaluate(
         y_pred: CSR scores of the same shape (only stored entries are ranked), or ranked ids of
             shape (n_points, k), int32 or int64, padded with -1 at the end of a row. The array may
             be mapped from a file (``np.load(..., mmap_mode="r")``), because it is read in blocks.
-        metrics: Names such as ``"nDCG@5"``: P, nDCG, R, MRR, Success, PSP, PSnDCG, PSR, and the
-            means over labels Coverage, macroP, macroR, macroF.
+        metrics: Names such as ``"nDCG@5"``: P, nDCG, R, MRR, Success, AP, RP, PSP, PSnDCG, PSR;
+            means over labels: Coverage, macroP, macroR, macroF; of the first k labels as a set:
+            microP, microR, microF, sampleP, sampleR, sampleF, Hamming, Exact; where `y_pred` holds
+            probabilities: ECE, ECEover, ECEunder, ACE, Brier, NLL. In any case, and under other
+            common names (``"recall@5"``, ``"hit@1"``, ``"MAP@10"``, ``"micro-f1@100"``).
         inv_propensity: Weights for the PS metrics, shape (n_labels,); see `inv_propensity`.
         exclude: Pairs to drop from the rankings before they are cut to k, same shape as `y_true`.
         empty_rows: ``"zero"`` counts points without positives as 0, ``"skip"`` leaves them out.
@@ -66,8 +80,9 @@ def evaluate(
         A fraction for each name, in the order of `metrics`.
 
     Raises:
-        ValueError: Shapes disagree, a name is unknown, a PS metric lacks its weights, or a row has
-            duplicate labels, labels out of range or NaN scores.
+        ValueError: Shapes disagree, a name is unknown, a PS metric lacks its weights, a metric of
+            probabilities gets ids or scores outside 0..1, or a row has duplicate labels, labels
+            out of range or NaN scores.
 
     Warns:
         SwappedWarning: `y_true` looks like predictions and `y_pred` like truth. Other tools take
@@ -92,7 +107,8 @@ def evaluate(
     )
     warn_if_swapped(y_true, y_pred)
     evaluator._update(y_true, y_pred, exclude)
-    return evaluator.result().metrics
+    found = evaluator.result().metrics
+    return dict(zip(metrics, (found[name] for name in evaluator._metrics), strict=True))
 
 
 class Evaluator:
@@ -111,7 +127,7 @@ class Evaluator:
             Builders: `frequency_groups`, `decile_groups`, `seen_groups`; `LabelGroups` takes any
             other grouping.
         keep_rows: Also keep the value of every point, at most 16 bytes for each point and metric.
-            Means over labels have no such values.
+            Means over labels and errors of bins (ECE, ACE) have no such values.
         num_threads: Threads; default all cores.
 
     Example:
@@ -143,7 +159,8 @@ class Evaluator:
             inv_propensity = np.ascontiguousarray(inv_propensity, dtype=np.float64)
         parsed = _rust.parse_metrics(list(metrics))
         self._metrics = [f"{kind}@{k}" for kind, k in parsed]
-        self._label_wise = {f"{kind}@{k}" for kind, k in parsed if kind in _LABEL_WISE}
+        without_rows = {*_LABEL_WISE, *_BINNED}
+        self._without_rows = {f"{kind}@{k}" for kind, k in parsed if kind in without_rows}
         self._cuts_of_p = [k for kind, k in parsed if kind == "P"]
         self._n_labels = n_labels
         self._groups = dict(label_groups or {})
@@ -167,7 +184,9 @@ class Evaluator:
             num_threads=num_threads,
         )
         self._conventions = {"empty_rows": empty_rows, "psndcg": psndcg, "ties": _TIES[ties]}
-        self._conventions |= dict(_LABEL_WISE[kind] for kind, _ in parsed if kind in _LABEL_WISE)
+        for kind, _ in parsed:
+            if told := (_LABEL_WISE | _AT_ITS_K).get(kind):
+                self._conventions[told[0]] = told[1]
 
     def update(
         self,
@@ -282,7 +301,7 @@ class Evaluator:
             ValueError: No point is left to average over, or a PS metric has the denominator 0.
         """
         core = self._core
-        kept = [name for name in self._metrics if name not in self._label_wise]
+        kept = [name for name in self._metrics if name not in self._without_rows]
         groups = {
             grouping: {name: self._group(i, j) for j, name in enumerate(groups.names)}
             for i, (grouping, groups) in enumerate(self._groups.items())

@@ -146,7 +146,7 @@ def _by_kind(
         kind, k = name.split("@")
         cell = "-" if math.isnan(value) else f"{100 * value:.2f}"
         if name in intervals:
-            cell += f" ±{50 * (intervals[name].high - intervals[name].low):.2f}"
+            cell += f" ±{100 * intervals[name].standard_error:.2f}"
         cells.setdefault(kind, {})[int(k)] = cell
     return cells
 
@@ -206,8 +206,8 @@ def footnote(scored: Sequence[Scored], resampling: Mapping[str, Any]) -> str:
     ]
     if scored[0].intervals:
         lines.append(
-            "±: half the width of the 95 % bootstrap interval over {units} ({n_resamples} "
-            "resamples, seed {seed})".format(**resampling)
+            "±: standard error, bootstrap over {units} ({n_resamples} resamples, seed {seed}); "
+            "--csv and --json have the 95 % intervals".format(**resampling)
         )
     if scored[0].comparison:
         lines.append(

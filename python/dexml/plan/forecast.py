@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dexml import console
 from dexml.data import Csr
-from dexml.encoder import DualEncoder, torch_device
+from dexml.encoder import DualEncoder, Side, torch_device
 from dexml.encoder.layers import blocks
 from dexml.plan.measure import measure
 from dexml.plan.memory import machine, resident
@@ -68,12 +68,13 @@ def count(settings: TrainSettings, encoder: DualEncoder) -> PlanInput:
     """
     given = load_data(settings)
     cache = Path(settings.cache) if settings.cache else None  # not in the run directory
+    sides: tuple[tuple[list[str], int, Side], ...] = (
+        (given.part.texts, settings.point_tokens, "point"),
+        (given.label_texts, settings.label_tokens, "label"),
+    )
     points, labels = (
-        encoder.tokenize(texts, n, cache=cache, progress=not settings.quiet)
-        for texts, n in (
-            (given.part.texts, settings.point_tokens),
-            (given.label_texts, settings.label_tokens),
-        )
+        encoder.tokenize(texts, n, side=side, cache=cache, progress=not settings.quiet)
+        for texts, n, side in sides
     )
     n_labels = given.y.shape[1]
     planned = [

@@ -11,5 +11,14 @@ console.require("light", "tqdm")
 from dexml.predict.explanation import Explanation
 from dexml.predict.predictor import Prediction, Predictor
 from dexml.predict.served import Opened, open_run
+from dexml.scorers.thresholds import Estimate, Threshold
 
-__all__ = ["Explanation", "Opened", "Prediction", "Predictor", "open_run"]
+__all__ = [
+    "Estimate",
+    "Explanation",
+    "Opened",
+    "Prediction",
+    "Predictor",
+    "Threshold",
+    "open_run",
+]

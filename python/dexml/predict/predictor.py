@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence, Set
 from copy import copy
 from os import PathLike
 from threading import RLock
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, Self, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,20 +35,41 @@ from dexml.predict.served import (
 )
 from dexml.run import LabelSet, Run
 from dexml.scorers import Change, DenseScorer, OnProgress, PointMemory, Queries, Scorer
+from dexml.scorers.calibration import BEST, Calibration, Missing
 from dexml.scorers.dense import Search
 from dexml.scorers.embedder import Precision
+from dexml.scorers.thresholds import Threshold, at_precision, at_probability, at_recall
 
+K = 10
+"""Labels a text, where nobody says how many."""
 PADDED_UP_TO = 1000
 """Columns that an answer may have though there are fewer labels."""
 
 
-class Prediction(NamedTuple):
-    """The best labels of each text."""
-
+class _Hits(NamedTuple):
     ids: NDArray[np.int32]
     """Label ids, shape (n, k), best first, padded with -1."""
     scores: NDArray[np.float32]
     """Their scores, shape (n, k), padded with -inf."""
+
+
+class Prediction(_Hits):
+    """The best labels of each text: a pair ``ids, scores``, and probabilities beside it."""
+
+    probabilities: NDArray[np.float32] | None
+    """How likely each label is right, shape (n, k), padded with 0. None where the run has no
+    probabilities (`Predictor.probabilities_note` says why)."""
+
+    def __new__(
+        cls,
+        ids: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        probabilities: NDArray[np.float32] | None = None,
+    ) -> Self:
+        """Make a prediction of its three arrays."""
+        self = super().__new__(cls, ids, scores)
+        self.probabilities = probabilities
+        return self
 
 
 class Predictor:
@@ -72,7 +93,8 @@ class Predictor:
         self._home = copy(opened.home)  # `save` changes it, and others may serve `opened` too
         # One reference, replaced as a whole: a call that has read it sees one moment.
         scorer = opened.scorer if scorer is None else scorer
-        self._now = Served(opened.labels, scorer, opened.texts)
+        self._now = Served(opened.labels, scorer, opened.texts, opened.calibration)
+        self._foreign = scorer is not opened.scorer
         self._renew()
         renew_in_child(self, Predictor._renew)
 
@@ -195,11 +217,95 @@ class Predictor:
         """Say how k labels a text are found and how well, and which training points vote."""
         return self._now.scorer.note(k)
 
+    def probabilities_note(self) -> str:
+        """Say what the probabilities rest on, or why there are none."""
+        calibration = self._calibration(self._now)
+        if isinstance(calibration, Missing):
+            return f"no probabilities: {calibration.reason}"
+        about = calibration.about
+        return (
+            f"probabilities from {about['hits']} right labels of {about['points']} held-out "
+            "training points"
+        )
+
+    def _calibration(self, now: Served) -> Calibration | Missing:
+        return (
+            Missing("another scorer takes the place of the run's own")
+            if self._foreign
+            else (now.calibration)
+        )
+
+    def threshold(
+        self,
+        *,
+        min_probability: float | None = None,
+        min_precision: float | None = None,
+        min_recall: float | None = None,
+        by_frequency: bool = False,
+    ) -> Threshold:
+        """Find the cut that `predict` makes with the same arguments, and what to expect of it.
+
+        The estimates rest on held-out training points; their intervals are bootstrap ones over
+        groups of points. They hold for texts like these.
+
+        Args:
+            min_probability: Keep labels of at least this probability.
+            min_precision: Keep labels so that at least this share of them is right: the smallest
+                probability above which the lower 95 % bound of the precision reaches it.
+            min_recall: Keep so many that a text's labels contain this share of its right ones on
+                average (conformal risk control).
+            by_frequency: With `min_precision`, a cut for each of head, torso, tail and unseen
+                labels that had 100 right ones among the held-out answers.
+
+        Raises:
+            ValueError: Not exactly one of the first three is given, it is not above 0 and at most
+                1, it cannot be reached (the message says what can), or the run has no
+                probabilities (the message says why).
+        """
+        return self._threshold(self._now, min_probability, min_precision, min_recall, by_frequency)
+
+    def _threshold(
+        self,
+        now: Served,
+        min_probability: float | None,
+        min_precision: float | None,
+        min_recall: float | None,
+        by_frequency: bool,
+    ) -> Threshold:
+        given = {
+            "min_probability": min_probability,
+            "min_precision": min_precision,
+            "min_recall": min_recall,
+        }
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            raise ValueError(
+                f"{' and '.join(named) or 'nothing'} given; expected one of {', '.join(given)}"
+            )
+        if by_frequency and min_precision is None:
+            raise ValueError("by_frequency needs min_precision")
+        calibration = self._calibration(now)
+        if isinstance(calibration, Missing):
+            raise ValueError(
+                f"{self.run.folder}: {named[0]} needs probabilities, and the run has none "
+                f"({calibration.reason})"
+            )
+        if min_precision is not None:
+            return at_precision(calibration, min_precision, by_frequency=by_frequency)
+        if min_recall is not None:
+            return at_recall(calibration, min_recall)
+        assert min_probability is not None
+        return at_probability(calibration, min_probability)
+
     def predict(
         self,
         texts: Iterable[str],
-        k: int = 10,
+        k: int | None = None,
         *,
+        min_probability: float | None = None,
+        min_precision: float | None = None,
+        min_recall: float | None = None,
+        by_frequency: bool = False,
         exclude: Csr | None = None,
         only: ArrayLike | Set[int] | None = None,
         on_progress: OnProgress | None = None,
@@ -208,30 +314,57 @@ class Predictor:
 
         Args:
             texts: Points; a list, even for a single text.
-            k: Labels a text. A row with fewer is padded, so that metrics at k have their columns;
-                above 1,000, `k` is cut to the number of labels (but not below 1,000).
+            k: Labels a text, 10 by default; with `min_recall` as many as it takes, up to 100. A row
+                with fewer is padded, so that metrics at k have their columns; above 1,000, `k` is
+                cut to the number of labels (but not below 1,000).
+            min_probability: Leave out labels below a probability; a row may be empty. This and the
+                next three: see `threshold`.
+            min_precision: Leave out labels so that at least this share of the others is right.
+            min_recall: Return so many that they contain this share of the right ones on average.
+            by_frequency: With `min_precision`, cut labels by how frequent they are.
             exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
             only: The labels to choose from: ids, or a bool mask (n_labels,). They are searched
                 exactly.
             on_progress: Called with the number of texts whenever some more are encoded.
 
         Returns:
-            ``ids`` int32 and ``scores`` float32, (n, k), best first, padded with -1 and -inf.
-            A dense score is the cosine plus the label's bias (times the temperature), plus the
-            votes of training points if the run has them. The scores of a ranker are log-odds of
-            its ranking, comparable within a text.
+            ``ids`` int32, ``scores`` and ``probabilities`` float32, (n, k), best first, padded with
+            -1, -inf and 0. A dense score is the cosine plus the label's bias (times the
+            temperature), plus the votes of training points if the run has them. The scores of a
+            ranker are log-odds of its ranking, comparable within a text; probabilities are
+            comparable between texts.
 
         Raises:
             TypeError: `texts` is a single string or holds anything but strings; `exclude` is not a
                 CSR matrix.
-            ValueError: A text is not valid Unicode, `k` is below 1, shapes do not fit.
+            ValueError: A text is not valid Unicode, `k` is below 1, shapes do not fit; or as
+                `threshold`.
         """
         now = self._now
-        k = _width(k, now)
+        cut, calibration = None, self._calibration(now)
+        if by_frequency or not (min_probability is min_precision is min_recall is None):
+            cut = self._threshold(now, min_probability, min_precision, min_recall, by_frequency)
+        whole = isinstance(calibration, Calibration) and min_recall is not None
+        if isinstance(calibration, Calibration) and whole:
+            if k is not None and at_least_one("k", k) < calibration.depth:
+                raise ValueError(
+                    f"k = {k} with min_recall, which looks at the {calibration.depth} best labels "
+                    "of a text; leave k out"
+                )
+            k = calibration.depth if k is None else k
+        k = _width(K if k is None else k, now)
         mask = None if only is None else label_mask(only, len(now.labels))
         queries = Queries(checked(texts), on_progress)
         check_exclude(exclude, (len(queries), len(now.labels)))
-        return Prediction(*now.scorer.search(queries, k, exclude=exclude, only=mask))
+        if isinstance(calibration, Missing):
+            return Prediction(*now.scorer.search(queries, k, exclude=exclude, only=mask))
+        ids, scores = now.scorer.search(queries, max(k, BEST), exclude=exclude, only=mask)
+        best = scores
+        if mask is not None:  # the level of a text is that of its best labels among all
+            best = now.scorer.search(queries, BEST, exclude=exclude)[1]
+        probabilities = calibration.probabilities(ids, scores, now.counts, best)
+        found = Prediction(ids[:, :k].copy(), scores[:, :k].copy(), probabilities[:, :k].copy())
+        return found if cut is None else _cut(found, cut, now, narrow=whole)
 
     def explain(
         self,
@@ -400,6 +533,26 @@ class Predictor:
 def _width(k: int, now: Served) -> int:
     """Columns of an answer: `k`, but few where padding would take gigabytes."""
     return min(at_least_one("k", k), max(PADDED_UP_TO, len(now.labels)))
+
+
+def _cut(found: Prediction, cut: Threshold, now: Served, *, narrow: bool) -> Prediction:
+    """Leave out what lies below a threshold, and move the rest together.
+
+    `narrow`: drop the columns that are padding in every row, but not the first.
+    """
+    ids, scores = found
+    probabilities = found.probabilities
+    assert probabilities is not None
+    kept = cut.keeps(ids, probabilities, now.counts)
+    order = np.argsort(~kept, axis=1, kind="stable")
+    there = np.take_along_axis(kept, order, axis=1)
+    width = max(1, int(kept.sum(axis=1).max(initial=0))) if narrow else ids.shape[1]
+
+    def moved(values: NDArray[Any], padding: float) -> NDArray[Any]:
+        shifted = np.where(there, np.take_along_axis(values, order, axis=1), padding)
+        return shifted[:, :width].astype(values.dtype)
+
+    return Prediction(moved(ids, -1), moved(scores, -np.inf), moved(probabilities, 0))
 
 
 def _rows(labels: LabelSet, ids: ArrayLike) -> NDArray[np.int64]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dexml import sealed
 from dexml.encoder.engine import EngineName
@@ -23,6 +27,9 @@ from dexml.scorers import (
     Scorer,
     VotedScorer,
 )
+from dexml.scorers.bilinear import BilinearScorer
+from dexml.scorers.calibration import OLD, Calibration, Missing
+from dexml.scorers.calibration import restore as restore_calibration
 from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.dense import Search, check_encoder, encoder_folder, engine_facts
 from dexml.scorers.embedder import Precision
@@ -30,6 +37,8 @@ from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.ranker import Member, RankedScorer, restore_network
 from dexml.scorers.tree import TreeScorer
 from dexml.sealed import Home, Part, Sealed
+
+NONE = Missing(OLD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +49,28 @@ class Served:
     scorer: Scorer
     texts: PointTexts | None = None
     """Of the points that vote; None: the run does not keep them."""
+    calibration: Calibration | Missing = NONE
+    """Of the run's own scorer."""
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Points of each label that the scorer knows, those that were added included."""
+        if isinstance(self.scorer, RankedScorer):
+            return self.scorer.counts
+        return self.labels.counts
 
     def after(self, change: Change) -> Served:
         """Return labels, scorer and texts after an edit."""
         texts = self.texts
         if texts is not None and change.points is not None:
             texts = texts.with_more(change.points.texts)
-        return Served(change.labels, self.scorer.update(change), texts)
+        return Served(change.labels, self.scorer.update(change), texts, self.calibration)
 
     def parts(self) -> dict[str, Part]:
         """Return the files of labels, scorer and texts, by role."""
         texts = {} if self.texts is None else self.texts.parts()
-        return self.labels.parts() | dict(self.scorer.parts()) | texts
+        parts = self.labels.parts() | dict(self.scorer.parts()) | texts
+        return parts | self.calibration.parts()
 
     def save(self, run: Run, home: Home, *, lock: bool = True) -> Run:
         """Write labels and scorer to the run, all at once.
@@ -125,6 +144,7 @@ class Opened:
         labels: Its labels.
         scorer: Its own scorer.
         texts: Of the points that vote, if it keeps them.
+        calibration: The probabilities of the scorer's scores, or why there are none.
         home: What of labels, scorer and texts lies in the folder.
     """
 
@@ -132,6 +152,7 @@ class Opened:
     labels: LabelSet
     scorer: Scorer
     texts: PointTexts | None = None
+    calibration: Calibration | Missing = NONE
     home: Home = field(default_factory=Home)
 
 
@@ -173,8 +194,9 @@ def open_run(
         texts = PointTexts.restore(state)
         if texts is not None and len(texts) != n_points_of(scorer):
             raise state.damaged(f"{len(texts)} texts for {n_points_of(scorer)} points")
-        opened = Opened(Run(state), labels, scorer, texts)
-        opened.home.note(state, Served(labels, scorer, texts).parts())
+        calibration = restore_calibration(state)
+        opened = Opened(Run(state), labels, scorer, texts, calibration)
+        opened.home.note(state, Served(labels, scorer, texts, calibration).parts())
         return opened
 
     return sealed.load(folder, FORMAT, build)
@@ -188,13 +210,15 @@ def _restore_scorer(
         raise ValueError(f"search = {search!r}; expected one of {', '.join(get_args(Search))}")
     lexical = LexicalScorer.restore(state, labels)
     if "dense" not in state.facts:
-        if lexical is None:
+        alone = BilinearScorer.restore(state, labels) if lexical is None else None
+        found = alone if lexical is None else _ranked(state, labels, (), lexical)
+        if found is None:
             raise state.damaged("no scorer in the manifest")
         if search == "hnsw":
             raise ValueError(
                 f"{state.folder}: a light run searches words and has no graph; leave --search out"
             )
-        return _ranked(state, labels, (), lexical)
+        return found
     dense = DenseScorer.restore(state, labels, embedder, search=search, exact_up_to=exact_up_to)
     if "neighbours" not in state.facts:
         return dense
@@ -205,8 +229,11 @@ def _restore_scorer(
 def _ranked(
     state: Sealed, labels: LabelSet, first: tuple[Member, ...], lexical: LexicalScorer
 ) -> RankedScorer:
-    tree = TreeScorer.restore(state, labels, lexical.lexicon)
-    members = (*first, lexical) if tree is None else (*first, lexical, tree)
+    others = (
+        TreeScorer.restore(state, labels, lexical.lexicon),
+        BilinearScorer.restore(state, labels),
+    )
+    members = (*first, lexical, *(member for member in others if member is not None))
     network = restore_network(state)
     ranked = RankedScorer(members, network, Cooccurrence(lexical.y), labels.alive)
     if network is not None and (unknown := set(network.names) - set(ranked.meanings())):
@@ -224,31 +251,33 @@ def as_trained(opened: Opened, index: LabelIndex | None = None) -> Served:
         index: A new index over its label vectors; None for a light run, which has none.
     """
     labels, scorer = LabelSet.restore_trained(opened.run.state), opened.scorer
+    if isinstance(scorer, BilinearScorer):
+        return Served(labels, scorer.with_labels(labels), opened.texts)
     dense, memory, lexical = dense_of(scorer), memory_of(scorer), lexical_of(scorer)
     first: tuple[Member, ...] = ()
     if dense is not None and index is not None:
         dense = replace(dense, index=index)
         if memory is None:
-            return Served(labels, dense, opened.texts)
+            return Served(labels, dense, opened.texts, opened.calibration)
         voted = VotedScorer(dense, memory.with_first_labels(len(labels)))
         if lexical is None or not isinstance(scorer, RankedScorer):
-            return Served(labels, voted, opened.texts)
+            return Served(labels, voted, opened.texts, opened.calibration)
         first = (voted,)
     if lexical is None or not isinstance(scorer, RankedScorer):
         raise ValueError(f"{opened.run.folder}: no index for its label vectors")
     lexical = lexical.with_labels(labels)
     ranked = replace(
         scorer,
-        members=(*first, lexical, *(tree.with_labels(labels) for tree in trees_in(scorer))),
+        members=(*first, lexical, *(one.with_labels(labels) for one in _learned_in(scorer))),
         together=Cooccurrence(lexical.y),
         alive=labels.alive,
     )
-    return Served(labels, ranked, opened.texts)
+    return Served(labels, ranked, opened.texts, opened.calibration)
 
 
-def trees_in(scorer: Scorer) -> list[TreeScorer]:
-    """Return the label trees in a scorer, at most one in a run's own."""
-    return [s for s in scorers_in(scorer) if isinstance(s, TreeScorer)]
+def _learned_in(scorer: Scorer) -> list[TreeScorer | BilinearScorer]:
+    """Return the label tree and the pairs of words in a scorer, at most one of each."""
+    return [s for s in scorers_in(scorer) if isinstance(s, TreeScorer | BilinearScorer)]
 
 
 def lexical_of(scorer: Scorer) -> LexicalScorer | None:

@@ -44,9 +44,9 @@ class Series(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A bar with the lines written under it, and its value (NaN: no bar) written above it."""
+    """A bar with what is written under it, and its value (NaN: no bar) written above it."""
 
-    under: Sequence[str]
+    under: str
     value: float
     above: str
     title: str
@@ -141,7 +141,7 @@ def bars(
         colour: Colour of the bars that are not odd.
     """
     top = max((bar.value for bar in values if math.isfinite(bar.value)), default=0.0)
-    y = _axis(0.0, top or 1.0, HEIGHT - BOTTOM - 12, TOP + 8)
+    y = _axis(0.0, top or 1.0, HEIGHT - BOTTOM, TOP + 8)
     parts = _rows(y, y_text)
     gap = 10.0 if any(bar.odd for bar in values) else 0.0
     step = (WIDTH - RIGHT - LEFT - 6 - gap) / max(1, len(values))
@@ -153,11 +153,8 @@ def bars(
             f'<rect class="bar c{ODD if bar.odd else colour}" x="{left + 0.12 * step:.1f}" '
             f'y="{high:.1f}" width="{0.76 * step:.1f}" height="{y.at(0.0) - high:.1f}" rx="1.5"/>',
             _text(left + step / 2, high - 4, bar.above, "value middle"),
+            _text(left + step / 2, HEIGHT - BOTTOM + 14, bar.under, "tick middle"),
         ]
-        for row, line in enumerate(bar.under):
-            inside.append(
-                _text(left + step / 2, HEIGHT - BOTTOM + 2 + 12 * row, line, "tick middle")
-            )
         parts.append(f"<g>{''.join(inside)}</g>")
     return Figure(title, _svg(title, parts), caption)
 

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dexml.report.charts import Point, Series, percent
+from dexml.report.charts import Point, Series
 
 FIT, STAGE = "fit", "stage"
 """Fields of a line that say which of the two fits it belongs to, and which of its stages."""
+COMPARED = "encoding in "
+"""Begins the events of comparing forms of the encoder, which `dexml.report.beside` sums up."""
 _NOT_CURVES = ("event", "time", "epoch", "step", "steps")
 
 Entry = Mapping[str, Any]
@@ -113,7 +115,7 @@ def best_point(found: Iterable[Span], metric: str) -> Point | None:
     if kept is None:
         return None
     value = kept.metrics[metric]
-    title = f"kept: {kept.stage} epoch {kept.epoch}, {metric} {percent(round(value, 3))}"
+    title = f"kept: epoch {kept.epoch}"
     return Point(kept.step, value, title)
 
 
@@ -121,7 +123,7 @@ def events(log: Iterable[Entry]) -> dict[str, dict[str, list[float]]]:
     """Numbers of the event lines (label graph, shortlist, ...): event -> field -> values."""
     found: dict[str, dict[str, list[float]]] = {}
     for entry in log:
-        if "event" in entry:
+        if "event" in entry and not str(entry["event"]).startswith(COMPARED):
             fields = found.setdefault(str(entry["event"]), {})
             for name, value in entry.items():
                 if name not in _NOT_CURVES and _is_number(value):

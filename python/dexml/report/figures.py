@@ -101,9 +101,9 @@ def _bars(
 ) -> list[Bar]:
     bars = []
     for one, value in zip(deciles, values, strict=True):
-        under = ["unseen", ""] if one.unseen else [_compact(one.low), ""]
+        under = "unseen" if one.unseen else _compact(one.low)
         if one.low < one.high:
-            under = [_compact(one.low) + NONE, _compact(one.high)]
+            under += "+"
         above = text(value) if math.isfinite(value) else NONE
         whose = "unseen labels" if one.unseen else f"labels with {one.span} training points"
         title = (
@@ -111,7 +111,7 @@ def _bars(
             f"{one.scores.n_positives:,} true pairs in {one.scores.n_points:,} points"
         )
         odd = one.unseen and len(deciles) > 1
-        bars.append(Bar([*under, f"({_compact(one.scores.n_labels)})"], value, above, title, odd))
+        bars.append(Bar(under, value, above, title, odd))
     return bars
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,10 @@ class Training:
     """Of the whole training."""
     test: Evaluation | None = None
     """Without it, the page shows the best validation of `log`."""
+    chosen: Sequence[tuple[str, str]] = ()
+    """What was chosen on validation points, as pairs of name and words."""
+    rows: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Metrics of the run, of parts of it and of a baseline, by what they are called."""
 
     def __post_init__(self) -> None:
         n_labels, n_texts = self.y.shape[1], len(self.label_texts)

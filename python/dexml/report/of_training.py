@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from dexml import console
+from dexml.report import beside
 from dexml.report.inputs import Evaluation, Training
 from dexml.report.page import write_report
 from dexml.run import folder as rundir
@@ -23,6 +24,8 @@ def report_training(finished: Finished) -> None:
         label_texts=finished.label_texts,
         versions={k: str(v) for k, v in rundir.read_json(settings.out / "versions.json").items()},
         seconds=finished.seconds,
+        chosen=beside.chosen(settings.out),
+        rows=beside.rows(finished),
         test=None if finished.test is None else _evaluation(finished.test, settings.seed),
     )
     path = write_report(settings.out, training)

@@ -7,6 +7,7 @@ lists are short. The templates lay out what the other files of this room compute
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from dexml.report import charts, curves, examples, figures, frequency, repeat, t
 from dexml.report.inputs import Training
 
 FILE = "report.html"
+NAMELESS = {"data", "dataset", "run", "light", "..", "."}
+"""Folders whose names say nothing about what is in them."""
 
 
 def write_report(folder: Path, training: Training) -> Path:
@@ -46,7 +49,7 @@ def render(training: Training) -> str:
     return template.render(
         training=training,
         test=test,
-        name=Path(str(settings.get("data_dir", ""))).name or "a data set",
+        name=_name(settings),
         begun=curves.begun(training.log),
         headline=figures.HEADLINE,
         select=select,
@@ -66,6 +69,16 @@ def render(training: Training) -> str:
         command=repeat.command(settings, training.defaults),
         changed=repeat.changed(settings, training.defaults),
     )
+
+
+def _name(settings: Mapping[str, Any]) -> str:
+    """Name the data set: its folder, or where that says nothing, the one around it."""
+    data, out = (Path(str(settings.get(key, ""))) for key in ("data_dir", "out"))
+    for path in (data, data.parent, out, out.parent):
+        name = path.name.removesuffix(".data")
+        if name and name.lower() not in NAMELESS:
+            return name
+    return "a data set"
 
 
 def _environment() -> Environment:

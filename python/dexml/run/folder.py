@@ -38,7 +38,8 @@ __all__ = [
 _OWN = (
     "run.json",
     *("config.toml", "log.jsonl", "metrics.json", "report.html"),
-    *("encoder", "labels", "dense", "index", "neighbours", "lexical", "tree", "ranker", "points"),
+    *("encoder", "labels", "dense", "index", "neighbours", "lexical", "tree", "bilinear"),
+    *("ranker", "points", "calibration"),
     *("checkpoint", "cache", "tensorboard", "wandb"),
     "versions.json",
 )

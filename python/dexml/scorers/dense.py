@@ -138,6 +138,38 @@ class DenseScorer:
         """
         return self.index.score_pairs(self.vectors(queries), ids)
 
+    def probabilities(
+        self, queries: Queries, ids: NDArray[np.integer[Any]], labels: LabelSet
+    ) -> NDArray[np.float32]:
+        """Return the probability that each label is right, as training with bce saw it.
+
+        The sigmoid of the score without what was added to it for the ranking: the frequency prior
+        is taken out of the bias, and votes are no part of this scorer. A label without training
+        points has the probability of one with few.
+
+        Args:
+            queries: The texts.
+            ids: Label ids of each text, (n, m), padded with -1.
+            labels: The labels of this moment.
+
+        Returns:
+            Shape (n, m), float32; 0 for padding and removed labels.
+
+        Raises:
+            ValueError: The run was not trained with bce over all labels to the end.
+        """
+        if "offset" not in self.settings:
+            raise ValueError(
+                f"{self.trained.folder}: its scores give no probabilities; that takes a training "
+                "that ends with --loss bce over all labels"
+            )
+        scores = self.score_pairs(queries, ids).astype(np.float64)
+        counts = labels.counts[np.maximum(ids, 0)]
+        logits = scores / self.settings["temperature"] - self.settings["prior"] * np.log1p(counts)
+        with np.errstate(over="ignore"):  # of -inf: the probability is 0
+            found = 1 / (1 + np.exp(-(logits + self.settings["offset"])))
+        return np.asarray(found, np.float32)
+
     def meanings(self) -> dict[str, Meaning]:
         """Return what the evidence means."""
         return {

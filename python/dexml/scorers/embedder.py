@@ -18,7 +18,7 @@ from dexml.forks import renew_in_child
 from dexml.scorers.queries import OnProgress, Queries
 
 if TYPE_CHECKING:  # loaded with the first text: some commands need no encoder, others no torch
-    from dexml.encoder import DualEncoder, LabelTable
+    from dexml.encoder import DualEncoder, LabelTable, Side
     from dexml.encoder.served import ServedEncoder
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
@@ -281,13 +281,13 @@ class Embedder:
         served: ServedEncoder,
         texts: list[str],
         max_tokens: int,
-        side: Literal["point", "label"],
+        side: Side,
         residual: NDArray[np.float32] | None,
         on_progress: OnProgress | None,
     ) -> NDArray[np.float32]:
         """Encode points, or labels with their residuals; without torch. The last dimension is 1."""
         with self._tokenizing:
-            tokens = served.tokenize(texts, max_tokens)
+            tokens = served.tokenize(texts, max_tokens, side)
         out = np.ones((len(texts), served.dim + 1), np.float32)
         done = None if on_progress is None else (lambda rows: on_progress(len(rows)))
         out[:, :-1] = served.encode(tokens, side, residual, done)
@@ -315,7 +315,8 @@ class Embedder:
         budget = GPU_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
         with torch.inference_mode():
             with self._tokenizing:
-                tokens = encoder.tokenize(texts, max_tokens)
+                side: Side = "point" if table is None else "label"
+                tokens = encoder.tokenize(texts, max_tokens, side=side)
             table = None if table is None else table.to(device)
             out = np.ones((len(texts), encoder.dim + 1), np.float32)
             for rows in tokens.batches(budget):

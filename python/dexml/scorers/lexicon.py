@@ -63,15 +63,24 @@ class Lexicon:
     later: Vectorizer
 
     @classmethod
-    def fit(cls, texts: Sequence[str], label_texts: Sequence[str]) -> Lexicon:
-        """Collect the terms of points and labels."""
+    def fit(
+        cls, texts: Sequence[str], label_texts: Sequence[str], stop_words: tuple[str, ...] = ()
+    ) -> Lexicon:
+        """Collect the terms of points and labels.
+
+        Args:
+            texts: Of the points.
+            label_texts: Of the labels.
+            stop_words: Words to leave out, such as `dexml.text.stop_words.find_stop_words` finds;
+                pieces of words are taken from them too.
+        """
         everything = [*texts, *label_texts]
         few = len(everything) < FEW_TEXTS
-        words = fit_vectorizer(everything, WORDS)
+        words = fit_vectorizer(everything, replace(WORDS, stop_words=stop_words))
         # A word of a single text helps nobody, unless that is a label: it may be asked for. Of few
         # texts every word is kept, for each may be what the next text shares with one of them.
         # Pairs of words are left out: they would only make the match of each single word weaker.
-        alone = _words_of(everything if few else label_texts)
+        alone = _words_of(everything if few else label_texts, stop_words)
         words = words.with_tokens([word for word in alone if words.column(word) is None])
         chars = replace(CHARS, min_df=1) if few else CHARS
         return cls(words, fit_vectorizer(everything, chars), words.without_tokens())
@@ -79,8 +88,14 @@ class Lexicon:
     def with_texts(self, texts: Sequence[str]) -> Lexicon:
         """Return a lexicon that knows the words of these texts too: new columns, at the end."""
         known = (self.words, self.later)
-        new = [w for w in _words_of(texts) if all(one.column(w) is None for one in known)]
+        words = _words_of(texts, self.stop_words)
+        new = [w for w in words if all(one.column(w) is None for one in known)]
         return replace(self, later=self.later.with_tokens(new)) if new else self
+
+    @property
+    def stop_words(self) -> tuple[str, ...]:
+        """Words that are left out."""
+        return self.words.settings.stop_words
 
     @property
     def n_text(self) -> int:
@@ -123,46 +138,51 @@ class Lexicon:
 
     def facts(self) -> dict[str, Any]:
         """Return plain values for the manifest of a run."""
-        return {
-            name: {"n_texts": one.n_texts, "settings": asdict(one.settings)}
-            for name, one in self._vectorizers().items()
-        }
+        return {name: vectorizer_facts(one) for name, one in self._vectorizers().items()}
 
     def parts(self) -> dict[str, Part]:
         """Return terms and their document frequencies as files of a run."""
-        parts = {}
-        for name, one in self._vectorizers().items():
-            parts[f"{PREFIX}{name}_tokens"] = _tokens_part(one)
-            parts[f"{PREFIX}{name}_df"] = _frequencies_part(one)
-        return parts
+        return {
+            role: part
+            for name, one in self._vectorizers().items()
+            for role, part in vectorizer_parts(PREFIX + name, one).items()
+        }
 
     @classmethod
     def restore(cls, state: Sealed, facts: Mapping[str, Any]) -> Lexicon:
         """Read what `parts` wrote; `facts` as `Lexicon.facts` returned them."""
-        opened = {}
-        for name in ("words", "chars", "later"):
-            known = facts[name]
-            opened[name] = open_vectorizer(
-                settings_of(known["settings"]),
-                state.path(f"{PREFIX}{name}_tokens"),
-                state.array(f"{PREFIX}{name}_df", np.int64, (None,)),
-                known["n_texts"],
-            )
-        return cls(**opened)
+        names = ("words", "chars", "later")
+        return cls(**{n: restore_vectorizer(state, PREFIX + n, facts[n]) for n in names})
 
     def _vectorizers(self) -> dict[str, Vectorizer]:
         return {"words": self.words, "chars": self.chars, "later": self.later}
 
 
-def _words_of(texts: Sequence[str]) -> list[str]:
-    """Return all single words of texts, each once."""
-    found = fit_vectorizer(texts, SINGLE)
+def _words_of(texts: Sequence[str], stop_words: tuple[str, ...]) -> list[str]:
+    """Return all single words of texts but stop words, each once."""
+    found = fit_vectorizer(texts, replace(SINGLE, stop_words=stop_words))
     return [found.token(column) for column in range(found.n_tokens)]
 
 
-def _frequencies_part(vectorizer: Vectorizer) -> Part:
-    return Part(lambda path: write_array(path, vectorizer.df), ".npy", (vectorizer, "df"))
+def vectorizer_facts(vectorizer: Vectorizer) -> dict[str, Any]:
+    """Return plain values for the manifest of a run."""
+    return {"n_texts": vectorizer.n_texts, "settings": asdict(vectorizer.settings)}
 
 
-def _tokens_part(vectorizer: Vectorizer) -> Part:
-    return Part(lambda path: path.write_bytes(vectorizer.tokens()), ".txt", (vectorizer, "tokens"))
+def vectorizer_parts(role: str, vectorizer: Vectorizer) -> dict[str, Part]:
+    """Return terms and document frequencies as files of a run, whose roles begin with `role`."""
+    tokens = Part(
+        lambda path: path.write_bytes(vectorizer.tokens()), ".txt", (vectorizer, "tokens")
+    )
+    df = Part(lambda path: write_array(path, vectorizer.df), ".npy", (vectorizer, "df"))
+    return {f"{role}_tokens": tokens, f"{role}_df": df}
+
+
+def restore_vectorizer(state: Sealed, role: str, facts: Mapping[str, Any]) -> Vectorizer:
+    """Read what `vectorizer_parts` wrote; `facts` as `vectorizer_facts` returned them."""
+    return open_vectorizer(
+        settings_of(facts["settings"]),
+        state.path(f"{role}_tokens"),
+        state.array(f"{role}_df", np.int64, (None,)),
+        facts["n_texts"],
+    )

@@ -23,6 +23,7 @@ class Group(StrEnum):
     BY_MEANING = "neighbours by meaning"
     WORDS = "words"
     BY_WORDS = "neighbours by words"
+    BILINEAR = "pairs of words"
     TREE = "tree"
     COMPANIONS = "companions"
     FREQUENCY = "frequency"

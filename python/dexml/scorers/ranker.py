@@ -194,7 +194,8 @@ class RankedScorer:
         return len(self.alive)
 
     @cached_property
-    def _counts(self) -> NDArray[np.int64]:
+    def counts(self) -> NDArray[np.int64]:
+        """Points of each label that the members know, (n_labels,)."""
         return self.together.counts(self.n_labels)
 
     def candidates(
@@ -230,7 +231,7 @@ class RankedScorer:
         together = pairs.values_of(self._together(queries, exclude))
         features["companions"] = together
         features["companions rank"] = pairs.ranks(together)
-        counts = self._counts[pairs.ids]
+        counts = self.counts[pairs.ids]
         features["log count"] = np.log1p(counts).astype(np.float32)
         features["unseen"] = (counts == 0).astype(np.float32)
         return features

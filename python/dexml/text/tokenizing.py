@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,50 @@ def token_ids(
             lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
             bar.update(len(chunk))
     return np.concatenate(ids), np.cumsum(np.concatenate(lengths))
+
+
+def check_vocabulary(backend: Any, n_embeddings: int, folder: Path) -> None:
+    """Refuse a tokenizer that gives ids for which a model has no embedding.
+
+    Some text would end in an error of torch, or in a wrong vector, after hours.
+
+    Args:
+        backend: A tokenizer of the tokenizers library.
+        n_embeddings: Rows of the model's token embeddings.
+        folder: Where both come from, for the message.
+
+    Raises:
+        ValueError: It does.
+    """
+    known = backend.get_vocab(with_added_tokens=True)
+    last = max(known, key=known.__getitem__, default=None)
+    if last is not None and known[last] >= n_embeddings:
+        raise ValueError(
+            f"{folder}: its tokenizer knows {known[last] + 1} tokens (the last is {last!r}), but "
+            f"the model has embeddings for {n_embeddings}; give the tokenizer that it was "
+            "trained with, or resize its embeddings (transformers: resize_token_embeddings)"
+        )
+
+
+def check_prompt(backend: Any, prompt: str, max_tokens: int) -> None:
+    """Refuse a prompt that leaves no token for the text: then all texts would be the same.
+
+    Args:
+        backend: A tokenizer of the tokenizers library. Its truncation is changed.
+        prompt: What is put before each text.
+        max_tokens: Tokens of a text at most, special ones and the prompt included.
+
+    Raises:
+        ValueError: It leaves none.
+    """
+    if backend.truncation is not None:
+        backend.no_truncation()
+    taken = len(_encoded(backend, [prompt], 0)[0].ids)
+    if taken >= max_tokens:
+        raise ValueError(
+            f"max_tokens = {max_tokens}: the prompt {prompt!r:.60} takes {taken} tokens with the "
+            f"special ones, which leaves none for a text; give {taken + 1} or more"
+        )
 
 
 def _encoded(backend: Any, texts: list[str], first: int) -> list[Any]:

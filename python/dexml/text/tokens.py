@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dexml import console
 from dexml.files import read_array, replacing
 from dexml.given import text_list
-from dexml.text.tokenizing import token_ids
+from dexml.text.tokenizing import check_prompt, token_ids
 
 if TYPE_CHECKING:  # counting and caching tokens works without torch
     import torch
@@ -200,6 +200,7 @@ def tokenize(
     texts: Sequence[str],
     max_tokens: int,
     *,
+    prompt: str = "",
     cache: Path | None = None,
     progress: bool = False,
 ) -> Tokens:
@@ -213,7 +214,8 @@ def tokenize(
     Args:
         tokenizer: A fast tokenizer of transformers, or one of the tokenizers library.
         texts: The texts; may be empty, and so may each of them.
-        max_tokens: Tokens of a text at most, special ones included.
+        max_tokens: Tokens of a text at most, special ones and those of the prompt included.
+        prompt: Put before each text.
         cache: Folder to keep the result in, under a hash of texts, tokenizer and `max_tokens`. A
             result that is there already is memory-mapped.
         progress: Show a bar with the time left, after two seconds.
@@ -223,7 +225,7 @@ def tokenize(
 
     Raises:
         TypeError: `texts` is a single string, a table, a dict or a set, or an item is no string.
-        ValueError: Special tokens alone fill `max_tokens`, or a text is not Unicode.
+        ValueError: Special tokens and the prompt alone fill `max_tokens`, or a text is not Unicode.
     """
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     special = backend.num_special_tokens_to_add(False)
@@ -233,6 +235,9 @@ def tokenize(
             f"give {special + 1} or more"
         )
     texts = text_list(texts)
+    if prompt:
+        check_prompt(backend, prompt, max_tokens)
+        texts = [prompt + text for text in texts]
     dtype = np.uint16 if backend.get_vocab_size() <= 1 << 16 else np.int32
     if cache is None or not texts:
         return Tokens(*token_ids(backend, texts, max_tokens, dtype, progress=progress))

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from dexml import console
 from dexml.encoder import with_bias_dimension
 from dexml.run import folder as rundir
-from dexml.train import evidence, features, fit, memory, processes, ranking
+from dexml.scorers.calibration import Calibration, Missing
+from dexml.train import calibrating, evidence, features, fit, memory, processes, ranking
 from dexml.train.checkpoint import Progress
 from dexml.train.inputs import DataSet, parts_to_ask
 from dexml.train.problem import Features, Job
 from dexml.train.schedule import parse_stages, with_epochs
 from dexml.train.settings import TrainSettings
 from dexml.train.track import Track
+from dexml.train.words import tried
 
 StartJob = Callable[[NDArray[np.int64], TrainSettings, str], Job]
 """Makes a job of points, settings and a name, with an untrained model."""
@@ -52,6 +54,8 @@ def choose(
     if not ranked:
         processes.first(lambda: choice.write(path, progress, None), device)
         return
+    if not settings.quiet:
+        console.say(f"fitting {tried(settings)} for the ranker to learn from ...")
     processes.first(lambda: choice.ask(job, first.asked, embedded), device)
     if not asks_parts(settings):
         more = []
@@ -96,6 +100,8 @@ class _Choice:
     prior: float = 0.0
     votes: dict[str, Any] = field(default_factory=dict)
     evidence: list[ranking.Evidence] = field(default_factory=list)
+    answers: calibrating.Answers | None = None
+    """Of what is served without a ranker, where none is tried."""
 
     def choose_votes(
         self, job: Job, progress: Progress, asked: NDArray[np.int64], embedded: Features
@@ -107,26 +113,39 @@ class _Choice:
         temperature = model.served_temperature(settings.temperature)
         points = model.encoder.embed(embedded[0])
         counts = np.log1p(model.table.counts.cpu().numpy()).astype(np.float32)
+        validation = memory.Validation(
+            queries=with_bias_dimension(points[: len(asked)]),
+            y_true=problem.y[asked],
+            label_vectors=model.table.vectors(model.encoder, embedded[1], temperature),
+            prior_bias=temperature * counts,
+            points=points[len(asked) :],
+            y=problem.y[job.rows if voting else job.rows[:0]],
+            inv_propensity=self.weights,
+            exclude=None if problem.exclude is None else problem.exclude[asked],
+            groups=None if groups is None else [groups[i] for i in asked],
+        )
         choice = memory.choose_memory(
-            memory.Validation(
-                queries=with_bias_dimension(points[: len(asked)]),
-                y_true=problem.y[asked],
-                label_vectors=model.table.vectors(model.encoder, embedded[1], temperature),
-                prior_bias=temperature * counts,
-                points=points[len(asked) :],
-                y=problem.y[job.rows if voting else job.rows[:0]],
-                inv_propensity=self.weights,
-                exclude=None if problem.exclude is None else problem.exclude[asked],
-                groups=None if groups is None else [groups[i] for i in asked],
-            ),
+            validation,
             settings.select,
             seed=settings.seed,
             weights=memory.WEIGHTS if voting else (),
             progress=not settings.quiet,
         )
         self.prior, self.votes = choice.prior, choice.memory
+        if not ranks(settings) and problem.y[asked].nnz:
+            ids, scores = memory.answers(validation, choice, calibrating.DEPTH)
+            n_points = model.table.counts.cpu().numpy()
+            self.answers = calibrating.Answers.of_hits(
+                ids,
+                scores,
+                np.where(ids < 0, 0, n_points[np.maximum(ids, 0)]),
+                ranking.Asked.of(self.given, asked, self.weights),
+                n_points,
+            )
         if not settings.quiet:
-            console.say(f"selected: epochs {progress.chosen}; {memory.summary(choice)}")
+            epochs = ", ".join(f"{name} {n}" for name, n in progress.chosen.items()) or "none"
+            where = f"{min(len(asked), memory.MAX_POINTS)} validation points"
+            console.say(f"selected on {where}: epochs {epochs}; {memory.summary(choice)}")
         return True
 
     def ask(self, job: Job, asked: NDArray[np.int64], embedded: Features) -> bool:
@@ -149,12 +168,23 @@ class _Choice:
         """Train and judge the ranker on the points `rows`, if any; write what was chosen."""
         settings = self.settings
         ranker: dict[str, Any] = {"used": False}
+        calibration: Calibration | Missing = Missing(calibrating.NO_VALIDATION)
         if rows is not None:
             everything = ranking.Evidence.joined(self.evidence)
             file = path.with_name(evidence.FILE)
-            ranker = evidence.choose_ranker(
+            choice = evidence.choose_ranker(
                 self.given, rows, everything, self.weights, settings, file
             )
+            ranker = choice.facts
+            asked = ranking.Asked.of(self.given, rows, self.weights)
+            calibration = calibrating.calibrate(
+                everything, asked, choice, self.given, seed=settings.seed
+            )
+        elif self.answers is not None:
+            calibration = calibrating.fit(self.answers, seed=settings.seed)
+        calibrating.keep(calibration, path.with_name(calibrating.FILE))
+        if not settings.quiet:
+            console.say(calibrating.summary(calibration))
         chosen = {"epochs": progress.chosen, "prior": self.prior, "memory": self.votes}
         rundir.write_json(path, chosen | {settings.select: progress.best, "ranker": ranker})
         return True

@@ -73,6 +73,8 @@ def choose(
     encoder.engine = None
     if not _is_wanted(encoder, settings) or parse_stages(settings.stages) != ("heads",):
         return Chosen()
+    if not settings.quiet:
+        console.say("encoder: converted for OpenVINO, and its forms compared on this machine ...")
     engine = _converted(encoder, settings)
     if engine is None:
         return Chosen()

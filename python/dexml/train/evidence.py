@@ -20,7 +20,7 @@ from dexml.scorers.ranker import ARRAYS, Network, RankedScorer
 from dexml.train import ranking
 from dexml.train.inputs import DataSet
 from dexml.train.settings import TrainSettings
-from dexml.train.words import fit_lexicon, word_members
+from dexml.train.words import Also, asked_for, fit_lexicon, used_by, word_members
 
 FILE = "ranker.npz"
 """Where a checkpoint keeps the ranker."""
@@ -51,7 +51,12 @@ def votes_of(memory: dict[str, Any]) -> dict[str, Any]:
 
 
 def ranked_scorer(
-    given: DataSet, embedded: Embedded, *, tree: bool, seed: int, folder: Path | None = None
+    given: DataSet,
+    embedded: Embedded,
+    settings: TrainSettings,
+    *,
+    also: Also,
+    folder: Path | None = None,
 ) -> RankedScorer:
     """Fit the members on the points of `embedded`; dense scores with votes rank.
 
@@ -59,12 +64,13 @@ def ranked_scorer(
     """
     index = LabelIndex.build(embedded.label_vectors, search="exact")
     nobody: Any = None  # the embedder comes with the texts; residuals serve edits of labels only
-    settings = {"dim": embedded.points.shape[1], "point_tokens": 0}
-    dense = DenseScorer(nobody, index, settings, nobody, "exact")
+    facts = {"dim": embedded.points.shape[1], "point_tokens": 0}
+    dense = DenseScorer(nobody, index, facts, nobody, "exact")
     y = given.y[embedded.rows]
     voted = VotedScorer(dense, PointMemory.of(embedded.points, y, **embedded.votes))
+    lexicon = fit_lexicon(given, settings)
     lexical, members = word_members(
-        given, embedded.rows, fit_lexicon(given), tree=tree, seed=seed, folder=folder
+        given, embedded.rows, lexicon, also=also, seed=settings.seed, folder=folder
     )
     return RankedScorer((voted, *members), None, Cooccurrence(lexical.y), lexical.alive)
 
@@ -99,8 +105,8 @@ def gather(
         settings: The settings.
     """
     texts = [given.part.texts[i] for i in asked]
-    tree = settings.tree == "auto"
-    scorer = asking(ranked_scorer(given, embedded, tree=tree, seed=settings.seed), texts, vectors)
+    scorer = ranked_scorer(given, embedded, settings, also=asked_for(settings))
+    scorer = asking(scorer, texts, vectors)
     bar = console.bar(
         total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet
     )
@@ -115,7 +121,7 @@ def choose_ranker(
     weights: NDArray[np.float64],
     settings: TrainSettings,
     path: Path,
-) -> dict[str, Any]:
+) -> ranking.Choice:
     """Train the ranker on the `evidence` of `rows`, judge it, and keep it in `path` if better.
 
     Args:
@@ -127,7 +133,7 @@ def choose_ranker(
         path: Where the network is kept (``.npz``); removed if it is not better.
 
     Returns:
-        What was measured, plain data.
+        The ranker, and what was measured.
     """
     asked = ranking.Asked.of(given, rows, weights)
     choice = ranking.choose(
@@ -140,7 +146,7 @@ def choose_ranker(
             np.savez(file, names=np.array(network.names), **arrays)
     if not settings.quiet:
         console.say(ranking.summary(choice))
-    return choice.facts
+    return choice
 
 
 def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) -> RankedScorer:
@@ -158,7 +164,6 @@ def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) ->
             network = Network(names, **{name: arrays[name] for name in ARRAYS})
     except Exception as error:  # on damaged files np.load raises a dozen kinds of errors
         raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
-    tree = ranking.uses_tree(network)
-    seed, folder = settings.seed, settings.out
-    scorer = ranked_scorer(given, embedded, tree=tree, seed=seed, folder=folder)
+    also = used_by(network)
+    scorer = ranked_scorer(given, embedded, settings, also=also, folder=settings.out)
     return replace(scorer, network=network)

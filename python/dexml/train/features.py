@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dexml import console
-from dexml.encoder import DualEncoder, Tokens
+from dexml.encoder import DualEncoder, Side, Tokens
 from dexml.files import read_array
 from dexml.run import folder as rundir
 from dexml.train import processes
@@ -26,13 +26,22 @@ def cache_folder(settings: TrainSettings) -> Path:
 
 
 def tokenize(
-    encoder: DualEncoder, texts: Sequence[str], max_tokens: int, settings: TrainSettings
+    encoder: DualEncoder,
+    texts: Sequence[str],
+    max_tokens: int,
+    settings: TrainSettings,
+    *,
+    side: Side,
 ) -> Tokens:
-    """Tokenise texts and cache them: the first process writes the cache, the others read it."""
+    """Tokenise texts of a side and cache them: the first process writes the cache, others read."""
 
     def tokens() -> Tokens:
         found = encoder.tokenize(
-            texts, max_tokens, cache=cache_folder(settings), progress=not settings.quiet
+            texts,
+            max_tokens,
+            side=side,
+            cache=cache_folder(settings),
+            progress=not settings.quiet,
         )
         if isinstance(found.ids, np.memmap):
             used(Path(str(found.ids.filename)).parent)
@@ -98,7 +107,8 @@ def cached_features(
 def cached_path(encoder: DualEncoder, tokens: Tokens, cache: Path) -> Path:
     """The file in `cache` for the features of these texts by the encoder as it is now.
 
-    Features of an engine, and of each of its forms, have files of their own.
+    Features of an engine, and of each of its forms, have files of their own. Prompts are part of
+    the tokens.
     """
     digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
     for array in (tokens.ids.astype(np.int32), tokens.offsets):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,15 +15,18 @@ from numpy.typing import NDArray
 from dexml import console, sealed
 from dexml.data import Csr
 from dexml.encoder import with_bias_dimension
+from dexml.encoder.card import write_card
 from dexml.files import replacing
 from dexml.run import FORMAT, LabelSet, PointTexts, encoder_seals
 from dexml.run.labels import TRAINED, text_part
 from dexml.run.run import ENCODER
 from dexml.scorers import PointMemory
+from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.dense import QUERIES, TABLE, VECTORS
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home, Part, array_part
 from dexml.train import engine, features, processes, selection
+from dexml.train.calibrating import NO_VALIDATION
 from dexml.train.evidence import asking
 from dexml.train.outcome import (
     Finished,
@@ -34,8 +38,11 @@ from dexml.train.outcome import (
     write_scores,
 )
 from dexml.train.problem import Model
-from dexml.train.schedule import parse_loss
+from dexml.train.schedule import parse_loss, stage_schedules
 from dexml.train.settings import TrainSettings
+
+ALONE = "encoder alone"
+"""The row of the dot product of text and label text: no residuals, biases, votes, ranker."""
 
 
 class Saved(NamedTuple):
@@ -54,6 +61,9 @@ class Saved(NamedTuple):
     """Ranks by all evidence, if that was better."""
     texts: PointTexts | None = None
     """Of the points that vote, if they are to be kept."""
+    calibration: Calibration | Missing = Missing(NO_VALIDATION)
+    label_features: NDArray[np.float32] | None = None
+    """Of the label texts, (L, H), to score the encoder alone."""
 
 
 def save(
@@ -66,13 +76,7 @@ def save(
     """Write the parts of the run, and the manifest that says that all are there."""
     folder, model = settings.out, saved.model
     with replacing(folder / ENCODER) as beside:
-        facts = {
-            "base_model": settings.encoder,
-            "dataset": settings.data_dir.resolve().name,
-            "settings": changed(settings),
-            "label_table": True,
-        }
-        model.encoder.save(beside, max_tokens=settings.point_tokens, facts=facts)
+        model.encoder.save(beside, max_tokens=settings.point_tokens, facts=card_facts(settings))
         exported = engine.export(model.encoder, chosen, beside, settings)
     labels = LabelSet.of(saved.label_texts, model.table.counts.cpu().numpy())
     prior = selected["prior"]
@@ -84,7 +88,7 @@ def save(
         "prior": prior,
         "unseen_bias": model.table.served_unseen_bias(temperature),
     }
-    if any(part.loss.learns_scale for part in parse_loss(settings.loss)):
+    if gives_probabilities(settings, selected["epochs"], len(labels)):
         dense |= {"log_scale": model.log_scale.item(), "offset": model.offset.item()}
     sections = {
         "data": os.path.relpath(settings.data_dir, folder.resolve()),
@@ -113,6 +117,8 @@ def save(
         for member in saved.ranker.members[1:]:  # the first is the dense scorer, saved above
             sections |= member.facts()
             parts |= dict(member.parts())
+    sections |= saved.calibration.facts()
+    parts |= saved.calibration.parts()
     home = Home()
     with suppress(OSError, ValueError):  # none yet, or it cannot be read: nothing to take over
         home.note(sealed.read(folder, FORMAT), {})
@@ -120,6 +126,34 @@ def save(
     for name in ("metrics.json", "report.html"):
         (folder / name).unlink(missing_ok=True)
     home.save(folder, FORMAT, sections, parts, keep=encoder_seals(folder), lock=False)
+
+
+def card_facts(settings: TrainSettings) -> dict[str, Any]:
+    """Return what the model card of the encoder says of its training."""
+    return {
+        "base_model": settings.encoder,
+        "dataset": settings.data_dir.resolve().name,
+        "settings": changed(settings),
+        "label_table": True,
+    }
+
+
+def gives_probabilities(settings: TrainSettings, epochs: Mapping[str, int], n_labels: int) -> bool:
+    """Whether a sigmoid of the trained scores is a probability: bce came last, over all labels.
+
+    Over drawn labels the share of positives is another one, and a later loss moves the scores.
+
+    Args:
+        settings: The settings.
+        epochs: Epochs of each stage that led to the model.
+        n_labels: L.
+    """
+    losses = parse_loss(settings.loss)
+    # A stage that was selected and not trained again may have stopped before its last loss.
+    if not losses[-1].loss.learns_scale or (len(losses) > 1 and not settings.refit):
+        return False
+    trained = [one for one in stage_schedules(settings, n_labels) if epochs.get(one.name)]
+    return bool(trained) and trained[-1].negatives == "all"
 
 
 def _write_table(path: Path, model: Model, prior: float) -> None:
@@ -146,7 +180,7 @@ def score_test(
     if part is None:
         return Finished(settings, saved.label_texts, saved.y, seconds)
     show, encoder, groups = not settings.quiet, saved.model.encoder, by_seen(saved.y)
-    tokens = encoder.tokenize(part.texts, settings.point_tokens)
+    tokens = encoder.tokenize(part.texts, settings.point_tokens, side="point")
     if processes.size() == 1:
         cache = features.cache_folder(settings)
         encoded = features.cached_features(
@@ -163,10 +197,10 @@ def score_test(
         selection.score,
         encoder,
         encoded,
-        saved.vectors,
-        part.y,
-        part.exclude,
-        weights,
+        y_true=part.y,
+        exclude=part.exclude,
+        inv_propensity=weights,
+        label_vectors=saved.vectors,
         label_groups=groups,
         progress=show,
     )
@@ -189,6 +223,18 @@ def score_test(
             )
     if saved.memory is not None:
         others["without memory"], _, _ = score()
+    if saved.label_features is not None:
+        alone = encoder.embed(saved.label_features, "label")
+        vectors = np.concatenate([alone, np.zeros((len(alone), 1), np.float32)], axis=1)
+        others[ALONE], _, _ = score(label_vectors=vectors)
+        both = {
+            "dot product of the vectors alone": others[ALONE].metrics,
+            "the whole run": result.metrics,
+        }
+        data = settings.data_dir.resolve().name
+        figures = {"scores": both, "scored_on": f"the {len(part.texts)} test points of {data}"}
+        facts = encoder.card_facts(settings.point_tokens) | card_facts(settings) | figures
+        write_card(settings.out / ENCODER, facts)
     write_scores(settings, result, part, propensity, seconds, others)
     return Finished(
         settings, saved.label_texts, saved.y, seconds, Scored(result, part, ids, scores)

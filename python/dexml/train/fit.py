@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,6 +142,8 @@ def _run_stage(stage: Stage, progress: Progress, stop: Callable[[], bool], track
         with processes.watched():
             line |= _validate(stage, progress)
         log.write(**line)
+        if "validation" in line and not settings.quiet:
+            console.say_above(bar, _described(stage, line))
         checkpoint.save_last(stage, progress)
         saved = time.perf_counter()
         if stopping:
@@ -172,6 +174,14 @@ def _validate(stage: Stage, progress: Progress) -> dict[str, Any]:
         progress.chosen[stage.name] = epoch
         checkpoint.save(checkpoint.best_file(job.folder, stage.name), job.model, None, progress)
     return {"validation": scores}
+
+
+def _described(stage: Stage, line: Mapping[str, Any]) -> str:
+    """Describe an epoch that was validated, in a line."""
+    select, width = stage.settings.select, len(str(stage.schedule.epochs))
+    score = f"{select} {100 * line['validation'][select]:.2f} on the validation part"
+    epoch = f"epoch {line['epoch']:>{width}} of {stage.schedule.epochs}"
+    return f"{stage.job.name}, {stage.name}: {epoch}, loss {line['loss']:.4f}, {score}"
 
 
 def _refresh_shortlist(stage: Stage, epoch: int, progress: Progress, log: _Log) -> None:

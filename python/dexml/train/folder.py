@@ -130,7 +130,7 @@ def _grow(settings: TrainSettings, marks: dict[str, str]) -> None:
 
 def _write_config(settings: TrainSettings) -> None:
     shown = settings.model_dump(
-        mode="json", exclude={"resume", "overwrite", "quiet", "debug", "out"}
+        mode="json", exclude={"resume", "overwrite", "quiet", "debug", "out"}, exclude_none=True
     )
     shown["data_dir"] = os.path.relpath(settings.data_dir, settings.out)
     rundir.write_config(settings.out, shown)
@@ -202,8 +202,10 @@ def _drop_half_line(path: Path) -> None:
 
 
 def encoder_fingerprint(encoder: DualEncoder) -> str:
-    """SHA-256 over the weights that a training starts from, including the heads."""
+    """SHA-256 over the weights that a training starts from, including the heads and prompts."""
     digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
+    if any(encoder.prompts):
+        digest.update(repr(tuple(encoder.prompts)).encode() + b"\0")
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode() + b"\0")
         digest.update(tensor.cpu().contiguous().numpy().data)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import data
+from dexml import console, data
 from dexml.data import Csr, part_numbers
 from dexml.train.memory import MAX_POINTS
 from dexml.train.settings import TrainSettings
@@ -45,7 +45,8 @@ def load_data(settings: TrainSettings) -> DataSet:
     """Read the labels and the training part, and split it.
 
     Raises:
-        ValueError: The data set is wrong, or has too few points; the message names the file.
+        ValueError: The data set is wrong, has too few points, or no positive is left to train on;
+            the message names the file or folder.
         OSError: A file cannot be read.
     """
     label_texts = data.load_label_texts(settings.data_dir)
@@ -54,14 +55,11 @@ def load_data(settings: TrainSettings) -> DataSet:
         raise ValueError(
             f"{settings.data_dir}: {part.y.shape[0]} training points; expected {_LEAST} or more"
         )
-    y = (part.y > 0).astype(np.float32)
-    if part.exclude is not None:
-        y = data.Csr(y - y.multiply(part.exclude))
-        y.eliminate_zeros()
-        y.sort_indices()
+    y = part.positives()
+    _check_positives(part, settings)
     keys = part.groups or part.texts
     held_out = data.validation_mask(keys, settings.validation)
-    if held_out.all() or y[np.flatnonzero(held_out)].nnz == 0:
+    if not all(y[np.flatnonzero(rows)].nnz for rows in (held_out, ~held_out)):
         held_out[:] = False
     scored, n = held_out, int(held_out.sum())
     if n > settings.validation_points:  # those with the smallest hashes
@@ -69,6 +67,26 @@ def load_data(settings: TrainSettings) -> DataSet:
         scored = held_out & data.validation_mask(keys, share)
     scored_rows = np.flatnonzero(scored)[: settings.validation_points]
     return DataSet(label_texts, part, y, held_out, scored_rows)
+
+
+def _check_positives(part: data.Part, settings: TrainSettings) -> None:
+    """Say how many positives filter pairs take; refuse a training part that has none left."""
+    taken, n = part.filtered()
+    if not n:
+        raise ValueError(
+            f"{settings.data_dir}: the training part has no positive pair of a point and a label, "
+            "so there is nothing to learn"
+        )
+    if taken == n:
+        raise ValueError(
+            f"{settings.data_dir}: the filter pairs take all {n} positive pairs of the training "
+            "part, so there is nothing left to learn; correct filter_labels_train.txt, or leave "
+            "it out"
+        )
+    if taken and not settings.quiet:
+        console.say(
+            f"note: filter pairs take {taken} of the {n} positive pairs of the training part"
+        )
 
 
 class Held(NamedTuple):

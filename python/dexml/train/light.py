@@ -20,11 +20,13 @@ from dexml import console
 from dexml.metrics import Result, inv_propensity
 from dexml.run import FORMAT, LabelSet, PointTexts
 from dexml.run.labels import TRAINED, text_part
+from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
+from dexml.train.calibrating import NO_VALIDATION, calibrate, summary
 from dexml.train.folder import begin_log, end_log, fingerprint, hold_folder, open_folder
 from dexml.train.growth import TRAINED as TRAINED_ON
 from dexml.train.inputs import DataSet, Held, load_data, parts_to_ask
@@ -38,7 +40,7 @@ from dexml.train.outcome import (
     write_scores,
 )
 from dexml.train.settings import NO_ENCODER, TrainSettings
-from dexml.train.words import fit_lexicon, word_members
+from dexml.train.words import Also, asked_for, fit_lexicon, tried, used_by, word_members
 
 
 def train_light(
@@ -56,17 +58,15 @@ def train_light(
         before = begin_log(settings)
         _announce(given, settings)
 
-        lexicon = fit_lexicon(given)
-        choice = None
-        if settings.ranker == "auto" and given.y[given.scored].nnz:
-            choice = _choose(given, lexicon, weights, settings)
+        lexicon = fit_lexicon(given, settings)
+        if lexicon.stop_words and not settings.quiet:
+            console.say(f"{len(lexicon.stop_words)} stop words left out")
+        choice, calibration = _choose(given, lexicon, weights, settings)
         rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
         network = None if choice is None else choice.network
-        scorer = ranked_scorer(
-            given, rows, lexicon, tree=ranking.uses_tree(network), seed=settings.seed
-        )
+        scorer = ranked_scorer(given, rows, lexicon, also=used_by(network), seed=settings.seed)
         scorer = replace(scorer, network=network)
-        _save(settings, given, rows, scorer, choice)
+        _save(settings, given, rows, scorer, choice, calibration)
 
         seconds = before + time.perf_counter() - started
         finished = _score_test(settings, given, scorer, weights, propensity, seconds)
@@ -77,10 +77,10 @@ def train_light(
 
 
 def ranked_scorer(
-    given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon, *, tree: bool, seed: int
+    given: DataSet, rows: NDArray[np.int64], lexicon: Lexicon, *, also: Also, seed: int
 ) -> RankedScorer:
     """Fit the members on the points `rows`; the lexical score ranks."""
-    lexical, members = word_members(given, rows, lexicon, tree=tree, seed=seed)
+    lexical, members = word_members(given, rows, lexicon, also=also, seed=seed)
     return RankedScorer(members, None, Cooccurrence(lexical.y), lexical.alive)
 
 
@@ -89,22 +89,34 @@ def _choose(
     lexicon: Lexicon,
     weights: NDArray[np.float64],
     settings: TrainSettings,
-) -> ranking.Choice:
-    """Train the ranker on points that the members were not fitted on, and judge it there."""
+) -> tuple[ranking.Choice | None, Calibration | Missing]:
+    """Train the ranker on points that the members were not fitted on, and judge it there.
+
+    Probabilities are fitted there too, to the scores that will be served.
+    """
+    if not given.y[given.scored].nnz:
+        return None, Missing(NO_VALIDATION)
+    ranks = settings.ranker == "auto"
     parts = parts_to_ask(given)
+    if not settings.quiet:
+        members, times = tried(settings), f" {len(parts)} times" if len(parts) > 1 else ""
+        console.say(f"fitting {members}{times} for the ranker to learn from ...")
     rows = np.concatenate([part.asked for part in parts])
     with _bar(len(rows), "evidence", settings) as bar:
         found = [_evidence(given, lexicon, weights, part, settings, bar.update) for part in parts]
-    choice = ranking.choose(
-        ranking.Evidence.joined(found),
-        ranking.Asked.of(given, rows, weights),
-        settings.select,
-        seed=settings.seed,
-        favour=settings.favour,
-    )
+    evidence = ranking.Evidence.joined(found)
+    asked = ranking.Asked.of(given, rows, weights)
+    choice = None
+    if ranks:
+        choice = ranking.choose(
+            evidence, asked, settings.select, seed=settings.seed, favour=settings.favour
+        )
+        if not settings.quiet:
+            console.say(ranking.summary(choice))
+    calibration = calibrate(evidence, asked, choice, given, seed=settings.seed)
     if not settings.quiet:
-        console.say(ranking.summary(choice))
-    return choice
+        console.say(summary(calibration))
+    return choice, calibration
 
 
 def _evidence(
@@ -116,8 +128,8 @@ def _evidence(
     on_progress: Callable[[int], object],
 ) -> ranking.Evidence:
     """Fit the members and ask them; their indexes of all points are gone afterwards."""
-    tree = settings.tree == "auto"
-    scorer = ranked_scorer(given, part.fitted, lexicon, tree=tree, seed=settings.seed)
+    also = asked_for(settings)
+    scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=settings.seed)
     return ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
 
 
@@ -127,6 +139,7 @@ def _save(
     rows: NDArray[np.int64],
     scorer: RankedScorer,
     choice: ranking.Choice | None,
+    calibration: Calibration | Missing,
 ) -> None:
     """Write the parts of the run, and the manifest that says that all are there.
 
@@ -140,8 +153,10 @@ def _save(
         "selected": {} if choice is None else choice.facts,
         TRAINED_ON: {"n_points": scorer.together.y.shape[0]},
         **scorer.facts(),
+        **calibration.facts(),
     }
     parts = labels.parts() | {TRAINED: text_part(labels.texts)} | dict(scorer.parts())
+    parts |= calibration.parts()
     if settings.keep_texts:
         texts = PointTexts.of([given.part.texts[i] for i in rows])
         sections |= texts.facts()

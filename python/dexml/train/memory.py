@@ -197,6 +197,19 @@ def choose_memory(
     return Choice(without.prior, {"kind": "none", "tried": tried, **measured})
 
 
+def answers(validation: Validation, choice: Choice, k: int) -> Hits:
+    """Return the k best labels of all validation points, with the prior and votes chosen."""
+    v, chosen = validation, choice.memory
+    vectors = v.label_vectors.copy()
+    vectors[:, -1] += np.float32(choice.prior) * v.prior_bias
+    hits = exact_search(v.queries, vectors, k, exclude=v.exclude)
+    if chosen["kind"] != "votes":
+        return hits
+    how = {name: chosen[name] for name in ("weight", "neighbours", "temperature")}
+    memory = PointMemory.of(v.points, v.y, **how)
+    return memory.mix(v.queries, hits, vectors, k, exclude=v.exclude)
+
+
 def _among_equals(
     tried: list[_Tried], select: str, groups: Sequence[str] | None, seed: int
 ) -> _Tried:
@@ -225,23 +238,15 @@ def _measured_on(validation: Validation, select: str) -> dict[str, Any]:
 
 
 def summary(choice: Choice) -> str:
-    """One line about a choice, percent, for a person."""
-    memory = choice.memory
+    """Describe a choice in a line, and what votes gain in a table below it, percent."""
+    memory, prior = choice.memory, f"prior {choice.prior}"
     if not memory["gain"]:
-        return f"prior {choice.prior}; no memory"
-    parts = [
-        f"{name} {100 * g['without']:.2f} -> {100 * g['with']:.2f}"
-        for name, g in memory["gain"].items()
-    ]
-    about = (
-        f"on {memory['validation_points']} validation points, "
-        f"{memory['pairs_with_unseen_labels']} pairs with unseen labels"
-    )
+        return f"{prior}; no memory"
+    kept = f"{memory.get('neighbours')} nearest points vote with weight {memory.get('weight')}"
     if memory["kind"] == "none":
-        return f"prior {choice.prior}; memory off, the gain is within the noise: " + (
-            f"{'; '.join(parts)} ({about})"
-        )
-    return (
-        f"prior {choice.prior}; {memory['neighbours']} nearest points vote with weight "
-        f"{memory['weight']}: {'; '.join(parts)} ({about})"
-    )
+        kept = "memory off (gain within the noise)"
+    rows = {
+        f"{side} votes": {name: gain[side] for name, gain in memory["gain"].items()}
+        for side in ("without", "with")
+    }
+    return f"{prior}; {kept}\n{console.table(rows, list(memory['gain']))}"

@@ -136,15 +136,24 @@ def defaults() -> dict[str, Any]:
 
 
 def load_test_part(settings: TrainSettings, n_labels: int) -> data.Part | None:
-    """Load the test part, if there is one with a positive."""
+    """Load the test part, if there is one with a positive that filter pairs leave."""
     try:
         part = data.load_part(settings.data_dir, "tst", n_labels)
     except FileNotFoundError as error:
-        console.say(f"note: no test scores ({error})")
+        if not settings.quiet:
+            console.say(f"note: no test scores ({error})")
         return None
-    if not (part.y.data > 0).any():
-        console.say(f"note: no test scores (the test part of {settings.data_dir} has no positive)")
+    taken, n = part.filtered()
+    if taken == n:
+        why = f"filter pairs take all {n} positives of" if n else "no positive in"
+        if not settings.quiet:
+            console.say(f"note: no test scores ({why} the test part of {settings.data_dir})")
         return None
+    if taken and not settings.quiet:
+        console.say(
+            f"note: filter pairs take {taken} of the {n} positives of the test part; these count "
+            "as missed"
+        )
     return part
 
 

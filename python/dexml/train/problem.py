@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,34 @@ class Model(nn.Module):
         """Names (in this module) of the transformer's parameters that some stage trains."""
 
     @classmethod
-    def untrained(cls, encoder: DualEncoder, y: Csr) -> Model:
-        """The encoder as it is, with an empty label table that counts the positives of `y`."""
+    def untrained(cls, encoder: DualEncoder, y: Csr, exclude: Csr | None = None) -> Model:
+        """The encoder as it is, with an empty label table that counts the positives of `y`.
+
+        The offset of bce starts at the log-odds of a positive: of the `n` pairs without filter
+        pairs, `p` are positives, and the offset is ln(p / (n - p)). From 0 it would have to learn
+        that nearly all pairs are negatives, and in a short training it does not get there. The
+        first stage takes the mean score out of it (`dexml.train.stages`).
+
+        Args:
+            encoder: The encoder.
+            y: Positives of the points that are trained on, shape (n, L).
+            exclude: Their filter pairs, none of them a positive, shape (n, L).
+        """
         counts = torch.from_numpy(np.bincount(y.indices[y.data > 0], minlength=y.shape[1]))
-        return cls(encoder, LabelTable(counts, encoder.dim).to(encoder.device))
+        model = cls(encoder, LabelTable(counts, encoder.dim).to(encoder.device))
+        n = y.shape[0] * y.shape[1] - (0 if exclude is None else exclude.nnz)
+        with torch.no_grad():
+            model.offset.fill_(log_odds(int(counts.sum()), n))
+        return model
 
     def served_temperature(self, temperature: float) -> float:
         """The temperature with which a bias is served: bce's scale is part of it."""
         return temperature / float(self.log_scale.detach().exp())
+
+
+def log_odds(n_positives: int, n: int) -> float:
+    """Return the log-odds of a positive among `n` pairs; finite if all or none are positive."""
+    return math.log(max(n_positives, 0.5) / max(n - n_positives, 0.5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +108,7 @@ class Job:
 
 
 def load_encoder(settings: TrainSettings) -> DualEncoder:
-    """Load the encoder; its folder says pooling, norm and head unless a setting does.
+    """Load the encoder; its folder says pooling, norm, head and prompts unless a setting does.
 
     Raises:
         ValueError: It has fewer layers than are to be trained, or cannot be packed.
@@ -101,6 +122,9 @@ def load_encoder(settings: TrainSettings) -> DualEncoder:
         more["head"] = settings.head
     elif "heads" in parse_stages(settings.stages):
         more["head"] = "shared"
+    for name in ("point_prompt", "label_prompt"):
+        if (prompt := getattr(settings, name)) != "auto":
+            more[name] = prompt
     encoder = DualEncoder.load(settings.encoder, **more)
     if settings.encoder_layers:
         upper_layers(encoder.transformer, settings.encoder_layers)

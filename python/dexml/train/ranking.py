@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import _rust
+from dexml import _rust, console
 from dexml.data import Csr, part_numbers
 from dexml.metrics import Evaluator, LabelGroups, Result, compare
 from dexml.scorers.candidates import Candidates
@@ -28,8 +28,14 @@ FEW_PAIRS = 300
 """Positive pairs among the candidates below which a linear ranker with weights >= 0 is tried."""
 POWERS = {"balanced": 0.0, "tail": 0.5}
 """Powers of the inverse propensity that weigh positives, by what a ranker favours."""
-TREE = ("tree", "tree probability", "tree gap", "tree rank")
-"""Features of the label tree: it is used only if they help, for it costs most of the time."""
+OPTIONAL = {
+    "tree": ("tree", "tree probability", "tree gap", "tree rank"),
+    "bilinear": (
+        *("bilinear", "bilinear gap", "bilinear rank"),
+        *("fitted", "fitted gap", "same words"),
+    ),
+}
+"""Features of members that are used only if they help, for they cost most of the time."""
 _SALT = "dexml ranker folds"
 
 
@@ -161,14 +167,20 @@ def choose(
     shape = LINEAR if few else Shape()
     scores = out_of_fold(evidence, asked.keys, shape, seed=seed, weights=weights)
     base, ranked = (evaluated(evidence, asked, s, select) for s in (evidence.base, scores))
-    tree: dict[str, Any] = {}
-    if any(name in TREE for name in evidence.names):
-        plain = evidence.without(TREE)
+    optional: dict[str, dict[str, Any]] = {name: {} for name in OPTIONAL}
+    for name, features in OPTIONAL.items():
+        if not any(feature in features for feature in evidence.names):
+            continue
+        plain = evidence.without(features)
         plain_scores = out_of_fold(plain, asked.keys, shape, seed=seed, weights=weights)
         simpler = evaluated(plain, asked, plain_scores, select)
         paired = compare(simpler, ranked, groups=asked.groups, seed=seed, n_resamples=RESAMPLES)
         pays = paired[select].difference > paired[select].standard_error
-        tree = {"without": paired[select].a, "with": paired[select].b, "used": bool(pays)}
+        optional[name] = {
+            "without": paired[select].a,
+            "with": paired[select].b,
+            "used": bool(pays),
+        }
         if not pays:
             evidence, scores, ranked = plain, plain_scores, simpler
     differences = compare(base, ranked, groups=asked.groups, seed=seed, n_resamples=RESAMPLES)
@@ -178,7 +190,7 @@ def choose(
         "candidates": round(len(evidence.pairs) / max(1, len(asked.texts)), 1),
         "hidden": shape.hidden,
         "favour": favour,
-        "tree": tree,
+        **optional,
         "gain": {
             name: {"base": d.a, "ranker": d.b, "standard_error": d.standard_error}
             for name, d in differences.items()
@@ -221,11 +233,6 @@ def group_difference(
     if len(means) < 2:
         return None
     return float(means.mean()), float(means.std(ddof=1) / np.sqrt(len(means)))
-
-
-def uses_tree(network: Network | None) -> bool:
-    """Whether a ranker looks at the label tree."""
-    return network is not None and TREE[0] in network.names
 
 
 def out_of_fold(
@@ -287,15 +294,18 @@ def evaluated(evidence: Evidence, asked: Asked, scores: NDArray[np.float32], sel
 
 
 def summary(choice: Choice) -> str:
-    """Describe a choice in one line, in percent."""
-    gain = "; ".join(
-        f"{name} {100 * g['base']:.2f} -> {100 * g['ranker']:.2f}"
-        for name, g in choice.facts["gain"].items()
-    )
-    tree = choice.facts["tree"]
-    if tree:
-        select, kept = choice.facts["select"], "kept" if tree["used"] else "left out"
-        gain += f"; tree {kept}, {select} {100 * tree['without']:.2f} -> {100 * tree['with']:.2f}"
+    """Describe a choice in a line, and what it gains in a table below it, percent."""
+    facts = choice.facts
     used = "ranker" if choice.network is not None else "no ranker, its gain is within the noise"
-    points = choice.facts["points"]
-    return f"{used}: {gain} (cross-validation on {points} points)"
+    lines = [f"{used}; cross-validation on {facts['points']} points"]
+    rows = {
+        name: {metric: gain[key] for metric, gain in facts["gain"].items()}
+        for name, key in (("without", "base"), ("with ranker", "ranker"))
+    }
+    lines.append(console.table(rows, list(facts["gain"])))
+    for name in OPTIONAL:
+        if one := facts[name]:
+            change = f"{100 * one['without']:.2f} -> {100 * one['with']:.2f}"
+            kept = "kept" if one["used"] else "left out"
+            lines.append(f"{name} {kept}: {facts['select']} {change}")
+    return "\n".join(lines)

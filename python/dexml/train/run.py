@@ -18,7 +18,18 @@ from dexml.metrics import Result, inv_propensity
 from dexml.run import PointTexts
 from dexml.run import folder as rundir
 from dexml.scorers import PointMemory
-from dexml.train import choice, engine, evidence, features, final, fit, processes, track
+from dexml.scorers.calibration import Calibration, Missing
+from dexml.train import (
+    calibrating,
+    choice,
+    engine,
+    evidence,
+    features,
+    final,
+    fit,
+    processes,
+    track,
+)
 from dexml.train.advice import advising
 from dexml.train.folder import (
     begin_log,
@@ -88,8 +99,10 @@ def _train(
     torch.manual_seed(settings.seed)
 
     tokens = (
-        features.tokenize(encoder, given.part.texts, settings.point_tokens, settings),
-        features.tokenize(encoder, given.label_texts, settings.label_tokens, settings),
+        features.tokenize(encoder, given.part.texts, settings.point_tokens, settings, side="point"),
+        features.tokenize(
+            encoder, given.label_texts, settings.label_tokens, settings, side="label"
+        ),
     )
     chosen = engine.choose(encoder, given, tokens, settings)
     frozen = features.of_all(encoder, tokens, settings) if starts_frozen(settings) else None
@@ -128,6 +141,8 @@ def _train(
         problem.y,
         ranker,
         texts,
+        _calibration(given, settings),
+        label_features,
     )
     final.save(settings, saved, selected, temperature, chosen)
     seconds = before + time.perf_counter() - started
@@ -136,6 +151,13 @@ def _train(
         conclude(finished)
     end_log(settings)
     return None if finished.test is None else finished.test.result
+
+
+def _calibration(given: DataSet, settings: TrainSettings) -> Calibration | Missing:
+    """Return what the selection fitted."""
+    if not given.held_out.any():
+        return Missing(calibrating.NO_VALIDATION)
+    return calibrating.kept(settings.out / "checkpoint" / calibrating.FILE)
 
 
 def _fit(
@@ -160,7 +182,8 @@ def _fit(
     def start(rows: NDArray[np.int64], settings: TrainSettings, name: str) -> Job:
         encoder.load_state_dict(initial)
         held_out = given.scored if name == SELECTION else given.scored[:0]
-        model = Model.untrained(encoder, problem.y[rows])
+        exclude = None if problem.exclude is None else problem.exclude[rows]
+        model = Model.untrained(encoder, problem.y[rows], exclude)
         return Job(problem, model, rows, settings, name, held_out)
 
     for name in fits(selects=bool(given.held_out.any()), refit=settings.refit):

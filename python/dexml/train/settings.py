@@ -18,6 +18,7 @@ SWITCHES = (
     *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
     *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "keep_texts"),
     *("cache", "cache_gigabytes"),
+    *("test", "labels", "text_column", "label_column", "separator", "split_column"),
 )
 """Settings that do not belong to the result: a resumed run may have others."""
 
@@ -28,10 +29,25 @@ NO_ENCODER = "none"
 
 
 class TrainSettings(Settings):
-    """Train a dual encoder on a folder in the LF layout."""
+    """Train on a table of texts and labels, or on a folder in the LF layout."""
 
-    data_dir: CliPositionalArg[Path] = Field(description="data set, a folder in the LF layout")
+    data_dir: CliPositionalArg[Path] = Field(
+        description="data set: a table (JSON lines, CSV, TSV, Parquet) or a folder in the LF layout"
+    )
     out: Path = Field(description="run directory, made by this command")
+    test: Path | None = Field(None, description="of a table: another one, of test points")
+    labels: Path | None = Field(
+        None, description="of a table: another one, with columns id and text of the labels"
+    )
+    text_column: str = Field("text", description="of a table: column with the text of a point")
+    label_column: str = Field("labels", description="of a table: column with its labels")
+    separator: str | None = Field(
+        None,
+        description="of a table: what stands between labels in a string; '': it is one label",
+    )
+    split_column: str | None = Field(
+        None, description="of a table: column that says train or test for each row"
+    )
     resume: bool = Field(False, description="go on with the run in --out where it stopped")
     overwrite: bool = Field(False, description="replace the run in --out")
     plan: bool = Field(False, description="only say what the training will cost")
@@ -52,6 +68,14 @@ class TrainSettings(Settings):
     )
     head: Literal["auto", "none", "shared", "two"] = Field(
         "auto", description="linear map behind the pooling, two: one for points, one for labels"
+    )
+    point_prompt: str = Field(
+        "auto",
+        description="put before the text of every point, as in 'query: '; auto: as the encoder's "
+        "folder says; empty: nothing",
+    )
+    label_prompt: str = Field(
+        "auto", description="the same for labels, as in 'passage: '; auto: as the folder says"
     )
     seed: int = Field(0, ge=0, description="seed of every random choice")
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
@@ -102,6 +126,16 @@ class TrainSettings(Settings):
         "auto",
         description="give the ranker a label tree on words too, if that helps on the validation "
         "part",
+    )
+    bilinear: Literal["auto", "none"] = Field(
+        "auto",
+        description="give the ranker learned pairs of words of text and label too (ZestXML), if "
+        "that helps on the validation part",
+    )
+    stop_words: Literal["auto", "none"] = Field(
+        "auto",
+        description="leave common function words (the, und, de) of the languages that the texts "
+        "are written in out of the evidence from words",
     )
     keep_texts: bool = Field(
         True,

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from dexml.encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, upper_layers
+from dexml.encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, Tokens, upper_layers
 from dexml.train import features, processes
 from dexml.train.candidates import Sampler
 from dexml.train.gradients import FlatGradients
-from dexml.train.problem import Job, Model
+from dexml.train.problem import Features, Job, Model
 from dexml.train.rows import RowAdamW
-from dexml.train.schedule import StageSchedule, parse_loss, stage_schedule, starts_frozen
+from dexml.train.schedule import (
+    StageSchedule,
+    parse_loss,
+    parse_stages,
+    stage_schedule,
+    starts_frozen,
+)
 from dexml.train.settings import TrainSettings
 from dexml.train.step import Stage
 from dexml.train.texts import FrozenTexts, TunedTexts, table_rows
 
 FEATURE_ROWS = 65_536
 """Features that go through the heads at a time."""
+CENTRED_ON, ENCODED = 4096, 256
+"""Points, and labels, that tell the mean score where bce begins; fewer where they are encoded."""
 KEPT_VALUES = 2**27
 """Numbers in the embeddings whose graph the stage heads keeps: half a GiB, a few times over."""
 KEEP_TOKENS = {"cpu": 16_384, "cuda": 131_072}
@@ -57,6 +67,8 @@ def heads(job: Job, schedule: StageSchedule) -> Stage:
         start = encoder.embed(point_features[job.rows])
         shrink = settings.residual_shrink
         table.start_at_centroids(start, problem.y[job.rows], shrink, unit=encoder.normalize)
+    points, labels = _spread(job.rows, CENTRED_ON), _spread(np.arange(job.n_labels), CENTRED_ON)
+    _centre_offset(job, schedule, labels, (point_features[points], label_features[labels]))
     groups = [_group(parameters, settings.head_lr, settings.weight_decay)]
     own_table, row_optimizer = None, None
     if schedule.negatives == "all":
@@ -89,6 +101,9 @@ def tuning(job: Job, schedule: StageSchedule) -> Stage:
     problem, model, settings = job.problem, job.model, job.settings
     parameters = unfreeze(model.encoder, settings)
     model.table.requires_grad_(False)
+    points, labels = _spread(job.rows, ENCODED), _spread(np.arange(job.n_labels), ENCODED)
+    tokens = problem.point_tokens.select(points), problem.label_tokens.select(labels)
+    _centre_offset(job, schedule, labels, tokens)
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
     groups = [
@@ -108,6 +123,44 @@ def tuning(job: Job, schedule: StageSchedule) -> Stage:
         own_table=None,
         row_optimizer=None,
     )
+
+
+def _centre_offset(
+    job: Job,
+    schedule: StageSchedule,
+    labels: NDArray[np.int64],
+    sample: Features | tuple[Tokens, Tokens],
+) -> None:
+    """Let the scores that bce sees begin around the log-odds of a positive: subtract their mean.
+
+    The vectors of many encoders are alike: with cosines around 0.7 and a temperature of 0.06, the
+    log-odds alone would still start every probability near 1. Only before the first stage; later
+    ones go on with the offset that was learned.
+
+    Args:
+        job: The job.
+        schedule: The stage that begins.
+        labels: Label ids of the sample, (l,).
+        sample: Points and these labels, as features or as texts to encode.
+    """
+    settings, model = job.settings, job.model
+    first = parse_stages(settings.stages)[0] == schedule.name
+    if not first or not any(part.loss.learns_scale for part in parse_loss(settings.loss)):
+        return
+    encoder = model.encoder
+    points, texts = (
+        one if isinstance(one, np.ndarray) else encoder.encode_features(one) for one in sample
+    )
+    with torch.no_grad():
+        rows = torch.from_numpy(labels).to(encoder.device)
+        vectors = model.table(encoder, torch.from_numpy(texts).to(encoder.device), rows)
+        means = encoder.embed(points).mean(axis=0), vectors.cpu().numpy().mean(axis=0)
+        model.offset.sub_(float(means[0] @ means[1]) / settings.temperature)
+
+
+def _spread(ids: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Take up to `n` of the ids, evenly spread."""
+    return ids[np.unique(np.linspace(0, len(ids) - 1, min(n, len(ids))).astype(np.int64))]
 
 
 def kept_labels(dim: int) -> int:

@@ -1,24 +1,57 @@
-"""The members of a ranker that know words: lexical evidence, and a label tree where it pays."""
+"""Members of a ranker that know words: lexical, and where they pay a tree and pairs of words."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dexml import sealed
 from dexml.run import FORMAT, LabelSet
+from dexml.scorers.bilinear import BilinearScorer
 from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.lexicon import Lexicon
-from dexml.scorers.ranker import Member
+from dexml.scorers.ranker import Member, Network
 from dexml.scorers.tree import TreeScorer
+from dexml.text.stop_words import find_stop_words
 from dexml.train.inputs import DataSet
+from dexml.train.ranking import OPTIONAL
+from dexml.train.settings import TrainSettings
 
 
-def fit_lexicon(given: DataSet) -> Lexicon:
+class Also(NamedTuple):
+    """Members beside the lexical one."""
+
+    tree: bool
+    bilinear: bool
+
+
+def asked_for(settings: TrainSettings) -> Also:
+    """Return the members that a training tries."""
+    ranks = settings.ranker == "auto"
+    return Also(ranks and settings.tree == "auto", ranks and settings.bilinear == "auto")
+
+
+def tried(settings: TrainSettings) -> str:
+    """Name the members that a training tries, for a message."""
+    also = asked_for(settings)
+    names = ["a label tree"] * also.tree + ["pairs of words"] * also.bilinear
+    return " and ".join(["words", *names]) if len(names) < 2 else f"words, {' and '.join(names)}"
+
+
+def used_by(network: Network | None) -> Also:
+    """Return the members that a ranker looks at."""
+    names = () if network is None else network.names
+    return Also(*(OPTIONAL[name][0] in names for name in Also._fields))
+
+
+def fit_lexicon(given: DataSet, settings: TrainSettings) -> Lexicon:
     """Collect the words of all training points and labels; no label of a point is looked at."""
-    return Lexicon.fit(given.part.texts, given.label_texts)
+    points = given.part.texts
+    stop_words = find_stop_words(points) if settings.stop_words == "auto" else ()
+    return Lexicon.fit(points, given.label_texts, stop_words)
 
 
 def word_members(
@@ -26,7 +59,7 @@ def word_members(
     rows: NDArray[np.int64],
     lexicon: Lexicon,
     *,
-    tree: bool,
+    also: Also,
     seed: int,
     folder: Path | None = None,
 ) -> tuple[LexicalScorer, tuple[Member, ...]]:
@@ -36,8 +69,8 @@ def word_members(
         given: The data set.
         rows: The points to fit.
         lexicon: Of `fit_lexicon`.
-        tree: Whether to train a label tree.
-        seed: Of the tree.
+        also: What else to train.
+        seed: Of the tree, and of pairs of words.
         folder: Of a run: a label tree in it that was trained from the same is taken as it is. The
             tree takes nearly all of the time; the rest is fitted as fast as it is read.
 
@@ -48,12 +81,14 @@ def word_members(
     labels = LabelSet.of(given.label_texts, np.bincount(y.indices, minlength=y.shape[1]))
     texts = [given.part.texts[i] for i in rows]
     lexical = LexicalScorer.fit(texts, y, labels, lexicon)
-    if not tree or not y.nnz:
-        return lexical, (lexical,)
-    words = lexicon.rows(texts).words
-    known = None if folder is None else tree_in(folder, lexicon)
-    trained = TreeScorer.fit(words, lexical.y, labels, lexicon, seed=seed, known=known)
-    return lexical, (lexical, trained)
+    members: list[Member] = [lexical]
+    if also.tree and y.nnz:
+        words = lexicon.rows(texts).words
+        known = None if folder is None else tree_in(folder, lexicon)
+        members.append(TreeScorer.fit(words, lexical.y, labels, lexicon, seed=seed, known=known))
+    if also.bilinear and y.nnz:
+        members.append(BilinearScorer.fit(texts, lexical.y, labels, seed=seed))
+    return lexical, tuple(members)
 
 
 def tree_in(folder: Path, lexicon: Lexicon) -> TreeScorer | None:

@@ -135,6 +135,18 @@ impl<'a, T> CsrSlices<'a, T> {
 }
 
 impl<'a> CsrSlices<'a, f32> {
+    /// A copy that the core keeps, of rows that were checked.
+    pub(crate) fn copied(self, name: &'a str, n_features: usize) -> Result<Csr> {
+        self.check_features(name, n_features)?;
+        let PatternSlices { indptr, indices } = self.pattern;
+        Ok(Csr {
+            n_cols: n_features,
+            indptr: owned(indptr)?,
+            indices: owned(indices)?,
+            data: owned(self.data)?,
+        })
+    }
+
     /// Rows that are checked when they are read.
     pub(crate) fn lazy(self, name: &'a str, n_features: usize) -> Result<LazyRows<'a>> {
         let PatternSlices { indptr, indices } = self.pattern;

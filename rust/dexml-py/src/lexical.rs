@@ -70,6 +70,12 @@ pub(crate) struct PyTokenizer {
     inner: Tokenizer,
 }
 
+impl PyTokenizer {
+    pub(crate) const fn inner(&self) -> &Tokenizer {
+        &self.inner
+    }
+}
+
 #[pymethods]
 impl PyTokenizer {
     #[new]
@@ -118,6 +124,10 @@ pub(crate) struct PyVocabulary {
 impl PyVocabulary {
     const fn new(inner: Vocabulary) -> Self {
         Self { inner, smooth_idf: OnceLock::new() }
+    }
+
+    pub(crate) const fn inner(&self) -> &Vocabulary {
+        &self.inner
     }
 
     fn idf(&self) -> &[f32] {
@@ -233,6 +243,12 @@ pub(crate) struct PyInvertedIndex {
     inner: InvertedIndex,
 }
 
+impl PyInvertedIndex {
+    pub(crate) const fn inner(&self) -> &InvertedIndex {
+        &self.inner
+    }
+}
+
 #[pymethods]
 impl PyInvertedIndex {
     #[new]
@@ -291,6 +307,34 @@ impl PyInvertedIndex {
             let exclude = exclude.map(|exclude| exclude.check("exclude", n_rows)).transpose()?;
             let rows = rows.map(|rows| rows.lazy("rows", index.n_features())).transpose()?;
             Ok((queries.n_rows(), index.search(queries, k, exclude, only, rows)?))
+        })?;
+        moved_ranking(py, n_rows, top)
+    }
+
+    /// The rows of largest inner product with the rows of a product, which are not made.
+    #[pyo3(signature = (left, n_left, right, k, *, only=None, num_threads=None))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn search_product<'py>(
+        &self,
+        py: Python<'py>,
+        left: CsrArgs<'py>,
+        n_left: i64,
+        right: CsrArgs<'py>,
+        k: i64,
+        only: Option<Bound<'py, PyAny>>,
+        num_threads: Option<i64>,
+    ) -> PyResult<Ranking<'py>> {
+        let (k, n_left) = (count("k", k)?, count("n_left", n_left)?);
+        let left = CsrArrays::<f32>::borrow("left", &left)?;
+        let right = CsrArrays::<f32>::borrow("right", &right)?;
+        let only = only.map(|only| vector::<bool>("only", &only)).transpose()?;
+        let (left, right) = (left.slices()?, right.slices()?);
+        let only = only.as_ref().map(|only| only.as_slice()).transpose()?;
+        let index = &self.inner;
+        let (n_rows, top) = in_pool(py, num_threads, || {
+            let left = left.check_features("left", n_left)?;
+            let right = right.lazy("right", index.n_features())?;
+            Ok((left.n_rows(), index.search_product(left, right, k, None, only)?))
         })?;
         moved_ranking(py, n_rows, top)
     }

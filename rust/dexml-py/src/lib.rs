@@ -5,6 +5,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
 
 mod arrays;
+mod bilinear;
 mod border;
 mod evaluator;
 mod files;
@@ -14,6 +15,7 @@ mod ranker;
 mod ranking;
 mod sampling;
 mod statistics;
+mod stop_words;
 mod tree;
 mod votes;
 
@@ -21,6 +23,8 @@ use pyo3::pymodule;
 
 #[pymodule(gil_used = false)]
 mod _rust {
+    #[pymodule_export]
+    use super::bilinear::{PyBilinear, refine_support, select_support};
     #[pymodule_export]
     use super::evaluator::{PyEvaluator, parse_metrics};
     #[pymodule_export]
@@ -43,6 +47,8 @@ mod _rust {
     use super::sampling::{PyNegativeSampler, co_occurrence, random_walk};
     #[pymodule_export]
     use super::statistics::{PyResampler, interval, p_value};
+    #[pymodule_export]
+    use super::stop_words::{stop_word_languages, stop_words_of};
     #[pymodule_export]
     use super::tree::{PyLabelTree, fit_tree};
     #[pymodule_export]

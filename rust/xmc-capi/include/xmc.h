@@ -78,6 +78,9 @@ typedef enum {
     XMC_TIES_LARGER = 1,
 } xmc_ties;
 
+// A bilinear model (ZestXML) with its words and labels. It never changes: threads may share it.
+typedef struct xmc_bilinear xmc_bilinear;
+
 // Scores rankings against the truth, block of rows by block of rows, in constant memory.
 //
 // Every kind of metric asked for is summed at every k up to the largest. Values are fractions, the
@@ -252,7 +255,9 @@ xmc_status xmc_inv_propensity(const xmc_csr *y_train,
 // Makes an evaluator for `n_labels` labels.
 //
 // `metrics` holds names separated by commas, such as "P@1,nDCG@5,PSP@5"; kinds are P, nDCG, R, MRR,
-// PSP, PSnDCG, PSR, Success, Coverage, macroP, macroR and macroF. `options` may be null for the defaults.
+// PSP, PSnDCG, PSR, Success, Coverage, macroP, macroR, macroF, AP, RP; of the first k labels as a set:
+// microP, microR, microF, sampleP, sampleR, sampleF, Hamming, Exact; of scores that are probabilities:
+// Brier, NLL, ECE, ECEover, ECEunder, ACE. `options` may be null for the defaults.
 //
 // On success `*evaluator` is the caller's, to be ended with xmc_evaluator_free; on failure it is null.
 xmc_status xmc_evaluator_new(int64_t n_labels,
@@ -305,10 +310,13 @@ xmc_status xmc_evaluator_update_scores_f64(xmc_evaluator *evaluator,
 xmc_status xmc_evaluator_merge(xmc_evaluator *evaluator,
                                const xmc_evaluator *other);
 
-// The metric over all rows so far: any kind at any k up to the largest k of the list.
+// The metric over all rows so far: any kind at any k up to the largest k of the list; means over labels,
+// AP, RP, and metrics of sets and of probabilities at the k of the list only.
 //
 // XMC_STATUS_UNDEFINED if there are no rows, or no positives for a PS metric.
-xmc_status xmc_evaluator_value(const xmc_evaluator *evaluator, const char *metric, double *value);
+xmc_status xmc_evaluator_value(const xmc_evaluator *evaluator,
+                               const char *metric,
+                               double *value);
 
 // Numbers of rows and pairs so far.
 xmc_status xmc_evaluator_counts(const xmc_evaluator *evaluator, xmc_counts *counts);
@@ -316,7 +324,8 @@ xmc_status xmc_evaluator_counts(const xmc_evaluator *evaluator, xmc_counts *coun
 // The terms of a metric of the list, one for each row so far, if `keep_rows` was set.
 //
 // The metric is the sum of `numerators` over the sum of `denominators`, rows with NaN (skipped ones)
-// left out. Denominators are 1 but for the PS metrics; only for those they may not be null. Both arrays
+// left out. Denominators are 1 but for the PS metrics, microP, microR, microF, Brier and NLL; only for
+// those they may not be null. Both arrays
 // have room for `n_values` numbers, which must be the number of rows.
 xmc_status xmc_evaluator_row_values(const xmc_evaluator *evaluator,
                                     const char *metric,
@@ -378,6 +387,46 @@ xmc_status xmc_merge_topk(const xmc_pool *pool,
                           int32_t *ids,
                           float *scores,
                           int64_t n_values);
+
+// Opens a file that `python -m dexml.zest export` wrote. Another file, or one that was changed or cut, gives
+// XMC_STATUS_CONTENT.
+//
+// On success `*model` is the caller's, to be ended with xmc_bilinear_free; on failure it is null.
+xmc_status xmc_bilinear_open(const xmc_pool *pool,
+                             const char *path,
+                             xmc_bilinear **model);
+
+// Writes the number of labels to `*n_labels`: ids are below it. Labels that were removed are never found.
+xmc_status xmc_bilinear_n_labels(const xmc_bilinear *model,
+                                 int64_t *n_labels);
+
+// The `k` best labels of each text: larger scores first, equal scores by the smaller label.
+//
+// `texts` are `n_texts` texts in UTF-8. `ids` and `scores` have room for `n_values` numbers each, which must be
+// `n_texts * k`; short rows are padded with label -1 and score -infinity.
+xmc_status xmc_bilinear_search(const xmc_pool *pool,
+                               const xmc_bilinear *model,
+                               const char *const *texts,
+                               int64_t n_texts,
+                               int64_t k,
+                               int32_t *ids,
+                               float *scores,
+                               int64_t n_values);
+
+// The score of each stored entry of `pairs` (texts x labels), in their order; -infinity for a label that was
+// removed or has no feature. The values of `pairs` do not count.
+//
+// `scores` has room for `n_values` numbers, which must be the number of entries.
+xmc_status xmc_bilinear_score(const xmc_pool *pool,
+                              const xmc_bilinear *model,
+                              const char *const *texts,
+                              int64_t n_texts,
+                              const xmc_csr *pairs,
+                              float *scores,
+                              int64_t n_values);
+
+// Ends a model; null is fine.
+void xmc_bilinear_free(xmc_bilinear *model);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -98,7 +98,9 @@ impl xmc_evaluator {
 /// Makes an evaluator for `n_labels` labels.
 ///
 /// `metrics` holds names separated by commas, such as "P@1,nDCG@5,PSP@5"; kinds are P, nDCG, R, MRR,
-/// PSP, PSnDCG, PSR, Success, Coverage, macroP, macroR and macroF. `options` may be null for the defaults.
+/// PSP, PSnDCG, PSR, Success, Coverage, macroP, macroR, macroF, AP, RP; of the first k labels as a set:
+/// microP, microR, microF, sampleP, sampleR, sampleF, Hamming, Exact; of scores that are probabilities:
+/// Brier, NLL, ECE, ECEover, ECEunder, ACE. `options` may be null for the defaults.
 ///
 /// On success `*evaluator` is the caller's, to be ended with xmc_evaluator_free; on failure it is null.
 #[unsafe(no_mangle)]
@@ -319,7 +321,8 @@ pub unsafe extern "C" fn xmc_evaluator_merge(
     })
 }
 
-/// The metric over all rows so far: any kind at any k up to the largest k of the list.
+/// The metric over all rows so far: any kind at any k up to the largest k of the list; means over labels,
+/// AP, RP, and metrics of sets and of probabilities at the k of the list only.
 ///
 /// XMC_STATUS_UNDEFINED if there are no rows, or no positives for a PS metric.
 #[unsafe(no_mangle)]
@@ -366,7 +369,8 @@ pub unsafe extern "C" fn xmc_evaluator_counts(
 /// The terms of a metric of the list, one for each row so far, if `keep_rows` was set.
 ///
 /// The metric is the sum of `numerators` over the sum of `denominators`, rows with NaN (skipped ones)
-/// left out. Denominators are 1 but for the PS metrics; only for those they may not be null. Both arrays
+/// left out. Denominators are 1 but for the PS metrics, microP, microR, microF, Brier and NLL; only for
+/// those they may not be null. Both arrays
 /// have room for `n_values` numbers, which must be the number of rows.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xmc_evaluator_row_values(

@@ -11,6 +11,7 @@
 #![expect(non_camel_case_types, reason = "types have the names that C sees")]
 
 mod arrays;
+mod bilinear;
 mod evaluator;
 mod matrix;
 mod pool;
@@ -18,6 +19,10 @@ mod status;
 mod topk;
 
 pub use arrays::{xmc_csr, xmc_csr_f64};
+pub use bilinear::{
+    xmc_bilinear, xmc_bilinear_free, xmc_bilinear_n_labels, xmc_bilinear_open, xmc_bilinear_score,
+    xmc_bilinear_search,
+};
 pub use evaluator::{
     xmc_counts, xmc_empty_rows, xmc_evaluator, xmc_evaluator_counts, xmc_evaluator_free,
     xmc_evaluator_merge, xmc_evaluator_new, xmc_evaluator_row_values, xmc_evaluator_update_ids,

@@ -236,3 +236,55 @@ fn an_installed_library_is_found_by_pkg_config() {
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     assert_eq!(run(&program, &[]).0, Some(2));
 }
+
+#[test]
+fn the_c_example_serves_a_bilinear_model() {
+    use std::io::Write as _;
+    use std::process::Stdio;
+
+    use xmc_core::Csr;
+    use xmc_core::bilinear::{Bilinear, BilinearParts, Labels, Loss, TextModel};
+    use xmc_core::lexical::{Tokenizer, Vocabulary};
+
+    let folder = tempfile::tempdir().unwrap();
+    let Some(program) = compile("cc", "examples/serve.c", &["-std=c11"], folder.path()) else {
+        return;
+    };
+    // Two words, each of them a label.
+    let one =
+        || Csr { n_cols: 2, indptr: vec![0, 1, 2], indices: vec![0, 1], data: vec![1.0f32; 2] };
+    let parts = BilinearParts {
+        support: one(),
+        refined: vec![2.0; 2],
+        bias: -1.0,
+        direct: vec![0, 1],
+        loss: Loss::SquaredHinge,
+        score_alpha: 0.5,
+        shortlist: 5,
+    };
+    let vocabulary = Vocabulary::parse("words", b"fox\nboat\n", &[1, 1], 2).unwrap();
+    let (model, labels) = (Bilinear::new(parts).unwrap(), Labels::new(one()).unwrap());
+    let model = TextModel::new(Tokenizer::default(), vocabulary, false, model, labels).unwrap();
+    let path = folder.path().join("model.xmc");
+    model.save(&path).unwrap();
+
+    let serve = |path: &Path| {
+        let mut child = Command::new(&program)
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _ = child.stdin.take().unwrap().write_all(b"a boat\n\nFOX\n");
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (status, answers, _) = serve(&path);
+    assert_eq!((status, answers.as_str()), (Some(0), "1:1.0000\n\n0:1.0000\n"));
+    fs::write(&path, "something else").unwrap();
+    let (status, _, message) = serve(&path);
+    assert_eq!(status, Some(1));
+    assert!(message.contains("not a bilinear model"), "{message}");
+}

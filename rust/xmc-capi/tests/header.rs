@@ -6,7 +6,7 @@ use std::path::Path;
 use cbindgen::{Builder, Config};
 
 /// In the order in which a reader meets them.
-const SOURCES: [&str; 6] = ["status", "pool", "arrays", "matrix", "evaluator", "topk"];
+const SOURCES: [&str; 7] = ["status", "pool", "arrays", "matrix", "evaluator", "topk", "bilinear"];
 
 #[test]
 fn the_header_is_up_to_date() {

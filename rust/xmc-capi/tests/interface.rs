@@ -412,7 +412,9 @@ fn null_handles_and_bad_options() {
         new(2, c"", options()),
         PARAMETER,
         "unknown metric '' (known: P@k, nDCG@k, R@k, MRR@k, PSP@k, PSnDCG@k, PSR@k, Success@k, \
-         Coverage@k, macroP@k, macroR@k, macroF@k)",
+         Coverage@k, macroP@k, macroR@k, macroF@k, AP@k, RP@k, microP@k, microR@k, microF@k, \
+         sampleP@k, sampleR@k, sampleF@k, Hamming@k, Exact@k, Brier@k, NLL@k, ECE@k, ECEover@k, \
+         ECEunder@k, ACE@k)",
     );
 }
 

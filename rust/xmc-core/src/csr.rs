@@ -101,8 +101,18 @@ impl<'a> CsrPattern<'a> {
         &self.indices[self.span(row)]
     }
 
-    fn span(&self, row: usize) -> std::ops::Range<usize> {
+    /// Where the entries of a row of the window stand.
+    pub(crate) fn span(&self, row: usize) -> std::ops::Range<usize> {
         self.indptr[row] as usize..self.indptr[row + 1] as usize
+    }
+
+    /// Some rows of the window; nothing is copied.
+    ///
+    /// # Panics
+    /// If the range ends after the last row.
+    #[must_use]
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        Self { indptr: &self.indptr[rows.start..=rows.end], ..*self }
     }
 
     /// Checks that the window has `n_rows` rows and the matrix `n_cols` columns.
@@ -189,6 +199,15 @@ impl<'a, T> CsrView<'a, T> {
     #[must_use]
     pub const fn n_cols(&self) -> usize {
         self.pattern.n_cols
+    }
+
+    /// Some rows of the window; nothing is copied.
+    ///
+    /// # Panics
+    /// If the range ends after the last row.
+    #[must_use]
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        Self { pattern: self.pattern.rows(rows), data: self.data }
     }
 
     /// First row pointer, row pointers, labels and values of the window.

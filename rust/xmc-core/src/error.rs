@@ -109,10 +109,16 @@ pub enum Error {
         value: f64,
     },
     /// A metric name that does not parse.
-    #[error("unknown metric '{name}' (known: {})", known_metrics())]
+    #[error("unknown metric '{name}'{} (known: {})", near_metric(name), known_metrics())]
     UnknownMetric {
         /// The name as given.
         name: String,
+    },
+    /// A metric of probabilities, and rankings without scores.
+    #[error("{metric} needs probabilities: give scores between 0 and 1, not ranked labels")]
+    NoProbabilities {
+        /// The metric.
+        metric: Metric,
     },
     /// A metric with k = 0 or beyond [`MAX_K`].
     #[error("k must be in 1..={MAX_K} in metric '{name}'")]
@@ -147,7 +153,7 @@ pub enum Error {
         metric: Metric,
     },
     /// Row values were requested of a metric that is a mean over labels.
-    #[error("{metric} is a mean over labels and has no row values")]
+    #[error("{metric} is {} and has no row values", if metric.kind().is_binned() { "an error of bins" } else { "a mean over labels" })]
     LabelWise {
         /// The metric asked for.
         metric: Metric,
@@ -224,6 +230,16 @@ impl Error {
 fn kind_of(format: &str) -> String {
     let kind = if format == "scipy .npz" { "archive" } else { "stream" };
     format!("{format} {kind}")
+}
+
+/// `; did you mean 'P@5'?` for `p5`, if a name is near.
+fn near_metric(name: &str) -> String {
+    let digits = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    let k = &name[digits.len()..];
+    let k = k.parse().ok().filter(|k: &usize| (1..=MAX_K).contains(k)).unwrap_or(5);
+    let family = digits.trim_end_matches(['@', '+', ' ', '-']);
+    let near = if family.is_empty() { None } else { Kind::nearest(family) };
+    near.map(|kind| format!("; did you mean '{kind}@{k}'?")).unwrap_or_default()
 }
 
 /// The known metrics, separated by commas.

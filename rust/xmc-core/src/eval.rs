@@ -1,6 +1,7 @@
 //! Streaming evaluation: rows arrive in blocks, only sums are kept.
 
 mod block;
+mod cuts;
 mod fixed;
 mod groups;
 mod labelwise;
@@ -27,6 +28,7 @@ pub use read::GroupCounts;
 pub use rows::RowValues;
 
 use block::Block;
+use cuts::{CutSums, Cuts};
 use fixed::{Discounts, Weights};
 use groups::GroupSums;
 use labelwise::LabelCounts;
@@ -51,6 +53,7 @@ struct Plan {
     /// Weights of the labels, if a metric needs them.
     weights: Option<Weights>,
     layout: Layout,
+    cuts: Cuts,
     /// Places of each ranking that label-wise metrics look at.
     log_width: usize,
 }
@@ -106,7 +109,7 @@ impl Counts {
 /// Scores rankings against the truth, row block by row block.
 ///
 /// Every kind of metric in the list given is summed at every k up to the largest k of the list; the
-/// label-wise ones are counted at their own k only. Sums are integers, so that the result is the same
+/// label-wise ones, average precision, and metrics of sets and of probabilities at their own k only. Sums are integers, so that the result is the same
 /// to the last bit for any number of threads, and however the stream is cut into updates and merged.
 /// Threads share the rows of an update, so updates of many thousand rows use them best.
 ///
@@ -116,6 +119,7 @@ pub struct Evaluator {
     plan: Arc<Plan>,
     counts: Counts,
     sums: Sums,
+    cuts: CutSums,
     /// Of all groupings, one after another.
     groups: Vec<GroupSums>,
     labels: LabelCounts,
@@ -155,13 +159,15 @@ impl Evaluator {
         let weights = weights.map(Weights::new).transpose()?;
         let layout = Layout::new(metrics, max_k, discounts.rows_before_overflow());
         let labels = LabelCounts::new(n_labels, metrics)?;
-        let (metrics, log_width) = (metrics.to_vec(), labels.width());
+        let (cuts, metrics) = (Cuts::new(metrics), metrics.to_vec());
+        let log_width = labels.width();
         let plan =
-            Plan { n_labels, metrics, max_k, options, discounts, weights, layout, log_width };
+            Plan { n_labels, metrics, max_k, options, discounts, weights, layout, cuts, log_width };
         plan.metrics.iter().try_for_each(|&metric| plan.require(metric))?;
         Ok(Self {
             counts: Counts::default(),
             sums: Sums::new(&plan.layout),
+            cuts: CutSums::new(&plan.cuts)?,
             groups: GroupSums::all(&plan)?,
             labels,
             kept: Vec::new(),
@@ -176,6 +182,7 @@ impl Evaluator {
     ///
     /// # Errors
     /// [`Error::Length`] if shapes disagree; [`Error::Narrow`] if `width` is below the largest k;
+    /// [`Error::NoProbabilities`] if a metric needs scores;
     /// [`Error::Content`] for a label out of range, after padding or twice in a row, and for a truth
     /// value that is negative or NaN.
     pub fn update_ids<I: Id>(
@@ -190,6 +197,10 @@ impl Evaluator {
             let (name, what, found) = ("y_pred".to_owned(), "labels", y_pred.len());
             return Err(Error::Length { name, what, expected, found });
         }
+        let mut metrics = self.plan.metrics.iter();
+        if let Some(&metric) = metrics.find(|metric| metric.kind().needs_probabilities()) {
+            return Err(Error::NoProbabilities { metric });
+        }
         if width < self.plan.max_k {
             return Err(Error::Narrow { width, k: self.plan.max_k });
         }
@@ -201,8 +212,9 @@ impl Evaluator {
     /// Pairs in `exclude` are dropped before the cut at k.
     ///
     /// # Errors
-    /// [`Error::Length`] if shapes disagree; [`Error::Content`] for a NaN score, a label twice in a
-    /// row, and for a truth value that is negative or NaN.
+    /// [`Error::Length`] if shapes disagree; [`Error::Content`] for a NaN score, a score outside 0..1
+    /// if a metric needs probabilities, a label twice in a row, and for a truth value that is negative
+    /// or NaN.
     pub fn update_scores<S: Score>(
         &mut self,
         y_true: CsrView<'_>,
@@ -242,6 +254,7 @@ impl Evaluator {
         let mut logs = Vec::new();
         for block in blocks {
             self.sums.add(&block.sums);
+            self.cuts.add(&block.cuts);
             self.groups.iter_mut().zip(&block.groups).for_each(|(sums, new)| sums.add(new));
             self.counts.add(block.counts);
             self.kept.extend(block.kept);
@@ -284,6 +297,7 @@ impl Evaluator {
         }
         self.check_room(other.counts.rows)?;
         self.sums.add(&other.sums);
+        self.cuts.add(&other.cuts);
         self.groups.iter_mut().zip(&other.groups).for_each(|(sums, other)| sums.add(other));
         self.labels.add(&other.labels);
         self.counts.add(other.counts);

@@ -181,7 +181,10 @@ const LINKS: usize = 40;
 ///
 /// Links are followed, and stay. What is neither a regular file nor a folder (a pipe, a device), or
 /// names an open file (`/dev/stdout`), stays what it is: the bytes are written into it.
-fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
+pub(crate) fn replace(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<()> {
     write_to(path, fill).map_err(Error::io(path))
 }
 
@@ -196,9 +199,9 @@ fn write_to(
         fill(&mut out)?;
         return out.flush();
     }
-    let (beside, file) = create_beside(&target)?;
+    let (beside, opened) = create_beside(&target)?;
     let written = (|| {
-        let mut out = BufWriter::with_capacity(1 << 18, file);
+        let mut out = BufWriter::with_capacity(1 << 18, opened);
         fill(&mut out)?;
         out.flush()?;
         out.get_ref().sync_all()?;

@@ -47,6 +47,7 @@ mod lazy;
 mod mix;
 mod pairs;
 mod search;
+mod sums;
 mod tfidf;
 mod tokens;
 mod vocabulary;
@@ -61,18 +62,19 @@ pub use lazy::LazyRows;
 pub use mix::mix_rows;
 pub use pairs::pair_scores;
 pub use search::InvertedIndex;
+pub(crate) use sums::Sums;
 pub use tfidf::Weights;
 pub use tokens::{Documents, Grams, MAX_SIZE, Tokenizer, TokenizerOptions};
 pub use vocabulary::{Cut, Vocabulary};
 
 /// Rows handed to a thread at a time.
-const BLOCK_ROWS: usize = 256;
+pub(crate) const BLOCK_ROWS: usize = 256;
 
 /// Checks that rows have ascending columns, each once, and finite values.
 ///
 /// Sums then run in one order whichever way they are computed, so that a search and
 /// [`pair_scores`] agree bit for bit.
-fn check_rows(rows: CsrView<'_>) -> Result<()> {
+pub(crate) fn check_rows(rows: CsrView<'_>) -> Result<()> {
     let check = |row: usize| {
         let (columns, values) = rows.row(row);
         fault_of(columns, values)
@@ -104,7 +106,7 @@ fn fault_of(columns: &[i32], values: &[f32]) -> Option<Fault> {
 }
 
 /// Checks that two matrices have the same columns.
-fn check_columns(rows: CsrView<'_>, n_features: usize) -> Result<()> {
+pub(crate) fn check_columns(rows: CsrView<'_>, n_features: usize) -> Result<()> {
     if rows.n_cols() == n_features {
         return Ok(());
     }

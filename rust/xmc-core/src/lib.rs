@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "lexical")]
+pub mod bilinear;
 mod bitmap;
 mod bow;
 mod csr;

@@ -27,6 +27,9 @@ pub trait Score: sealed::Sealed + Copy + Send + Sync {
     /// The score of a key, for output.
     #[doc(hidden)]
     fn score(key: Self::Key) -> f32;
+    /// The score of a key, with all its bits.
+    #[doc(hidden)]
+    fn value(key: Self::Key) -> f64;
 }
 
 impl Score for f32 {
@@ -56,6 +59,11 @@ impl Score for f32 {
         let positive = descending >> 31 == 0;
         f32::from_bits(if positive { !descending ^ (1 << 31) } else { descending })
     }
+
+    #[inline]
+    fn value(key: u64) -> f64 {
+        f64::from(Self::score(key))
+    }
 }
 
 impl Score for f64 {
@@ -80,9 +88,14 @@ impl Score for f64 {
 
     #[inline]
     fn score(key: u128) -> f32 {
+        Self::value(key) as f32
+    }
+
+    #[inline]
+    fn value(key: u128) -> f64 {
         let descending = (key >> 32) as u64;
         let positive = descending >> 63 == 0;
-        f64::from_bits(if positive { !descending ^ (1 << 63) } else { descending }) as f32
+        f64::from_bits(if positive { !descending ^ (1 << 63) } else { descending })
     }
 }
 

@@ -18,7 +18,8 @@ fn recipes() -> impl Strategy<Value = Recipe> {
 }
 
 fn metrics(setting: u8) -> Vec<Metric> {
-    let kinds = Kind::ALL.into_iter().filter(|kind| setting & 1 == 0 || !kind.is_label_wise());
+    let ranked = Kind::ALL.into_iter().filter(|kind| !kind.needs_probabilities());
+    let kinds = ranked.filter(|kind| setting & 1 == 0 || !kind.is_label_wise());
     kinds.flat_map(|kind| [1, 3].map(|k| Metric::new(kind, k).unwrap())).collect()
 }
 

@@ -98,6 +98,46 @@ class LexicalIndex:
         """Numbers of rows and of features."""
         return self._index.shape
 
+    @property
+    def core(self) -> _rust.InvertedIndex:
+        """The index of the Rust core."""
+        return self._index
+
+    def search_product(
+        self,
+        left: Csr,
+        right: Csr,
+        k: int,
+        *,
+        only: NDArray[np.bool_] | None = None,
+        num_threads: int | None = None,
+    ) -> Hits:
+        """Find the k rows of largest inner product with each row of ``left @ right``.
+
+        As `search` with these rows, which are not made: faster where they are long.
+
+        Args:
+            left: Shape (N, m).
+            right: Shape (m, n_features).
+            k: Rows a query.
+            only: Whether each row may be found, shape (n_rows,).
+            num_threads: Threads; default all cores.
+        """
+        if left.shape[1] != right.shape[0]:
+            raise ValueError(f"left: {left.shape[1]} columns, right: {right.shape[0]} rows")
+        indptr, indices, data = feature_parts(left, "left")
+        parts = feature_parts(right, "right")
+        found = []
+        for first in range(0, max(left.shape[0], 1), _QUERIES_PER_CALL):
+            window = (indptr[first : first + _QUERIES_PER_CALL + 1], indices, data)
+            found.append(
+                self._index.search_product(
+                    window, left.shape[1], parts, k, only=only, num_threads=num_threads
+                )
+            )
+        ids, scores = zip(*found, strict=True)
+        return np.concatenate(ids), np.concatenate(scores)
+
     def search(
         self,
         queries: Csr,

@@ -90,6 +90,11 @@ class Vectorizer:
         """Number of texts that hold each token, shape (n_tokens,), a copy."""
         return self._vocabulary.df
 
+    @property
+    def core(self) -> tuple[_rust.Tokenizer, _rust.Vocabulary]:
+        """Tokenizer and vocabulary of the Rust core."""
+        return self._tokenizer, self._vocabulary
+
     def token(self, column: int) -> str:
         """Return the token of a column."""
         return self._vocabulary.token(column)

@@ -193,6 +193,14 @@ pub enum Fault {
         /// The value.
         value: f32,
     },
+    /// A score that is no probability, for a metric that needs them.
+    #[error("score {value} of label {label} is no probability between 0 and 1")]
+    NoProbability {
+        /// The label.
+        label: i32,
+        /// The score.
+        value: f64,
+    },
     /// A score that is NaN.
     #[error("score of label {label} is NaN")]
     NanScore {

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use super::cuts::{CutRows, CutSums, Place};
 use super::fixed::Weights;
 use super::groups::{GroupSums, Splitter};
 use super::labelwise::Log;
 use super::ranking::{RankScratch, Rankings};
-use super::rows::push_terms;
+use super::rows::{push_at_its_k, push_terms, width};
 use super::sums::{Row, Sums};
 use super::truth::{Finder, positives};
 use super::{Counts, EmptyRows, Plan};
@@ -24,6 +25,7 @@ const SHORT: usize = 32;
 /// What the rows of a block add up to.
 pub(super) struct Block {
     pub(super) sums: Sums,
+    pub(super) cuts: CutSums,
     pub(super) groups: Vec<GroupSums>,
     pub(super) counts: Counts,
     pub(super) kept: Vec<f64>,
@@ -41,6 +43,7 @@ impl Block {
     ) -> Result<Self> {
         let mut block = Self {
             sums: Sums::new(&plan.layout),
+            cuts: CutSums::new(&plan.cuts)?,
             groups: GroupSums::all(plan)?,
             counts: Counts { rows: rows.len(), ..Counts::default() },
             kept: with_room(rows.len() * plan.row_width())?,
@@ -51,7 +54,7 @@ impl Block {
         let (mut finder, mut hits) = (Finder::new(plan.max_k), Vec::new());
         let (mut gathered, mut next) = (Vec::new(), 0);
         let (mut classes, mut ideal) = (Vec::new(), Ideal::default());
-        let mut splitter = Splitter::default();
+        let (mut splitter, mut cut_rows) = (Splitter::default(), CutRows::default());
 
         for row in rows.clone() {
             if (row - rows.start) % BATCH == 0 {
@@ -63,7 +66,8 @@ impl Block {
             }
             let at_row = |name, fault| Error::at_row(name, row, fault);
             excluded.load(exclude, row);
-            let (ranking, n_excluded) = rankings.rank(row, plan, &excluded, &mut scratch)?;
+            let (ranking, scores, n_excluded) =
+                rankings.rank(row, plan, &excluded, &mut scratch)?;
             let (row_labels, values) = y_true.row(row);
             let truth = positives(row_labels, values, &mut labels)
                 .map_err(|fault| at_row(y_true.name(), fault))?;
@@ -83,7 +87,8 @@ impl Block {
             };
             if truth.labels.is_empty() {
                 hits.clear();
-                block.add_empty(plan);
+                cut_rows.load(plan, ranking, scores, &hits);
+                block.add_empty(plan, &cut_rows.places);
             } else {
                 finder.find(ranking, truth.labels, &mut hits);
                 if let Some(weights) = &plan.weights {
@@ -97,10 +102,21 @@ impl Block {
                 block.sums.add_row(plan, &terms);
                 splitter.add_row(plan, truth.labels, row_classes, &hits, &mut block.groups);
                 if plan.options.keep_rows {
+                    cut_rows.load(plan, ranking, scores, &hits);
+                    let (n_labels, kept) = (plan.n_labels, &mut block.kept);
                     for &metric in &plan.metrics {
-                        push_terms(plan, metric, &terms, &mut block.kept);
+                        if metric.kind().is_at_its_k() {
+                            push_at_its_k(metric, &cut_rows.places, n_positives, n_labels, kept);
+                        } else {
+                            push_terms(plan, metric, &terms, kept);
+                        }
                     }
                 }
+            }
+            if plan.cuts.width > 0 {
+                cut_rows.load(plan, ranking, scores, &hits);
+                let groups = block.groups.iter_mut().map(|group| &mut group.cuts);
+                cut_rows.add_row(plan, truth.labels, &mut block.cuts, groups);
             }
             if plan.log_width > 0 {
                 block.log.push(ranking, &hits, plan.log_width);
@@ -112,13 +128,21 @@ impl Block {
     }
 
     /// A row without positives adds nothing to any sum.
-    fn add_empty(&mut self, plan: &Plan) {
+    /// But sets of labels and probabilities can be wrong in it.
+    fn add_empty(&mut self, plan: &Plan, places: &[Place]) {
         self.counts.empty += 1;
-        let value = match plan.options.empty_rows {
-            EmptyRows::Zero => 0.0,
-            EmptyRows::Skip => f64::NAN,
-        };
-        self.kept.extend(std::iter::repeat_n(value, plan.row_width()));
+        if !plan.options.keep_rows {
+            return;
+        }
+        for &metric in &plan.metrics {
+            match plan.options.empty_rows {
+                EmptyRows::Zero if metric.kind().is_at_its_k() => {
+                    push_at_its_k(metric, places, 0, plan.n_labels, &mut self.kept);
+                }
+                EmptyRows::Zero => self.kept.extend(std::iter::repeat_n(0.0, width(metric))),
+                EmptyRows::Skip => self.kept.extend(std::iter::repeat_n(f64::NAN, width(metric))),
+            }
+        }
     }
 }
 

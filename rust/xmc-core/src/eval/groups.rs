@@ -1,6 +1,7 @@
 //! Groups of labels, each scored as if the truth held its labels only.
 
 use super::Plan;
+use super::cuts::CutSums;
 use super::options::Grouping;
 use super::sums::{Hit, Row, Sums};
 use crate::error::{Error, Result};
@@ -10,6 +11,7 @@ use crate::memory::with_room;
 #[derive(Debug, Clone)]
 pub(super) struct GroupSums {
     pub(super) sums: Sums,
+    pub(super) cuts: CutSums,
     /// Rows with a positive in the group.
     pub(super) n_rows: usize,
     pub(super) n_positives: usize,
@@ -24,13 +26,15 @@ impl GroupSums {
         let n_groups = plan.options.groupings.iter().map(|grouping| grouping.n_groups);
         let n_groups = n_groups.fold(0, usize::saturating_add);
         let mut groups = with_room(n_groups)?;
-        let fresh = Self { sums: Sums::new(&plan.layout), n_rows: 0, n_positives: 0 };
+        let (sums, cuts) = (Sums::new(&plan.layout), CutSums::new(&plan.cuts)?);
+        let fresh = Self { sums, cuts, n_rows: 0, n_positives: 0 };
         groups.resize(n_groups, fresh);
         Ok(groups)
     }
 
     pub(super) fn add(&mut self, other: &Self) {
         self.sums.add(&other.sums);
+        self.cuts.add(&other.cuts);
         self.n_rows += other.n_rows;
         self.n_positives += other.n_positives;
     }

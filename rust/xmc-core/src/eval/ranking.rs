@@ -16,13 +16,14 @@ pub(super) struct RankScratch<Key> {
     labels: Vec<i32>,
     kept: Vec<i32>,
     keys: Vec<Key>,
+    values: Vec<f64>,
     seen: Seen,
 }
 
 impl<Key> RankScratch<Key> {
     pub(super) fn new() -> Self {
         let seen = Seen { filter: Filter::new(), bitmap: None };
-        Self { labels: Vec::new(), kept: Vec::new(), keys: Vec::new(), seen }
+        Self { labels: Vec::new(), kept: Vec::new(), keys: Vec::new(), values: Vec::new(), seen }
     }
 }
 
@@ -58,8 +59,9 @@ impl Seen {
     }
 }
 
-/// A row in order, without excluded labels, cut to the largest k; and how many were excluded.
-pub(super) type Ranked<'a> = (&'a [i32], usize);
+/// A row in order, without excluded labels, cut to the largest k; their scores, if a metric needs
+/// probabilities; and how many were excluded.
+pub(super) type Ranked<'a> = (&'a [i32], &'a [f64], usize);
 
 /// Rows that can be ranked.
 pub(super) trait Rankings: Sync {
@@ -108,13 +110,13 @@ impl<I: Id> Rankings for Ids<'_, I> {
             return Err(fault(Fault::DuplicateLabel { label }));
         }
         if excluded.is_empty() {
-            return Ok((&labels[..plan.max_k.min(labels.len())], 0));
+            return Ok((&labels[..plan.max_k.min(labels.len())], &[], 0));
         }
         scratch.kept.clear();
         scratch.kept.extend(labels.iter().filter(|&&label| !excluded.contains(label)));
         let n_excluded = labels.len() - scratch.kept.len();
         scratch.kept.truncate(plan.max_k);
-        Ok((&scratch.kept, n_excluded))
+        Ok((&scratch.kept, &[], n_excluded))
     }
 }
 
@@ -137,6 +139,13 @@ impl<S: Score> Rankings for CsrView<'_, S> {
         if let Some(at) = scores.iter().position(|score| score.is_nan()) {
             return Err(fault(Fault::NanScore { label: labels[at] }));
         }
+        if plan.cuts.probabilities {
+            let outside = |score: &S| !(0.0..=1.0).contains(&S::value(score.key(0)));
+            if let Some(at) = scores.iter().position(outside) {
+                let (label, value) = (labels[at], S::value(scores[at].key(0)));
+                return Err(fault(Fault::NoProbability { label, value }));
+            }
+        }
         if !labels.is_sorted_by(|a, b| a < b) {
             if let Some(label) = scratch.seen.repeated(labels, plan.n_labels)? {
                 return Err(fault(Fault::DuplicateLabel { label }));
@@ -156,6 +165,10 @@ impl<S: Score> Rankings for CsrView<'_, S> {
         keys.sort_unstable();
         scratch.kept.clear();
         scratch.kept.extend(keys.iter().map(|&key| S::label(key) ^ turn));
-        Ok((&scratch.kept, n_excluded))
+        scratch.values.clear();
+        if plan.cuts.probabilities {
+            scratch.values.extend(keys.iter().map(|&key| S::value(key)));
+        }
+        Ok((&scratch.kept, &scratch.values, n_excluded))
     }
 }

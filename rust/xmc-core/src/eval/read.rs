@@ -48,6 +48,9 @@ impl Evaluator {
         if metric.kind().is_label_wise() {
             return self.label_wise(metric, |_| true);
         }
+        if metric.kind().is_at_its_k() {
+            return self.cuts.value(&self.plan, metric);
+        }
         self.sums.value(&self.plan, metric, self.n_averaged())
     }
 
@@ -69,7 +72,9 @@ impl Evaluator {
     }
 
     /// The metric with the truth restricted to the labels of a group: rows without a positive in it
-    /// are left out, and label-wise metrics are means over its labels. Groups and groupings count
+    /// are left out, and label-wise metrics are means over its labels. Sets and probabilities are those
+    /// of predicted labels of the group; rows without such a label and without a positive of the group
+    /// are left out. Groups and groupings count
     /// from 0, in the order of [`Options::groupings`](super::Options::groupings).
     ///
     /// # Errors
@@ -79,6 +84,9 @@ impl Evaluator {
         let sums = self.group(grouping, group)?;
         if metric.kind().is_label_wise() {
             return self.label_wise(metric, self.is_member(grouping, group));
+        }
+        if metric.kind().is_at_its_k() {
+            return sums.cuts.value(&self.plan, metric);
         }
         sums.sums.value(&self.plan, metric, sums.n_rows)
     }
@@ -112,10 +120,10 @@ impl Evaluator {
     /// The terms of a metric of the list, one for each row.
     ///
     /// # Errors
-    /// [`Error::LabelWise`] for a mean over labels; [`Error::NotKept`] if the metric is not of the
+    /// [`Error::LabelWise`] for a mean over labels or an error of bins; [`Error::NotKept`] if the metric is not of the
     /// list or [`Options::keep_rows`](super::Options::keep_rows) is off.
     pub fn row_values(&self, metric: Metric) -> Result<RowValues> {
-        if metric.kind().is_label_wise() {
+        if !metric.kind().has_row_values() {
             return Err(Error::LabelWise { metric });
         }
         let plan = &*self.plan;
@@ -126,7 +134,7 @@ impl Evaluator {
         let before = plan.metrics[..position].iter();
         let first: usize = before.map(|&metric| rows::width(metric)).sum();
         let column = |at: usize| self.kept.chunks(plan.row_width()).map(|row| row[at]).collect();
-        if metric.kind().is_weighted() {
+        if metric.kind().is_ratio() {
             let (numerators, denominators) = (column(first), column(first + 1));
             return Ok(RowValues::Ratio { numerators, denominators });
         }

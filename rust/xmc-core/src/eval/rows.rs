@@ -1,5 +1,6 @@
 //! The values of metrics for single rows.
 
+use super::cuts::{Place, terms};
 use super::fixed::ONE;
 use super::sums::Row;
 use super::{Plan, PsNdcg};
@@ -22,8 +23,8 @@ pub enum RowValues {
 /// Numbers kept of a row for a metric: its value, numerator and denominator, or none.
 pub(super) fn width(metric: Metric) -> usize {
     match metric.kind() {
-        kind if kind.is_label_wise() => 0,
-        kind if kind.is_weighted() => 2,
+        kind if !kind.has_row_values() => 0,
+        kind if kind.is_ratio() => 2,
         _ => 1,
     }
 }
@@ -62,6 +63,18 @@ pub(super) fn push_terms(plan: &Plan, metric: Metric, row: &Row<'_>, out: &mut V
             let best = ideal.iter().enumerate().map(|(rank, &w)| w as f64 * discount(rank));
             out.extend([dcg.sum::<f64>() * unit, best.sum::<f64>() * unit]);
         }
-        Kind::Coverage | Kind::MacroP | Kind::MacroR | Kind::MacroF => {}
+        _ => {}
     }
+}
+
+/// Appends the terms of a metric that is summed at its own k.
+pub(super) fn push_at_its_k(
+    metric: Metric,
+    places: &[Place],
+    n_positives: usize,
+    n_labels: usize,
+    out: &mut Vec<f64>,
+) {
+    let terms = terms(metric, places, n_positives, n_labels);
+    out.extend(&terms[..width(metric)]);
 }

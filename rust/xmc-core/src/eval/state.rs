@@ -13,7 +13,7 @@ use crate::rng::mix;
 
 const MAGIC: [u8; 8] = *b"xmc-eval";
 /// Grows when older versions of the crate cannot read the bytes any more.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes of the checksum at the end.
 const SUM: usize = 8;
 /// Larger counts and sums cannot come from rows, and could overflow.
@@ -56,11 +56,13 @@ impl Evaluator {
             out.number(count);
         }
         out.vector(&self.sums.total, |sum| sum.to_le_bytes());
+        out.vector(&self.cuts.total, |sum| sum.to_le_bytes());
         out.number(self.groups.len());
         for group in &self.groups {
             out.number(group.n_rows);
             out.number(group.n_positives);
             out.vector(&group.sums.total, |sum| sum.to_le_bytes());
+            out.vector(&group.cuts.total, |sum| sum.to_le_bytes());
         }
         out.vector(&self.labels.cells, |count| count.to_le_bytes());
         out.vector(&self.kept, |x| x.to_le_bytes());
@@ -221,11 +223,11 @@ impl Reader<'_> {
             excluded: self.number()?,
             excluded_positives: self.number()?,
         };
-        let total = self.sums()?;
-        let n_groups = self.length(24)?;
+        let (total, cuts) = (self.sums()?, self.sums()?);
+        let n_groups = self.length(32)?;
         let mut groups = with_room(n_groups)?;
         for _ in 0..n_groups {
-            groups.push((self.number()?, self.number()?, self.sums()?));
+            groups.push((self.number()?, self.number()?, self.sums()?, self.sums()?));
         }
         let cells = self.vector(u32::from_le_bytes)?;
         let kept = self.vector(f64::from_le_bytes)?;
@@ -233,14 +235,19 @@ impl Reader<'_> {
         // Before the evaluator is made: it takes memory for all of these.
         let named = options.groupings.iter().map(|grouping| grouping.n_groups);
         if named.fold(0, usize::saturating_add) != groups.len()
-            || groups.iter().any(|group| group.2.len() != total.len())
+            || groups
+                .iter()
+                .any(|group| group.2.len() != total.len() || group.3.len() != cuts.len())
             || LabelCounts::n_cells(n_labels, &metrics) != Some(cells.len())
         {
             return wrong("its lengths do not fit together");
         }
         let mut evaluator = Evaluator::new(n_labels, &metrics, options)?;
         let n_kept = counts.rows.checked_mul(evaluator.plan.row_width());
-        if total.len() != evaluator.sums.total.len() || n_kept != Some(kept.len()) {
+        if total.len() != evaluator.sums.total.len()
+            || cuts.len() != evaluator.cuts.total.len()
+            || n_kept != Some(kept.len())
+        {
             return wrong("its lengths do not fit together");
         }
         if counts.empty > counts.rows
@@ -250,9 +257,10 @@ impl Reader<'_> {
             return wrong("a count exceeds the number of rows");
         }
         evaluator.counts = counts;
-        evaluator.sums.total = total;
-        for (group, (n_rows, n_positives, total)) in evaluator.groups.iter_mut().zip(groups) {
+        (evaluator.sums.total, evaluator.cuts.total) = (total, cuts);
+        for (group, (n_rows, n_positives, total, cuts)) in evaluator.groups.iter_mut().zip(groups) {
             (group.n_rows, group.n_positives, group.sums.total) = (n_rows, n_positives, total);
+            group.cuts.total = cuts;
         }
         evaluator.labels.cells = cells;
         evaluator.kept = kept;

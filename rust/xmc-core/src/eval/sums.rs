@@ -47,7 +47,7 @@ impl Lane {
                 &[Self::PsDcg, Self::PsNdcgBeyond, Self::IdealPsDcg, Self::IdealPsNdcgBeyond]
             }
             Kind::Psr => &[Self::PsRecall, Self::IdealPsRecall],
-            Kind::Coverage | Kind::MacroP | Kind::MacroR | Kind::MacroF => &[],
+            _ => &[],
         }
     }
 }
@@ -250,9 +250,7 @@ impl Sums {
                 let ideal = both(Lane::IdealPsDcg, Lane::IdealPsNdcgBeyond);
                 over(both(Lane::PsDcg, Lane::PsNdcgBeyond), ideal)
             }
-            Kind::Coverage | Kind::MacroP | Kind::MacroR | Kind::MacroF => {
-                Err(Error::NotSummed { metric })
-            }
+            _ => Err(Error::NotSummed { metric }),
         }
     }
 }

@@ -58,7 +58,7 @@ impl<'a> LazyRows<'a> {
     }
 
     /// The columns and values of a row, which is checked unless it is to be trusted.
-    pub(super) fn read(&self, row: usize) -> Result<(&'a [i32], &'a [f32])> {
+    pub(crate) fn read(&self, row: usize) -> Result<(&'a [i32], &'a [f32])> {
         if self.trusted { self.get(row) } else { self.checked(row) }
     }
 
@@ -74,8 +74,15 @@ impl<'a> LazyRows<'a> {
         self.n_cols
     }
 
+    /// Position of the first entry of a row, if its row pointers are right.
+    #[inline]
+    pub(crate) fn start(&self, row: usize) -> usize {
+        let start = self.indptr.get(row).map_or(0, |at| at - self.first);
+        usize::try_from(start).unwrap_or(0)
+    }
+
     /// Checks the shape.
-    pub(super) fn check_shape(&self, n_rows: usize, n_cols: usize) -> Result<()> {
+    pub(crate) fn check_shape(&self, n_rows: usize, n_cols: usize) -> Result<()> {
         let shape = [("rows", n_rows, self.n_rows()), ("features", n_cols, self.n_cols)];
         match shape.into_iter().find(|(_, expected, found)| expected != found) {
             None => Ok(()),
@@ -103,7 +110,7 @@ impl<'a> LazyRows<'a> {
 
     /// The columns and values of a row as they are, if its row pointers are right.
     #[inline]
-    pub(super) fn get(&self, row: usize) -> Result<(&'a [i32], &'a [f32])> {
+    pub(crate) fn get(&self, row: usize) -> Result<(&'a [i32], &'a [f32])> {
         let place = |at: usize| usize::try_from(self.indptr.get(at)?.checked_sub(self.first)?).ok();
         let entries = || {
             let span = place(row)?..place(row + 1)?;

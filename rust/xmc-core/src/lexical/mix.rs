@@ -1,10 +1,9 @@
 //! Weighted sums of sparse rows.
 
+use super::sums::Sums;
 use super::{BLOCK_ROWS, LazyRows};
-use crate::bitmap::Bitmap;
 use crate::csr::{Csr, csr_from_parts};
 use crate::error::{Error, Fault, Result};
-use crate::memory::{reserve, zeroed};
 
 /// Adds up rows: row i of the result is the sum of the rows `ids[i * width..(i + 1) * width]`, each
 /// times its weight. -1 stands for no row.
@@ -25,12 +24,8 @@ pub fn mix_rows(ids: &[i32], weights: &[f64], width: usize, rows: LazyRows<'_>) 
             return Err(Error::Length { name, what, expected, found });
         }
     }
-    let scratch = || {
-        let sums: Vec<f64> = zeroed(rows.n_cols())?;
-        Ok((sums, Bitmap::new(rows.n_cols())?, Vec::<i32>::new()))
-    };
-    csr_from_parts((n, rows.n_cols()), BLOCK_ROWS, &|| true, scratch, |scratch, block, part| {
-        let (sums, seen, columns) = scratch;
+    let scratch = || Sums::new(rows.n_cols());
+    csr_from_parts((n, rows.n_cols()), BLOCK_ROWS, &|| true, scratch, |sums, block, part| {
         for at in block {
             let span = at * width..(at + 1) * width;
             for (&id, &weight) in ids[span.clone()].iter().zip(&weights[span]) {
@@ -49,18 +44,9 @@ pub fn mix_rows(ids: &[i32], weights: &[f64], width: usize, rows: LazyRows<'_>) 
                     return Err(Error::at_row("weights", at, Fault::NotFinite { label: id }));
                 }
                 let (others, values) = rows.checked(id as usize)?;
-                reserve(columns, others.len())?;
-                for (&column, &value) in others.iter().zip(values) {
-                    if seen.insert(column) {
-                        columns.push(column);
-                    }
-                    sums[column as usize] += weight * f64::from(value);
-                }
+                sums.add(others, values, weight)?;
             }
-            columns.sort_unstable();
-            let sum = |&column: &i32| (column, std::mem::take(&mut sums[column as usize]) as f32);
-            part.push_row(columns.iter().map(sum))?;
-            columns.drain(..).for_each(|column| seen.remove(column));
+            sums.push_to(part)?;
         }
         Ok(())
     })

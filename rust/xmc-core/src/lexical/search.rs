@@ -2,7 +2,7 @@
 
 use super::bounds::{Bounds, Pruned};
 use super::lazy::LazyRows;
-use super::{check_columns, check_rows};
+use super::{Sums, check_columns, check_rows};
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Result};
 use crate::memory::filled;
@@ -193,6 +193,56 @@ impl InvertedIndex {
         })
     }
 
+    /// Searches with the rows of a product, `left` times `right`, which are not made: as
+    /// [`search`](Self::search) with these rows, but for
+    /// the rounding, and faster where they are long.
+    ///
+    /// Sums are taken in `f64`, in the order of the terms of `left` and of those of `right`.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search), for `left` instead of queries; [`Error::Content`] for a row of `right`
+    /// that is read, unless it is to be trusted.
+    pub fn search_product(
+        &self,
+        left: CsrView<'_>,
+        right: LazyRows<'_>,
+        k: usize,
+        exclude: Option<CsrPattern<'_>>,
+        only: Option<&[bool]>,
+    ) -> Result<TopK> {
+        right.check_shape(left.n_cols(), self.n_features())?;
+        self.check_given(left, exclude, only)?;
+        TopK::fill::<f32, (Scratch, Option<Sums>), _>(left.n_rows(), k, |row, keys, scratch| {
+            let (Scratch { sums, excluded, .. }, product) = scratch;
+            if sums.len() != self.n_rows {
+                *sums = filled(self.n_rows, UNTOUCHED)?;
+            }
+            let product = match product {
+                Some(product) => product,
+                None => product.insert(Sums::new(self.n_features())?),
+            };
+            excluded.load(exclude, row);
+            let (columns, values) = left.row(row);
+            for (&column, &value) in columns.iter().zip(values) {
+                let (others, theirs) = right.read(column as usize)?;
+                product.add(others, theirs, f64::from(value))?;
+            }
+            product.drain(|column, value| {
+                if value != 0.0 {
+                    for &posting in self.postings.column(column) {
+                        let (row, weight) = unpacked(posting);
+                        sums[row as usize] += value * weight;
+                    }
+                }
+            });
+            let drops =
+                |id: i32| only.is_some_and(|only| !only[id as usize]) || excluded.contains(id);
+            collect(sums, k, true, drops, keys);
+            keys.sort_unstable();
+            Ok(())
+        })
+    }
+
     fn check(
         &self,
         queries: CsrView<'_>,
@@ -200,6 +250,16 @@ impl InvertedIndex {
         only: Option<&[bool]>,
     ) -> Result<()> {
         check_columns(queries, self.n_features())?;
+        self.check_given(queries, exclude, only)
+    }
+
+    /// Checks all but the columns of queries.
+    fn check_given(
+        &self,
+        queries: CsrView<'_>,
+        exclude: Option<CsrPattern<'_>>,
+        only: Option<&[bool]>,
+    ) -> Result<()> {
         if let Some(exclude) = exclude {
             exclude.check_shape(queries.n_rows(), self.n_rows)?;
         }

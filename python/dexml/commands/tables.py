@@ -1,0 +1,52 @@
+"""Tables as data sets: the folder in the LF layout that a table becomes."""
+
+from __future__ import annotations
+
+import os
+
+from dexml import console, data
+from dexml.train import TrainSettings
+
+READING = ("test", "labels", "text_column", "label_column", "separator", "split_column")
+"""Settings that say how a table is read; the folder that is made of it keeps them."""
+
+
+def with_folder(settings: TrainSettings) -> TrainSettings:
+    """Return settings whose data set is a folder: of a table, ``RUN.data``, made beside the run.
+
+    Raises:
+        ValueError: The table cannot be read; the message names file, row and column.
+        FileNotFoundError: There is no such table.
+        FileExistsError: ``RUN.data`` holds something else.
+    """
+    table = settings.data_dir
+    if not data.is_table(table):
+        _refuse_options(settings)
+        return settings
+    if settings.plan or settings.plan_json or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        console.usage_error(
+            f"{table}: --plan and several processes need a folder; make one: "
+            f"python -m dexml.data from-table {table} FOLDER"
+        )
+    folder = settings.out.with_name(settings.out.name + ".data")
+    made = data.folder_from_table(
+        folder,
+        table,
+        settings.test,
+        settings.labels,
+        columns=data.Columns(
+            settings.text_column, settings.label_column, settings.separator, settings.split_column
+        ),
+    )
+    if made and not settings.quiet:
+        console.say(f"{table}: written as a data set, {folder}")
+    usual = {name: TrainSettings.model_fields[name].default for name in READING}
+    return settings.model_copy(update={"data_dir": folder, **usual})
+
+
+def _refuse_options(settings: TrainSettings) -> None:
+    """Options that say how a table is read mean nothing for a folder."""
+    for name in READING:
+        if getattr(settings, name) != TrainSettings.model_fields[name].default:
+            option = "--" + name.replace("_", "-")
+            console.usage_error(f"{option} is for a table; {settings.data_dir} is none")

@@ -1,0 +1,177 @@
+"""Tables as columns: JSON lines, CSV, TSV, Parquet, and tables in memory."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dexml import _rust, console
+from dexml.data.texts import MARK, packing
+
+CSV_CELL = 2**31 - 1
+"""Characters of a CSV cell at most; Python's own limit is 131,072."""
+
+Row = Callable[[int], str]
+"""Names the place of a row in messages."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns by name, all of one length, and what table and rows are called in messages."""
+
+    columns: Mapping[str, Sequence[Any]]
+    name: str
+    row: Row
+
+    def column(self, name: str, remedy: str) -> Sequence[Any]:
+        """Return a column; one that is missing is an error, with the `remedy` at its end."""
+        if name not in self.columns:
+            known = ", ".join(map(str, self.columns)) or "none"
+            hint = console.did_you_mean(name, [str(c) for c in self.columns])
+            raise ValueError(f"{self.name}: no column '{name}' (columns: {known}){hint}; {remedy}")
+        return self.columns[name]
+
+    def cell(self, row: int, column: str) -> str:
+        """Name the place of a cell."""
+        return f"{self.row(row)}, column '{column}'"
+
+
+def open_table(source: Any, name: str) -> Table:
+    """Read a file, or take the columns of a table in memory, which `name` stands for in messages.
+
+    Raises:
+        ValueError: The file is empty or damaged; the message names the line.
+        TypeError: It is no table.
+        FileNotFoundError: There is no such file.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _read(Path(source))
+    if isinstance(source, Mapping):
+        names: Any = list(source)
+    else:
+        names = getattr(source, "column_names", None)
+        names = getattr(source, "columns", None) if names is None else names
+        if names is None or callable(names):
+            kind = type(source).__name__
+            raise TypeError(f"{name} is {kind}; give a file, a data frame, or a dict of columns")
+    columns = {str(column): _listed(source[column]) for column in names}
+    lengths = {column: len(values) for column, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{name}: columns of different lengths ({lengths})")
+    return Table(columns, name, lambda row: f"{name} row {row}")
+
+
+def _listed(column: Any) -> list[Any]:
+    """Return the values of a column: of pyarrow, polars, pandas, numpy, or any sequence."""
+    for method in ("to_pylist", "to_list", "tolist"):
+        if hasattr(column, method):
+            return list(getattr(column, method)())
+    return list(column)
+
+
+def _read(path: Path) -> Table:
+    """Read a file; what it is, its first bytes say."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with path.open("rb") as file:
+        packed = packing(file.read(4)) is not None
+    content = _rust.load_bytes(str(path)) if packed else path.read_bytes()
+    if content[:4] == b"PAR1":
+        return _parquet(content, path)
+    content = content.removeprefix(MARK)
+    try:
+        text = codecs.decode(content, "utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
+    start = text.lstrip()[:1]
+    if not start:
+        raise ValueError(f"{path}: empty; expected a table")
+    if start in "{[":
+        return _json_list(text, path) if start == "[" else _json_lines(text, path)
+    return _delimited(text, path)
+
+
+def _json_lines(text: str, path: Path) -> Table:
+    records, lines = [], []
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            record = json.loads(content)
+        except ValueError as error:
+            raise ValueError(f"{path}:{line}: not JSON ({error}); one object a line") from None
+        records.append(record)
+        lines.append(line)
+    return _records(records, path, lambda row: f"{path}:{lines[row]}")
+
+
+def _json_list(text: str, path: Path) -> Table:
+    try:
+        records = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    return _records(records, path, lambda row: f"{path}: object {row}")
+
+
+def _records(records: list[Any], path: Path, row: Row) -> Table:
+    """Turn objects into columns; what an object does not have is None."""
+    names: dict[str, None] = {}
+    for at, record in enumerate(records):
+        if not isinstance(record, dict):
+            kind = type(record).__name__
+            raise ValueError(
+                f'{row(at)}: {kind}; expected an object, {{"text": ..., "labels": []}}'
+            )
+        names.update(dict.fromkeys(record))
+    return Table({name: [r.get(name) for r in records] for name in names}, str(path), row)
+
+
+def _delimited(text: str, path: Path) -> Table:
+    """Read CSV or TSV with a header; the header says what separates columns."""
+    header = text.split("\n", 1)[0]
+    delimiter = max("\t,;", key=header.count)
+    before = csv.field_size_limit(CSV_CELL)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        names = [name.strip() for name in next(reader)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{path}:1: a column is named twice ({', '.join(names)})")
+        rows, lines = [], []
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                if len(cells) != len(names):
+                    raise ValueError(
+                        f"{path}:{line}: {len(cells)} cells, but the header has {len(names)}; "
+                        'put cells that hold the separator in quotes, "..."'
+                    )
+                rows.append(cells)
+                lines.append(line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num}: {error}") from None
+    finally:
+        csv.field_size_limit(before)
+    columns = {name: [cells[at] for cells in rows] for at, name in enumerate(names)}
+    return Table(columns, str(path), lambda row: f"{path}:{lines[row]}")
+
+
+def _parquet(content: bytes, path: Path) -> Table:
+    console.require("tables", "pyarrow")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(pyarrow.BufferReader(content))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged Parquet file ({str(error).splitlines()[0]})") from None
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    return Table(columns, str(path), lambda row: f"{path} row {row}")

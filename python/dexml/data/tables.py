@@ -1,0 +1,296 @@
+"""Data sets from tables: JSON lines, CSV, TSV, Parquet, data frames; a point a row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from dexml.data.columns import Table, open_table
+from dexml.data.layout import Dataset, save_dataset
+from dexml.data.parts import Csr
+from dexml.files import replacing
+
+TABULAR = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+TRAIN, TEST = ("train", "trn"), ("test", "tst")
+"""Names of the two sides in a split column."""
+SOURCE = "table.json"
+"""In a folder made of tables: what it was made of."""
+ID, TEXT = ("id", "label"), "text"
+"""Columns of a table of labels: one of the first, and this one."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a table is read.
+
+    Attributes:
+        text: Column with the text of a point.
+        labels: Column with its labels: a list of label texts, or of ids of a table of labels; or
+            one string with `separator` between them.
+        separator: Between labels in a string. ``""``: the whole string is one label. None: strings
+            are refused, unless they hold a JSON list.
+        split: Column that says ``train`` (or ``trn``) or ``test`` (``tst``) for each row.
+    """
+
+    text: str = "text"
+    labels: str = "labels"
+    separator: str | None = None
+    split: str | None = None
+
+
+def from_table(
+    train: Any, test: Any = None, labels: Any = None, *, columns: Columns | None = None
+) -> Dataset:
+    """Read a data set from tables.
+
+    A table is a file (JSON lines or a JSON list of objects, CSV or TSV with a header, Parquet;
+    plain, gzip or zstd; told apart by content), a data frame of pandas or polars, a table of
+    pyarrow, a ``datasets.Dataset``, or a dict of columns.
+
+    Args:
+        train: Table of points: a text and its labels a row.
+        test: The same for points to score at the end; may be left out.
+        labels: Table of labels, with columns ``id`` (or ``label``) and ``text``, for labels that
+            points name by an id. Left out: what points name is the label's text. Labels are
+            numbered in the order of this table, else in that in which points name them first.
+        columns: Names of columns, and what separates labels in a string.
+
+    Returns:
+        The data set; without test points, its test side is empty.
+
+    Raises:
+        ValueError: A column is missing, a cell is empty or of the wrong kind, a label is unknown
+            or named twice in a row, no point has a label, or a file is damaged. The message names
+            file, row and column.
+        TypeError: Something is no table.
+        ImportError: A Parquet file, and pyarrow is not installed.
+    """
+    columns = columns or Columns()
+    sides = [("train", open_table(train, "train"))]
+    if test is not None:
+        sides.append(("test", open_table(test, "test")))
+    known = None if labels is None else _label_table(open_table(labels, "labels"))
+    numbers = _Numbers({} if known is None else known[0], fixed=known is not None)
+    texts: dict[str, list[str]] = {"train": [], "test": []}
+    ids: dict[str, list[list[int]]] = {"train": [], "test": []}
+    for side, table in sides:
+        where = _sides(table, columns.split, side)
+        found = _texts(table, columns.text)
+        cells = table.column(columns.labels, "name it with --label-column")
+        for row, (part, text, cell) in enumerate(zip(where, found, cells, strict=True)):
+            at = partial(table.cell, row, columns.labels)
+            texts[part].append(text)
+            ids[part].append(numbers.of(cell, columns.separator, at))
+    label_texts = known[1] if known is not None else list(numbers.by_name)
+    if not any(ids["train"]):
+        raise ValueError(f"{sides[0][1].name}: no training point has a label")
+    y = {part: _matrix(rows, len(label_texts)) for part, rows in ids.items()}
+    return Dataset(
+        train_texts=texts["train"],
+        test_texts=texts["test"],
+        label_texts=label_texts,
+        y_train=y["train"],
+        y_test=y["test"],
+        exclude_train=None,
+        exclude_test=None,
+        train_groups=None,
+        test_groups=None,
+    )
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path is that of a table, not of a folder: an existing file, or a name like one."""
+    if path.is_dir():
+        return False
+    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    return path.exists() or name.endswith(TABULAR)
+
+
+def folder_from_table(
+    folder: Path,
+    train: Path,
+    test: Path | None = None,
+    labels: Path | None = None,
+    *,
+    columns: Columns | None = None,
+) -> bool:
+    """Write tables in files as a folder in the LF layout; False if it is there already.
+
+    A folder that was made of other content, or read in another way, is replaced.
+
+    Args:
+        folder: To write.
+        train: Table of points.
+        test: Table of test points.
+        labels: Table of labels.
+        columns: As in `from_table`.
+
+    Raises:
+        FileExistsError: `folder` holds something that was not made here.
+        FileNotFoundError: A file is missing.
+        ValueError: See `from_table`.
+    """
+    columns = columns or Columns()
+    sources = {"train": train, "test": test, "labels": labels}
+    made_of = {name: _digest(path) for name, path in sources.items() if path is not None}
+    mark = json.dumps({"sha256": made_of, **asdict(columns)}, indent=2) + "\n"
+    if folder.exists():
+        known = folder / SOURCE
+        if not known.is_file():
+            raise FileExistsError(
+                f"{folder}: holds something else; the data set of {train} goes there"
+            )
+        if known.read_text(encoding="utf-8") == mark:
+            return False
+    found = from_table(train, test, labels, columns=columns)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as beside:
+        tested = (found.test_texts, found.y_test) if found.test_texts else None
+        save_dataset(beside, found.label_texts, (found.train_texts, found.y_train), tested)
+        (beside / SOURCE).write_text(mark, encoding="utf-8")
+    return True
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _texts(table: Table, column: str) -> list[str]:
+    values = table.column(column, "name it with --text-column")
+    if set(map(type, values)) <= {str}:
+        return list(values)
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            kind = "empty" if _missing(value) else type(value).__name__
+            raise ValueError(f"{table.cell(row, column)}: {kind}; expected a text")
+    return list(values)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _sides(table: Table, split: str | None, side: str) -> list[str]:
+    """Return ``train`` or ``test`` for each row."""
+    n_rows = len(next(iter(table.columns.values()), ()))
+    if split is None or (side == "test" and split not in table.columns):
+        return [side] * n_rows
+    sides = []
+    for row, value in enumerate(table.column(split, "name it with --split-column")):
+        word = str(value).strip().lower()
+        if word not in TRAIN + TEST:
+            raise ValueError(
+                f"{table.cell(row, split)}: {value!r}; expected train or test (validation points "
+                "are drawn from the training points: --validation)"
+            )
+        sides.append("train" if word in TRAIN else "test")
+    return sides
+
+
+def _names(cell: Any, separator: str | None, at: Callable[[], str]) -> list[str]:
+    """Return the labels of a cell, as they are named there."""
+    if _missing(cell):
+        raise ValueError(f"{at()}: empty; a point without labels has an empty list")
+    if isinstance(cell, str):
+        cell = _split(cell, separator, at)
+    elif isinstance(cell, Mapping) or not hasattr(cell, "__iter__"):
+        kind = type(cell).__name__
+        raise ValueError(f"{at()}: {kind}; expected a list of labels")
+    names: list[str] = []
+    for value in cell:
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            kind = "null" if _missing(value) else type(value).__name__
+            raise ValueError(f"{at()}: a label is {kind}; expected a text or a number")
+        name = " ".join(str(value).split())
+        if not name:
+            raise ValueError(f"{at()}: a label is empty")
+        names.append(name)
+    return names
+
+
+def _split(cell: str, separator: str | None, at: Callable[[], str]) -> list[Any]:
+    if separator:
+        return [name for name in cell.split(separator) if name.strip()]
+    if separator == "":
+        return [cell] if cell.strip() else []
+    try:
+        found = json.loads(cell)
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise ValueError(
+            f"{at()}: a string; say what stands between its labels, --separator ';', or that it "
+            "is one label, --separator ''"
+        )
+    return found
+
+
+class _Numbers:
+    """Numbers of labels by name; new names get the next ones unless they are `fixed`."""
+
+    def __init__(self, by_name: dict[str, int], *, fixed: bool) -> None:
+        self.by_name = by_name
+        self.fixed = fixed
+        self.seen: dict[str, int] = {}  # names as they stand in cells, without another look
+
+    def of(self, cell: Any, separator: str | None, at: Callable[[], str]) -> list[int]:
+        """Return the numbers of a cell's labels, sorted."""
+        try:
+            found = [self.seen[name] for name in cell] if type(cell) is list else None
+        except (KeyError, TypeError):
+            found = None
+        if found is None:
+            names = _names(cell, separator, at)
+            found = [self._number(name, at) for name in names]
+            if type(cell) is list:
+                self.seen.update(
+                    (raw, n) for raw, n in zip(cell, found, strict=True) if type(raw) is str
+                )
+        found.sort()
+        if len(set(found)) < len(found):
+            twice = next(name for name, n in self.by_name.items() if found.count(n) > 1)
+            raise ValueError(f"{at()}: label '{twice}' twice")
+        return found
+
+    def _number(self, name: str, at: Callable[[], str]) -> int:
+        if self.fixed and name not in self.by_name:
+            raise ValueError(f"{at()}: label '{name}' is not in the table of labels")
+        return self.by_name.setdefault(name, len(self.by_name))
+
+
+def _label_table(table: Table) -> tuple[dict[str, int], list[str]]:
+    """Return the number of each label id, and the texts."""
+    id_column = next((name for name in ID if name in table.columns), ID[0])
+    ids = table.column(id_column, "a table of labels has columns id and text")
+    texts = _texts(table, TEXT)
+    numbers: dict[str, int] = {}
+    for row, value in enumerate(ids):
+        name = "" if _missing(value) else " ".join(str(value).split())
+        if not name:
+            raise ValueError(f"{table.cell(row, id_column)}: empty; expected the id of a label")
+        if name in numbers:
+            first = table.row(numbers[name])
+            raise ValueError(f"{table.cell(row, id_column)}: label '{name}' twice (first {first})")
+        numbers[name] = len(numbers)
+    if not numbers:
+        raise ValueError(f"{table.name}: no labels")
+    return numbers, texts
+
+
+def _matrix(rows: list[list[int]], n_labels: int) -> Csr:
+    indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
+    indices = np.fromiter((i for row in rows for i in row), np.int32, int(indptr[-1]))
+    values = np.ones(len(indices), np.float32)
+    return csr_array((values, indices, indptr), shape=(len(rows), n_labels))

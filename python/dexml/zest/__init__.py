@@ -1,0 +1,1 @@
+"""Learned pairs of words of texts and labels, by command: ``python -m dexml.zest``."""

@@ -1,0 +1,206 @@
+//! The part of W that one point and some labels look at.
+
+use rayon::prelude::*;
+
+use crate::csr::{CsrPattern, CsrView};
+use crate::error::Result;
+use crate::lexical::LazyRows;
+use crate::memory::{filled, with_room, zeroed};
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+/// Points handed to a thread at a time.
+const BLOCK: usize = 64;
+
+/// Points, labels, and the pairs of features that W holds.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub x: CsrView<'a>,
+    /// Checked before.
+    pub z: LazyRows<'a>,
+    /// Checked before; its values do not count.
+    pub support: LazyRows<'a>,
+}
+
+/// An entry of W: its position, the slot of its label feature, the position of its point feature in the row
+/// of the point.
+pub(super) type Hit = (u32, u32, u32);
+
+/// What a label feature adds to scores.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    /// `u_d`: the sum of `x_c w_cd`.
+    score: f64,
+    /// `s_d`: the sum of `x_c^2`.
+    square: f64,
+    /// W has still to move by `x_c` times this.
+    change: f64,
+}
+
+/// The part of W that one point and some labels look at: each label feature has a slot.
+pub(super) struct Local {
+    /// The slot of each label feature, or `NONE`.
+    slots: Vec<u32>,
+    columns: Vec<i32>,
+    /// Label after label: slots and values; label i ends at `ends[i]`.
+    cells: Vec<(u32, f32)>,
+    ends: Vec<usize>,
+    hits: Vec<Hit>,
+    values: Vec<f32>,
+    sums: Vec<Slot>,
+}
+
+impl Local {
+    pub fn new(n_features: usize) -> Result<Self> {
+        Ok(Self {
+            slots: filled(n_features, NONE)?,
+            columns: Vec::new(),
+            cells: Vec::new(),
+            ends: Vec::new(),
+            hits: Vec::new(),
+            values: Vec::new(),
+            sums: Vec::new(),
+        })
+    }
+
+    /// Gives the features of labels their slots.
+    pub fn place(&mut self, given: &Given<'_>, labels: &[i32]) -> Result<()> {
+        for column in self.columns.drain(..) {
+            self.slots[column as usize] = NONE;
+        }
+        self.cells.clear();
+        self.ends.clear();
+        for &label in labels {
+            let (columns, values) = given.z.get(label as usize)?;
+            for (&column, &value) in columns.iter().zip(values) {
+                let slot = &mut self.slots[column as usize];
+                if *slot == NONE {
+                    *slot = self.columns.len() as u32;
+                    self.columns.push(column);
+                }
+                self.cells.push((*slot, value));
+            }
+            self.ends.push(self.cells.len());
+        }
+        Ok(())
+    }
+
+    /// Looks for the entries of W, by ascending point feature.
+    pub fn find(&mut self, given: &Given<'_>, point: usize) -> Result<()> {
+        self.hits.clear();
+        for (own, &column) in given.x.row(point).0.iter().enumerate() {
+            let first = given.support.start(column as usize);
+            for (at, &other) in given.support.get(column as usize)?.0.iter().enumerate() {
+                let slot = self.slots[other as usize];
+                if slot != NONE {
+                    self.hits.push(((first + at) as u32, slot, own as u32));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the entries of W as `find` found them before.
+    pub fn take(&mut self, hits: &[Hit]) {
+        self.hits.clear();
+        self.hits.extend_from_slice(hits);
+    }
+
+    /// The entries of W.
+    pub fn hits(&self) -> &[Hit] {
+        &self.hits
+    }
+
+    /// Reads the weights.
+    pub fn read<W: Copy + Into<f64>>(&mut self, given: &Given<'_>, point: usize, weights: &[W]) {
+        self.values.clear();
+        self.values.extend_from_slice(given.x.row(point).1);
+        self.sums.clear();
+        self.sums.resize(self.columns.len(), Slot::default());
+        for &(at, slot, own) in &self.hits {
+            let sums = &mut self.sums[slot as usize];
+            let value = f64::from(self.values[own as usize]);
+            sums.score += value * weights[at as usize].into();
+            sums.square += value * value;
+        }
+    }
+
+    fn cells(&self, label: usize) -> std::ops::Range<usize> {
+        let first = if label == 0 { 0 } else { self.ends[label - 1] };
+        first..self.ends[label]
+    }
+
+    /// The score of a label, and the squared length of its products with the point.
+    pub fn score(&self, label: usize) -> (f64, f64) {
+        let (mut score, mut square) = (0.0, 0.0);
+        for &(slot, value) in &self.cells[self.cells(label)] {
+            let value = f64::from(value);
+            let sums = &self.sums[slot as usize];
+            score += sums.score * value;
+            square += sums.square * value * value;
+        }
+        (score, square)
+    }
+
+    /// Moves W by `step` times the products of the point and a label.
+    pub fn step(&mut self, label: usize, step: f64) {
+        let span = self.cells(label);
+        for &(slot, value) in &self.cells[span] {
+            let change = step * f64::from(value);
+            let sums = &mut self.sums[slot as usize];
+            sums.score += change * sums.square;
+            sums.change += change;
+        }
+    }
+
+    /// Writes all steps to the weights.
+    pub fn write(&self, weights: &mut [f64]) {
+        for &(at, slot, own) in &self.hits {
+            let value = f64::from(self.values[own as usize]);
+            weights[at as usize] += value * self.sums[slot as usize].change;
+        }
+    }
+}
+
+/// The scores `x' W z` of pairs, one for each stored entry of `pairs`. Their sums depend on the pair alone.
+pub(super) fn scores_of<W: Copy + Into<f64> + Sync>(
+    given: &Given<'_>,
+    weights: &[W],
+    pairs: CsrPattern<'_>,
+) -> Result<Vec<f64>> {
+    let n_points = pairs.n_rows();
+    let blocks = (0..n_points).step_by(BLOCK).map(|first| first..(first + BLOCK).min(n_points));
+    let lengths = blocks.clone().map(|block| block.map(|row| pairs.row(row).len()).sum::<usize>());
+    let mut scores = zeroed(lengths.clone().sum())?;
+    let mut tasks = with_room(n_points.div_ceil(BLOCK))?;
+    let mut rest = &mut scores[..];
+    for (block, length) in blocks.zip(lengths) {
+        let (own, tail) = rest.split_at_mut(length);
+        tasks.push((block, own));
+        rest = tail;
+    }
+    let done: Vec<Result<()>> = tasks
+        .into_par_iter()
+        .map_init(
+            || None,
+            |scratch, (block, scores)| {
+                let local = match scratch {
+                    Some(local) => local,
+                    None => scratch.insert(Local::new(given.z.n_cols())?),
+                };
+                let mut scores = scores.iter_mut();
+                for point in block {
+                    local.place(given, pairs.row(point))?;
+                    local.find(given, point)?;
+                    local.read(given, point, weights);
+                    for (label, score) in (0..pairs.row(point).len()).zip(&mut scores) {
+                        *score = local.score(label).0;
+                    }
+                }
+                Ok(())
+            },
+        )
+        .collect();
+    done.into_iter().collect::<Result<()>>()?;
+    Ok(scores)
+}

@@ -1,0 +1,344 @@
+"""Data sets from tables: files of every kind, data frames, and what is wrong with them."""
+
+import csv
+import gzip
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dexml import data
+from dexml.commands.predict import main as predict_main
+from dexml.commands.train import main as train_main
+from dexml.data.__main__ import main as data_main
+
+POINTS = [
+    {"text": "Kernel panics, again", "labels": ["kernel", "drivers"]},
+    {"text": 'The "parser" fails', "labels": ["parser"]},
+    {"text": "Nothing\nfits", "labels": []},
+    {"text": "Treiber läuft nicht", "labels": ["drivers", "größe"]},
+]
+TEXTS = [str(point["text"]) for point in POINTS]
+LABELS = ["kernel", "drivers", "parser", "größe"]
+IDS = [[0, 1], [2], [], [1, 3]]
+
+
+def ids_of(y: data.Csr) -> list[list[int]]:
+    return [[int(i) for i in y.indices[a:b]] for a, b in zip(y.indptr, y.indptr[1:], strict=False)]
+
+
+def columns_of(points: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [point[name] for point in points] for name in points[0]}
+
+
+def write_jsonl(path: Path, points: list[dict[str, Any]] = POINTS) -> Path:
+    path.write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(["text", "labels"])
+        for point in POINTS:
+            writer.writerow([point["text"], "|".join(point["labels"])])
+    return path
+
+
+def check(found: data.Dataset) -> None:
+    assert (found.train_texts, found.label_texts) == (TEXTS, LABELS)
+    assert ids_of(found.y_train) == IDS
+    assert found.y_train.dtype == np.float32
+    assert (found.test_texts, found.y_test.shape) == ([], (0, 4))
+
+
+def test_json_lines_and_lists(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl")
+    check(data.from_table(path))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    check(data.from_table(tmp_path / "b.jsonl.gz"))
+    (tmp_path / "marked").write_bytes(b"\xef\xbb\xbf\n" + path.read_bytes().replace(b"\n", b"\r\n"))
+    check(data.from_table(tmp_path / "marked"))
+    (tmp_path / "list").write_text(json.dumps(POINTS), encoding="utf-8")
+    check(data.from_table(str(tmp_path / "list")))
+
+
+def test_zstd(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl")
+    try:
+        subprocess.run(["zstd", "-q", str(path)], check=True)
+    except FileNotFoundError:
+        pytest.skip("the program zstd is not installed")
+    check(data.from_table(tmp_path / "a.jsonl.zst"))
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_csv_with_a_separator(tmp_path: Path, delimiter: str) -> None:
+    path = write_csv(tmp_path / "a.csv", delimiter)
+    check(data.from_table(path, columns=data.Columns(separator="|")))
+
+
+def test_cells_with_a_json_list_need_no_separator() -> None:
+    cells = [json.dumps(point["labels"]) for point in POINTS]
+    check(data.from_table({"text": TEXTS, "labels": cells}))
+
+
+def test_one_label_a_row() -> None:
+    table = {"title": ["a", "b", "c"], "tag": ["x; y", "z", "x; y"]}
+    columns = data.Columns("title", "tag", separator="")
+    found = data.from_table(table, columns=columns)
+    assert (found.label_texts, ids_of(found.y_train)) == (["x; y", "z"], [[0], [1], [0]])
+
+
+def test_parquet_arrow_pandas_and_polars(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra tables is not installed")
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    from pyarrow import parquet
+
+    columns = columns_of(POINTS)
+    table = pyarrow.table(columns)
+    parquet.write_table(table, tmp_path / "a.parquet")
+    check(data.from_table(tmp_path / "a.parquet"))
+    check(data.from_table(table))
+    check(data.from_table(pandas.DataFrame(columns)))
+    check(data.from_table(polars.DataFrame(columns)))
+    check(data.from_table({"text": np.array(TEXTS), "labels": columns["labels"]}))
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.parquet: damaged Parquet file"):
+        data.from_table(tmp_path / "cut.parquet")
+
+
+def test_a_table_of_labels() -> None:
+    labels = {"id": ["L9", "L1", "L5"], "text": ["nine", "one", "five"]}
+    table = {"text": ["a", "b"], "labels": [["L1", "L9"], []]}
+    found = data.from_table(table, labels=labels)
+    assert found.label_texts == ["nine", "one", "five"]
+    assert ids_of(found.y_train) == [[0, 1], []]
+    numbers = {"label": [7, 8], "text": ["seven", "eight"]}
+    found = data.from_table({"text": ["a"], "labels": [[8]]}, labels=numbers)
+    assert ids_of(found.y_train) == [[1]]
+
+
+def test_test_points_by_table_and_by_column() -> None:
+    table = {"text": ["a", "b", "c"], "labels": [["x"], ["y"], ["z"]]}
+    found = data.from_table(table, {"text": ["d"], "labels": [["y", "w"]]})
+    assert (found.test_texts, ids_of(found.y_test)) == (["d"], [[1, 3]])
+    assert found.label_texts == ["x", "y", "z", "w"]
+    split = table | {"part": ["train", "TEST", "trn"]}
+    found = data.from_table(split, columns=data.Columns(split="part"))
+    assert (found.train_texts, found.test_texts) == (["a", "c"], ["b"])
+    with pytest.raises(ValueError, match="row 2, column 'part': 'dev'; expected train or test"):
+        data.from_table(
+            table | {"part": ["train", "test", "dev"]}, columns=data.Columns(split="part")
+        )
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"text": ["a"], "tags": [["x"]]}, "no column 'labels' .columns: text, tags."),
+        ({"txt": ["a"], "labels": [["x"]]}, "no column 'text'.*did you mean 'txt'"),
+        ({"text": ["a", "b"], "labels": [["x"]]}, "columns of different lengths"),
+        ({"text": ["a", None], "labels": [["x"], ["x"]]}, "row 1, column 'text': empty"),
+        (
+            {"text": ["a", 3], "labels": [["x"], ["x"]]},
+            "row 1, column 'text': int; expected a text",
+        ),
+        ({"text": ["a", "b"], "labels": [["x"], None]}, "row 1, column 'labels': empty; a point"),
+        ({"text": ["a", "b"], "labels": [["x"], "x"]}, "row 1, column 'labels': a string; say"),
+        (
+            {"text": ["a", "b"], "labels": [["x"], 3]},
+            "row 1, column 'labels': int; expected a list",
+        ),
+        ({"text": ["a"], "labels": [["x", None]]}, "row 0, column 'labels': a label is null"),
+        ({"text": ["a"], "labels": [["x", 1.5]]}, "a label is float; expected a text or a number"),
+        ({"text": ["a"], "labels": [["x", " "]]}, "a label is empty"),
+        ({"text": ["a"], "labels": [["x", "y", " x"]]}, "row 0, column 'labels': label 'x' twice"),
+        ({"text": ["a"], "labels": [[]]}, "train: no training point has a label"),
+        ({"text": ["a"], "labels": [{"x": 1}]}, "dict; expected a list of labels"),
+    ],
+)
+def test_bad_cells_are_named(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.from_table(table)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            {"id": ["x"], "text": ["X"]},
+            "train row 0, column 'labels': label 'y' is not in the table",
+        ),
+        (
+            {"id": ["x", "x"], "text": ["X", "Y"]},
+            "labels row 1, column 'id': label 'x' twice .first",
+        ),
+        ({"id": ["x", None], "text": ["X", "Y"]}, "labels row 1, column 'id': empty"),
+        ({"text": ["X"]}, "labels: no column 'id'"),
+        ({"id": [], "text": []}, "labels: no labels"),
+    ],
+)
+def test_bad_tables_of_labels_are_named(labels: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.from_table({"text": ["a"], "labels": [["y"]]}, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a: empty; expected a table"),
+        (b" \n \n", "a: empty; expected a table"),
+        (b'{"text": "a", "labels": []}\n{"text"\n', "a:2: not JSON"),
+        (b'{"text": "a"}\n[1]\n', "a:2: list; expected an object"),
+        (b'[{"text": "a"}', "a: not JSON"),
+        (b"text,labels\na,b,c\n", "a:2: 3 cells, but the header has 2; put cells"),
+        (b'text,labels\n"a\nb",c\nd\n', "a:4: 1 cells, but the header has 2"),
+        (b'text,labels\n"a,b\n', "a:2: unexpected end of data"),
+        (b"text,text\na,b\n", "a:1: a column is named twice"),
+        (b"text,labels\n\xff,x\n", "a:2: not UTF-8"),
+        (b"PAR1 and nothing", "a: damaged Parquet file"),
+        (b"\x1f\x8b\x08 and nothing", "a: "),
+    ],
+)
+def test_bad_files_are_named_with_their_line(tmp_path: Path, content: bytes, message: str) -> None:
+    if content.startswith(b"PAR1"):
+        pytest.importorskip("pyarrow", reason="the extra tables is not installed")
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        data.from_table(tmp_path / "a")
+
+
+def test_a_missing_column_of_some_objects_is_an_empty_cell(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [POINTS[0], {"text": "b"}])
+    with pytest.raises(ValueError, match=r"a\.jsonl:2, column 'labels': empty"):
+        data.from_table(path)
+
+
+@pytest.mark.parametrize("table", [None, 3, ["a"], {"a", "b"}], ids=repr)
+def test_what_is_no_table(table: Any) -> None:
+    with pytest.raises(TypeError, match=r"train is .*; give a file, a data frame, or a dict"):
+        data.from_table(table)
+
+
+def test_a_cell_of_ten_megabytes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,labels\n" + "word " * 2_000_000 + ",x\n")
+    found = data.from_table(tmp_path / "a.csv", columns=data.Columns(separator=";"))
+    assert len(found.train_texts[0]) == 10_000_000
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=5)
+
+
+@given(st.lists(st.tuples(words, st.lists(words, unique=True, min_size=1)), min_size=1))
+def test_json_lines_agree_with_the_table_in_memory(rows: list[tuple[str, list[str]]]) -> None:
+    table = {"text": [text for text, _ in rows], "labels": [labels for _, labels in rows]}
+    found = data.from_table(table)
+    for (text, labels), own, ids in zip(
+        rows, found.train_texts, ids_of(found.y_train), strict=True
+    ):
+        assert text == own
+        assert {found.label_texts[i] for i in ids} == set(labels)
+
+
+def many_points(path: Path, n: int = 60) -> Path:
+    things = ["kernel", "parser", "driver"]
+    return write_jsonl(
+        path,
+        [
+            {
+                "body": f"the {things[i % 3]} number {i} fails",
+                "tags": [things[i % 3]],
+                "part": "test" if i % 10 == 9 else "train",
+            }
+            for i in range(n)
+        ],
+    )
+
+
+OPTIONS = ["--text-column", "body", "--label-column", "tags", "--split-column", "part"]
+
+
+def test_a_table_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, run = many_points(tmp_path / "posts.jsonl"), tmp_path / "run"
+    command = [str(table), "--out", str(run), "--encoder", "none", *OPTIONS]
+    train_main(command)
+    assert "written as a data set" in capsys.readouterr().err
+    assert json.loads((run / "metrics.json").read_text())["metrics"]["P@1"] > 0.9
+    predict_main([str(run), "-k", "1"])
+    assert "parser" in capsys.readouterr().out
+    made = (tmp_path / "run.data" / "table.json").stat().st_mtime_ns
+    train_main([*command, "--resume"])
+    assert "finished already" in capsys.readouterr().err
+    assert (tmp_path / "run.data" / "table.json").stat().st_mtime_ns == made
+    # Other content is another data set, which the run was not trained on.
+    many_points(table, 50)
+    with pytest.raises(ValueError, match="was started on other data"):
+        train_main([*command, "--resume"])
+
+
+def test_nothing_is_written_for_a_bad_table(tmp_path: Path) -> None:
+    table = write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "labels": "x"}])
+    with pytest.raises(ValueError, match="a string; say"):
+        train_main([str(table), "--out", str(tmp_path / "run"), "--encoder", "none"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl"]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    table = many_points(tmp_path / "posts.jsonl")
+    (tmp_path / "run.data").mkdir()
+    (tmp_path / "run.data" / "mine").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds something else"):
+        train_main([str(table), "--out", str(tmp_path / "run"), "--encoder", "none", *OPTIONS])
+    assert (tmp_path / "run.data" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (lambda t: ["missing.csv"], "missing.csv: no such file"),
+        (lambda t: [str(t), "--test", "none.csv"], "none.csv: no such file"),
+    ],
+)
+def test_missing_files(tmp_path: Path, words: Callable[[Path], list[str]], message: str) -> None:
+    table = many_points(tmp_path / "posts.jsonl")
+    with pytest.raises(FileNotFoundError, match=message):
+        train_main([*words(table), "--out", str(tmp_path / "run"), "--encoder", "none", *OPTIONS])
+
+
+@pytest.mark.parametrize(
+    "words", [["--separator", ";"], ["--test", "a.csv"], ["--text-column", "body"]]
+)
+def test_options_of_tables_are_refused_for_folders(
+    tiny_data: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train_main([str(tiny_data), "--out", str(tmp_path / "run"), *words])
+    assert f"{words[0]} is for a table" in capsys.readouterr().err
+
+
+def test_a_plan_needs_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = many_points(tmp_path / "posts.jsonl")
+    with pytest.raises(SystemExit):
+        train_main([str(table), "--plan"])
+    assert "from-table" in capsys.readouterr().err
+
+
+def test_a_folder_from_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, folder = write_csv(tmp_path / "a.csv"), tmp_path / "folder"
+    for expected in ("written", "is the same already"):
+        data_main(["from-table", str(table), str(folder), "--separator", "|"])
+        assert expected in capsys.readouterr().out
+    assert data.load_label_texts(folder) == LABELS
+    part = data.load_part(folder, "trn", 4)
+    assert ids_of(part.y) == IDS
+    assert part.texts == [" ".join(text.split()) for text in TEXTS]
+    data_main(["check", str(folder)])
