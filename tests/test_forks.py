@@ -126,6 +126,45 @@ def test_forked_processes_answer_edit_save_and_end(
     assert (note in done.stderr) == (kind == "torch")
 
 
+THREADS = """
+import sys, threading
+from pathlib import Path
+from dexml.commands.train import main as train
+from dexml.commands.predict import main as predict
+from dexml.commands.index import main as index
+from dexml.predict import Predictor
+
+data, run = sys.argv[1:]
+train([data, "--out", run, "--encoder", "none", "--quiet", "--validation", "0.3"])
+predict([run, "--out", run + ".npz", "--quiet"])
+predictor = Predictor.open(run)
+predictor.predict(["kernel driver"] * 300, 5)
+predictor.explain_best("kernel driver", 2)
+predictor.add_labels(["another"])
+predictor.save()
+own = {str(thread.native_id) for thread in threading.enumerate()}
+tasks = [task for task in Path("/proc/self/task").iterdir() if task.name not in own]
+names = [(task / "comm").read_text().strip() for task in tasks]
+print([name for name in names if not name.startswith("dexml-")])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_the_core_has_no_threads_but_those_of_its_pools(tiny_data: Path, tmp_path: Path) -> None:
+    """Others, of rayon's global pool, would be waited for in a forked process for ever."""
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS, str(tiny_data), str(tmp_path / "run")],
+        env=os.environ | one,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_an_encoder_on_a_gpu_is_refused_in_a_forked_process() -> None:
     code = """
 import os, sys
