@@ -36,7 +36,7 @@ BEGIN, END = "<!-- figures: benches/reliability.py page -->", "<!-- end of figur
 TESTS = {
     "files and matrices that break a format": "readers formats data writers label_matrices",
     "texts, ids and labels that are none": "texts_given swapped predict_python losses_arguments",
-    "runs and indexes, damaged or forged": "sealed index_files run",
+    "runs and indexes, damaged or forged": "sealed forged index_files run",
     "pipes, devices, links, folders": "targets files",
     "settings and commands": "settings data_command metrics_command index_command predict_output",
     "threads": "locks processes tokens rust",
