@@ -21,7 +21,6 @@ from dexml import console
 from dexml.encoder.cores import usable_cores
 from dexml.encoder.engine import Form, OnBatch, pooled
 from dexml.encoder.modules import PoolingMode
-from dexml.forks import pin, renew_in_child
 from dexml.text.tokens import Tokens
 
 NAME = "openvino"
@@ -82,23 +81,9 @@ class OpenVino:
         self.form, self.model = form, model
         self.threads = usable_cores() if threads is None else threads
         self._pooling, self._normalize = pooling, normalize
-        self._compiled: dict[bool, Any] = {}
-        self._begin()
-        renew_in_child(self, OpenVino._inherit)
-
-    def _begin(self) -> None:
         self._compiling = threading.Lock()
-        self._compiled = {}
+        self._compiled: dict[bool, Any] = {}
         self._requests = threading.local()  # a request serves one thread
-
-    def _inherit(self) -> None:
-        """In a forked process, leave alone what was compiled, and compile again when asked.
-
-        Its threads are not there: computing waits for them for ever, and so does destroying it,
-        when the process ends as well.
-        """
-        pin((self._compiled, self._requests, self._compiling))
-        self._begin()
 
     @property
     def width(self) -> int:
@@ -238,14 +223,7 @@ def _core() -> Any:
         import openvino
 
         _cores.append(openvino.Core())
-        renew_in_child(_core, _leave_cores)
     return _cores[0]
-
-
-def _leave_cores(_: object) -> None:
-    """In a forked process, begin with a new entry; the old one is never destroyed."""
-    pin(tuple(_cores))
-    _cores.clear()
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import console
-from dexml.forks import renew_in_child
 from dexml.index.verify import verify_graph
 
 _CHUNK = 64
@@ -34,10 +33,6 @@ class Graph:
         """Wrap a graph of hnswlib; `labels`: the label of each node."""
         self.labels = labels
         self._graph = graph
-        self._renew()
-        renew_in_child(self, Graph._renew)
-
-    def _renew(self) -> None:
         self._lock = _Lock()
 
     @classmethod
