@@ -197,6 +197,31 @@ def test_the_example_of_a_web_service_answers(light: Path, monkeypatch: pytest.M
     assert len(json.loads(body)) == 5
 
 
+def test_a_process_that_is_killed_stops_no_other_one() -> None:
+    """A bar of tqdm takes a lock that forked processes share, and dies with it."""
+    code = """
+import os, signal, sys
+from tqdm import tqdm
+from dexml import console
+reading, writing = os.pipe()
+tqdm.get_lock()  # as a process has it that has shown a bar, or only made one
+child = os.fork()
+if child == 0:
+    tqdm.get_lock().acquire()
+    os.write(writing, b"x")
+    signal.pause()
+os.read(reading, 1)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+signal.alarm(20)
+with console.bar(total=2) as bar, console.bar(range(3), disable=True) as other:
+    bar.update(2)
+print(bar.n, list(other))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("2 [0, 1, 2]\n", 0)
+
+
 class Owner:
     """Has a lock that a forked process makes anew."""
 

@@ -5,11 +5,12 @@
 use std::fs;
 use std::path::PathBuf;
 
+use xmc_core::bilinear::TextModel;
 use xmc_core::lexical::Vocabulary;
 use xmc_core::{
-    Evaluator, ParseOptions, Scores, load_bow, load_bytes, load_labels, load_labels_repaired,
-    load_pairs, load_scores, parse_bow, parse_labels, parse_labels_repaired, parse_pairs,
-    write_bow, write_labels, write_pairs,
+    Evaluator, Metric, Options, ParseOptions, Scores, load_bow, load_bytes, load_labels,
+    load_labels_repaired, load_pairs, load_scores, parse_bow, parse_labels, parse_labels_repaired,
+    parse_pairs, write_bow, write_labels, write_pairs,
 };
 
 /// Path and content of each seed of a target.
@@ -110,10 +111,12 @@ fn saved_evaluators() {
         let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^ (bits >> 31)
     };
+    let metrics = ["P@1".parse::<Metric>().unwrap()];
+    let head = Evaluator::new(1, &metrics, Options::default()).unwrap().to_bytes();
     let mut n_read = 0;
     for (path, body) in seeds("state") {
         // Seeds begin behind magic and version, and have no checksum.
-        let mut bytes = [&b"xmc-eval"[..], &1u32.to_le_bytes(), &body].concat();
+        let mut bytes = [&head[..12], &body].concat();
         let word = |part: &[u8]| part.iter().rev().fold(0, |word, &b| word << 8 | u64::from(b));
         let start = mix(bytes.len() as u64);
         let sum = bytes.chunks(8).fold(start, |sum, part| mix(sum ^ word(part)));
@@ -126,6 +129,38 @@ fn saved_evaluators() {
         }
         let same = evaluator.clone();
         evaluator.merge(&same).unwrap();
+    }
+    assert!(n_read > 3, "those written by hand are of this version");
+}
+
+#[test]
+fn bilinear_models() {
+    let mix = |bits: u64| {
+        let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut n_read = 0;
+    for (seed, body) in seeds("bilinear") {
+        // Seeds are the sections, without what stands around them.
+        let words = body.chunks_exact(8);
+        let tail = words.remainder();
+        let sum = words
+            .fold(0x786d_6321, |sum, word| mix(sum ^ u64::from_le_bytes(word.try_into().unwrap())));
+        let sum = mix(sum ^ body.len() as u64);
+        let sum = tail.iter().fold(sum, |sum, &byte| mix(sum ^ u64::from(byte)));
+        let length = (body.len() as u64).to_le_bytes();
+        let file = [b"xmc bilinear 1\n", &length[..], &body, &sum.to_le_bytes()].concat();
+        let path = folder.path().join("model");
+        fs::write(&path, &file).unwrap();
+        let Ok(model) = TextModel::open(&path) else { continue };
+        n_read += 1;
+        let found = model.search(&["kernel driver", ""], 3).unwrap();
+        assert!(found.ids.iter().all(|&id| id < model.n_labels() as i32), "{seed:?}");
+        model.save(&path).unwrap();
+        TextModel::open(&path).unwrap();
     }
     assert!(n_read > 1, "the checksum is right");
 }
