@@ -4,6 +4,7 @@ Rows are CSR, float32 values and int32 columns. Everything runs in the Rust core
 as asked for, and gives the same bits for any number of them. Needs numpy and scipy only.
 """
 
+from dexml.text.lexical.copies import near_copies
 from dexml.text.lexical.search import (
     LexicalIndex,
     feature_parts,
@@ -31,6 +32,7 @@ __all__ = [
     "join_rows",
     "label_centroids",
     "load_vectorizer",
+    "near_copies",
     "neighbour_votes",
     "open_vectorizer",
     "pair_scores",
