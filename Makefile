@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
+# Of a virtual environment, by system.
+SCRIPTS = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+# zig links against an old glibc, whatever this machine has. Elsewhere: make wheel WHEEL_ARGS=
+WHEEL_ARGS ?= --zig --compatibility manylinux_2_28
 RUST_SOURCES = Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build fmt lint test bench docs demo clean
+.PHONY: help setup build fmt lint test bench docs demo wheel sdist test-wheel crate check-release clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/.built: pyproject.toml constraints.txt $(RUST_SOURCES)
 	@command -v cargo >/dev/null || { echo "error: cargo not found; install Rust 1.85 or later"; exit 1; }
@@ -60,5 +64,34 @@ docs: setup  ## API pages of Rust (target/doc) and Python (target/doc-python); r
 demo: setup  ## The whole job on real data: a light and a full run, scored beside baselines
 	$(BIN)/python -m dexml.demo $(DEMO_ARGS)
 
+target/tools/.built: constraints.txt
+	$(PYTHON) -m venv target/tools
+	target/tools/$(SCRIPTS)/python -m pip install -q --disable-pip-version-check -c constraints.txt maturin ziglang
+	@touch $@
+
+wheel: target/tools/.built  ## One wheel for every Python from 3.11 on, in dist/
+	rm -f dist/*.whl
+	PATH="$(CURDIR)/target/tools/$(SCRIPTS):$$PATH" maturin build --release --locked $(WHEEL_ARGS) --out dist
+
+sdist: target/tools/.built  ## The sources as an archive, in dist/
+	rm -f dist/*.tar.gz
+	target/tools/$(SCRIPTS)/maturin sdist --out dist
+
+# Tests that need neither an extra nor PyTorch.
+BASE_TESTS = $(addprefix tests/test_,$(addsuffix .py,data data_command entry filters label_matrices metrics \
+    metrics_command metrics_sets readers rust sampling statistics topk tree_core writers))
+
+test-wheel:  ## The wheel in a clean environment of PYTHON, without PyTorch: base tests
+	rm -rf target/clean
+	$(PYTHON) -m venv target/clean
+	target/clean/$(SCRIPTS)/python -m pip install -q --disable-pip-version-check dist/*.whl hypothesis pytest pytest-timeout
+	target/clean/$(SCRIPTS)/python -m pytest -q $(BASE_TESTS)
+
+crate:  ## The Rust core as a crate, built from its archive: target/package
+	cargo package -p xmc-core --locked
+
+check-release:  ## Is anything missing that a release needs?
+	$(PYTHON) docs/check_release.py
+
 clean:  ## Remove what make has made, the virtual environment included
-	rm -rf $(VENV) target runs python/dexml/_rust*.so
+	rm -rf $(VENV) dist target runs python/dexml/_rust*.so

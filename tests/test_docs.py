@@ -12,7 +12,8 @@ from dexml import data
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benches" / "README.md"),
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
+    ROOT / "benches" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 

@@ -1,5 +1,7 @@
 """``dexml`` and ``python -m dexml``: the list of commands, the version, and missing extras."""
 
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -50,6 +52,47 @@ def test_a_command_is_called_with_its_words(capsys: pytest.CaptureFixture[str]) 
     assert "PRED and TRUTH are both needed" in capsys.readouterr().err
     assert console.run(main, ["--version"]) == 0
     assert capsys.readouterr().out == f"dexml {dexml.__version__}\n"
+
+
+def test_the_other_package_of_this_name_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dexml-0.5.1.dist-info").mkdir()
+    (tmp_path / "dexml-0.5.1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: dexml\nVersion: 0.5.1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for words in (["--version"], []):
+        assert console.run(main, words) == 0
+        assert capsys.readouterr().err == (
+            "warning: the XML mapper 'dexml' 0.5.1 is installed in the same folder; pip uninstall "
+            "dexml, then pip install --force-reinstall --no-deps dexml-xmc\n"
+        )
+
+
+@pytest.mark.parametrize(
+    "first_file", [None, '"""dexml: an XML mapper."""\n__version__ = "0.5.1"\n']
+)
+def test_a_first_file_of_the_other_package_is_named(first_file: str | None, tmp_path: Path) -> None:
+    """As after installing or uninstalling the XML mapper: the rest of the folder is ours."""
+    package = tmp_path / "dexml"
+    shutil.copytree(Path(dexml.__file__).parent, package)
+    (package / "__init__.py").unlink()
+    if first_file is not None:
+        (package / "__init__.py").write_text(first_file)
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "dexml", "--version"],  # nothing that is installed
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0
+    assert done.stdout == "dexml of an unknown version\n"
+    assert done.stderr == (
+        "warning: dexml/__init__.py is missing or that of another package; "
+        "pip install --force-reinstall --no-deps dexml-xmc\n"
+    )
 
 
 def test_an_unknown_command_has_a_hint(capsys: pytest.CaptureFixture[str]) -> None:

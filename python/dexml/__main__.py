@@ -31,13 +31,37 @@ def usage() -> str:
     )
 
 
+def clash() -> str | None:
+    """Say what to do if the XML mapper ``dexml`` of the package index is, or was, here too.
+
+    Both packages are imported as `dexml`: the one installed later overwrites ``__init__.py``, and
+    uninstalling either of them removes that file from the other.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        other = f"the XML mapper 'dexml' {version('dexml')} is installed in the same folder"
+        first = "pip uninstall dexml, then "
+    except PackageNotFoundError:
+        if _is_ours():
+            return None
+        other, first = "dexml/__init__.py is missing or that of another package", ""
+    return f"{other}; {first}pip install --force-reinstall --no-deps dexml-xmc"
+
+
+def _is_ours() -> bool:
+    return "extreme multi-label" in (dexml.__doc__ or "")
+
+
 def main(argv: list[str]) -> None:
     """Run a command, or list them."""
     name, *rest = argv or ["--help"]
+    if name in ("-h", "--help", "help", "-V", "--version") and (said := clash()) is not None:
+        console.say(f"warning: {said}")
     if name in ("-h", "--help", "help"):
         print(usage())
     elif name in ("-V", "--version"):
-        print(f"dexml {dexml.__version__}")
+        print(f"dexml {dexml.__version__ if _is_ours() else 'of an unknown version'}")
     elif name in COMMANDS:
         import_module(f"dexml.{name}.__main__").main(rest)
     else:
