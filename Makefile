@@ -9,7 +9,7 @@ WHEEL_ARGS ?= --zig --compatibility manylinux_2_28
 RUST_SOURCES = Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build fmt lint test bench docs demo wheel sdist test-wheel crate check-release clean
+.PHONY: help setup build fmt lint test bench site docs demo wheel sdist test-wheel crate check-release clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,9 +56,11 @@ bench: setup  ## Speed: the core by itself (criterion), then against other tools
 	$(BIN)/python benches/train_step.py --processes 2
 	$(BIN)/python benches/search.py
 
-docs: setup  ## API pages of Rust (target/doc) and Python (target/doc-python); run every example
+site: setup  ## The manual and the API of Python as a site, every link checked: target/site
+	$(BIN)/python docs/site/build.py
+
+docs: site  ## The site, and the API pages of Rust (target/doc); run every example
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p xmc-core --locked
-	$(BIN)/python docs/api.py target/doc-python
 	$(BIN)/python -m pytest -q tests/test_docs.py python/dexml --doctest-modules
 
 demo: setup  ## The whole job on real data: a light and a full run, scored beside baselines
@@ -78,8 +80,8 @@ sdist: target/tools/.built  ## The sources as an archive, in dist/
 	target/tools/$(SCRIPTS)/maturin sdist --out dist
 
 # Tests that need neither an extra nor PyTorch.
-BASE_TESTS = $(addprefix tests/test_,$(addsuffix .py,data data_command entry filters label_matrices metrics \
-    metrics_command metrics_sets readers rust sampling statistics topk tree_core writers))
+BASE_TESTS = $(addprefix tests/test_,$(addsuffix .py,data data_command entry label_matrices metrics \
+    metrics_command metrics_sets rust sampling statistics topk tree_core writers))
 
 test-wheel:  ## The wheel in a clean environment of PYTHON, without PyTorch: base tests
 	rm -rf target/clean

@@ -1,7 +1,9 @@
 """The examples in the pages run, and the pages name files that exist."""
 
-import importlib.util
+import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,36 +106,64 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     assert set(docs.rglob("*.md")) - {docs / "index.md"} <= linked
 
 
-@pytest.fixture(scope="module")
-def api() -> ModuleType:
-    """The script that makes the API pages."""
-    pytest.importorskip("pdoc", reason="needs pdoc")
-    spec = importlib.util.spec_from_file_location("api", ROOT / "docs" / "api.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def references(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The part of the site that makes links of names in docstrings."""
+    for name in ("griffe", "mkdocs", "mkdocstrings"):
+        pytest.importorskip(name, reason=f"needs {name}")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "site")
+    return importlib.import_module("references")
 
 
-def test_a_reference_to_nothing_is_reported(api: ModuleType) -> None:
-    import pdoc.doc
+def test_names_in_docstrings_become_links_or_faults(references: Any, tmp_path: Path) -> None:
+    import griffe
 
-    module: Any = ModuleType("small")
-    module.Shelf = type("Shelf", (), {"__doc__": "See `Shelf.books`.", "__module__": "small"})
-    module.__doc__ = "`Shelf`, `dexml.data`, `Shlef`, `dexml.dta`, `n_labels` and ``Anything``."
-    module.__all__ = ["Shelf"]
-    assert api.broken_references(pdoc.doc.Module(module), []) == [
-        "small: `Shlef`: no such name",
-        "small: `dexml.dta`: no such name",
-        "small.Shelf: `Shelf.books`: no such name",
-    ]
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "__init__.py").write_text(
+        '''"""`Shelf`, `small.books`, `Shlef`, `small.boks`, `n_labels`, ``Any``, `copy.copy`."""
+from small.books import Shelf
+__all__ = ["Shelf"]
+'''
+    )
+    (tmp_path / "small" / "books.py").write_text(
+        '''"""Books."""
+class Shelf:
+    """See `Shelf.add`, `add`, `rows`, `Shelf.books`, `ValueError`."""
+    def add(self, rows):
+        """Add `rows`; the twin of `Shelf`."""
+'''
+    )
+    package: Any = griffe.load("small", search_paths=[tmp_path])
+    shelf = package["books.Shelf"]
+    told = {"small", "small.books.Shelf", "small.books.Shelf.add"}
+    text, broken = references.linked(package, [package, shelf], told)
+    assert broken == ["Shlef", "small.boks"]
+    assert text.startswith("[`Shelf`][small.books.Shelf], `small.books`, `Shlef`")
+    text, broken = references.linked(shelf, [package, shelf], told)
+    assert broken == ["Shelf.books"]
+    link = "small.books.Shelf.add"
+    assert text.startswith(f"See [`Shelf.add`][{link}], [`add`][{link}], `rows`")
+    text, broken = references.linked(shelf["add"], [package, shelf], told)
+    assert (text, broken) == ("Add `rows`; the twin of [`Shelf`][small.books.Shelf].", [])
 
 
-def test_a_link_to_nothing_is_reported(api: ModuleType, tmp_path: Path) -> None:
-    links = ("b.html", "b.html#there", "#here", "b.html#gone", "c.html", "https://example.org")
-    anchors = "".join(f'<a href="{link}">x</a>' for link in links)
-    (tmp_path / "a.html").write_text(f'<p id="here">{anchors}</p>')
-    (tmp_path / "b.html").write_text('<p id="there"></p>')
-    broken = api.broken_links(tmp_path)
-    assert [line.split(": ")[1] for line in broken] == ["b.html#gone", "c.html"]
+def test_the_site_is_built_and_its_links_are_checked(
+    references: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the pages as they are; then with a link to nothing."""
+    build: Any = importlib.import_module("build")
+    pages = tmp_path / "pages"
+    build.gather(ROOT, pages)
+    assert (pages / "docs" / "notebooks" / "new-labels.md").exists()
+    settings = build.config(ROOT, pages, tmp_path / "site")
+    command = [sys.executable, "-m", "mkdocs", "build", "-f", str(settings)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.returncode, [line for line in done.stderr.splitlines() if "INFO" not in line]
+    front = (tmp_path / "site" / "api" / "dexml.predict" / "index.html").read_text()
+    assert 'id="dexml.predict.Predictor.predict"' in front
+    with (pages / "docs" / "search.md").open("a") as file:
+        file.write("\n[nothing](nothing.md) and [no heading](#nowhere)\n")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode
+    assert "'nothing.md'" in done.stderr
+    assert "'#nowhere'" in done.stderr

@@ -16,7 +16,10 @@ needs the extra ``train``.
 commands. The manual is in ``docs/``.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dexml.classifier import XmcClassifier as XmcClassifier
 
 __version__ = "0.1.0"
 """Of the package and of its Rust core; ``Cargo.toml`` has the same."""

@@ -27,6 +27,8 @@ from dexml.predict import Predictor
 from dexml.train import TrainSettings, train
 from dexml.train.settings import NO_ENCODER
 
+__all__ = ["XmcClassifier"]
+
 ONE, MANY, MATRIX = "one", "many", "matrix"
 """What `y` was: a label a text, a list of labels a text, or a matrix of texts x labels."""
 

@@ -46,7 +46,7 @@ def topk(
     Raises:
         ValueError: Shapes disagree, `k` is below 1, a score is NaN, a row stores a label twice.
 
-    Example:
+    Examples:
         >>> scores = np.array([[0.1, 0.7, 0.7, 0.3]], np.float32)
         >>> topk(scores, 3)[0].tolist()
         [[1, 2, 3]]
@@ -100,7 +100,7 @@ def merge(
         ValueError: Shapes disagree, a row is not in order, a score is NaN, or a label came from two
             shards. Each row is read, and checked, only as far as needed.
 
-    Example:
+    Examples:
         >>> left = np.array([[0, 2]], np.int32), np.array([[0.9, 0.3]], np.float32)
         >>> right = np.array([[7, -1]], np.int32), np.array([[0.5, 0.0]], np.float32)
         >>> merge([left[0], right[0]], [left[1], right[1]], 2)[0].tolist()
@@ -136,7 +136,7 @@ def drop_pairs(
     Raises:
         ValueError: Shapes disagree, an id is out of range, or an id follows padding.
 
-    Example:
+    Examples:
         >>> from scipy.sparse import csr_array
         >>> exclude = csr_array(([1, 1], ([0, 1], [7, 3])), shape=(2, 9))
         >>> drop_pairs(np.array([[4, 7, 2], [1, 8, -1]]), exclude).tolist()

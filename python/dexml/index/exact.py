@@ -63,7 +63,7 @@ def exact_search(
     Raises:
         ValueError: Shapes disagree, `k` is below 1, a value is not finite, an id out of range.
 
-    Example:
+    Examples:
         >>> vectors = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
         >>> exact_search(np.array([[2, 1]], np.float32), vectors, 2)[0].tolist()
         [[2, 0]]

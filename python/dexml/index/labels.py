@@ -49,7 +49,7 @@ class LabelIndex:
     after it, never a part of it. `copy.copy` gives an index of its own, which later edits of this
     one do not change.
 
-    Example:
+    Examples:
         >>> vectors = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
         >>> index = LabelIndex.build(vectors)
         >>> index.add_labels(np.array([[3, 0]], np.float32)).tolist()

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from dexml.index.exact import Hits
 from dexml.index.facts import Recall
 
-EXACT_UP_TO, EXACT_TEST_UP_TO = 50_000, 131_072
-"""Labels up to which exact search is the default, for k <= 10, and for k <= 100 or a few queries:
-up to there it is about as fast, and certain (measured with D = 384 on one thread)."""
+EXACT_UP_TO = 50_000
+"""Labels up to which exact search is the default, for k <= 10: up to there it is about as fast, and
+certain (measured with D = 384 on one thread)."""
+EXACT_TEST_UP_TO = 131_072
+"""The same for k <= 100 or a few queries."""
 BREAK_EVEN = 90_000
 """Queries that must come before building a graph pays (measured with 131,072 labels, D = 384)."""
 MEASURED_KS = (10, 100)
@@ -47,7 +49,7 @@ def choose_search(
         k: Labels a query.
         device: ``cpu``, ``cuda``, ``cuda:1``.
 
-    Example:
+    Examples:
         >>> choose_search(131_073), choose_search(131_073, 30_000), choose_search(17_000)
         ('hnsw', 'exact', 'exact')
     """

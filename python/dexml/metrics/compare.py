@@ -74,7 +74,7 @@ def compare(
         ValueError: The results are of different data, metrics or conventions, or have no values
             per point; the number of keys is not that of the points; or a number is out of range.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from scipy.sparse import csr_array
         >>> from dexml.metrics import Evaluator

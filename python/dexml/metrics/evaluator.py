@@ -88,7 +88,7 @@ def evaluate(
         SwappedWarning: `y_true` looks like predictions and `y_pred` like truth. Other tools take
             them in the other order.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from scipy.sparse import csr_array
         >>> y_true = csr_array(np.array([[1, 0, 1], [0, 1, 0]], dtype=np.float32))
@@ -130,7 +130,7 @@ class Evaluator:
             Means over labels and errors of bins (ECE, ACE) have no such values.
         num_threads: Threads; default all cores.
 
-    Example:
+    Examples:
         >>> from scipy.sparse import csr_array
         >>> y_true = csr_array(np.array([[1, 0, 1], [0, 1, 0]], dtype=np.float32))
         >>> halves = LabelGroups(["first", "rest"], [0, 1, 1])

@@ -27,7 +27,7 @@ class LabelGroups:
     Raises:
         ValueError: A name occurs twice, or `of_label` is not a vector of integers in range.
 
-    Example:
+    Examples:
         >>> LabelGroups(["books", "music"], [0, 0, 1, -1]).names
         ('books', 'music')
     """
@@ -110,7 +110,7 @@ def frequency_groups(y_train: Csr, *, tail_max: int = 10, torso_max: int = 100) 
         ValueError: ``0 <= tail_max < torso_max`` does not hold, or `y_train` is refused as by
             `inv_propensity`.
 
-    Example:
+    Examples:
         >>> from scipy.sparse import csr_array
         >>> y = csr_array(np.array([[1, 1, 0], [1, 0, 0], [1, 0, 0]], dtype=np.float32))
         >>> groups = frequency_groups(y, tail_max=1, torso_max=2)

@@ -82,7 +82,7 @@ def reliability(
         ValueError: Shapes disagree, a value is outside 0..1, there is nothing predicted, or a
             number is out of range.
 
-    Example:
+    Examples:
         >>> from scipy.sparse import csr_array
         >>> y_true = csr_array(np.array([[1, 0, 0]], dtype=np.float32))
         >>> found = reliability(y_true, csr_array(np.array([[0.95, 0.85, 0.35]])), 3, seed=0)

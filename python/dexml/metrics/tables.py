@@ -47,7 +47,7 @@ def to_markdown(scores: Systems, *, errors: Errors | None = None, digits: int = 
         errors: Standard errors, shown behind ``±``.
         digits: Digits after the point.
 
-    Example:
+    Examples:
         >>> print(to_markdown({"ours": {"P@1": 0.5, "P@3": 0.25}, "other": {"P@1": 0.4}}))
         | % | P@1 | P@3 |
         |---|---:|---:|
@@ -65,7 +65,7 @@ def to_markdown(scores: Systems, *, errors: Errors | None = None, digits: int = 
 def to_latex(scores: Systems, *, errors: Errors | None = None, digits: int = 2) -> str:
     r"""Return a table in LaTeX (booktabs), in percent; arguments as for `to_markdown`.
 
-    Example:
+    Examples:
         >>> print(to_latex({"ours": {"P@1": 0.5}}))
         \begin{tabular}{lr}
         \toprule

@@ -1,6 +1,6 @@
 """Ask a trained run for labels.
 
-python -m dexml.predict RUN [TEXTS.txt or -] [-k 10] [--out FILE]
+``python -m dexml.predict RUN [TEXTS.txt or -] [-k 10] [--out FILE]``
 """
 
 from dexml import console

@@ -92,7 +92,7 @@ class LabelGraph:
             ValueError: An argument is out of range, or `y_train` is refused as by
                 `dexml.metrics.inv_propensity`.
 
-        Example:
+        Examples:
             >>> y = csr_array(np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], np.float32))
             >>> LabelGraph.random_walk(y, seed=0, n_steps=100).neighbours.nonzero()[1].tolist()
             [1, 0]
@@ -156,7 +156,7 @@ class LabelGraph:
             ValueError: An argument is out of range, or `y_train` is refused as by
                 `dexml.metrics.inv_propensity`.
 
-        Example:
+        Examples:
             >>> y = csr_array(np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1]], np.float32))
             >>> LabelGraph.co_occurrence(y, normalise="probability").neighbours.toarray()
             array([[0.        , 0.33333334, 0.33333334],

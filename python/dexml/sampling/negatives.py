@@ -155,7 +155,7 @@ def sample_negatives(
             than 0, shapes disagree, a row or an id is out of range, a shortlist has a label twice,
             or an edge has a bad weight.
 
-    Example:
+    Examples:
         >>> from scipy.sparse import csr_array
         >>> y = csr_array(np.array([[1, 0, 0, 0], [0, 1, 1, 0]], np.float32))
         >>> ids = sample_negatives(y, n_negatives=3, seed=0, epoch=1, rows=np.arange(2))

@@ -1,6 +1,6 @@
 """Train on a folder in the LF layout.
 
-python -m dexml.train DATA_DIR --out RUN [--config FILE.toml] [--FIELD VALUE ...]
+``python -m dexml.train DATA_DIR --out RUN [--config FILE.toml] [--FIELD VALUE ...]``
 """
 
 from dexml import console

@@ -201,7 +201,7 @@ def fit_vectorizer(
             a string nor a list of strings.
         ValueError: A setting is out of range; the message names it.
 
-    Example:
+    Examples:
         >>> vectorizer = fit_vectorizer(["a red fox", "a red box"])
         >>> [vectorizer.token(column) for column in range(3)]
         ['a', 'a red', 'red']
