@@ -1,0 +1,3 @@
+"""Rankings for a metric."""
+
+PROPENSITY = "propensity"
