@@ -19,7 +19,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from scipy.sparse import csr_array
 
-from dexml import config, console, data, locks
+from dexml import config, console, data, favour, locks
 from dexml.commands import explain
 from dexml.commands.inputs import count_lines, open_texts, read_group, stdin_texts
 from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
@@ -45,7 +45,10 @@ class PredictSettings(Settings):
         "", description="a file with a text a line (also .gz, .zst); - for stdin"
     )
     k: int | None = Field(
-        None, ge=1, description="labels a text; 10, 3 with --explain, up to 100 with --min-recall"
+        None,
+        ge=1,
+        description="labels a text; 10, 3 with --explain, up to 100 with --min-recall, that of the "
+        "metric with --favour",
     )
     min_probability: float | None = Field(
         None, gt=0, le=1, description="leave out labels that are less likely right"
@@ -63,7 +66,21 @@ class PredictSettings(Settings):
     by_frequency: bool = Field(
         False, description="with --min-precision: a cut each for frequent and rare labels"
     )
-    values: Literal["score", "probability"] = Field("score", description="what --out x.npz holds")
+    favour: str = Field(
+        "", description="rank for a metric: PSP@5, macroP@5, macroR@5, macroF@5, Coverage@5"
+    )
+    strength: float = Field(
+        1.0, gt=0, le=1, description="how much --favour counts against P@k; 1: nothing else does"
+    )
+    together: bool = Field(
+        False,
+        description="with --favour: choose the labels of all texts together, held in memory",
+    )
+    values: Literal["score", "probability", "gain"] | None = Field(
+        None,
+        description="what --out x.npz holds: score, probability, or gain, by which --favour ranks; "
+        "default score, and gain with --favour",
+    )
     out: Path | None = Field(None, description="write .npz (CSR scores) or .jsonl, not a table")
     jsonl: bool = Field(False, description="print JSON lines, not a table")
     explain: bool = Field(
@@ -109,7 +126,7 @@ class Question:
         k: Labels a text; None: as many as the cut takes.
         block: Texts answered at a time.
         label: The label to explain; None: the k best ones.
-        cut: What answers are cut by, as arguments of `Predictor.predict`.
+        cut: What answers are cut and ranked by, as arguments of `Predictor.predict`.
     """
 
     texts: Iterator[str]
@@ -146,6 +163,9 @@ def main(argv: list[str]) -> None:
         if encoder := predictor.encoder_note():
             console.say(f"encoder: {encoder}")
     cut = _cut(settings)
+    if settings.favour and not settings.quiet:
+        how = "all texts together" if settings.together else "each text for itself"
+        console.say(f"ranked for {favour.parse(settings.favour, settings.strength)}: {how}")
     if cut:
         threshold = predictor.threshold(**cut)
         if not settings.quiet:
@@ -184,7 +204,8 @@ def _check(settings: PredictSettings) -> None:
         console.usage_error(f"{_option(next(iter(cut)))} and --explain: give one of them")
     if settings.min_recall is not None and settings.k is not None:
         console.usage_error("--min-recall and -k: the labels a text follow from the recall")
-    if settings.values != "score" and (out is None or out.suffix != ".npz"):
+    _check_favour(settings)
+    if settings.values not in (None, "score") and (out is None or out.suffix != ".npz"):
         console.usage_error("--values is for --out x.npz; tables and JSON lines have both")
     if settings.label and settings.k is not None:
         console.usage_error("--label and -k: one label is explained, or the best k")
@@ -198,6 +219,30 @@ def _check(settings: PredictSettings) -> None:
         raise FileNotFoundError(f"{out}: the folder {folder} is not there")
     if out is not None and out.is_dir():
         raise IsADirectoryError(f"{out}: is a folder; give a file")
+
+
+def _check_favour(settings: PredictSettings) -> None:
+    if not settings.favour:
+        for name in ("strength", "together"):
+            if getattr(settings, name) != PredictSettings.model_fields[name].default:
+                console.usage_error(f"--{name} needs --favour")
+        if settings.values == "gain":
+            console.usage_error("--values gain needs --favour")
+        return
+    asked = favour.parse(settings.favour, settings.strength)
+    if settings.explain:
+        console.usage_error(
+            "--favour and --explain: give one of them; a score is what is explained"
+        )
+    if settings.values == "score" and asked.kind not in favour.BY_PROBABILITY:
+        console.usage_error(
+            "--values score with --favour: whoever ranks them loses the order; leave it out"
+        )
+    if settings.min_precision is not None or settings.min_recall is not None:
+        name = "--min-recall" if settings.min_precision is None else "--min-precision"
+        console.usage_error(f"{name} holds for the usual ranking alone: leave out it or --favour")
+    if settings.together and settings.block is not None:
+        console.usage_error("--together and --block: all texts are one block")
 
 
 def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack) -> Question:
@@ -229,6 +274,10 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
         k = min(_k(settings), max(1, predictor.n_labels))  # there are no more to rank
     label = _label(settings.label, predictor) if settings.label else None
     block, cut = settings.block or block, _cut(settings)
+    if settings.favour:
+        cut |= {"favour": settings.favour, "strength": settings.strength}
+    if settings.together:
+        block, cut = sys.maxsize, cut | {"together": True}
     return Question(texts, total, exclude, only, n_labels, k, block, label, cut)
 
 
@@ -249,6 +298,8 @@ def _option(name: str) -> str:
 
 def _k(settings: PredictSettings) -> int:
     """Labels a text."""
+    if settings.favour:
+        return settings.k or favour.parse(settings.favour).k
     return settings.k or (EXPLAINED if settings.explain else LABELS)
 
 
@@ -365,9 +416,7 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
                 for texts, answer in _answers(predictor, question, partial.rows, bar):
                     if is_npz:
                         base = partial.size(NPZ_FILES[1]) // 4 if partial.rows else None
-                        values, probabilities = answer.scores, answer.probabilities
-                        if settings.values == "probability" and probabilities is not None:
-                            values = probabilities
+                        values = _values(settings, answer)
                         parts = npz_parts(*csr_parts(answer.ids, values), base)
                     else:
                         lines = as_json(texts, *answer, label_texts, answer.probabilities)
@@ -385,8 +434,17 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
         raise
     if not settings.quiet:
         each = 1 if question.label is not None else question.k
-        many = f"{each} labels each" if each and not question.cut else "labels above the cut"
+        many = f"{each} labels each" if each and not _cut(settings) else "labels above the cut"
         console.say(f"{partial.rows} texts, {many}: {named}")
+
+
+def _values(settings: PredictSettings, answer: Prediction) -> NDArray[np.float32]:
+    """What a matrix of answers holds."""
+    if settings.values == "probability" and answer.probabilities is not None:
+        return answer.probabilities
+    if settings.values in (None, "gain") and answer.gains is not None:
+        return answer.gains
+    return answer.scores
 
 
 def _place(out: Path) -> Path:
@@ -409,7 +467,7 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
         "scorer": predictor.scorer.fingerprint(),
         "k": _k(settings),
         "cut": question.cut,
-        "values": settings.values,
+        "values": settings.values or ("gain" if settings.favour else "score"),
         "explain": question.label if question.label is not None else settings.explain,
         "block": question.block,
         "labels": None if question.only is None else _digest(question.only.tobytes()),

@@ -15,6 +15,7 @@ from dexml import shown
 from dexml.data import Csr, check_ids, id_array, label_matrix
 from dexml.encoder.engine import EngineName
 from dexml.index import EXACT_UP_TO
+from dexml.predict import favoured
 from dexml.predict.arguments import (
     at_least_one,
     check_exclude,
@@ -58,16 +59,21 @@ class Prediction(_Hits):
     probabilities: NDArray[np.float32] | None
     """How likely each label is right, shape (n, k), padded with 0. None where the run has no
     probabilities (`Predictor.probabilities_note` says why)."""
+    gains: NDArray[np.float32] | None
+    """With `favour`: what each label adds to the metric, shape (n, k), best first, padded with
+    -inf; else None."""
 
     def __new__(
         cls,
         ids: NDArray[np.int32],
         scores: NDArray[np.float32],
         probabilities: NDArray[np.float32] | None = None,
+        gains: NDArray[np.float32] | None = None,
     ) -> Self:
-        """Make a prediction of its three arrays."""
+        """Make a prediction of its arrays."""
         self = super().__new__(cls, ids, scores)
         self.probabilities = probabilities
+        self.gains = gains
         return self
 
 
@@ -300,6 +306,9 @@ class Predictor:
         min_precision: float | None = None,
         min_recall: float | None = None,
         by_frequency: bool = False,
+        favour: str | None = None,
+        strength: float = 1.0,
+        together: bool = False,
         exclude: Csr | None = None,
         only: ArrayLike | Set[int] | None = None,
         on_progress: OnProgress | None = None,
@@ -308,14 +317,22 @@ class Predictor:
 
         Args:
             texts: Points; a list, even for a single text.
-            k: Labels a text, 10 by default; with `min_recall` as many as it takes, up to 100. A row
-                with fewer is padded, so that metrics at k have their columns; above 1,000, `k` is
-                cut to the number of labels (but not below 1,000).
+            k: Labels a text, 10 by default; with `favour` that of the metric, with `min_recall` as
+                many as it takes, up to 100. A row with fewer is padded, so that metrics at k have
+                their columns; above 1,000, `k` is cut to the number of labels (but not below
+                1,000).
             min_probability: Leave out labels below a probability; a row may be empty. This and the
                 next three: see `threshold`.
             min_precision: Leave out labels so that at least this share of the others is right.
             min_recall: Return so many that they contain this share of the right ones on average.
             by_frequency: With `min_precision`, cut labels by how frequent they are.
+            favour: Rank for a metric, among the 100 best labels by score: ``PSP@5``, ``macroP@5``,
+                ``macroR@5``, ``macroF@5``, ``Coverage@5``. Labels beyond its k follow by what they
+                would add. ``P@5``, ``nDCG@5`` and ``R@5`` are the usual ranking. Of the cuts,
+                `min_probability` alone goes with it.
+            strength: How much `favour` counts against P@k: above 0, and 1 for the metric alone.
+            together: With `favour`, choose the labels of all these texts together: better for
+                macroP, macroF and Coverage, but the answer to a text depends on the others.
             exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
             only: The labels to choose from: ids, or a bool mask (n_labels,). They are searched
                 exactly.
@@ -323,19 +340,25 @@ class Predictor:
 
         Returns:
             ``ids`` int32, ``scores`` and ``probabilities`` float32, (n, k), best first, padded with
-            -1, -inf and 0. A dense score is the cosine plus the label's bias (times the
-            temperature), plus the votes of training points if the run has them. The scores of a
-            ranker are log-odds of its ranking, comparable within a text; probabilities are
-            comparable between texts.
+            -1, -inf and 0. With `favour` the best are those of the largest ``gains``; scores and
+            probabilities are those of the labels, as without. A dense score is the cosine plus the
+            label's bias (times the temperature), plus the votes of training points if the run has
+            them. The scores of a ranker are log-odds of its ranking, comparable within a text;
+            probabilities are comparable between texts.
 
         Raises:
             TypeError: `texts` is a single string or holds anything but strings; `exclude` is not a
                 CSR matrix.
-            ValueError: A text is not valid Unicode, `k` is below 1, shapes do not fit; or as
+            ValueError: A text is not valid Unicode, `k` is below 1, shapes do not fit; `favour` is
+                no metric that rankings are made for, or the run has not what it takes; or as
                 `threshold`.
         """
         now = self._now
         cut, calibration = None, self._calibration(now)
+        cuts = {"min_precision": min_precision is not None, "min_recall": min_recall is not None}
+        asked = favoured.asked(favour, strength, together, cuts | {"by_frequency": by_frequency})
+        if asked is not None:
+            k = favoured.width(asked, k, calibration, self.run)
         if by_frequency or not (min_probability is min_precision is min_recall is None):
             cut = self._threshold(now, min_probability, min_precision, min_recall, by_frequency)
         whole = isinstance(calibration, Calibration) and min_recall is not None
@@ -352,12 +375,24 @@ class Predictor:
         check_exclude(exclude, (len(queries), len(now.labels)))
         if isinstance(calibration, Missing):
             return Prediction(*now.scorer.search(queries, k, exclude=exclude, only=mask))
-        ids, scores = now.scorer.search(queries, max(k, BEST), exclude=exclude, only=mask)
+        reranked = None if asked is None or asked.is_usual else asked
+        depth = BEST if reranked is None else calibration.depth
+        ids, scores = now.scorer.search(queries, max(k, depth), exclude=exclude, only=mask)
         best = scores
         if mask is not None:  # the level of a text is that of its best labels among all
             best = now.scorer.search(queries, BEST, exclude=exclude)[1]
         probabilities = calibration.probabilities(ids, scores, now.counts, best)
-        found = Prediction(ids[:, :k].copy(), scores[:, :k].copy(), probabilities[:, :k].copy())
+        found = Prediction(ids, scores, probabilities)
+        if reranked is not None:
+            new = favoured.ordered(reranked, ids, probabilities, calibration, now, self.run)
+            found = Prediction(
+                *(
+                    np.take_along_axis(part, new.at, axis=1)
+                    for part in (ids, scores, probabilities)
+                ),
+                new.gains,
+            )
+        found = _narrowed(found, k)
         return found if cut is None else _cut(found, cut, now, narrow=whole)
 
     def explain(
@@ -529,6 +564,12 @@ def _width(k: int, now: Served) -> int:
     return min(at_least_one("k", k), max(PADDED_UP_TO, len(now.labels)))
 
 
+def _narrowed(found: Prediction, k: int) -> Prediction:
+    """Keep the first k columns alone, as arrays of their own."""
+    every = (*found, found.probabilities, found.gains)
+    return Prediction(*(None if part is None else part[:, :k].copy() for part in every))
+
+
 def _cut(found: Prediction, cut: Threshold, now: Served, *, narrow: bool) -> Prediction:
     """Leave out what lies below a threshold, and move the rest together.
 
@@ -546,7 +587,8 @@ def _cut(found: Prediction, cut: Threshold, now: Served, *, narrow: bool) -> Pre
         shifted = np.where(there, np.take_along_axis(values, order, axis=1), padding)
         return shifted[:, :width].astype(values.dtype)
 
-    return Prediction(moved(ids, -1), moved(scores, -np.inf), moved(probabilities, 0))
+    gains = None if found.gains is None else moved(found.gains, -np.inf)
+    return Prediction(moved(ids, -1), moved(scores, -np.inf), moved(probabilities, 0), gains)
 
 
 def _rows(labels: LabelSet, ids: ArrayLike) -> NDArray[np.int64]:

@@ -125,7 +125,7 @@ class Expected(NamedTuple):
 class Held(NamedTuple):
     """The held-out answers themselves: n points, D labels a point.
 
-    Weights of labels are chosen on them (`dexml.scorers.favour`).
+    Weights of labels are chosen on them (`dexml.favour`).
     """
 
     ids: NDArray[np.int32]

@@ -23,7 +23,7 @@ from dexml.run.run import ENCODER
 from dexml.scorers import PointMemory
 from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.dense import QUERIES, TABLE, VECTORS
-from dexml.scorers.favour import PROPENSITY
+from dexml.scorers.favoured import PROPENSITY
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home, Part, array_part
 from dexml.train import engine, features, processes, selection

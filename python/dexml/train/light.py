@@ -22,7 +22,7 @@ from dexml.run import FORMAT, LabelSet, PointTexts
 from dexml.run.labels import TRAINED, text_part
 from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.cooccurrence import Cooccurrence
-from dexml.scorers.favour import PROPENSITY
+from dexml.scorers.favoured import PROPENSITY
 from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home

@@ -1,3 +1,0 @@
-"""Rankings for a metric."""
-
-PROPENSITY = "propensity"
