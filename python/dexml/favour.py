@@ -30,6 +30,12 @@ RECALL_IN_PRECISION = 0.3
 """`learn` takes F with this weight of recall for macroP: with precision alone, a label would be
 given once and never again. Chosen as `SHARED` was."""
 
+POWERS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Powers of the weights for macroR to choose from on held-out rows: probabilities of rare labels
+are less exact, and the full weights pick their errors."""
+LEVELS = (0.5, 0.7, 0.85, 0.95, 1.0)
+"""The same for macroP, macroF and Coverage: shares of the metric beside P@k."""
+
 Rows = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
 """Probabilities of some labels of n rows: indptr (n + 1,), label ids, values."""
 
@@ -115,11 +121,19 @@ def climb(rows: Rows, k: int, worth: Worth, *, seed: int) -> Climbed:
         ValueError: A value is no probability, a row has a label twice, an id is out of range.
     """
     together, scale, linear, offsets = worth
-    weights = {"scale": scale, "linear": linear, "offsets": offsets}
-    found = _rust.favour(
-        rows, len(linear), k, together, **weights, seed=seed, max_passes=MAX_PASSES
+    return Climbed(
+        *_rust.favour(
+            rows,
+            len(linear),
+            k,
+            together,
+            scale=scale,
+            linear=linear,
+            offsets=offsets,
+            seed=seed,
+            max_passes=MAX_PASSES,
+        )
     )
-    return Climbed(*found)
 
 
 def rank_for(
@@ -186,7 +200,9 @@ def gains_together(
     """Return what each entry adds to the metric of all rows: `rank_for`."""
     beside = np.maximum(_beside(rows, len(expected)), expected)
     worth = _worth(asked.kind, beside, _weights(asked, inv_propensity, len(expected)))
-    return climb(rows, asked.k, _mixed(asked, rows, worth, seed=seed), seed=seed).gains
+    if asked.strength < 1:
+        worth = _mixed(worth, _most(worth, rows, asked.k, seed=seed), asked.strength)
+    return climb(rows, asked.k, worth, seed=seed).gains
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +235,9 @@ def learn(
     rows: Rows,
     counts: NDArray[np.integer[Any]],
     n_points: int,
-    inv_propensity: NDArray[np.float64] | None,
+    *,
+    right: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None,
+    inv_propensity: NDArray[np.float64] | None = None,
 ) -> Fixed:
     """Learn from held-out rows what labels are worth in a row that is asked alone.
 
@@ -232,22 +250,98 @@ def learn(
         rows: Calibrated probabilities of held-out rows.
         counts: Training points of each label, (L,).
         n_points: Training points.
+        right: The right labels of the held-out rows: indptr and label ids. With them the weights
+            for macroR get a power, and the other means over labels a share of P@k, that is best on
+            halves of the rows; without them the full weights are taken.
         inv_propensity: As in `rank_for`.
 
     Raises:
         ValueError: As `rank_for`.
     """
-    n_labels, n_rows = len(counts), len(rows[0]) - 1
-    bucket = np.floor(2 * np.log2(1 + counts.astype(np.float64))).astype(np.int64)
-    beside = _shared(_beside(rows, n_labels), bucket)
-    beside = np.maximum(beside, counts * (n_rows / max(1, n_points)))
-    kind = asked.kind
-    if kind == "macroP":
-        kind, beside = "macroF", RECALL_IN_PRECISION * beside
-    worth = _worth(kind, beside, _weights(asked, inv_propensity, n_labels))
-    worth = _mixed(asked, rows, worth, seed=0)
-    found = climb(rows, asked.k, worth, seed=0)
-    return Fixed(worth, _shared(found.sums, bucket), _shared(found.given, bucket))
+    weights = _weights(asked, inv_propensity, len(counts))
+    options = POWERS if asked.kind == "macroR" else LEVELS if asked.kind in TOGETHER else (1.0,)
+    best = options[-1]
+    if right is not None and len(options) > 1 and len(rows[0]) > 2:
+        # Learned from one half and judged by the right labels of the other.
+        truths = [_pick(*right, half) for half in (0, 1)]
+        halves = [(*_pick(*rows[:2], half), _pick(rows[0], rows[2], half)[1]) for half in (0, 1)]
+        learners = [_Learner(asked, half, counts, n_points, weights) for half in halves]
+        scores = [
+            sum(
+                _measured(asked, halves[1 - i], learners[i].fixed(option), truths[1 - i])
+                for i in (0, 1)
+            )
+            for option in options
+        ]
+        best = options[int(np.argmax(scores))]
+    return _Learner(asked, rows, counts, n_points, weights).fixed(best, asked.strength)
+
+
+class _Learner:
+    """What is learned from some rows, for any of the options."""
+
+    def __init__(
+        self,
+        asked: Favour,
+        rows: Rows,
+        counts: NDArray[np.integer[Any]],
+        n_points: int,
+        weights: NDArray[np.float64] | None,
+    ) -> None:
+        n_labels, n_rows = len(counts), len(rows[0]) - 1
+        self.asked, self.rows = asked, rows
+        self.bucket = np.floor(2 * np.log2(1 + counts.astype(np.float64))).astype(np.int64)
+        beside = _shared(_beside(rows, n_labels), self.bucket)
+        beside = np.maximum(beside, counts * (n_rows / max(1, n_points)))
+        kind = asked.kind
+        if kind == "macroP":
+            kind, beside = "macroF", RECALL_IN_PRECISION * beside
+        self.worth = _worth(kind, beside, weights)
+        self.most = _most(self.worth, rows, asked.k, seed=0)
+
+    def fixed(self, option: float, strength: float = 1.0) -> Fixed:
+        """Return the weights at a power or level, mixed with P@k."""
+        worth, most = self.worth, self.most
+        if self.asked.kind == "macroR":
+            worth = worth._replace(linear=worth.linear**option)
+            most = _most(worth, self.rows, self.asked.k, seed=0)
+        else:
+            strength *= option
+        worth = _mixed(worth, most, strength)
+        found = climb(self.rows, self.asked.k, worth, seed=0)
+        return Fixed(worth, _shared(found.sums, self.bucket), _shared(found.given, self.bucket))
+
+
+def _pick(
+    indptr: NDArray[np.int64], values: NDArray[Any], half: int
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Return every second row, from row `half` on."""
+    lengths = np.diff(indptr)
+    mine = np.arange(len(lengths)) % 2 == half
+    starts = np.concatenate([[0], np.cumsum(lengths[mine])]).astype(np.int64)
+    return starts, values[np.repeat(mine, lengths)]
+
+
+def _measured(
+    asked: Favour, rows: Rows, fixed: Fixed, right: tuple[NDArray[np.int64], NDArray[np.int32]]
+) -> float:
+    """Return a label-wise metric of rows whose right labels are known."""
+    n_labels = len(fixed.sums)
+    gains = fixed.gains(rows).astype(np.float32)
+    top = _rust.topk_csr(rows[0], rows[1], gains, n_labels, asked.k)[0]
+    there = top >= 0
+    pairs = np.nonzero(there)[0] * n_labels + top[there]
+    true = np.repeat(np.arange(len(right[0]) - 1), np.diff(right[0])) * n_labels + right[1]
+    hits = np.bincount(top[there][np.isin(pairs, true)], minlength=n_labels)
+    given = np.bincount(top[there], minlength=n_labels)
+    positives = np.bincount(right[1], minlength=n_labels)
+    values: NDArray[Any] = {
+        "macroP": hits / np.maximum(given, 1),
+        "macroR": hits / np.maximum(positives, 1),
+        "macroF": 2 * hits / np.maximum(given + positives, 1),
+        "Coverage": hits > 0,
+    }[asked.kind]
+    return float(values.mean())
 
 
 def _shared(values: NDArray[np.float64], bucket: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -293,13 +387,18 @@ def _worth(kind: str, beside: NDArray[np.float64], weights: NDArray[np.float64] 
     return Worth("nothing", 0.0, linear, none)
 
 
-def _mixed(asked: Favour, rows: Rows, worth: Worth, *, seed: int) -> Worth:
-    """Mix in P@k, both as a share of what they reach alone."""
-    if asked.strength == 1:
-        return worth
+def _most(worth: Worth, rows: Rows, k: int, *, seed: int) -> tuple[float, float]:
+    """Return what a metric alone and P@k alone can reach."""
     plain = Worth("nothing", 0.0, np.ones_like(worth.linear), worth.offsets)
-    most = [climb(rows, asked.k, one, seed=seed).utility or 1.0 for one in (worth, plain)]
-    return worth.mixed(asked.strength / most[0], (1 - asked.strength) / most[1])
+    metric, precision = (climb(rows, k, one, seed=seed).utility for one in (worth, plain))
+    return metric or 1.0, precision or 1.0
+
+
+def _mixed(worth: Worth, most: tuple[float, float], strength: float) -> Worth:
+    """Mix in P@k, both as a share of what they reach alone."""
+    if strength == 1:
+        return worth
+    return worth.mixed(strength / most[0], (1 - strength) / most[1])
 
 
 def _weights(

@@ -386,10 +386,9 @@ class Predictor:
         if reranked is not None:
             new = favoured.ordered(reranked, ids, probabilities, calibration, now, self.run)
             found = Prediction(
-                *(
-                    np.take_along_axis(part, new.at, axis=1)
-                    for part in (ids, scores, probabilities)
-                ),
+                np.take_along_axis(ids, new.at, axis=1),
+                np.take_along_axis(scores, new.at, axis=1),
+                np.take_along_axis(probabilities, new.at, axis=1),
                 new.gains,
             )
         found = _narrowed(found, k)
@@ -566,8 +565,12 @@ def _width(k: int, now: Served) -> int:
 
 def _narrowed(found: Prediction, k: int) -> Prediction:
     """Keep the first k columns alone, as arrays of their own."""
-    every = (*found, found.probabilities, found.gains)
-    return Prediction(*(None if part is None else part[:, :k].copy() for part in every))
+    beside = (found.probabilities, found.gains)
+    return Prediction(
+        found.ids[:, :k].copy(),
+        found.scores[:, :k].copy(),
+        *(None if part is None else part[:, :k].copy() for part in beside),
+    )
 
 
 def _cut(found: Prediction, cut: Threshold, now: Served, *, narrow: bool) -> Prediction:

@@ -62,7 +62,10 @@ def learned(
             "older dexml does not keep; train it again, or choose the labels of all texts together "
             "(together=True, --together)"
         )
-    return favour.learn(asked, rows, counts, int(constants["n_points"]), weights)
+    right = None if held is None else (held.indptr, held.right)
+    return favour.learn(
+        asked, rows, counts, int(constants["n_points"]), right=right, inv_propensity=weights
+    )
 
 
 def together(
@@ -75,7 +78,8 @@ def together(
 
     Arguments: `learned`; `rows` are the candidates of the texts. The same texts, the same gains.
     """
-    expected = counts * ((len(rows[0]) - 1) / max(1, int(constants["n_points"])))
+    n_texts = len(rows[0]) - 1
+    expected = counts.astype(np.float64) * (n_texts / max(1, int(constants["n_points"])))
     return favour.gains_together(
         asked, rows, expected, weights_of(asked, counts, constants), seed=0
     )

@@ -115,8 +115,8 @@ class Answers:
         missed = np.zeros((n, len(FREQUENCIES)), np.int64)
         np.add.at(missed, (rows, frequency_of(label_counts[rest.indices])), 1)
         folds = part_numbers(_SALT, asked.keys, FOLDS)
-        counts = np.asarray(counts, np.int64)
-        return cls(scores, hits, counts, missed, asked.groups, folds, ids, y)
+        points = np.asarray(counts, np.int64)
+        return cls(scores, hits, points, missed, asked.groups, folds, ids, y)
 
     @classmethod
     def of_evidence(
