@@ -229,7 +229,10 @@ def _check_favour(settings: PredictSettings) -> None:
         if settings.values == "gain":
             console.usage_error("--values gain needs --favour")
         return
-    asked = favour.parse(settings.favour, settings.strength)
+    try:
+        asked = favour.parse(settings.favour, settings.strength)
+    except ValueError as error:
+        console.usage_error(f"--{error}")
     if settings.explain:
         console.usage_error(
             "--favour and --explain: give one of them; a score is what is explained"
