@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike
 
 ROOMS = [
     "dexml",
-    *(f"dexml.{room}" for room in ("data", "metrics", "sampling", "topk", "losses")),
+    *(f"dexml.{room}" for room in ("data", "metrics", "sampling", "topk", "favour", "losses")),
     *(f"dexml.{room}" for room in ("model", "index", "predict", "train")),
 ]
 ROOT = Path(__file__).parents[1]
