@@ -86,21 +86,20 @@ def measure(run: Path, folder: Path | None, kept: Path | None) -> dict[str, Any]
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Write the rankings at full strength as a table in percent, each metric's own in bold."""
-    lines = []
+    lines = ["| set | `favour` | " + " | ".join(SHOWN) + " |", "|---|---|" + "---:|" * len(SHOWN)]
     for result in results:
-        lines += ["", f"| {result['data']} | " + " | ".join(SHOWN) + " |"]
-        lines.append("|---|" + "---:|" * len(SHOWN))
         for row in result["rows"]:
             if row["strength"] < 1:
                 continue
-            name = f"`{row['favour']}`" if row["favour"] else "usual"
+            name = row["favour"] or "usual"
             name += ", together" if row["together"] else ""
             cells = [
                 f"**{100 * row[m]:.2f}**" if m == row["favour"] else f"{100 * row[m]:.2f}"
                 for m in SHOWN
             ]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines[1:])
+            first = result["data"] if not row["favour"] else ""
+            lines.append(f"| {first} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def picture(results: Sequence[dict[str, Any]]) -> str:
