@@ -21,18 +21,24 @@ from scipy.sparse import csr_array
 
 from dexml import config, console, data, locks
 from dexml.commands import explain
-from dexml.commands.inputs import count_lines, open_texts, read_group, stdin_texts
-from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
-from dexml.commands.show import as_json, as_table, csr_parts
+from dexml.commands.inputs import (
+    count_lines,
+    count_texts,
+    open_texts,
+    read_group,
+    stdin_texts,
+)
+from dexml.commands.outputs import ROWS, Output, check_suffix
+from dexml.commands.partial import Partial
+from dexml.commands.show import as_json, as_table
 from dexml.config import Settings
 from dexml.data import Csr
-from dexml.files import is_stream, move_to, target_of
+from dexml.files import is_stream, target_of
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
 from dexml.predict import Explanation, Prediction, Predictor
 
 BLOCK = 4096
 """Texts encoded and searched at a time: memory does not grow with the input."""
-ROWS = "rows.jsonl"
 LABELS, EXPLAINED = 10, 3
 """Labels a text, where -k does not say how many."""
 
@@ -64,13 +70,22 @@ class PredictSettings(Settings):
         False, description="with --min-precision: a cut each for frequent and rare labels"
     )
     values: Literal["score", "probability"] = Field("score", description="what --out x.npz holds")
-    out: Path | None = Field(None, description="write .npz (CSR scores) or .jsonl, not a table")
+    out: Path | None = Field(
+        None,
+        description="write a file, not a table: .parquet or .jsonl (a text a row), .csv (a label "
+        "a row), .npz (CSR scores)",
+    )
     jsonl: bool = Field(False, description="print JSON lines, not a table")
     explain: bool = Field(
         False, description="say why: evidence, words that matched, training points that voted"
     )
     label: str = Field(
         "", description="explain this label, its text or id, and not the best ones (--explain)"
+    )
+    shard: str = Field(
+        "",
+        description="answer one of n equal parts of the texts, I/N, from 0/N on; python -m "
+        "dexml.merge puts the outputs together",
     )
     resume: bool = Field(False, description="go on with the unfinished --out of a stopped run")
     only: Path | None = Field(
@@ -110,6 +125,7 @@ class Question:
         block: Texts answered at a time.
         label: The label to explain; None: the k best ones.
         cut: What answers are cut by, as arguments of `Predictor.predict`.
+        first: The number of the first text; not 0 in a shard.
     """
 
     texts: Iterator[str]
@@ -121,6 +137,7 @@ class Question:
     block: int
     label: int | None = None
     cut: dict[str, Any] = field(default_factory=dict)
+    first: int = 0
 
 
 def main(argv: list[str]) -> None:
@@ -167,12 +184,20 @@ def main(argv: list[str]) -> None:
 
 def _check(settings: PredictSettings) -> None:
     out = settings.out
-    if out is not None and out.suffix not in (".npz", ".jsonl"):
-        console.usage_error(f"--out {out}: the name must end in .npz or .jsonl")
+    if out is not None:
+        check_suffix(out)
     if out is not None and settings.jsonl:
         console.usage_error("--jsonl is for stdout; name the file of --out .jsonl")
-    if out is not None and out.suffix == ".npz" and settings.explain:
-        console.usage_error(f"--out {out}: .npz holds scores alone; --explain writes .jsonl")
+    if out is not None and out.suffix != ".jsonl" and settings.explain:
+        console.usage_error(
+            f"--out {out}: {out.suffix} has no room for it; --explain writes .jsonl"
+        )
+    if settings.shard:
+        _shard(settings.shard)
+        if out is None:
+            console.usage_error("--shard needs --out: parts are put together from files")
+        if settings.texts == "-":
+            console.usage_error("--shard: stdin has no known length; give a file")
     if settings.label and not settings.explain:
         console.usage_error("--label names a label to explain: add --explain")
     cut = _cut(settings)
@@ -185,7 +210,7 @@ def _check(settings: PredictSettings) -> None:
     if settings.min_recall is not None and settings.k is not None:
         console.usage_error("--min-recall and -k: the labels a text follow from the recall")
     if settings.values != "score" and (out is None or out.suffix != ".npz"):
-        console.usage_error("--values is for --out x.npz; tables and JSON lines have both")
+        console.usage_error("--values is for --out x.npz; other outputs have both")
     if settings.label and settings.k is not None:
         console.usage_error("--label and -k: one label is explained, or the best k")
     if settings.resume and out is None:
@@ -210,7 +235,9 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
         texts = stdin_texts(sys.stdin.buffer)
     elif settings.texts:
         path = Path(settings.texts)
-        total = None if settings.quiet else count_lines(path)
+        total = None if settings.quiet and not settings.shard else count_lines(path)
+        if settings.shard and total is None:
+            total = count_texts(path)
         texts = stack.enter_context(open_texts(path))
     else:
         part = _test_part(settings, predictor)
@@ -228,8 +255,22 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
     if settings.min_recall is None:
         k = min(_k(settings), max(1, predictor.n_labels))  # there are no more to rank
     label = _label(settings.label, predictor) if settings.label else None
-    block, cut = settings.block or block, _cut(settings)
-    return Question(texts, total, exclude, only, n_labels, k, block, label, cut)
+    block, cut, first = settings.block or block, _cut(settings), 0
+    if settings.shard:
+        assert total is not None
+        at, of = _shard(settings.shard)
+        first, stop = total * at // of, total * (at + 1) // of
+        texts, total = islice(texts, first, stop), stop - first
+        exclude = None if exclude is None else exclude[first:stop]
+    return Question(texts, total, exclude, only, n_labels, k, block, label, cut, first)
+
+
+def _shard(given: str) -> tuple[int, int]:
+    """Read ``I/N``; anything else ends the command."""
+    at, slash, of = given.partition("/")
+    if not (slash and at.isdecimal() and of.isdecimal() and int(at) < int(of)):
+        console.usage_error(f"--shard {given}: expected I/N with I from 0 to N - 1, such as 0/8")
+    return int(at), int(of)
 
 
 def _cut(settings: PredictSettings) -> dict[str, Any]:
@@ -345,16 +386,23 @@ def _explained(
 def _write(settings: PredictSettings, out: Path, predictor: Predictor, question: Question) -> None:
     """Answer into a file; a later run can go on from what a stopped one leaves."""
     named = settings.out or out
-    is_npz = named.suffix == ".npz"
     asked = _asked(settings, predictor, question)
-    partial = Partial(out, asked, NPZ_FILES if is_npz else (ROWS,), resume=settings.resume)
+    output = Output(
+        named.suffix,
+        predictor.label_texts,
+        question.n_labels,
+        not predictor.probabilities_note().startswith("no "),
+        settings.values,
+        question.first,
+        _about(settings, asked, question),
+    )
+    partial = Partial(out, asked, output.names, resume=settings.resume)
     if not settings.quiet:
         if partial.replaced:
             why = "none of its answers were kept" if settings.resume else "no --resume"
             console.say(f"{partial.folder}: an unfinished output, begun anew ({why})")
         elif settings.resume:
             console.say(f"{partial.rows} texts are answered already")
-    label_texts = predictor.label_texts
     try:
         with partial, _bar(settings, question, partial.rows) as bar:
             partial.skip(question.texts)
@@ -363,21 +411,9 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
                     partial.append([text], {ROWS: explain.as_json(text, labels).encode("utf-8")})
             else:
                 for texts, answer in _answers(predictor, question, partial.rows, bar):
-                    if is_npz:
-                        base = partial.size(NPZ_FILES[1]) // 4 if partial.rows else None
-                        values, probabilities = answer.scores, answer.probabilities
-                        if settings.values == "probability" and probabilities is not None:
-                            values = probabilities
-                        parts = npz_parts(*csr_parts(answer.ids, values), base)
-                    else:
-                        lines = as_json(texts, *answer, label_texts, answer.probabilities)
-                        parts = {ROWS: lines.encode("utf-8")}
-                    partial.append(texts, parts)
+                    partial.append(texts, output.parts(texts, answer, partial))
             partial.close()
-            if is_npz:
-                finish_npz(out, partial.folder, question.n_labels)
-            else:
-                move_to(partial.folder / ROWS, out)
+            output.finish(out, partial)
             partial.remove()
     except BaseException:
         if partial.rows and not settings.quiet:
@@ -412,6 +448,8 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
         "values": settings.values,
         "explain": question.label if question.label is not None else settings.explain,
         "block": question.block,
+        # Only where it was asked for: unfinished outputs of an older version have none.
+        **({"shard": settings.shard} if settings.shard else {}),
         "labels": None if question.only is None else _digest(question.only.tobytes()),
         "filter pairs": None
         if pairs is None
@@ -419,6 +457,13 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
         # Last, as a difference in the others says more.
         "run.json": predictor.run.state.digest,
     }
+
+
+def _about(settings: PredictSettings, asked: dict[str, Any], question: Question) -> dict[str, Any]:
+    """Return what the metadata of a Parquet file says: merging parts checks it."""
+    at, of = _shard(settings.shard or "0/1")
+    shared = {name: value for name, value in asked.items() if name not in ("shard", "block")}
+    return {"shard": at, "shards": of, "first": question.first, "asked": shared}
 
 
 def _digest(content: bytes) -> str:
