@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
         if not settings.quiet:
             console.say(f"opening {settings.run}")
         if settings.export:
-            from dexml.commands.export import export  # brings torch
+            from dexml.commands.engine import export  # brings torch
 
             export(settings.run, threads=None, quiet=settings.quiet)
         elif not chosen or settings.overwrite:

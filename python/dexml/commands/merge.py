@@ -143,7 +143,7 @@ def _by_label(parts: Sequence[Path], out: Path) -> int:
     files = [_opened(path) for path in parts]
     abouts = [_about(file, path) for file, path in zip(files, parts, strict=True)]
     _check_asked(abouts, parts, but=(_GROUP,))
-    counts = [file.metadata.num_rows for file in files]
+    counts: list[int] = [file.metadata.num_rows for file in files]
     if len(set(counts)) > 1:
         raise ValueError(f"{parts[counts.index(max(counts))]}: the parts answer other texts")
     k = int(abouts[0]["asked"]["k"])
