@@ -33,7 +33,7 @@ def texts(tiny_data: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def truth(light_run: Path, texts: list[str]) -> dict[str, list[list[str]]]:
+def truth(light_run: Path, texts: list[str]) -> dict[str, list[str]]:
     predictor = Predictor.open(light_run)
     return dict(zip(texts, predictor.labels(predictor.predict(texts, K).ids), strict=True))
 
@@ -41,7 +41,7 @@ def truth(light_run: Path, texts: list[str]) -> dict[str, list[list[str]]]:
 def test_batches_of_every_kind(light_run: Path, texts: list[str], truth: Any) -> None:
     answer = BatchPredictor(light_run, k=K)
     predicted = Predictor.open(light_run).predict(texts[:5], K)
-    columns = answer({"text": np.array(texts[:5], object), "row": np.arange(5)})
+    columns: Any = answer({"text": np.array(texts[:5], object), "row": np.arange(5)})
     assert columns["row"].tolist() == list(range(5))
     assert [list(row) for row in columns["labels"]] == [truth[text] for text in texts[:5]]
     assert np.stack(columns["label_ids"]).tolist() == predicted.ids.tolist()

@@ -58,7 +58,12 @@ def test_two_nodes_train_as_one_process(
     assert [agent.returncode for agent in agents] == [0, 0], shown
     train.train(
         train_settings(
-            tiny_data, tiny_encoder, one, head_epochs=2, deterministic=True, cache=str(tmp_path / "own")
+            tiny_data,
+            tiny_encoder,
+            one,
+            head_epochs=2,
+            deterministic=True,
+            cache=str(tmp_path / "own"),
         )
     )
     assert_same(one, out)

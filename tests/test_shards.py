@@ -219,6 +219,23 @@ def test_parts_of_another_question_are_refused(
     assert "part-2.parquet: damaged or no Parquet file" in capsys.readouterr().err
 
 
+def test_labels_of_a_ranker_are_not_merged(
+    light_run: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its scores of a label depend on the other candidates."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    part = tmp_path / "part.parquet"
+    assert answer(light_run, texts, part) == 0
+    about = json.loads(parquet.read_schema(part).metadata[b"dexml"])
+    assert about["ranked"] is (Predictor.open(light_run).scorer.network is not None)  # type: ignore[attr-defined]
+    table = parquet.read_table(part)
+    metadata = {b"dexml": json.dumps(about | {"ranked": True}).encode()}
+    parquet.write_table(table.replace_schema_metadata(metadata), part)
+    out = tmp_path / "out.parquet"
+    assert run(merge, [str(part), str(part), "--out", str(out), "--by-label"]) == 1
+    assert "whose scores depend on the other candidates" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shard", ["4/4", "1", "-1/4", "1/0", "a/b"])
 def test_a_wrong_shard_is_refused(
     light_run: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shard: str

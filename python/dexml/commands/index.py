@@ -45,8 +45,8 @@ class IndexSettings(Settings):
     build_threads: int = Field(
         1,
         ge=1,
-        description="threads that build the HNSW graph; with more than one another graph each time, "
-        "whatever the seed (its recall is measured)",
+        description="threads that build the HNSW graph; with more than one another graph each "
+        "time, whatever the seed (its recall is measured)",
     )
     add: Path | None = Field(None, description="add the labels of this file, a text a line")
     remove: Path | None = Field(

@@ -143,6 +143,11 @@ def _by_label(parts: Sequence[Path], out: Path) -> int:
     files = [_opened(path) for path in parts]
     abouts = [_about(file, path) for file, path in zip(files, parts, strict=True)]
     _check_asked(abouts, parts, but=(_GROUP,))
+    if any(about.get("ranked") for about in abouts):
+        raise ValueError(
+            f"{parts[0]}: answers of a ranker, whose scores depend on the other candidates; "
+            "ask for all labels at once"
+        )
     counts: list[int] = [file.metadata.num_rows for file in files]
     if len(set(counts)) > 1:
         raise ValueError(f"{parts[counts.index(max(counts))]}: the parts answer other texts")

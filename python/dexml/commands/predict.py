@@ -7,137 +7,30 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
 from functools import partial as bound
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
-from scipy.sparse import csr_array
-
-from dexml import config, console, data, locks
+from dexml import config, console, locks
 from dexml.commands import explain
-from dexml.commands.inputs import (
-    count_lines,
-    count_texts,
-    open_texts,
-    read_group,
-    stdin_texts,
-)
 from dexml.commands.outputs import ROWS, Output, check_suffix
 from dexml.commands.partial import Partial
+from dexml.commands.question import (
+    EXPLAINED,
+    PredictSettings,
+    Question,
+    cut_of,
+    n_labels_of,
+    option,
+    question_of,
+    shard_of,
+)
 from dexml.commands.show import as_json, as_table
-from dexml.config import Settings
-from dexml.data import Csr
 from dexml.files import is_stream, target_of
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
 from dexml.predict import Explanation, Prediction, Predictor
-
-BLOCK = 4096
-"""Texts encoded and searched at a time: memory does not grow with the input."""
-LABELS, EXPLAINED = 10, 3
-"""Labels a text, where -k does not say how many."""
-
-
-class PredictSettings(Settings):
-    """Ask a run for the labels of texts; without TEXTS: the test points of its data set."""
-
-    run: CliPositionalArg[Path] = Field(description="run directory of dexml.train")
-    texts: CliPositionalArg[str] = Field(
-        "", description="a file with a text a line (also .gz, .zst); - for stdin"
-    )
-    k: int | None = Field(
-        None, ge=1, description="labels a text; 10, 3 with --explain, up to 100 with --min-recall"
-    )
-    min_probability: float | None = Field(
-        None, gt=0, le=1, description="leave out labels that are less likely right"
-    )
-    min_precision: float | None = Field(
-        None, gt=0, le=1, description="leave out labels so that this share of the others is right"
-    )
-    min_recall: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="print so many labels that a text's contain this share of its right ones on "
-        "average",
-    )
-    by_frequency: bool = Field(
-        False, description="with --min-precision: a cut each for frequent and rare labels"
-    )
-    values: Literal["score", "probability"] = Field("score", description="what --out x.npz holds")
-    out: Path | None = Field(
-        None,
-        description="write a file, not a table: .parquet or .jsonl (a text a row), .csv (a label "
-        "a row), .npz (CSR scores)",
-    )
-    jsonl: bool = Field(False, description="print JSON lines, not a table")
-    explain: bool = Field(
-        False, description="say why: evidence, words that matched, training points that voted"
-    )
-    label: str = Field(
-        "", description="explain this label, its text or id, and not the best ones (--explain)"
-    )
-    shard: str = Field(
-        "",
-        description="answer one of n equal parts of the texts, I/N, from 0/N on; python -m "
-        "dexml.merge puts the outputs together",
-    )
-    resume: bool = Field(False, description="go on with the unfinished --out of a stopped run")
-    only: Path | None = Field(
-        None, description="choose from these labels: a file with a text or id a line"
-    )
-    without: Path | None = Field(None, description="leave these labels out: a file, as --only")
-    data: Path | None = Field(None, description="data set, if it moved since the training")
-    search: Literal["auto", "exact", "hnsw"] = Field(
-        "auto", description="auto: exact up to 50,000 labels (131,072 for test points)"
-    )
-    device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the encoder")
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "auto", description="of the transformer; auto: as training chose, bfloat16 on CUDA"
-    )
-    engine: Literal["auto", "torch", "openvino"] = Field(
-        "auto",
-        description="what encodes texts; auto: OpenVINO on a CPU if the run was exported for it "
-        "and the library is there, else torch",
-    )
-    block: int | None = Field(
-        None, ge=1, description="texts answered at a time: 4096, or 1 typed at a terminal"
-    )
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked.
-
-    Attributes:
-        texts: The texts.
-        total: How many there are, if that is known.
-        exclude: Pairs (text, label) to leave out.
-        only: Labels to choose from, a mask; None: all.
-        n_labels: Columns of the answer.
-        k: Labels a text; None: as many as the cut takes.
-        block: Texts answered at a time.
-        label: The label to explain; None: the k best ones.
-        cut: What answers are cut by, as arguments of `Predictor.predict`.
-        first: The number of the first text; not 0 in a shard.
-    """
-
-    texts: Iterator[str]
-    total: int | None
-    exclude: Csr | None
-    only: NDArray[np.bool_] | None
-    n_labels: int
-    k: int | None
-    block: int
-    label: int | None = None
-    cut: dict[str, Any] = field(default_factory=dict)
-    first: int = 0
+from dexml.scorers.ranker import RankedScorer
 
 
 def main(argv: list[str]) -> None:
@@ -159,10 +52,10 @@ def main(argv: list[str]) -> None:
         exact_up_to=exact_up_to,
     )
     if not settings.quiet:
-        console.say(f"search: {predictor.search_note(_k(settings))}")
+        console.say(f"search: {predictor.search_note(n_labels_of(settings))}")
         if encoder := predictor.encoder_note():
             console.say(f"encoder: {encoder}")
-    cut = _cut(settings)
+    cut = cut_of(settings)
     if cut:
         threshold = predictor.threshold(**cut)
         if not settings.quiet:
@@ -173,7 +66,7 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"{settings.run}: --values probability: {note}")
         console.say(note)
     with ExitStack() as stack:
-        question = _question(settings, predictor, stack)
+        question = question_of(settings, predictor, stack)
         if settings.out is None:
             _print(settings, predictor, question)
         else:
@@ -193,20 +86,20 @@ def _check(settings: PredictSettings) -> None:
             f"--out {out}: {out.suffix} has no room for it; --explain writes .jsonl"
         )
     if settings.shard:
-        _shard(settings.shard)
+        shard_of(settings.shard)
         if out is None:
             console.usage_error("--shard needs --out: parts are put together from files")
         if settings.texts == "-":
             console.usage_error("--shard: stdin has no known length; give a file")
     if settings.label and not settings.explain:
         console.usage_error("--label names a label to explain: add --explain")
-    cut = _cut(settings)
+    cut = cut_of(settings)
     if len(cut) > 1 + settings.by_frequency:
-        console.usage_error(f"{' and '.join(map(_option, cut))}: give one of them")
+        console.usage_error(f"{' and '.join(map(option, cut))}: give one of them")
     if settings.by_frequency and settings.min_precision is None:
         console.usage_error("--by-frequency needs --min-precision")
     if cut and settings.explain:
-        console.usage_error(f"{_option(next(iter(cut)))} and --explain: give one of them")
+        console.usage_error(f"{option(next(iter(cut)))} and --explain: give one of them")
     if settings.min_recall is not None and settings.k is not None:
         console.usage_error("--min-recall and -k: the labels a text follow from the recall")
     if settings.values != "score" and (out is None or out.suffix != ".npz"):
@@ -223,109 +116,6 @@ def _check(settings: PredictSettings) -> None:
         raise FileNotFoundError(f"{out}: the folder {folder} is not there")
     if out is not None and out.is_dir():
         raise IsADirectoryError(f"{out}: is a folder; give a file")
-
-
-def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack) -> Question:
-    only = _group(settings, predictor)
-    texts: Iterator[str]
-    total, exclude, n_labels, block = None, None, predictor.n_labels, BLOCK
-    if settings.texts == "-":
-        # A person who types wants an answer to each line.
-        block = 1 if sys.stdin.isatty() else BLOCK
-        texts = stdin_texts(sys.stdin.buffer)
-    elif settings.texts:
-        path = Path(settings.texts)
-        total = None if settings.quiet and not settings.shard else count_lines(path)
-        if settings.shard and total is None:
-            total = count_texts(path)
-        texts = stack.enter_context(open_texts(path))
-    else:
-        part = _test_part(settings, predictor)
-        texts, total, exclude = iter(part.texts), len(part.texts), part.exclude
-        if (trained := predictor.label_set.n_trained) < n_labels:
-            # The data set does not know labels that were added since: the answer takes its shape.
-            console.say(f"labels added since the training are left out: {n_labels - trained}")
-            only = np.ones(n_labels, np.bool_) if only is None else only
-            only[trained:] = False
-            if exclude is not None:
-                shape = (exclude.shape[0], n_labels)
-                exclude = csr_array((exclude.data, exclude.indices, exclude.indptr), shape=shape)
-            n_labels = trained
-    k = None
-    if settings.min_recall is None:
-        k = min(_k(settings), max(1, predictor.n_labels))  # there are no more to rank
-    label = _label(settings.label, predictor) if settings.label else None
-    block, cut, first = settings.block or block, _cut(settings), 0
-    if settings.shard:
-        assert total is not None
-        at, of = _shard(settings.shard)
-        first, stop = total * at // of, total * (at + 1) // of
-        texts, total = islice(texts, first, stop), stop - first
-        exclude = None if exclude is None else exclude[first:stop]
-    return Question(texts, total, exclude, only, n_labels, k, block, label, cut, first)
-
-
-def _shard(given: str) -> tuple[int, int]:
-    """Read ``I/N``; anything else ends the command."""
-    at, slash, of = given.partition("/")
-    if not (slash and at.isdecimal() and of.isdecimal() and int(at) < int(of)):
-        console.usage_error(f"--shard {given}: expected I/N with I from 0 to N - 1, such as 0/8")
-    return int(at), int(of)
-
-
-def _cut(settings: PredictSettings) -> dict[str, Any]:
-    """What answers are cut by, as arguments of `Predictor.predict`."""
-    given = {
-        "min_probability": settings.min_probability,
-        "min_precision": settings.min_precision,
-        "min_recall": settings.min_recall,
-        "by_frequency": settings.by_frequency or None,
-    }
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _k(settings: PredictSettings) -> int:
-    """Labels a text."""
-    return settings.k or (EXPLAINED if settings.explain else LABELS)
-
-
-def _label(given: str, predictor: Predictor) -> int:
-    """Find the label to explain: the one with this text, or else with this id."""
-    labels = predictor.label_set
-    is_id = given.isascii() and given.isdigit() and given not in labels.ids_by_text
-    try:
-        return labels.id_of(int(given) if is_id else given)
-    except ValueError as error:
-        known = labels.ids_by_text
-        near = not is_id and given not in labels.texts and len(known) <= 20_000
-        hint = console.did_you_mean(given, list(known)) if near else ""
-        raise ValueError(f"--{error}{hint}") from None
-
-
-def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
-    """Read the test points of the run's data set."""
-    folder = settings.data or predictor.run.data_dir()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: the data set is not there; name it with --data")
-    try:
-        return data.load_part(folder, "tst", predictor.label_set.n_trained)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; give a file of texts, or - for stdin") from None
-
-
-def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_] | None:
-    """Read the labels to choose from, as a mask; None: all."""
-    mask = None
-    if settings.only is not None:
-        mask = read_group(settings.only, predictor.label_set)
-    if settings.without is not None:
-        rest = ~read_group(settings.without, predictor.label_set)
-        mask = rest if mask is None else mask & rest
-    return mask
 
 
 def _answers(
@@ -394,7 +184,7 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
         not predictor.probabilities_note().startswith("no "),
         settings.values,
         question.first,
-        _about(settings, asked, question),
+        _about(settings, predictor, asked, question),
     )
     partial = Partial(out, asked, output.names, resume=settings.resume)
     if not settings.quiet:
@@ -441,9 +231,9 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
     """Return everything that the answers depend on, apart from the texts."""
     pairs = question.exclude
     return {
-        "search": predictor.search_note(_k(settings)),
+        "search": predictor.search_note(n_labels_of(settings)),
         "scorer": predictor.scorer.fingerprint(),
-        "k": _k(settings),
+        "k": n_labels_of(settings),
         "cut": question.cut,
         "values": settings.values,
         "explain": question.label if question.label is not None else settings.explain,
@@ -459,11 +249,21 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
     }
 
 
-def _about(settings: PredictSettings, asked: dict[str, Any], question: Question) -> dict[str, Any]:
+def _about(
+    settings: PredictSettings, predictor: Predictor, asked: dict[str, Any], question: Question
+) -> dict[str, Any]:
     """Return what the metadata of a Parquet file says: merging parts checks it."""
-    at, of = _shard(settings.shard or "0/1")
+    scorer = predictor.scorer
+    ranked = isinstance(scorer, RankedScorer) and scorer.network is not None
+    at, of = shard_of(settings.shard or "0/1")
     shared = {name: value for name, value in asked.items() if name not in ("shard", "block")}
-    return {"shard": at, "shards": of, "first": question.first, "asked": shared}
+    return {
+        "shard": at,
+        "shards": of,
+        "first": question.first,
+        "ranked": ranked,  # then the score of a label depends on the other candidates
+        "asked": shared,
+    }
 
 
 def _digest(content: bytes) -> str:
