@@ -139,7 +139,7 @@ def _settings(folder: Path) -> bytes:
     """Return the settings of a run without the places that they name."""
     settings = read_config(folder) if (folder / "config.toml").is_file() else {}
     kept = {name: value for name, value in settings.items() if name not in _PATHS}
-    if "/" in str(kept.get("encoder", "")) and Path(str(kept["encoder"])).is_absolute():
+    if Path(str(kept.get("encoder", ""))).is_absolute():
         del kept["encoder"]
     return tomli_w.dumps(kept).encode()
 
