@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike
 ROOMS = [
     "dexml",
     *(f"dexml.{room}" for room in ("data", "metrics", "sampling", "topk", "favour", "losses")),
-    *(f"dexml.{room}" for room in ("model", "index", "predict", "train")),
+    *(f"dexml.{room}" for room in ("model", "index", "predict", "train", "export", "hub")),
 ]
 ROOT = Path(__file__).parents[1]
 REFERENCE = re.compile(r"(?<!`)`([A-Za-z_][\w.]*(?:\(\))?)`(?!`)")

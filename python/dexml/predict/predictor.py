@@ -400,6 +400,32 @@ class Predictor:
         found = _narrowed(found, k)
         return found if cut is None else _cut(found, cut, now, narrow=whole)
 
+    def encode(
+        self, texts: Iterable[str], *, on_progress: OnProgress | None = None
+    ) -> NDArray[np.float32]:
+        """Return the vectors of texts as the index of labels is searched with them.
+
+        The dot product with a label's vector (``dense.index.vectors``) is the dense score. The last
+        dimension is 1: it meets the label's bias. Votes and rankers come on top of dense scores.
+
+        Args:
+            texts: Points; a list, even for a single text.
+            on_progress: As in `predict`.
+
+        Returns:
+            Shape (n, D + 1), float32.
+
+        Raises:
+            ValueError: A light run, which has no encoder; or as `predict`.
+            TypeError: As `predict`.
+        """
+        dense = dense_of(self._now.scorer)
+        if dense is None:
+            raise ValueError(
+                f"{self.run.folder}: a light run has no vectors; train with an encoder for them"
+            )
+        return dense.vectors(Queries(checked(texts), on_progress)).copy()
+
     def explain(
         self,
         text: str,
