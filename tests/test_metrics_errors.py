@@ -300,4 +300,3 @@ def test_wrong_calls_are_one_line(
 def test_only_one_prediction_is_looked_at(capsys: Captured) -> None:
     assert console.run(main, ["pred.npz", "pred.npz", "true.npz", "--by-label"]) == 2
     assert "--by-label looks at one PRED, not 2" in capsys.readouterr().err
-
