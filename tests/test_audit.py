@@ -119,7 +119,7 @@ def test_the_estimate_is_that_of_the_formula() -> None:
         z = 1.959963984540054
         p = x / n
         half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-        return tuple((p + z * z / (2 * n) + s * half) / (1 + z * z / n) for s in (-1, 1))  # type: ignore[return-value]
+        return tuple((p + z * z / (2 * n) + s * half) / (1 + z * z / n) for s in (-1, 1))
 
     (l1, u1), (l2, u2) = wilson(4, 10), wilson(0, 5)
     down = (0.25 * 0.8 * (0.4 - l1) ** 2 + 0.04 * 0.75 * (0 - l2) ** 2) ** 0.5

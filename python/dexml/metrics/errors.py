@@ -155,6 +155,7 @@ def confusions(
     exclude: Csr | None = None,
     n: int = 100,
     by: By = "count",
+    each: int | None = None,
     of: Sequence[int] | None = None,
 ) -> list[Confusion]:
     """Find which wrong labels stand where a right label was missed.
@@ -172,6 +173,7 @@ def confusions(
         by: What makes a pair come first: its ``"count"``, or how far that is above what chance
             would give, ``"surprise"``: count x ln(count / (missed x false / n_points)). Frequent
             labels stand beside everything; what surprises says more of single labels.
+        each: Pairs to return at most of one missed label; None: as many as there are.
         of: Only pairs whose missed label is one of these.
 
     Returns:
@@ -208,8 +210,11 @@ def confusions(
     if by == "surprise":
         chance = missed[right] * false[other] / y_true.shape[0]
         value = value * np.log(value / chance)
-    some = _largest(value, n)
-    order = some[np.lexsort((other[some], right[some], -value[some]))][:n]
+    some = _largest(value, n) if each is None else np.arange(len(value))
+    order = some[np.lexsort((other[some], right[some], -value[some]))]
+    if each is not None:
+        order = order[_number_of_its_kind(right[order]) < each]
+    order = order[:n]
     by_wrong = wrong.T.tocsr()
     return [
         Confusion(a, b, together, int(missed[a]), int(false[b]), _both(by_label, by_wrong, a, b))
@@ -276,6 +281,15 @@ def _largest(counts: NDArray[Any], n: int) -> NDArray[np.int64]:
         return np.arange(len(counts))
     least = np.partition(counts, len(counts) - n)[len(counts) - n]
     return np.flatnonzero(counts >= least)
+
+
+def _number_of_its_kind(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many equal values come before each."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=-1))
+    number = np.empty(len(values), np.int64)
+    number[order] = np.arange(len(values)) - np.repeat(starts, np.diff([*starts, len(values)]))
+    return number
 
 
 def _both(by_label: Csr, by_wrong: Csr, right: int, wrong: int) -> tuple[int, ...]:
