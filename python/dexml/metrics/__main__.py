@@ -113,10 +113,15 @@ def _check_usage(args: argparse.Namespace) -> None:
     weighted = [name for name in args.metrics or () if name.startswith("PS")]
     if weighted and not args.train:
         console.usage_error(f"{weighted[0]} needs the training matrix: add --train Y.trn.npz")
-    if (args.ci or args.compare) and all(map(_is_over_labels, args.metrics or ("P@1",))):
+    if args.compare and all(map(_is_no_mean, args.metrics or ("P@1",))):
         console.usage_error(
-            f"{', '.join(args.metrics)}: means over labels and errors of bins have no interval "
-            "and no test; leave out --ci and --compare, or add a mean over points such as P@1"
+            f"{', '.join(args.metrics)}: means over labels and errors of bins have no test; "
+            "leave out --compare, or add a mean over points such as P@1"
+        )
+    if args.ci and all(map(_is_over_labels, args.metrics or ("P@1",))):
+        console.usage_error(
+            f"{', '.join(args.metrics)}: means over labels have no interval; leave out --ci, or "
+            "add a mean over points such as P@1"
         )
     by_training = [name for name in args.per_group if name in GROUPINGS]
     if by_training and not args.train:
@@ -156,7 +161,11 @@ def _check_errors(args: argparse.Namespace) -> None:
 
 
 def _is_over_labels(metric: str) -> bool:
-    return metric.startswith(("macro", "Coverage", "ECE", "ACE"))
+    return metric.startswith(("macro", "Coverage"))
+
+
+def _is_no_mean(metric: str) -> bool:
+    return _is_over_labels(metric) or metric.startswith(("ECE", "ACE"))
 
 
 def main(argv: list[str]) -> None:

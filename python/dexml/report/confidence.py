@@ -179,7 +179,7 @@ def _cut(answers: _Answers, share: float, calibration: Calibration, find: Any) -
 
 def _curve(found: Reliability, k: int) -> Figure | None:
     """Draw how often labels were right against how probable they were said to be."""
-    bins = [one for one in found.bins if one.labels]
+    bins = [one for one in found.bins if one.labels >= FEW]
     points = [
         Point(
             one.probability,
@@ -206,8 +206,8 @@ def _curve(found: Reliability, k: int) -> Figure | None:
         x_text=charts.percent,
         reaches=reaches,
         caption=f"The first {k} labels of the test points, in ten bins by probability, with 95 % "
-        f"intervals. Expected calibration error {in_percent(found.ece)} "
-        f"({in_percent(ends.low)} to {in_percent(ends.high)}).",
+        f"intervals (bins of fewer than {FEW} labels are left out). Expected "
+        f"calibration error {in_percent(found.ece)} ({in_percent(ends.low)} to {in_percent(ends.high)}).",
     )
 
 
