@@ -23,7 +23,7 @@ from dexml import config, console, data, locks
 from dexml.commands import explain
 from dexml.commands.inputs import count_lines, open_texts, read_group, stdin_texts
 from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
-from dexml.commands.show import as_json, as_table, csr_parts
+from dexml.commands.show import as_json, as_table, csr_parts, marks_of
 from dexml.config import Settings
 from dexml.data import Csr
 from dexml.files import is_stream, move_to, target_of
@@ -62,6 +62,18 @@ class PredictSettings(Settings):
     )
     by_frequency: bool = Field(
         False, description="with --min-precision: a cut each for frequent and rare labels"
+    )
+    uncertainty: bool = Field(
+        False, description="say how likely the first label is wrong, and the nearest point"
+    )
+    abstain_below: float | None = Field(
+        None, gt=0, le=1, description="no labels where the first one is less likely right"
+    )
+    min_nearest: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="no labels for texts whose nearest training point has a smaller cosine",
     )
     values: Literal["score", "probability"] = Field("score", description="what --out x.npz holds")
     out: Path | None = Field(None, description="write .npz (CSR scores) or .jsonl, not a table")
@@ -110,6 +122,7 @@ class Question:
         block: Texts answered at a time.
         label: The label to explain; None: the k best ones.
         cut: What answers are cut by, as arguments of `Predictor.predict`.
+        unsure: What is asked of uncertainty, likewise.
     """
 
     texts: Iterator[str]
@@ -121,6 +134,7 @@ class Question:
     block: int
     label: int | None = None
     cut: dict[str, Any] = field(default_factory=dict)
+    unsure: dict[str, Any] = field(default_factory=dict)
 
 
 def main(argv: list[str]) -> None:
@@ -182,6 +196,11 @@ def _check(settings: PredictSettings) -> None:
         console.usage_error("--by-frequency needs --min-precision")
     if cut and settings.explain:
         console.usage_error(f"{_option(next(iter(cut)))} and --explain: give one of them")
+    unsure = _unsure(settings)
+    if unsure and settings.explain:
+        console.usage_error(f"{_option(next(iter(unsure)))} and --explain: give one of them")
+    if settings.uncertainty and out is not None and out.suffix == ".npz":
+        console.usage_error(f"--out {out}: .npz holds scores alone; --uncertainty writes .jsonl")
     if settings.min_recall is not None and settings.k is not None:
         console.usage_error("--min-recall and -k: the labels a text follow from the recall")
     if settings.values != "score" and (out is None or out.suffix != ".npz"):
@@ -229,7 +248,8 @@ def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack)
         k = min(_k(settings), max(1, predictor.n_labels))  # there are no more to rank
     label = _label(settings.label, predictor) if settings.label else None
     block, cut = settings.block or block, _cut(settings)
-    return Question(texts, total, exclude, only, n_labels, k, block, label, cut)
+    unsure = _unsure(settings)
+    return Question(texts, total, exclude, only, n_labels, k, block, label, cut, unsure)
 
 
 def _cut(settings: PredictSettings) -> dict[str, Any]:
@@ -239,6 +259,16 @@ def _cut(settings: PredictSettings) -> dict[str, Any]:
         "min_precision": settings.min_precision,
         "min_recall": settings.min_recall,
         "by_frequency": settings.by_frequency or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _unsure(settings: PredictSettings) -> dict[str, Any]:
+    """What is asked of uncertainty, as arguments of `Predictor.predict`."""
+    given = {
+        "uncertainty": settings.uncertainty or None,
+        "abstain_below": settings.abstain_below,
+        "min_nearest": settings.min_nearest,
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -302,6 +332,7 @@ def _answers(
             only=question.only,
             on_progress=bar.update,
             **question.cut,
+            **question.unsure,
         )
         start += len(texts)
         bar.update(start - bar.n)  # where no encoder has reported them
@@ -322,9 +353,11 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
         names = predictor.label_texts
         for texts, answer in _answers(predictor, question, 0, bar):
             if settings.jsonl:
-                console.put(as_json(texts, *answer, names, answer.probabilities), end="")
+                lines = as_json(texts, *answer, names, answer.probabilities, marks_of(answer))
+                console.put(lines, end="")
             else:
-                shown = as_table(texts, *answer, names, width, answer.probabilities)
+                marks = marks_of(answer)
+                shown = as_table(texts, *answer, names, width, answer.probabilities, marks)
                 print(shown, end="", flush=True)
 
 
@@ -370,7 +403,8 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
                             values = probabilities
                         parts = npz_parts(*csr_parts(answer.ids, values), base)
                     else:
-                        lines = as_json(texts, *answer, label_texts, answer.probabilities)
+                        marks = marks_of(answer)
+                        lines = as_json(texts, *answer, label_texts, answer.probabilities, marks)
                         parts = {ROWS: lines.encode("utf-8")}
                     partial.append(texts, parts)
             partial.close()
@@ -409,6 +443,7 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
         "scorer": predictor.scorer.fingerprint(),
         "k": _k(settings),
         "cut": question.cut,
+        **({"uncertainty": question.unsure} if question.unsure else {}),
         "values": settings.values,
         "explain": question.label if question.label is not None else settings.explain,
         "block": question.block,

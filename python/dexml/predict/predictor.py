@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from copy import copy
+from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple, Self, SupportsIndex
 
@@ -32,12 +34,13 @@ from dexml.predict.served import (
     n_points_of,
     open_run,
 )
+from dexml.predict.uncertainty import search_and_compare
 from dexml.run import LabelSet, Run
 from dexml.scorers import Change, DenseScorer, OnProgress, PointMemory, Queries, Scorer
 from dexml.scorers.calibration import BEST, Calibration, Missing
 from dexml.scorers.dense import Search
 from dexml.scorers.embedder import Precision
-from dexml.scorers.thresholds import Threshold, at_precision, at_probability, at_recall
+from dexml.scorers.thresholds import Threshold, at_precision, at_probability, at_recall, share
 
 K = 10
 """Labels a text, where nobody says how many."""
@@ -58,6 +61,13 @@ class Prediction(_Hits):
     probabilities: NDArray[np.float32] | None
     """How likely each label is right, shape (n, k), padded with 0. None where the run has no
     probabilities (`Predictor.probabilities_note` says why)."""
+    uncertainty: NDArray[np.float32] | None = None
+    """With ``uncertainty=True``: how likely the first label is wrong, before any cut, (n,)."""
+    nearest: NDArray[np.float32] | None = None
+    """With ``uncertainty=True`` or `min_nearest`: cosine of the nearest training point, (n,), by
+    words where the run has them, else by embeddings. None where no training points vote."""
+    abstained: NDArray[np.bool_] | None = None
+    """With `abstain_below` or `min_nearest`: True for texts that got no labels for it, (n,)."""
 
     def __new__(
         cls,
@@ -302,6 +312,9 @@ class Predictor:
         by_frequency: bool = False,
         exclude: Csr | None = None,
         only: ArrayLike | Set[int] | None = None,
+        uncertainty: bool = False,
+        abstain_below: float | None = None,
+        min_nearest: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Prediction:
         """Find the k best labels of each text.
@@ -319,6 +332,11 @@ class Predictor:
             exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
             only: The labels to choose from: ids, or a bool mask (n_labels,). They are searched
                 exactly.
+            uncertainty: Also say how likely the first label is wrong, and how near the nearest
+                training point is (`Prediction.uncertainty`, `Prediction.nearest`).
+            abstain_below: Give no labels to a text whose first label has a smaller probability;
+                `Prediction.abstained` marks it.
+            min_nearest: Give no labels to a text whose nearest training point has a smaller cosine.
             on_progress: Called with the number of texts whenever some more are encoded.
 
         Returns:
@@ -348,17 +366,44 @@ class Predictor:
             k = calibration.depth if k is None else k
         k = _width(K if k is None else k, now)
         mask = None if only is None else label_mask(only, len(now.labels))
+        unsure = self._unsure(calibration, uncertainty, abstain_below, min_nearest)
         queries = Queries(checked(texts), on_progress)
         check_exclude(exclude, (len(queries), len(now.labels)))
+        width = k if isinstance(calibration, Missing) else max(k, BEST)
+        near = None
+        if uncertainty or min_nearest is not None:
+            ids, scores, near = search_and_compare(now.scorer, queries, width, exclude, mask)
+        else:
+            ids, scores = now.scorer.search(queries, width, exclude=exclude, only=mask)
         if isinstance(calibration, Missing):
-            return Prediction(*now.scorer.search(queries, k, exclude=exclude, only=mask))
-        ids, scores = now.scorer.search(queries, max(k, BEST), exclude=exclude, only=mask)
+            return unsure.applied(Prediction(ids, scores), None, near)
         best = scores
         if mask is not None:  # the level of a text is that of its best labels among all
             best = now.scorer.search(queries, BEST, exclude=exclude)[1]
         probabilities = calibration.probabilities(ids, scores, now.counts, best)
         found = Prediction(ids[:, :k].copy(), scores[:, :k].copy(), probabilities[:, :k].copy())
-        return found if cut is None else _cut(found, cut, now, narrow=whole)
+        found = found if cut is None else _cut(found, cut, now, narrow=whole)
+        return unsure.applied(found, 1 - probabilities[:, 0], near)
+
+    def _unsure(
+        self,
+        calibration: Calibration | Missing,
+        uncertainty: bool,
+        abstain_below: float | None,
+        min_nearest: float | None,
+    ) -> _Unsure:
+        """Check what is asked of uncertainty, before anything is computed."""
+        if isinstance(calibration, Missing) and (uncertainty or abstain_below is not None):
+            name = "uncertainty" if abstain_below is None else "abstain_below"
+            raise ValueError(
+                f"{self.run.folder}: {name} needs probabilities, and the run has none "
+                f"({calibration.reason})"
+            )
+        if abstain_below is not None:
+            share("abstain_below", abstain_below)
+        if min_nearest is not None:
+            share("min_nearest", min_nearest)
+        return _Unsure(self.run.folder, uncertainty, abstain_below, min_nearest)
 
     def explain(
         self,
@@ -385,7 +430,8 @@ class Predictor:
                 the run since it was opened.
         """
         now = self._now
-        return explain(now, self._asked(now, text, exclude, only), [now.labels.id_of(label)])[0]
+        asked, ids = self._asked(now, text, exclude, only), [now.labels.id_of(label)]
+        return self._with_probabilities(now, asked, explain(now, asked, ids))[0]
 
     def explain_best(
         self,
@@ -400,8 +446,23 @@ class Predictor:
         Arguments and errors: `explain` and `predict`.
         """
         now = self._now
-        k = _width(k, now)
-        return explain_best(now, self._asked(now, text, exclude, only), k)
+        k, asked = _width(k, now), self._asked(now, text, exclude, only)
+        return self._with_probabilities(now, asked, explain_best(now, asked, k))
+
+    def _with_probabilities(
+        self, now: Served, asked: Asked, found: list[Explanation]
+    ) -> list[Explanation]:
+        """Say how likely each label is right, as `predict` does."""
+        calibration = self._calibration(now)
+        scored = [one for one in found if one.score is not None]
+        if isinstance(calibration, Missing) or not scored:
+            return found
+        ids = np.array([[one.label_id for one in scored]], np.int32)
+        scores = np.array([[one.score for one in scored]], np.float32)
+        best = now.scorer.search(asked.queries, BEST, exclude=asked.exclude)[1]
+        values = calibration.probabilities(ids, scores, now.counts, best)[0].tolist()
+        by_id = dict(zip(ids[0].tolist(), values, strict=True))
+        return [replace(one, probability=by_id.get(one.label_id)) for one in found]
 
     @staticmethod
     def _asked(
@@ -522,6 +583,44 @@ class Predictor:
         """
         with self._editing:
             self._run = self._now.save(self._run, self._home, lock=lock)
+
+
+class _Unsure(NamedTuple):
+    """What is asked of uncertainty."""
+
+    folder: Path
+    say: bool
+    below: float | None
+    min_nearest: float | None
+
+    def applied(
+        self,
+        found: Prediction,
+        wrong: NDArray[np.float32] | None,
+        near: NDArray[np.float32] | None,
+    ) -> Prediction:
+        """Return a prediction with what is asked; texts that are too unsure lose their labels.
+
+        Args:
+            found: The prediction.
+            wrong: How likely the first label of each text is wrong, (n,).
+            near: Cosine of the nearest training point of each text, (n,).
+        """
+        found.nearest, found.uncertainty = near, wrong if self.say else None
+        if self.min_nearest is not None and near is None:
+            raise ValueError(f"{self.folder}: min_nearest needs training points that vote")
+        if self.below is None and self.min_nearest is None:
+            return found
+        abstained = np.zeros(len(found.ids), np.bool_)
+        if self.below is not None and wrong is not None:
+            abstained |= 1 - wrong < np.float32(self.below)
+        if self.min_nearest is not None and near is not None:
+            abstained |= near < np.float32(self.min_nearest)
+        found.abstained = abstained
+        found.ids[abstained], found.scores[abstained] = -1, -np.inf
+        if found.probabilities is not None:
+            found.probabilities[abstained] = 0
+        return found
 
 
 def _width(k: int, now: Served) -> int:

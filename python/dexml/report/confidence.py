@@ -207,7 +207,8 @@ def _curve(found: Reliability, k: int) -> Figure | None:
         reaches=reaches,
         caption=f"The first {k} labels of the test points, in ten bins by probability, with 95 % "
         f"intervals (bins of fewer than {FEW} labels are left out). Expected "
-        f"calibration error {in_percent(found.ece)} ({in_percent(ends.low)} to {in_percent(ends.high)}).",
+        f"calibration error {in_percent(found.ece)} "
+        f"({in_percent(ends.low)} to {in_percent(ends.high)}).",
     )
 
 
