@@ -436,15 +436,16 @@ def test_uncertainty_that_a_run_cannot_say_is_named(
     ranked: Path, tmp_path: Path, run_dir: Path
 ) -> None:
     predictor = Predictor.open(ranked)
-    asked: dict[str, Any]
-    for asked in ({"abstain_below": 1.5}, {"min_nearest": 0.0}):
+    wrong: list[dict[str, Any]] = [{"abstain_below": 1.5}, {"min_nearest": 0.0}]
+    for asked in wrong:
         with pytest.raises(ValueError, match="expected a share above 0"):
             predictor.predict(["a text"], **asked)
     texts = ["red apple", "green pear", "blue plum", "red pear"]
     save_dataset(tmp_path / "data", ["red", "green", "blue"], train=(texts, [[0], [1], [2], [0]]))
     train.train(light_settings(tmp_path / "data", tmp_path / "few", validation=0))
     few = Predictor.open(tmp_path / "few")
-    for asked in ({"abstain_below": 0.5}, {"uncertainty": True}):
+    unknown: list[dict[str, Any]] = [{"abstain_below": 0.5}, {"uncertainty": True}]
+    for asked in unknown:
         with pytest.raises(ValueError, match=f"{next(iter(asked))} needs probabilities, and the"):
             few.predict(["a text"], **asked)
     found = few.predict(["red apple", "xyzzy"], min_nearest=0.5)

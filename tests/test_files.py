@@ -2,10 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from dexml.files import beside_name, is_foreign, is_leftover, replacing
+from dexml.files import beside_name, is_foreign, is_leftover, read_array, replacing
 
 
 def write(path: Path, folder: bool, text: str) -> None:
@@ -130,3 +131,42 @@ def test_a_rename_that_fails_changes_nothing(
         write(beside, folder, "new")
     assert content(target) == "old"
     assert list(target.parent.iterdir()) == [target]
+
+
+def header(text: str, version: bytes = b"\1\0") -> bytes:
+    return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text.encode()
+
+
+GOOD = "{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUM",
+        b"PK\3\4 an archive",
+        header(GOOD) + b"1234567",
+        header(GOOD) + b"123456789",
+        header(GOOD)[:-9],
+        header(GOOD.replace("{", "(")) + b"12345678",  # tokenize.TokenError, from numpy
+        header(GOOD.replace("(2,)", "(" * 100)) + b"12345678",
+        header(GOOD.replace("2", str(2**60))) + b"12345678",  # more memory than there is
+        header(GOOD.replace("2", "-2")) + b"12345678",
+        header(GOOD.replace("(2,)", "'2'")) + b"12345678",
+        header(GOOD.replace("<i4", "|O")) + b"12345678",
+        header(GOOD.replace("<i4", "<i9")) + b"12345678",
+        header("[" * 5000) + b"12345678",
+        header(GOOD, b"\7\0") + b"12345678",
+    ],
+)
+@pytest.mark.parametrize("mmap_mode", [None, "r"])
+def test_an_array_whose_header_or_size_cannot_be_right_is_a_value_error(
+    content: bytes, mmap_mode: Literal["r"] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.npy"
+    path.write_bytes(header(GOOD) + b"\1\0\0\0\2\0\0\0")
+    assert read_array(path, mmap_mode=mmap_mode).tolist() == [1, 2]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x.npy: damaged \("):
+        read_array(path, mmap_mode=mmap_mode)

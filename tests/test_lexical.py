@@ -154,6 +154,16 @@ def test_own_words_are_taken_as_they_are() -> None:
     assert vectorizer.rows(words).toarray().astype(bool).sum(axis=1).tolist() == [2, 3, 0]
 
 
+def test_tokens_are_found_in_another_vocabulary() -> None:
+    one = fit_vectorizer(["kernel driver printer", "music player"])
+    other = fit_vectorizer(["player of the kernel", "mail"])
+    found = one.core[1].ids_in(other.core[1])
+    expected = [other.column(one.token(i)) for i in range(one.n_tokens)]
+    assert found.dtype == np.int32
+    assert found.tolist() == [-1 if column is None else column for column in expected]
+    assert sorted(found.tolist())[:3] == [-1, -1, -1]
+
+
 def test_empty_vocabularies_and_unknown_words() -> None:
     cut = VectorizerSettings(min_df=99)
     for texts, settings in [([], VectorizerSettings()), (TEXTS, cut), (TEXTS[8:], cut)]:
@@ -245,7 +255,7 @@ def test_a_damaged_vectorizer_is_refused(tmp_path: Path) -> None:
     (folder / "vectorizer.json").write_text("[")
     refused(r"vectorizer\.json: not a vectorizer: ")
     (folder / "df.npy").write_bytes(b"")
-    refused(r"df\.npy: damaged: ")
+    refused(r"df\.npy: damaged \(")
     np.save(folder / "df.npy", np.ones(3, np.int32))
     refused(r"df\.npy: int32, 1-d; expected int64, 1-d")
     np.save(folder / "df.npy", np.ones(3, np.int64))

@@ -119,9 +119,9 @@ CHANGES: list[tuple[str, Any, str]] = [
 ]
 ELSEWHERE = {
     *("compile", "validation_points", "memory", "ranker", "favour", "tree", "bilinear"),
-    *("stop_words", "engine", "form"),
+    *("stop_words", "engine", "form", "groups"),
 }
-"""Tried in tests of their own (here, in `test_train.py` and in `test_train_ranker.py`)."""
+"""Tried in tests of their own (here, in `test_train.py`, `test_train_ranker.py`, ...)."""
 SCORE_CHANGES = [("propensity", "Amazon-3M"), ("propensity_a", 0.7), ("propensity_b", 2.5)]
 """What changes no weights, only the scores of PSP@k, in the selection and in the end."""
 

@@ -1,6 +1,7 @@
 """`python -m dexml.train` as a command: wrong use, run directories, faulty data."""
 
 import json
+import os
 import shutil
 import time
 from multiprocessing.synchronize import Event
@@ -21,7 +22,9 @@ from dexml.console import run
 from dexml.run import Run
 from dexml.run.folder import read_config
 from dexml.train import TrainSettings, fit, memory
-from small import assert_same, log_of
+from dexml.train.folder import hold_folder, open_folder
+from killing import killed_everywhere
+from small import assert_same, log_of, train_settings
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -310,3 +313,23 @@ def test_an_unknown_recipe_lists_the_known(capsys: pytest.CaptureFixture[str]) -
     err = capsys.readouterr().err
     assert "no recipe 'eurlex' (there are eurlex-4k, " in err
     assert "did you mean 'eurlex-4k'?" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_kill_while_a_run_begins_leaves_a_folder_to_begin_again_in(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    """At each step of making the folder, and of making it anew."""
+    (tmp_path / "run").mkdir()
+
+    def begin(folder: Path) -> None:
+        for changes in ({}, {"overwrite": True}):
+            settings = train_settings(tiny_data, Path("none"), folder, **changes)
+            with hold_folder(folder):
+                assert not open_folder(settings, "data", "weights")
+
+    for killed in killed_everywhere(tmp_path / "run", begin, every=3):
+        settings = train_settings(tiny_data, Path("none"), killed, resume=True)
+        with hold_folder(killed):
+            assert not open_folder(settings, "data", "weights")
+        assert {"config.toml", "versions.json"} <= set(os.listdir(killed))

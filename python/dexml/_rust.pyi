@@ -498,6 +498,9 @@ class Vocabulary:
     def token(self, id: int) -> str:
         """Token with an id."""
 
+    def ids_in(self, other: Vocabulary) -> NDArray[np.int32]:
+        """Id that each token has in another vocabulary, -1 where it is unknown there."""
+
     @property
     def df(self) -> NDArray[np.int64]: ...
     @property

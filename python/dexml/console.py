@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, NoReturn
@@ -245,14 +245,44 @@ def bar(iterable: Iterable[Any] | None = None, *, disable: bool = False, **optio
         disable: Show nothing anywhere.
         options: Those of ``tqdm``, such as ``total`` and ``desc``.
     """
-    from tqdm import tqdm
-
-    if disable:
-        return tqdm(iterable, disable=True, **options)
-    kind = _bar_kind()
-    is_notebook = any(base.__module__ == "tqdm.notebook" for base in kind.__mro__)
+    kind = None if disable else _bar_kind()
+    is_notebook = kind and any(base.__module__ == "tqdm.notebook" for base in kind.__mro__)
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return kind(iterable, disable=not (is_notebook or is_terminal), **options)
+    if kind is None or not (is_notebook or is_terminal):
+        return _Hidden(iterable)
+    return kind(iterable, **options)
+
+
+class _Hidden:
+    """A bar that nobody sees.
+
+    Not one of tqdm, disabled: that takes a lock that all forked processes share, so that the others
+    wait for ever where one of them is killed while it holds it.
+    """
+
+    def __init__(self, iterable: Iterable[Any] | None) -> None:
+        self.n, self._iterable = 0, iterable
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._iterable or ())
+
+    def __enter__(self) -> _Hidden:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+
+    def set_postfix_str(self, *_: object, **options: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def write(self, message: str, file: Any = None) -> None:
+        print(message, file=file)
 
 
 @cache

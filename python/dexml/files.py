@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -19,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,6 +260,38 @@ def write_array(path: Path, array: NDArray[Any]) -> int:
         for start in range(0, array.nbytes, _CHUNK):
             file.write(content[start : start + _CHUNK].data)
     return size
+
+
+def read_array(path: Path, *, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any]:
+    """Read an ``.npy`` file, never unpickled.
+
+    `numpy.load` raises a dozen kinds of errors for headers that are damaged, and takes whatever
+    memory they ask for; here the header is held against the size of the file first.
+
+    Raises:
+        ValueError: Damaged, or something else; the message names the file.
+    """
+    try:
+        with path.open("rb") as file:
+            _check_header(file, path.stat().st_size)
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: damaged ({error})") from None
+    assert isinstance(array, np.ndarray)  # the magic bytes say so
+    return array
+
+
+def _check_header(file: BinaryIO, size: int) -> None:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    expected = math.prod(shape) * dtype.itemsize
+    if size - file.tell() != expected and not dtype.hasobject:  # those are refused anyway
+        raise ValueError(f"{size - file.tell()} bytes behind the header, not {expected}")
 
 
 def write_text(path: Path, text: str) -> int:

@@ -21,6 +21,7 @@ from dexml import console
 from dexml.encoder.cores import usable_cores
 from dexml.encoder.engine import Form, OnBatch, pooled
 from dexml.encoder.modules import PoolingMode
+from dexml.forks import end_without_destructors, pin, renew_in_child
 from dexml.text.tokens import Tokens
 
 NAME = "openvino"
@@ -80,10 +81,27 @@ class OpenVino:
         """
         self.form, self.model = form, model
         self.threads = usable_cores() if threads is None else threads
+        if _forked:
+            self.threads = 1
         self._pooling, self._normalize = pooling, normalize
-        self._compiling = threading.Lock()
         self._compiled: dict[bool, Any] = {}
+        self._begin()
+        renew_in_child(self, OpenVino._inherit)
+
+    def _begin(self) -> None:
+        self._compiling = threading.Lock()
+        self._compiled = {}
         self._requests = threading.local()  # a request serves one thread
+
+    def _inherit(self) -> None:
+        """In a forked process, leave alone what was compiled, and compile again when asked.
+
+        Its threads are not there: computing waits for them for ever, and so does destroying it,
+        when the process ends as well.
+        """
+        pin((self._compiled, self._requests, self._compiling))
+        self.threads = 1
+        self._begin()
 
     @property
     def width(self) -> int:
@@ -192,12 +210,14 @@ def quantized(model: Any) -> Any:
 
 def _settings(form: Form, streams: int, threads: int) -> dict[str, Any]:
     half = form != "float32" and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if _forked:
+        streams = 0  # on the thread that calls: the library hands out threads it no longer has
     return {
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if form == "int8" else 0,
         # Always given: the library's own choices look at the machine, not at the container.
         "NUM_STREAMS": streams,
-        "INFERENCE_NUM_THREADS": streams * threads,
+        "INFERENCE_NUM_THREADS": max(1, streams) * threads,
         "ENABLE_CPU_PINNING": False,
     }
 
@@ -215,6 +235,8 @@ def _spread(work: Any, batches: list[NDArray[np.int64]], threads: int) -> Iterat
 
 
 _cores: list[Any] = []
+_forked: list[bool] = []
+"""Not empty in a process that was forked from one that has used the library."""
 
 
 def _core() -> Any:
@@ -223,7 +245,19 @@ def _core() -> Any:
         import openvino
 
         _cores.append(openvino.Core())
+        if _forked:
+            pin(_cores[0])  # destroyed, it would wait for threads that it has from the parent
+        renew_in_child(_core, _leave_cores)
     return _cores[0]
+
+
+def _leave_cores(_: object) -> None:
+    """In a forked process, begin with a new entry; the old one is never destroyed."""
+    pin(tuple(_cores))
+    _cores.clear()
+    if not _forked:
+        _forked.append(True)
+        end_without_destructors()
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as to_unit
 
 from dexml import console
-from dexml.encoder import attention, card, layers, modules, pretrained
+from dexml.encoder import attention, card, forked, layers, modules, pretrained
 from dexml.encoder.device import Precision, autocast, torch_device
 from dexml.encoder.engine import Engine
 from dexml.encoder.layers import upper_layers
@@ -80,6 +80,7 @@ class DualEncoder(nn.Module):
             ValueError: The heads do not fit the transformer or each other.
         """
         super().__init__()
+        forked.watch()
         self.max_tokens = max_tokens or MAX_TOKENS
         self.prompts = prompts
         self.transformer = transformer
@@ -237,12 +238,14 @@ class DualEncoder(nn.Module):
         Arguments and errors are those of `dexml.text.tokenize`. `side` is ``point`` or ``label``;
         it matters only if the prompts differ.
         """
+        forked.settle(self.device)
         limit = min(max_tokens, pretrained.token_limit(self.transformer, self.tokenizer))
         prompt = self.prompts.of(side)
         return tokenize(self.tokenizer, texts, limit, prompt=prompt, cache=cache, progress=progress)
 
     def features(self, ids: Tensor) -> Tensor:
         """Return features (B, H), float32, of token ids (B, T) without padding, before the head."""
+        forked.settle(ids.device)
         return self._pooled(self.transformer(input_ids=ids).last_hidden_state)
 
     def lower(self, ids: Tensor, n: int) -> Tensor:
@@ -254,10 +257,12 @@ class DualEncoder(nn.Module):
         Raises:
             ValueError: `n` is not in 1..depth, or this kind of model cannot be split here.
         """
+        forked.settle(ids.device)
         return layers.lower(self.transformer, ids, n)
 
     def upper(self, hidden: Tensor, n: int) -> Tensor:
         """Return features (B, H) from the states (B, T, H) of `lower` for the same `n`."""
+        forked.settle(hidden.device)
         return self._pooled(layers.upper(self.transformer, hidden, n))
 
     def features_packed(self, ids_T: Tensor, lengths_B: Tensor) -> Tensor:
@@ -265,6 +270,7 @@ class DualEncoder(nn.Module):
 
         Arguments and errors are those of `dexml.encoder.attention.packed_states`.
         """
+        forked.settle(ids_T.device)
         states = attention.packed_states(self.transformer, ids_T, lengths_B)
         pooled = attention.pooled(states.float(), lengths_B, self.pooling)
         return to_unit(pooled, dim=1) if self.normalize else pooled
@@ -278,6 +284,7 @@ class DualEncoder(nn.Module):
         """Apply the head of a side to features (B, H); the result (B, D) is not normalised."""
         if side not in ("point", "label"):
             raise ValueError(f"side {side!r}: expected point or label")
+        forked.settle(features.device)
         head = self.head if side == "point" or self.label_head is None else self.label_head
         projected: Tensor = head(features)
         return projected

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dexml.forks import renew_in_child
 from dexml.index.exact import longest
 from dexml.index.snapshot import Snapshot
 
@@ -21,6 +22,10 @@ class Buffer:
         """Start without spare rows; `dim` columns."""
         self._rows = np.zeros((0, dim), np.float32)
         self._used = 0
+        self._renew()
+        renew_in_child(self, Buffer._renew)
+
+    def _renew(self) -> None:
         self._lock = threading.Lock()
 
     def appended(

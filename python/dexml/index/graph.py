@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import console
+from dexml.forks import renew_in_child
 from dexml.index.verify import verify_graph
 
 _CHUNK = 64
@@ -33,6 +34,10 @@ class Graph:
         """Wrap a graph of hnswlib; `labels`: the label of each node."""
         self.labels = labels
         self._graph = graph
+        self._renew()
+        renew_in_child(self, Graph._renew)
+
+    def _renew(self) -> None:
         self._lock = _Lock()
 
     @classmethod

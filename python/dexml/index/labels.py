@@ -15,6 +15,7 @@ from scipy.sparse import csr_array, csr_matrix
 
 from dexml import sealed, shown
 from dexml.data import Csr
+from dexml.forks import renew_in_child
 from dexml.index import edits
 from dexml.index.exact import Hits, Only, check_queries, pair_scores
 from dexml.index.facts import IndexFacts, Recall
@@ -64,12 +65,17 @@ class LabelIndex:
         self._now = snapshot
         self._facts = facts
         self._queries = queries
-        self._editing = threading.RLock()
+        self._renew()
+        renew_in_child(self, LabelIndex._renew)
         self._wanted = {k: wanted_recall(k) for k in MEASURED_KS}
         self._wanted |= {row.k: row.wanted for row in facts.recalls}
         self._buffer = edits.Buffer(facts.dim)
         self._home = Home()
         self._unmeasured = False
+
+    def _renew(self) -> None:
+        """Make the lock; again in a forked process, where that of another thread stays locked."""
+        self._editing = threading.RLock()
 
     def _about(self) -> dict[str, object]:
         now, facts = self._now, self._facts

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from dexml import console, data
 from dexml.data import Csr
 from dexml.data.matrices import counted_pairs
+from dexml.files import read_array
 from dexml.metrics.compare import Comparison, compare
 from dexml.metrics.errors import Confusion, LabelErrors, confusions, label_errors
 from dexml.metrics.evaluator import Evaluator
@@ -197,14 +197,13 @@ class Scorer:
 
 
 def _load_ids(path: Path) -> NDArray[np.integer[Any]]:
+    with path.open("rb") as file:
+        if file.read(2) == b"PK":
+            raise ValueError(f"{path}: an .npz archive, not an .npy array; name it .npz")
     try:
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path}: damaged or not an .npy array ({error})") from None
-    if not isinstance(ids, np.ndarray):  # np.load goes by the first bytes, not by the name
-        ids.close()
-        raise ValueError(f"{path}: an .npz archive, not an .npy array; name it .npz")
-    return ids
+        return read_array(path, mmap_mode="r")
+    except ValueError as error:
+        raise ValueError(f"{error}; expected an .npy array") from None
 
 
 def load_matrix(name: str, load: Callable[[Path], Csr]) -> Csr:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from dexml import shown
 from dexml.data import Csr, check_ids, id_array, label_matrix
 from dexml.encoder.engine import EngineName
+from dexml.forks import renew_in_child
 from dexml.index import EXACT_UP_TO
 from dexml.predict.arguments import (
     at_least_one,
@@ -104,6 +105,11 @@ class Predictor:
         scorer = opened.scorer if scorer is None else scorer
         self._now = Served(opened.labels, scorer, opened.texts, opened.calibration)
         self._foreign = scorer is not opened.scorer
+        self._renew()
+        renew_in_child(self, Predictor._renew)
+
+    def _renew(self) -> None:
+        """Make the lock; again in a forked process, where that of another thread stays locked."""
         self._editing = RLock()
 
     @classmethod

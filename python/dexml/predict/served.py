@@ -234,7 +234,11 @@ def _ranked(
         BilinearScorer.restore(state, labels),
     )
     members = (*first, lexical, *(member for member in others if member is not None))
-    return RankedScorer(members, restore_network(state), Cooccurrence(lexical.y), labels.alive)
+    network = restore_network(state)
+    ranked = RankedScorer(members, network, Cooccurrence(lexical.y), labels.alive)
+    if network is not None and (unknown := set(network.names) - set(ranked.meanings())):
+        raise state.damaged(f"the ranker asks for {min(unknown)!r}, which no part of the run knows")
+    return ranked
 
 
 def as_trained(opened: Opened, index: LabelIndex | None = None) -> Served:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dexml import console
 from dexml.encoder.engine import EngineName, Form, check_engine
+from dexml.forks import renew_in_child
 from dexml.scorers.queries import OnProgress, Queries
 
 if TYPE_CHECKING:  # loaded with the first text: some commands need no encoder, others no torch
@@ -82,6 +83,11 @@ class Embedder:
         self._encoder: DualEncoder | None = None
         self._served: ServedEncoder | None = None
         self._torch_only: bool | None = None
+        self._renew()
+        renew_in_child(self, Embedder._renew)
+
+    def _renew(self) -> None:
+        """Make the locks; again in a forked process, where those of other threads stay locked."""
         self._loading = Lock()
         # Maximal length and padding are state of the tokenizer; changing them while another thread
         # tokenises raises "Already borrowed". The lock costs little: tokenising a text takes
@@ -100,8 +106,21 @@ class Embedder:
                     import torch
 
                     torch.set_num_threads(self._threads)
-                self._encoder = DualEncoder.load(str(self._folder)).to(target).eval()
+                self._encoder = self._loaded(DualEncoder).to(target).eval()
+            from dexml.encoder.forked import settle
+
+            settle(self._encoder.device)
             return self._encoder
+
+    def _loaded(self, kind: type[DualEncoder]) -> DualEncoder:
+        """Load the folder, which the libraries refuse with many kinds of errors."""
+        try:
+            return kind.load(str(self._folder))
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{self._folder}: cannot be opened as an encoder ({why})") from error
 
     @property
     def precision(self) -> Form:
@@ -249,7 +268,8 @@ class Embedder:
 
         from dexml.encoder import LabelTable
 
-        table = LabelTable(torch.zeros(len(texts), dtype=torch.int64), self.encoder.dim)
+        dim = self.encoder.dim
+        table = LabelTable(torch.zeros(len(texts), dtype=torch.int64), dim)
         with torch.no_grad():
             table.residual.copy_(torch.from_numpy(residual))
         vectors = self._encode(texts, max_tokens, table, on_progress)

@@ -18,6 +18,7 @@ from dexml.text.lexical import (
     fit_vectorizer,
     join_rows,
     open_vectorizer,
+    settings_of,
 )
 
 PREFIX = "lexical/"
@@ -179,11 +180,8 @@ def vectorizer_parts(role: str, vectorizer: Vectorizer) -> dict[str, Part]:
 
 def restore_vectorizer(state: Sealed, role: str, facts: Mapping[str, Any]) -> Vectorizer:
     """Read what `vectorizer_parts` wrote; `facts` as `vectorizer_facts` returned them."""
-    settings: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in facts["settings"].items()
-    }
     return open_vectorizer(
-        VectorizerSettings(**settings),
+        settings_of(facts["settings"]),
         state.path(f"{role}_tokens"),
         state.array(f"{role}_df", np.int64, (None,)),
         facts["n_texts"],

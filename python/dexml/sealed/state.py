@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml.files import digest_of, is_foreign, is_sealed, spelled
+from dexml.files import digest_of, is_foreign, is_sealed, read_array, spelled
 
 T = TypeVar("T")
 ATTEMPTS = 100
@@ -115,11 +115,9 @@ class Sealed:
             raise self.damaged(f"no {role}")
         path = self.path(role)
         try:
-            array: NDArray[Any] = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-        except (ValueError, EOFError, SyntaxError) as error:
-            raise self.damaged(str(error), path) from None
-        if not isinstance(array, np.ndarray):
-            raise self.damaged("an archive, not an array", path)
+            array = read_array(path, mmap_mode=mmap_mode)
+        except ValueError as error:
+            raise ValueError(f"{error}; {self.format.remedy}") from None
         fits = len(array.shape) == len(shape) and all(
             b in (a, None) for a, b in zip(array.shape, shape, strict=True)
         )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import console
-from dexml.files import replacing
+from dexml.files import read_array, replacing
 from dexml.given import text_list
 from dexml.text.tokenizing import check_prompt, token_ids
 
@@ -272,10 +272,7 @@ def _key(backend: Any, texts: list[str], max_tokens: int) -> str:
 
 def _opened(folder: Path, n_texts: int, dtype: type) -> Tokens:
     # Copy on write, not read-only: torch warns when it shares memory that is not writable.
-    ids, offsets = (
-        np.load(folder / name, mmap_mode="c", allow_pickle=False)
-        for name in ("ids.npy", "offsets.npy")
-    )
+    ids, offsets = (read_array(folder / name, mmap_mode="c") for name in ("ids.npy", "offsets.npy"))
     if ids.dtype != dtype or ids.ndim != 1:
         raise ValueError(f"ids.npy holds {ids.dtype} of shape {ids.shape}")
     if offsets.dtype != np.int64 or offsets.shape != (n_texts + 1,):

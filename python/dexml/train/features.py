@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dexml import console
 from dexml.encoder import DualEncoder, Side, Tokens
+from dexml.files import read_array
 from dexml.run import folder as rundir
 from dexml.train import processes
 from dexml.train.cache import bound, used
@@ -79,11 +80,11 @@ def cached_features(
     cached: NDArray[np.float32] | None = None
     if path.exists():
         try:
-            cached = np.load(path, allow_pickle=False)
+            cached = read_array(path)
             used(path)
         except FileNotFoundError:
             pass  # another training has just made room
-        except (ValueError, EOFError):
+        except ValueError:
             console.say(f"note: {path} is damaged and is computed again")
     if processes.size() == 1 and cached is not None:
         return cached

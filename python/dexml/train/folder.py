@@ -63,7 +63,10 @@ def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerpr
     """
     folder = settings.out
     marks = {"dexml_run": data_fingerprint, "encoder": encoder_fingerprint}
-    if not _is_new(folder) and not settings.overwrite:
+    # Without settings: killed while it was made, before it began. (Or somebody deleted them; then
+    # a finished run is refused as before.)
+    begun = (folder / "config.toml").exists() or (folder / "run.json").exists()
+    if not _is_new(folder) and begun and not settings.overwrite:
         light = None if settings.encoder == NO_ENCODER else light_in(folder)
         if light is not None:
             # Looked at again when a training goes on: the light run was served and could be edited.
@@ -77,8 +80,8 @@ def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerpr
         return light is None and _is_finished(settings)
     rundir.remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _write_versions(folder, marks)  # first: from then on it is known as the folder of a run
     _write_config(settings)
-    _write_versions(folder, marks)
     return False
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dexml import console
 from dexml.encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, Tokens
-from dexml.files import replacing
+from dexml.files import read_array, replacing
 from dexml.train import processes
 
 
@@ -46,7 +46,7 @@ class CachedLayers:
             return True
 
         processes.first(compute, encoder.device)
-        self.stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.stored = read_array(path, mmap_mode="r")
         self.tokens, self.device = tokens, encoder.device
 
     def states(self, ids: NDArray[np.int64]) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from dexml import console, data
 from dexml.data import Csr, part_numbers
+from dexml.text.lexical import near_copies
 from dexml.train.memory import MAX_POINTS
 from dexml.train.settings import TrainSettings
 
@@ -17,6 +19,10 @@ _LEAST = 3
 """Points that a training needs: propensities are not defined for fewer."""
 ENOUGH = 2500
 """Points from which a ranker learns nearly all it can; fewer are topped up (`parts_to_ask`)."""
+MOST_COMPARED = 200_000
+"""Points among which near copies are looked for: it takes seconds up to there."""
+_FEW = 0.1
+"""Share of points with near copies below which these are left apart: they change nothing."""
 _PARTS = 4
 _SALT = "dexml ranker parts"
 
@@ -27,7 +33,7 @@ class DataSet:
 
     label_texts: list[str]
     part: data.Part
-    """As it was read."""
+    """As it was read; where it has no groups, near copies may be groups (`copies_as_groups`)."""
     y: Csr
     """What is trained on, (N, L): `part.y` without filter pairs and stored zeros, all values 1."""
     held_out: NDArray[np.bool_]
@@ -57,6 +63,14 @@ def load_data(settings: TrainSettings) -> DataSet:
         )
     y = part.positives()
     _check_positives(part, settings)
+    if part.groups is None and settings.groups == "auto" and settings.validation > 0:
+        groups = copies_as_groups(part.texts)
+        if groups is not None and not settings.quiet:
+            console.say(
+                f"{len(part.texts)} points in {len(set(groups))} groups of near copies, which are "
+                "held out together (--groups file: each point for itself)"
+            )
+        part = replace(part, groups=groups)
     keys = part.groups or part.texts
     held_out = data.validation_mask(keys, settings.validation)
     if not all(y[np.flatnonzero(rows)].nnz for rows in (held_out, ~held_out)):
@@ -67,6 +81,23 @@ def load_data(settings: TrainSettings) -> DataSet:
         scored = held_out & data.validation_mask(keys, share)
     scored_rows = np.flatnonzero(scored)[: settings.validation_points]
     return DataSet(label_texts, part, y, held_out, scored_rows)
+
+
+def copies_as_groups(texts: Sequence[str]) -> list[str] | None:
+    """Return a group key for each point, so that near copies are held out together.
+
+    Points that have a near copy among the fitted ones are answered better than texts to come will
+    be: what is chosen and promised by them is too optimistic. The key is the first text of the
+    group. None where less than a tenth of the points has a near copy, or there are more than
+    200,000 points.
+    """
+    if not 1 < len(texts) <= MOST_COMPARED:
+        return None
+    first = near_copies(texts)
+    sizes = np.bincount(first, minlength=len(texts))
+    if (sizes[first] > 1).mean() < _FEW:
+        return None
+    return [texts[i] for i in first]
 
 
 def _check_positives(part: data.Part, settings: TrainSettings) -> None:

@@ -105,6 +105,11 @@ class TrainSettings(Settings):
     validation_points: int = Field(
         20_000, ge=1, description="held-out points that are scored, at most (the first by hash)"
     )
+    groups: Literal["auto", "file"] = Field(
+        "auto",
+        description="points that are held out together; auto: near copies, where there is no "
+        "raw/trn_groups.txt; file: by that file only",
+    )
     propensity: str = Field("", description="benchmark whose constants weigh PSP@k, by its name")
     propensity_a: float = Field(0.55, description="constant A of the propensities")
     propensity_b: float = Field(1.5, ge=0, description="constant B of the propensities")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml.data import Csr
+from dexml.files import read_array
 from dexml.run import folder as rundir
 from dexml.train import processes, selection
 from dexml.train.problem import Features, Job
@@ -49,8 +50,8 @@ def load(path: Path, n_rows: int) -> NDArray[np.int32]:
         ValueError: Missing, damaged, or of another number of points.
     """
     try:
-        shortlist: NDArray[np.int32] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        shortlist: NDArray[np.int32] = read_array(path)
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{path}: damaged or missing ({error}); go back with --overwrite"
         ) from None

@@ -13,7 +13,7 @@ use crate::arrays::{
     CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, moved, moved_csr, moved_ranking,
     owned, vector,
 };
-use crate::border::{count, detached, in_pool, interruptible};
+use crate::border::{count, in_pool, interruptible};
 use crate::lexical::{PyInvertedIndex, PyTokenizer, PyVocabulary};
 
 /// The pairs of features that a model may weigh, with first weights.
@@ -142,7 +142,7 @@ impl PyBilinear {
         let (refined, direct) =
             (vector::<f32>("refined", &refined)?, vector::<i32>("direct", &direct)?);
         let (refined, direct) = (refined.as_slice()?, direct.as_slice()?);
-        let inner = detached(py, || {
+        let inner = in_pool(py, None, || {
             let support = support.copied("support", n_cols)?;
             let (refined, direct) = (owned(refined)?, owned(direct)?);
             let parts =
@@ -218,7 +218,7 @@ impl PyBilinear {
         let labels = labels.slices()?;
         let (model, tokenizer) = (self.inner.clone(), tokenizer.inner().options().clone());
         let vocabulary = vocabulary.inner().clone();
-        detached(py, || {
+        in_pool(py, None, || {
             let rows = labels.copied("labels", model.n_label_features())?;
             let (tokenizer, labels) = (Tokenizer::new(tokenizer)?, Labels::new(rows)?);
             TextModel::new(tokenizer, vocabulary, sublinear, model, labels)?.save(&path)

@@ -198,6 +198,12 @@ impl PyVocabulary {
         })
     }
 
+    /// The id that each token has in another vocabulary, -1 where it is unknown there.
+    fn ids_in<'py>(&self, py: Python<'py>, other: &Self) -> PyResult<Bound<'py, PyAny>> {
+        let ids = in_pool(py, None, || self.inner.ids_in(&other.inner))?;
+        Ok(moved(py, ids).into_any())
+    }
+
     /// Document frequencies.
     #[getter]
     fn df<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {

@@ -114,9 +114,10 @@ fuzz_target!(|input: Input| {
         assert_eq!(with_rows, found);
         let scores = scores.expect("valid");
         for query in 0..n_queries {
-            for at in pairs.0[query] as usize..pairs.0[query + 1] as usize {
-                let other = row(&rows, pairs.1[at] as usize);
-                assert_eq!(scores[at], product(&row(&queries, query), &other, n_columns).0);
+            let span = pairs.0[query] as usize..pairs.0[query + 1] as usize;
+            for (&score, &other) in scores[span.clone()].iter().zip(&pairs.1[span]) {
+                let other = row(&rows, other as usize);
+                assert_eq!(score, product(&row(&queries, query), &other, n_columns).0);
             }
         }
     } else {

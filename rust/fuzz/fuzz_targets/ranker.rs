@@ -39,7 +39,10 @@ fuzz_target!(|input: Input| {
     };
     let n = ranker.n_features();
     let Ok(scores) = score_ranker(&ranker, &input.features) else {
-        assert!(input.features.len() % n != 0 || input.features.iter().any(|x| !x.is_finite()));
+        assert!(
+            !input.features.len().is_multiple_of(n)
+                || input.features.iter().any(|x| !x.is_finite())
+        );
         return;
     };
     for (pair, features) in input.features.chunks(n).enumerate() {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use xmc_core::Evaluator;
+use xmc_core::{Evaluator, Metric, Options};
 
 /// As the core mixes.
 fn mix(seed: u64) -> u64 {
@@ -13,9 +13,16 @@ fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Magic and version, as this version writes them.
+fn head() -> [u8; 12] {
+    let metrics = ["P@1".parse::<Metric>().expect("a metric")];
+    let evaluator = Evaluator::new(1, &metrics, Options::default()).expect("valid");
+    evaluator.to_bytes()[..12].try_into().expect("longer")
+}
+
 fuzz_target!(|body: &[u8]| {
     let _ = Evaluator::from_bytes(body);
-    let mut bytes = [b"xmc-eval", &1u32.to_le_bytes()[..], body].concat();
+    let mut bytes = [&head()[..], body].concat();
     let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
     let sum = bytes.chunks(8).fold(mix(bytes.len() as u64), |sum, part| mix(sum ^ word(part)));
     bytes.extend(sum.to_le_bytes());

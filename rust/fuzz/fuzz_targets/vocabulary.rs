@@ -24,7 +24,7 @@ fuzz_target!(|input: Input| {
     let lines = input.file.strip_suffix(b"\n").unwrap_or(&input.file);
     let n_lines = if lines.is_empty() { 0 } else { lines.split(|&byte| byte == b'\n').count() };
     let mut df: Vec<i64> = input.df.iter().copied().map(i64::from).collect();
-    if n_texts % 2 == 0 {
+    if n_texts.is_multiple_of(2) {
         df.resize(n_lines, 0); // or the lengths hardly ever fit
     }
     if let Ok(vocabulary) = Vocabulary::parse("tokens", &input.file, &df, n_texts) {

@@ -97,9 +97,8 @@ class BilinearFeatures:
     @cached_property
     def direct(self) -> NDArray[np.int32]:
         """For each label feature the point feature of the same name, or -1, (D,)."""
-        columns = [self.points.column(self.labels.token(i)) for i in range(self.labels.n_tokens)]
-        none = np.full(len(self.own), -1, np.int32)
-        return np.append(np.array([-1 if c is None else c for c in columns], np.int32), none)
+        (_, labels), (_, points) = self.labels.core, self.points.core
+        return np.append(labels.ids_in(points), np.full(len(self.own), -1, np.int32))
 
     def of_points(self, texts: Sequence[str], *, num_threads: int | None = None) -> Csr:
         """Return the rows of points, (n, C), of unit length."""

@@ -4,6 +4,7 @@ Rows are CSR, float32 values and int32 columns. Everything runs in the Rust core
 as asked for, and gives the same bits for any number of them. Needs numpy and scipy only.
 """
 
+from dexml.text.lexical.copies import near_copies
 from dexml.text.lexical.search import (
     LexicalIndex,
     feature_parts,
@@ -19,6 +20,7 @@ from dexml.text.lexical.vectorizer import (
     fit_vectorizer,
     load_vectorizer,
     open_vectorizer,
+    settings_of,
 )
 
 __all__ = [
@@ -30,8 +32,10 @@ __all__ = [
     "join_rows",
     "label_centroids",
     "load_vectorizer",
+    "near_copies",
     "neighbour_votes",
     "open_vectorizer",
     "pair_scores",
+    "settings_of",
     "vote_shares",
 ]

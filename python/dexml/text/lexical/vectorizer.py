@@ -7,7 +7,7 @@ vocabulary takes its bytes and about 21 more for each different token, at most o
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dexml import _rust
 from dexml.data import Csr
 from dexml.data.parts import canonical
-from dexml.files import replacing
+from dexml.files import read_array, replacing
 from dexml.given import expect_texts
 
 Texts: TypeAlias = Sequence[str] | Sequence[list[str]]
@@ -234,21 +234,47 @@ def load_vectorizer(folder: Path) -> Vectorizer:
         version = content["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format {version}; this version reads {FORMAT_VERSION}")
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in content["settings"].items()
-        }
-        settings, n_texts = VectorizerSettings(**values), int(content["n_texts"])
+        settings, n_texts = settings_of(content["settings"]), int(content["n_texts"])
         _tokenizer(settings)  # refuses settings that no tokenizer can be made of
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / SETTINGS}: not a vectorizer: {error}") from error
-    try:
-        df = np.load(folder / FREQUENCIES, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{folder / FREQUENCIES}: damaged: {error}") from error
+    df = read_array(folder / FREQUENCIES)
     if df.dtype != np.int64 or df.ndim != 1:
         raise ValueError(f"{folder / FREQUENCIES}: {df.dtype}, {df.ndim}-d; expected int64, 1-d")
     return open_vectorizer(settings, folder / TOKENS, df, n_texts)
+
+
+def settings_of(content: Mapping[str, Any]) -> VectorizerSettings:
+    """Read settings from JSON, where tuples are lists.
+
+    Raises:
+        ValueError: A name is unknown, or a value is of another type.
+    """
+    usual = asdict(VectorizerSettings())
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        if name not in usual:
+            raise ValueError(f"unknown setting {name!r}")
+        if type(value) not in _TYPES.get(name, (type(usual[name]),)):
+            raise ValueError(f"{name} = {value!r:.60}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    if not all(type(size) is int for size in values.get("sizes", ())):
+        raise ValueError(f"sizes = {values['sizes']!r:.60}")
+    if not all(type(word) is str for word in values.get("stop_words", ())):
+        raise ValueError("a stop word that is no text")
+    return VectorizerSettings(**values)
+
+
+_NONE = type(None)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "sizes": (list, tuple),
+    "stop_words": (list, tuple),
+    "stemmer": (str, _NONE),
+    "max_chars": (int, _NONE),
+    "max_size": (int, _NONE),
+    "max_df": (float, int),
+}
+"""Types of the settings that may have other types than their defaults."""
 
 
 def open_vectorizer(

@@ -235,7 +235,8 @@ impl Bilinear {
             exclude.check_shape(x.n_rows(), labels.rows.n_rows())?;
         }
         let mut best = TopK { k, ids: Vec::new(), scores: Vec::new() };
-        let width = self.parts.shortlist.max(k);
+        // A shortlist from a file may be of any length.
+        let width = self.parts.shortlist.max(k).min(labels.rows.n_rows().max(1));
         for first in (0..x.n_rows()).step_by(ROWS) {
             let block = first..(first + ROWS).min(x.n_rows());
             let rows = x.rows(block.clone());

@@ -196,6 +196,9 @@ impl Reader<'_> {
         let ties = if self.flag()? { Ties::Larger } else { Ties::Smaller };
         let (keep_rows, weighted) = (self.flag()?, self.flag()?);
         let inv_propensity = self.vector(f64::from_le_bytes)?;
+        if !weighted && !inv_propensity.is_empty() {
+            return wrong("weights, though it has none");
+        }
         let inv_propensity = weighted.then_some(inv_propensity);
         let n = self.length(24)?;
         let mut groupings = with_room(n)?;
@@ -296,7 +299,8 @@ mod tests {
                 let mut forged = body.to_vec();
                 forged[at] = byte;
                 // Some are evaluators, of other weights or counts: they can be merged.
-                if let Ok(mut evaluator) = Evaluator::from_bytes(&sealed(forged)) {
+                if let Ok(mut evaluator) = Evaluator::from_bytes(&sealed(forged.clone())) {
+                    assert_eq!(evaluator.to_bytes(), sealed(forged), "what is read is all there");
                     evaluator.merge(&evaluator.clone()).unwrap();
                 }
             }

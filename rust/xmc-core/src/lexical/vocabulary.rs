@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::interner::Interner;
 use super::tokens::{Buffer, Documents, Tokenizer};
 use crate::error::{Error, Fault, Place, Result};
-use crate::memory::{collected, reserve};
+use crate::memory::{collected, filled, reserve};
 use crate::token::quote;
 
 /// Texts handed to a thread at a time.
@@ -204,6 +204,18 @@ impl Vocabulary {
     #[must_use]
     pub fn id(&self, token: &str) -> Option<i32> {
         self.tokens.get(token).map(|id| id as i32)
+    }
+
+    /// The id that each token has in another vocabulary, -1 where it is unknown there.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn ids_in(&self, other: &Self) -> Result<Vec<i32>> {
+        let mut ids = filled(self.len(), -1)?;
+        ids.par_iter_mut().enumerate().for_each(|(of, id)| {
+            *id = self.token(of).and_then(|token| other.id(token)).unwrap_or(-1);
+        });
+        Ok(ids)
     }
 
     /// The token with an id, if there is one.
