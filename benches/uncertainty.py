@@ -29,8 +29,8 @@ from scipy.stats import rankdata
 
 from dexml import _rust, data
 from dexml.metrics import inv_propensity
-from dexml.predict import Predictor
-from dexml.scorers import Queries
+from dexml.predict import open_run
+from dexml.scorers import Queries, Scorer
 from dexml.scorers.calibration import BEST, Calibration
 from dexml.scorers.ranker import BLOCK, Network, RankedScorer, Shape
 
@@ -96,16 +96,15 @@ def bagged(run: Path, names: Sequence[str], n: int) -> list[Network]:
 
 
 def signals(
-    predictor: Predictor,
+    scorer: Scorer,
+    calibration: Calibration,
     texts: Sequence[str],
     exclude: data.Csr | None,
     ensembles: dict[str, list[Network]],
 ) -> tuple[NDArray[np.int32], dict[str, Floats]]:
     """Return the first label of each text, and what each signal says of it."""
-    scorer, calibration = predictor.scorer, predictor._now.calibration
     assert isinstance(scorer, RankedScorer)
     assert scorer.network is not None
-    assert isinstance(calibration, Calibration)
     firsts: list[NDArray[np.int32]] = []
     found: dict[str, list[Floats]] = {}
     for start in range(0, len(texts), BLOCK):
@@ -175,8 +174,9 @@ def _of_pairs(
 
 def measure(run: Path, folders: Sequence[Path], own: Path, n_bagged: int) -> dict[str, Any]:
     """Measure one run."""
-    predictor = Predictor.open(run)
-    part = data.load_part(own, "tst", predictor.label_set.n_trained)
+    opened = open_run(run)
+    calibration = opened.calibration
+    part = data.load_part(own, "tst", opened.labels.n_trained)
     rng = np.random.default_rng(0)
     has = np.flatnonzero(np.diff(part.positives().indptr) > 0)
     rows = np.sort(rng.choice(has, min(TEXTS, len(has)), replace=False))
@@ -187,15 +187,16 @@ def measure(run: Path, folders: Sequence[Path], own: Path, n_bagged: int) -> dic
         theirs = data.load_texts(folder / "raw" / "tst_X.txt")
         some = rng.choice(len(theirs), min(TEXTS // len(foreign), len(theirs)), replace=False)
         others += [theirs[i] for i in np.sort(some)]
-    scorer = predictor.scorer
+    scorer = opened.scorer
     assert isinstance(scorer, RankedScorer)
+    assert isinstance(calibration, Calibration)
     assert scorer.network is not None
     ensembles = {f"{len(scorer.network.linear)} stored": single(scorer.network)}
     if n_bagged:
         ensembles[f"{n_bagged} bagged"] = bagged(run, scorer.network.names, n_bagged)
     exclude = None if part.exclude is None else part.exclude[rows]
-    first, mine = signals(predictor, texts, exclude, ensembles)
-    _, theirs_said = signals(predictor, others, None, ensembles)
+    first, mine = signals(scorer, calibration, texts, exclude, ensembles)
+    _, theirs_said = signals(scorer, calibration, others, None, ensembles)
     truth = part.y[rows].toarray() > 0 if part.y.shape[1] < 2000 else part.y[rows]
     right = np.array([bool(truth[i, label] > 0) for i, label in enumerate(first)]) & (first >= 0)
     out = np.repeat([False, True], [len(texts), len(others)])
