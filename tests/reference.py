@@ -256,3 +256,32 @@ def others_expected(
         mine = sum(p * p for p in own) / sum(own) if sum(own) > 0 else 0.0
         beside.append(max(sum(own) - mine, expected[label], 0.0))
     return beside
+
+
+def label_counts_of(
+    truth: Sequence[Set[int]], ranked: Sequence[Sequence[int]], n_labels: int, k: int
+) -> list[tuple[int, int, int]]:
+    """Positives, predictions within k and hits of each label."""
+    counts = [[0, 0, 0] for _ in range(n_labels)]
+    for true, labels in zip(truth, ranked, strict=True):
+        for label in true:
+            counts[label][0] += 1
+        for label in labels[:k]:
+            counts[label][1] += 1
+            counts[label][2] += label in true
+    return [(a, b, c) for a, b, c in counts]
+
+
+def confusions_of(
+    truth: Sequence[Set[int]],
+    ranked: Sequence[Sequence[int]],
+    excluded: Sequence[Set[int]],
+    k: int,
+) -> dict[tuple[int, int], list[int]]:
+    """Points by pair: a positive that is not within k, and a label within k that is none."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for point, (true, labels, out) in enumerate(zip(truth, ranked, excluded, strict=True)):
+        for right in true - set(labels[:k]) - out:
+            for wrong in set(labels[:k]) - true:
+                found.setdefault((right, wrong), []).append(point)
+    return found

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dexml import console
 from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
-from dexml.commands.show import as_json, csr_parts
+from dexml.commands.show import as_json, csr_parts, marks_of
 from dexml.files import move_to, replacing, write_bytes
 from dexml.predict import Prediction
 
@@ -73,7 +73,8 @@ class Output:
                 scores = answer.gains
             return npz_parts(*csr_parts(answer.ids, scores), base)
         if self.suffix == ".jsonl":
-            lines = as_json(texts, *answer, self.label_texts, answer.probabilities)
+            marks = marks_of(answer)
+            lines = as_json(texts, *answer, self.label_texts, answer.probabilities, marks)
             return {ROWS: lines.encode("utf-8")}
         if self.suffix == ".csv":
             head = "" if partial.rows else self._csv_head()

@@ -26,8 +26,9 @@ from dexml.commands.question import (
     option,
     question_of,
     shard_of,
+    unsure_of,
 )
-from dexml.commands.show import as_json, as_table
+from dexml.commands.show import as_json, as_table, marks_of
 from dexml.files import is_stream, target_of
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
 from dexml.predict import Explanation, Prediction, Predictor
@@ -104,6 +105,13 @@ def _check(settings: PredictSettings) -> None:
         console.usage_error("--by-frequency needs --min-precision")
     if cut and settings.explain:
         console.usage_error(f"{option(next(iter(cut)))} and --explain: give one of them")
+    unsure = unsure_of(settings)
+    if unsure and settings.explain:
+        console.usage_error(f"{option(next(iter(unsure)))} and --explain: give one of them")
+    if settings.uncertainty and out is not None and out.suffix != ".jsonl":
+        console.usage_error(
+            f"--out {out}: {out.suffix} has no room for it; --uncertainty writes .jsonl"
+        )
     if settings.min_recall is not None and settings.k is not None:
         console.usage_error("--min-recall and -k: the labels a text follow from the recall")
     check_ranking(settings)
@@ -138,6 +146,7 @@ def _answers(
             only=question.only,
             on_progress=bar.update,
             **question.cut,
+            **question.unsure,
         )
         start += len(texts)
         bar.update(start - bar.n)  # where no encoder has reported them
@@ -158,9 +167,11 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
         names = predictor.label_texts
         for texts, answer in _answers(predictor, question, 0, bar):
             if settings.jsonl:
-                console.put(as_json(texts, *answer, names, answer.probabilities), end="")
+                lines = as_json(texts, *answer, names, answer.probabilities, marks_of(answer))
+                console.put(lines, end="")
             else:
-                shown = as_table(texts, *answer, names, width, answer.probabilities)
+                marks = marks_of(answer)
+                shown = as_table(texts, *answer, names, width, answer.probabilities, marks)
                 print(shown, end="", flush=True)
 
 
@@ -240,6 +251,7 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
         "scorer": predictor.scorer.fingerprint(),
         "k": n_labels_of(settings),
         "cut": question.cut,
+        **({"uncertainty": question.unsure} if question.unsure else {}),
         "values": settings.values or ("gain" if settings.favour else "score"),
         "explain": question.label if question.label is not None else settings.explain,
         "block": question.block,

@@ -63,6 +63,18 @@ class PredictSettings(Settings):
     by_frequency: bool = Field(
         False, description="with --min-precision: a cut each for frequent and rare labels"
     )
+    uncertainty: bool = Field(
+        False, description="say how likely the first label is wrong, and the nearest point"
+    )
+    abstain_below: float | None = Field(
+        None, gt=0, le=1, description="no labels where the first one is less likely right"
+    )
+    min_nearest: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="no labels for texts whose nearest training point has a smaller cosine",
+    )
     favour: str = Field(
         "", description="rank for a metric: PSP@5, macroP@5, macroR@5, macroF@5, Coverage@5"
     )
@@ -134,6 +146,7 @@ class Question:
         label: The label to explain; None: the k best ones.
         cut: What answers are cut and ranked by, as arguments of `Predictor.predict`.
         first: The number of the first text; not 0 in a shard.
+        unsure: What is asked of uncertainty, as arguments of `Predictor.predict`.
     """
 
     texts: Iterator[str]
@@ -146,6 +159,7 @@ class Question:
     label: int | None = None
     cut: dict[str, Any] = field(default_factory=dict)
     first: int = 0
+    unsure: dict[str, Any] = field(default_factory=dict)
 
 
 def question_of(settings: PredictSettings, predictor: Predictor, stack: ExitStack) -> Question:
@@ -187,7 +201,8 @@ def question_of(settings: PredictSettings, predictor: Predictor, stack: ExitStac
         first, stop = total * at // of, total * (at + 1) // of
         texts, total = islice(texts, first, stop), stop - first
         exclude = None if exclude is None else exclude[first:stop]
-    return Question(texts, total, exclude, only, n_labels, k, block, label, cut, first)
+    unsure = unsure_of(settings)
+    return Question(texts, total, exclude, only, n_labels, k, block, label, cut, first, unsure)
 
 
 def shard_of(given: str) -> tuple[int, int]:
@@ -205,6 +220,16 @@ def cut_of(settings: PredictSettings) -> dict[str, Any]:
         "min_precision": settings.min_precision,
         "min_recall": settings.min_recall,
         "by_frequency": settings.by_frequency or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def unsure_of(settings: PredictSettings) -> dict[str, Any]:
+    """What is asked of uncertainty, as arguments of `Predictor.predict`."""
+    given = {
+        "uncertainty": settings.uncertainty or None,
+        "abstain_below": settings.abstain_below,
+        "min_nearest": settings.min_nearest,
     }
     return {name: value for name, value in given.items() if value is not None}
 

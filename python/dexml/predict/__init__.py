@@ -10,7 +10,8 @@ console.require("light", "tqdm")
 # isort: split
 from dexml.predict.batch import BatchPredictor
 from dexml.predict.explanation import Explanation
-from dexml.predict.predictor import Prediction, Predictor
+from dexml.predict.prediction import Prediction
+from dexml.predict.predictor import Predictor
 from dexml.predict.served import Opened, open_run
 from dexml.scorers.thresholds import Estimate, Threshold
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from copy import copy
+from dataclasses import replace
 from os import PathLike
 from threading import RLock
-from typing import Any, NamedTuple, Self, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +27,7 @@ from dexml.predict.arguments import (
 )
 from dexml.predict.explain import Asked, explain, explain_best
 from dexml.predict.explanation import Explanation
+from dexml.predict.prediction import Prediction, Unsure
 from dexml.predict.served import (
     Opened,
     Served,
@@ -34,6 +36,7 @@ from dexml.predict.served import (
     n_points_of,
     open_run,
 )
+from dexml.predict.uncertainty import search_and_compare
 from dexml.run import LabelSet, Run
 from dexml.scorers import Change, DenseScorer, OnProgress, PointMemory, Queries, Scorer
 from dexml.scorers.calibration import BEST, Calibration, Missing
@@ -45,37 +48,6 @@ K = 10
 """Labels a text, where nobody says how many."""
 PADDED_UP_TO = 1000
 """Columns that an answer may have though there are fewer labels."""
-
-
-class _Hits(NamedTuple):
-    ids: NDArray[np.int32]
-    """Label ids, shape (n, k), best first, padded with -1."""
-    scores: NDArray[np.float32]
-    """Their scores, shape (n, k), padded with -inf."""
-
-
-class Prediction(_Hits):
-    """The best labels of each text: a pair ``ids, scores``, and probabilities beside it."""
-
-    probabilities: NDArray[np.float32] | None
-    """How likely each label is right, shape (n, k), padded with 0. None where the run has no
-    probabilities (`Predictor.probabilities_note` says why)."""
-    gains: NDArray[np.float32] | None
-    """With `favour`: what each label adds to the metric, shape (n, k), best first, padded with
-    -inf; else None."""
-
-    def __new__(
-        cls,
-        ids: NDArray[np.int32],
-        scores: NDArray[np.float32],
-        probabilities: NDArray[np.float32] | None = None,
-        gains: NDArray[np.float32] | None = None,
-    ) -> Self:
-        """Make a prediction of its arrays."""
-        self = super().__new__(cls, ids, scores)
-        self.probabilities = probabilities
-        self.gains = gains
-        return self
 
 
 class Predictor:
@@ -317,6 +289,9 @@ class Predictor:
         together: bool = False,
         exclude: Csr | None = None,
         only: ArrayLike | Set[int] | None = None,
+        uncertainty: bool = False,
+        abstain_below: float | None = None,
+        min_nearest: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Prediction:
         """Find the k best labels of each text.
@@ -342,6 +317,11 @@ class Predictor:
             exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
             only: The labels to choose from: ids, or a bool mask (n_labels,). They are searched
                 exactly.
+            uncertainty: Also say how likely the first label is wrong, and how near the nearest
+                training point is (`Prediction.uncertainty`, `Prediction.nearest`).
+            abstain_below: Give no labels to a text whose first label has a smaller probability;
+                `Prediction.abstained` marks it.
+            min_nearest: Give no labels to a text whose nearest training point has a smaller cosine.
             on_progress: Called with the number of texts whenever some more are encoded.
 
         Returns:
@@ -377,13 +357,21 @@ class Predictor:
             k = calibration.depth if k is None else k
         k = _width(K if k is None else k, now)
         mask = None if only is None else label_mask(only, len(now.labels))
+        unsure = Unsure(self.run.folder, uncertainty, abstain_below, min_nearest)
+        unsure.check(calibration)
         queries = Queries(checked(texts), on_progress)
         check_exclude(exclude, (len(queries), len(now.labels)))
-        if isinstance(calibration, Missing):
-            return Prediction(*now.scorer.search(queries, k, exclude=exclude, only=mask))
         reranked = None if asked is None or asked.is_usual else asked
-        depth = BEST if reranked is None else calibration.depth
-        ids, scores = now.scorer.search(queries, max(k, depth), exclude=exclude, only=mask)
+        width = k
+        if isinstance(calibration, Calibration):
+            width = max(k, BEST if reranked is None else calibration.depth)
+        near = None
+        if unsure.needs_nearest:
+            ids, scores, near = search_and_compare(now.scorer, queries, width, exclude, mask)
+        else:
+            ids, scores = now.scorer.search(queries, width, exclude=exclude, only=mask)
+        if isinstance(calibration, Missing):
+            return unsure.applied(Prediction(ids, scores), None, near)
         best = scores
         if mask is not None:  # the level of a text is that of its best labels among all
             best = now.scorer.search(queries, BEST, exclude=exclude)[1]
@@ -391,14 +379,10 @@ class Predictor:
         found = Prediction(ids, scores, probabilities)
         if reranked is not None:
             new = favoured.ordered(reranked, ids, probabilities, calibration, now, self.run)
-            found = Prediction(
-                np.take_along_axis(ids, new.at, axis=1),
-                np.take_along_axis(scores, new.at, axis=1),
-                np.take_along_axis(probabilities, new.at, axis=1),
-                new.gains,
-            )
-        found = _narrowed(found, k)
-        return found if cut is None else _cut(found, cut, now, narrow=whole)
+            found = found.taken(new.at, new.gains)
+        found = found.narrowed(k)
+        found = found if cut is None else found.cut(cut, now.counts, narrow=whole)
+        return unsure.applied(found, 1 - probabilities[:, 0], near)
 
     def encode(
         self, texts: Iterable[str], *, on_progress: OnProgress | None = None
@@ -451,7 +435,8 @@ class Predictor:
                 the run since it was opened.
         """
         now = self._now
-        return explain(now, self._asked(now, text, exclude, only), [now.labels.id_of(label)])[0]
+        asked, ids = self._asked(now, text, exclude, only), [now.labels.id_of(label)]
+        return self._with_probabilities(now, asked, explain(now, asked, ids))[0]
 
     def explain_best(
         self,
@@ -466,8 +451,23 @@ class Predictor:
         Arguments and errors: `explain` and `predict`.
         """
         now = self._now
-        k = _width(k, now)
-        return explain_best(now, self._asked(now, text, exclude, only), k)
+        k, asked = _width(k, now), self._asked(now, text, exclude, only)
+        return self._with_probabilities(now, asked, explain_best(now, asked, k))
+
+    def _with_probabilities(
+        self, now: Served, asked: Asked, found: list[Explanation]
+    ) -> list[Explanation]:
+        """Say how likely each label is right, as `predict` does."""
+        calibration = self._calibration(now)
+        scored = [one for one in found if one.score is not None]
+        if isinstance(calibration, Missing) or not scored:
+            return found
+        ids = np.array([[one.label_id for one in scored]], np.int32)
+        scores = np.array([[one.score for one in scored]], np.float32)
+        best = now.scorer.search(asked.queries, BEST, exclude=asked.exclude)[1]
+        values = calibration.probabilities(ids, scores, now.counts, best)[0].tolist()
+        by_id = dict(zip(ids[0].tolist(), values, strict=True))
+        return [replace(one, probability=by_id.get(one.label_id)) for one in found]
 
     @staticmethod
     def _asked(
@@ -593,37 +593,6 @@ class Predictor:
 def _width(k: int, now: Served) -> int:
     """Columns of an answer: `k`, but few where padding would take gigabytes."""
     return min(at_least_one("k", k), max(PADDED_UP_TO, len(now.labels)))
-
-
-def _narrowed(found: Prediction, k: int) -> Prediction:
-    """Keep the first k columns alone, as arrays of their own."""
-    beside = (found.probabilities, found.gains)
-    return Prediction(
-        found.ids[:, :k].copy(),
-        found.scores[:, :k].copy(),
-        *(None if part is None else part[:, :k].copy() for part in beside),
-    )
-
-
-def _cut(found: Prediction, cut: Threshold, now: Served, *, narrow: bool) -> Prediction:
-    """Leave out what lies below a threshold, and move the rest together.
-
-    `narrow`: drop the columns that are padding in every row, but not the first.
-    """
-    ids, scores = found
-    probabilities = found.probabilities
-    assert probabilities is not None
-    kept = cut.keeps(ids, probabilities, now.counts)
-    order = np.argsort(~kept, axis=1, kind="stable")
-    there = np.take_along_axis(kept, order, axis=1)
-    width = max(1, int(kept.sum(axis=1).max(initial=0))) if narrow else ids.shape[1]
-
-    def moved(values: NDArray[Any], padding: float) -> NDArray[Any]:
-        shifted = np.where(there, np.take_along_axis(values, order, axis=1), padding)
-        return shifted[:, :width].astype(values.dtype)
-
-    gains = None if found.gains is None else moved(found.gains, -np.inf)
-    return Prediction(moved(ids, -1), moved(scores, -np.inf), moved(probabilities, 0), gains)
 
 
 def _rows(labels: LabelSet, ids: ArrayLike) -> NDArray[np.int64]:

@@ -239,6 +239,13 @@ def score_test(
         facts = encoder.card_facts(settings.point_tokens) | card_facts(settings) | figures
         write_card(settings.out / ENCODER, facts)
     write_scores(settings, result, part, propensity, seconds, others)
+    counts = saved.model.table.counts.cpu().numpy()
     return Finished(
-        settings, saved.label_texts, saved.y, seconds, Scored(result, part, ids, scores)
+        settings,
+        saved.label_texts,
+        saved.y,
+        seconds,
+        Scored(result, part, ids, scores),
+        saved.calibration,
+        counts if saved.ranker is None else saved.ranker.counts,
     )

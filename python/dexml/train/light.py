@@ -71,6 +71,7 @@ def train_light(
 
         seconds = before + time.perf_counter() - started
         finished = _score_test(settings, given, scorer, weights, propensity, seconds)
+        finished = finished._replace(calibration=calibration, counts=scorer.counts)
         if conclude is not None:
             conclude(finished)
         end_log(settings)
