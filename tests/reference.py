@@ -221,3 +221,67 @@ def chances_without_replacement(
             both = drawn | {label}
             chances[both] = chances.get(both, 0.0) + weight / total * chance
     return chances
+
+
+def label_worth(
+    kind: str,
+    probabilities: Sequence[Mapping[int, float]],
+    chosen: Sequence[Set[int]],
+    n_labels: int,
+    beside: Sequence[float],
+) -> float:
+    """What a mean over labels is expected to be, times the labels, where hits are independent.
+
+    macroF: with 1 + beside[l] in place of the right rows of label l, of which one is a hit.
+    """
+    total = 0.0
+    for label in range(n_labels):
+        own = [p[label] for p, labels in zip(probabilities, chosen, strict=True) if label in labels]
+        if kind == "macroP":
+            total += sum(own) / len(own) if own else 0.0
+        elif kind == "macroF":
+            total += 2 * sum(own) / (len(own) + 1 + beside[label])
+        else:
+            total += 1 - math.prod(1 - p for p in own)
+    return total
+
+
+def others_expected(
+    probabilities: Sequence[Mapping[int, float]], n_labels: int, expected: Sequence[float]
+) -> list[float]:
+    """Right rows of each label to expect beside a right one."""
+    beside = []
+    for label in range(n_labels):
+        own = [row[label] for row in probabilities if label in row]
+        mine = sum(p * p for p in own) / sum(own) if sum(own) > 0 else 0.0
+        beside.append(max(sum(own) - mine, expected[label], 0.0))
+    return beside
+
+
+def label_counts_of(
+    truth: Sequence[Set[int]], ranked: Sequence[Sequence[int]], n_labels: int, k: int
+) -> list[tuple[int, int, int]]:
+    """Positives, predictions within k and hits of each label."""
+    counts = [[0, 0, 0] for _ in range(n_labels)]
+    for true, labels in zip(truth, ranked, strict=True):
+        for label in true:
+            counts[label][0] += 1
+        for label in labels[:k]:
+            counts[label][1] += 1
+            counts[label][2] += label in true
+    return [(a, b, c) for a, b, c in counts]
+
+
+def confusions_of(
+    truth: Sequence[Set[int]],
+    ranked: Sequence[Sequence[int]],
+    excluded: Sequence[Set[int]],
+    k: int,
+) -> dict[tuple[int, int], list[int]]:
+    """Points by pair: a positive that is not within k, and a label within k that is none."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for point, (true, labels, out) in enumerate(zip(truth, ranked, excluded, strict=True)):
+        for right in true - set(labels[:k]) - out:
+            for wrong in set(labels[:k]) - true:
+                found.setdefault((right, wrong), []).append(point)
+    return found

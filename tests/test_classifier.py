@@ -34,7 +34,7 @@ def some_texts(n: int = 120) -> tuple[list[str], list[list[str]]]:
 
 
 TEXTS, LABELS = some_texts()
-FAST = {"tree": "none", "validation": 0.2, "settings": {"bilinear": "none"}}
+FAST: dict[str, Any] = {"tree": "none", "validation": 0.2, "settings": {"bilinear": "none"}}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from dexml.commands.predict import main as predict_main
 from dexml.data import save_dataset
 from dexml.metrics import evaluate
 from dexml.predict import Prediction, Predictor, open_run
-from dexml.scorers import Fusion
+from dexml.scorers import Fusion, Queries
 from dexml.train import TrainSettings
 from small import confusing_data, forge_info, train_settings
 
@@ -299,3 +299,159 @@ def test_a_run_with_an_encoder_has_them_too(
     assert 0 < p.mean() < 1
     assert facts["depth"] <= 100
     assert facts["groups"][0] == "all"
+
+
+def test_a_text_whose_first_label_is_unsure_gets_none(confusing: Path, ranked: Path) -> None:
+    predictor, texts = Predictor.open(ranked), [*test_texts(confusing), "xyzzy"]
+    whole = predictor.predict(texts, 4)
+    p = probabilities_of(whole)
+    assert [whole.abstained, whole.uncertainty, whole.nearest] == [None, None, None]
+    bound = float(np.median(p[:, 0]))
+    found = predictor.predict(texts, 4, abstain_below=bound, uncertainty=True)
+    expected = p[:, 0] < np.float32(bound)
+    assert 0 < expected.sum() < len(texts)
+    assert found.abstained is not None
+    assert found.uncertainty is not None
+    np.testing.assert_array_equal(found.abstained, expected)
+    np.testing.assert_allclose(found.uncertainty, 1 - p[:, 0], atol=1e-6)
+    assert (found.ids[expected] == -1).all()
+    assert (found.scores[expected] == -np.inf).all()
+    assert (probabilities_of(found)[expected] == 0).all()
+    np.testing.assert_array_equal(found.ids[~expected], whole.ids[~expected])
+    np.testing.assert_array_equal(found.scores[~expected], whole.scores[~expected])
+    cut = predictor.predict(texts, 4, abstain_below=bound, min_probability=1.0)
+    assert cut.abstained is not None  # by the first label, before the cut
+    np.testing.assert_array_equal(cut.abstained, expected)
+
+
+def test_the_nearest_training_point_is_that_of_all_cosines(confusing: Path, ranked: Path) -> None:
+    """Held against a product with all points, whatever the number of texts and blocks."""
+    predictor = Predictor.open(ranked)
+    texts = [*test_texts(confusing)[:50], "xyzzy", (confusing / "raw" / "trn_X.txt").read_text()]
+    trained = (confusing / "raw" / "trn_X.txt").read_text().splitlines()
+    lexicon = next(m for m in predictor.scorer.members).lexicon  # type: ignore[attr-defined]
+    rows, points = (lexicon.rows_of(Queries(some)).joined for some in (texts, trained))
+    expected = (rows @ points.T).toarray().max(axis=1)
+    found = predictor.predict(texts, 3, uncertainty=True)
+    assert found.nearest is not None
+    np.testing.assert_allclose(found.nearest, expected, atol=1e-5)
+    many = predictor.predict(texts * 21, 3, uncertainty=True)  # more than a block of the ranker
+    assert many.nearest is not None
+    np.testing.assert_allclose(many.nearest, np.tile(expected, 21), atol=1e-5)
+    np.testing.assert_array_equal(many.ids, np.tile(found.ids, (21, 1)))
+    bound = float(np.quantile(expected, 0.3))
+    unlike = predictor.predict(texts, 3, min_nearest=bound)
+    assert unlike.abstained is not None
+    np.testing.assert_array_equal(unlike.abstained, found.nearest < np.float32(bound))
+    assert unlike.abstained[50]
+    assert (unlike.ids[unlike.abstained] == -1).all()
+
+
+def test_uncertainty_with_filter_pairs_in_several_blocks(confusing: Path, ranked: Path) -> None:
+    predictor = Predictor.open(ranked)
+    some = test_texts(confusing)
+    texts = [some[i] for i in np.random.default_rng(0).integers(len(some), size=1500)]
+    first = predictor.predict(texts, 1).ids[:, 0]
+    pairs = csr_array(
+        (np.ones(len(texts), np.float32), first, np.arange(len(texts) + 1)),
+        shape=(len(texts), predictor.n_labels),
+    )
+    plain = predictor.predict(texts, 3, exclude=pairs)
+    found = predictor.predict(texts, 3, exclude=pairs, uncertainty=True)
+    np.testing.assert_array_equal(found.ids, plain.ids)
+    np.testing.assert_array_equal(found.scores, plain.scores)
+
+
+def test_an_explanation_has_the_probability_of_the_prediction(
+    confusing: Path, ranked: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    predictor, text = Predictor.open(ranked), test_texts(confusing)[0]
+    found = predictor.predict([text], 3)
+    p = probabilities_of(found)[0]
+    for one, value in zip(predictor.explain_best(text, 3), p.tolist(), strict=True):
+        assert one.probability == pytest.approx(value, abs=1e-6)
+    second = predictor.explain(text, int(found.ids[0, 1]))
+    assert second.probability == pytest.approx(float(p[1]), abs=1e-6)
+    some = found.ids[0, :2].tolist()
+    among = predictor.explain(text, some[1], only=some)
+    expected = probabilities_of(predictor.predict([text], 2, only=some))[0]
+    where = predictor.predict([text], 2, only=some).ids[0].tolist().index(some[1])
+    assert among.probability == pytest.approx(float(expected[where]), abs=1e-6)
+    file = tmp_path / "x.txt"
+    file.write_text(text + "\n")
+    assert call(predict_main, ranked, file, "--explain", "-k", 1) == 0
+    assert f"right with {100 * p[0]:.1f} %" in capsys.readouterr().out
+    assert call(predict_main, ranked, file, "--explain", "-k", 1, "--jsonl") == 0
+    told = json.loads(capsys.readouterr().out)["labels"][0]["probability"]
+    assert told == pytest.approx(float(p[0]), abs=1e-6)
+
+
+def test_the_command_marks_texts_without_an_answer(
+    confusing: Path, ranked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictor, texts = Predictor.open(ranked), test_texts(confusing)[:30]
+    file, out = tmp_path / "x.txt", tmp_path / "out.jsonl"
+    file.write_text("".join(f"{text}\n" for text in texts))
+    p = probabilities_of(predictor.predict(texts, 1))[:, 0]
+    bound = round(float(np.median(p)), 3)
+    asked: dict[str, Any] = {"abstain_below": bound, "uncertainty": True}
+    found = predictor.predict(texts, 2, **asked)
+    words = [ranked, file, "-k", 2, "--abstain-below", bound, "--uncertainty"]
+    assert call(predict_main, *words, "--out", out) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert found.abstained is not None
+    assert found.uncertainty is not None
+    assert found.nearest is not None
+    assert [line["abstained"] for line in lines] == found.abstained.tolist()
+    np.testing.assert_allclose(
+        [line["uncertainty"] for line in lines], found.uncertainty, atol=1e-6
+    )
+    np.testing.assert_allclose([line["nearest"] for line in lines], found.nearest, atol=1e-5)
+    assert [bool(line["labels"]) for line in lines] == (~found.abstained).tolist()
+    capsys.readouterr()
+    assert call(predict_main, *words) == 0
+    table = capsys.readouterr().out
+    assert table.count("no labels: too unsure; first label wrong with ") == found.abstained.sum()
+    assert f"nearest training point {found.nearest[0]:.2f}" in table
+    assert call(predict_main, ranked, file, "--jsonl", "--min-nearest", "1") == 0
+    assert '"abstained": true' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--abstain-below", "0"], "greater than 0"),
+        (["--min-nearest", "2"], "less than or equal to 1"),
+        (["--abstain-below", "0.5", "--explain"], "--abstain-below and --explain: give one"),
+        (["--uncertainty", "--out", "x.npz"], "--uncertainty writes .jsonl"),
+    ],
+)
+def test_wrong_calls_of_uncertainty_are_refused(
+    ranked: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(predict_main, ranked, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_uncertainty_that_a_run_cannot_say_is_named(
+    ranked: Path, tmp_path: Path, run_dir: Path
+) -> None:
+    predictor = Predictor.open(ranked)
+    wrong: list[dict[str, Any]] = [{"abstain_below": 1.5}, {"min_nearest": 0.0}]
+    for asked in wrong:
+        with pytest.raises(ValueError, match="expected a share above 0"):
+            predictor.predict(["a text"], **asked)
+    texts = ["red apple", "green pear", "blue plum", "red pear"]
+    save_dataset(tmp_path / "data", ["red", "green", "blue"], train=(texts, [[0], [1], [2], [0]]))
+    train.train(light_settings(tmp_path / "data", tmp_path / "few", validation=0))
+    few = Predictor.open(tmp_path / "few")
+    unknown: list[dict[str, Any]] = [{"abstain_below": 0.5}, {"uncertainty": True}]
+    for asked in unknown:
+        with pytest.raises(ValueError, match=f"{next(iter(asked))} needs probabilities, and the"):
+            few.predict(["a text"], **asked)
+    found = few.predict(["red apple", "xyzzy"], min_nearest=0.5)
+    assert found.abstained is not None
+    assert found.abstained.tolist() == [False, True]
+    dense = Predictor.open(run_dir)  # no points vote
+    with pytest.raises(ValueError, match="min_nearest needs training points that vote"):
+        dense.predict(["a text"], min_nearest=0.5)

@@ -44,7 +44,7 @@ def test_examples_of_the_readme_run(
 
 def test_options_named_in_the_readme_exist() -> None:
     from dexml.commands.index import IndexSettings
-    from dexml.commands.predict import PredictSettings
+    from dexml.commands.question import PredictSettings
     from dexml.config import Settings
     from dexml.demo.chain import DemoSettings
     from dexml.metrics.__main__ import _parser

@@ -336,7 +336,7 @@ def test_json_holds_everything(predictor: Predictor) -> None:
     one = predictor.explain_best(TEXT, 2)[1]
     found = json.loads(json.dumps(one.as_json()))
     assert list(found) == [
-        *("id", "text", "score", "rank", "n_ranked", "n_points", "start", "parts"),
+        *("id", "text", "score", "probability", "rank", "n_ranked", "n_points", "start", "parts"),
         *("evidence", "neighbours", "words"),
     ]
     assert (found["id"], found["text"]) == (one.label_id, one.label_text)

@@ -354,3 +354,22 @@ def test_the_rule_that_chooses() -> None:
     assert choose_search(10**6, 89_999) == "exact"
     assert choose_search(10**6, 90_000) == "hnsw"
     assert choose_search(10**6, device="cuda:1") == "exact"
+
+
+def test_a_graph_that_several_threads_build_is_measured() -> None:
+    """It is another one each time; what it must find is the same."""
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((3000, 12)).astype(np.float32)
+    index = LabelIndex.build(vectors, search="hnsw", build_threads=2)
+    assert index.facts.n_alive == 3000
+    known = index.recall_for(10)
+    assert known is not None
+    assert known.reached
+    ids, scores = index.search(vectors[:50], 10, search="hnsw")
+    exact, _ = index.search(vectors[:50], 10, search="exact")
+    assert (ids[:, 0] == exact[:, 0]).mean() > 0.95
+    assert np.isfinite(scores).all()
+    index.rebuild(num_threads=2)
+    assert index.facts.n_alive == 3000
+    with pytest.raises(ValueError, match="build_threads = 0"):
+        LabelIndex.build(vectors, search="hnsw", build_threads=0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dexml import losses
-from dexml.losses import InBatchLoss, same_group
+from dexml.losses import InBatchLoss, in_sets, same_group
 
 ROOT = Path(__file__).parents[1]
 
@@ -153,3 +153,38 @@ def test_examples_of_the_page_run(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines] == ["0", "1"]
     assert lines[0].split()[1] == lines[1].split()[1]  # one loss
     assert lines[0].split()[-1] == lines[1].split()[-1]  # one dX
+
+
+def test_in_sets_is_the_dense_comparison() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sets = torch.randint(-2, 9, (40, 5), generator=generator)
+    labels = torch.randint(-1, 9, (57,), generator=generator)
+    indptr, indices = in_sets(sets, labels)
+    found = torch.zeros(40, 57, dtype=torch.bool)
+    for b in range(40):
+        row = indices[indptr[b] : indptr[b + 1]]
+        assert torch.equal(row, row.unique())  # ascending, each once
+        found[b, row] = True
+    assert torch.equal(found, ((sets[:, :, None] == labels) & (labels >= 0)).any(dim=1))
+
+
+@pytest.mark.parametrize("name", ["softmax", "decoupled_softmax", "soft_topk", "bce", "topk_hinge"])
+def test_sets_make_every_right_label_of_the_batch_a_positive(name: str) -> None:
+    """Point 0 has labels 30 and 31; row 1 is the same point, row 2 another one with label 31."""
+    torch.manual_seed(0)
+    model = Table()
+    sets = torch.tensor([[30, 31, -1], [31, 30, -1], [31, -1, -1]])
+    module = InBatchLoss(model, getattr(losses, name), temperature=0.2)
+    value = module(columns([0, 0, 2], [5, 6, 6], [8, 9, 10]), sets)
+    emb = nn.functional.normalize(model.rows.weight, dim=1)
+    positives = (torch.tensor([0, 3, 6, 8]), torch.tensor([0, 1, 2, 0, 1, 2, 1, 2]))
+    points, labels = emb[torch.tensor([0, 0, 2])], emb[torch.tensor([5, 6, 6, 8, 9, 10])]
+    expected = getattr(losses, name)(points, labels, positives, temperature=0.2)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_sets_that_do_not_fit_are_refused() -> None:
+    module = InBatchLoss(Table())
+    for wrong in (torch.zeros(3, 2, dtype=torch.int64), torch.zeros(2, 1, 1, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="or as many rows of label ids"):
+            module(columns([0, 1], [2, 3]), wrong)

@@ -345,12 +345,12 @@ def test_standard_input(
         (
             ["pred.npz", "true.npz", "--metrics", "macroP@1,Coverage@3", "--ci"],
             2,
-            "macroP@1, Coverage@3: means over labels and errors of bins have no interval",
+            "macroP@1, Coverage@3: means over labels have no interval; leave out --ci",
         ),
         (
             ["pred.npz", "true.npz", "--metrics", "macroP@1", "--compare", "pred.npz"],
             2,
-            "means over labels and errors of bins have no interval and no test",
+            "means over labels and errors of bins have no test; leave out --compare",
         ),
     ],
 )

@@ -88,6 +88,7 @@ def test_groups_intervals_and_tests_come_with_them() -> None:
 
     good, bad = scored(y_pred), scored(csr_array(y_pred.power(3)))
     assert list(good.rows) == names[:-1]
+    assert list(good.intervals(seed=0, n_resamples=300)) == names
     for name, interval in good.intervals(seed=0, n_resamples=300).items():
         assert interval.low < good.metrics[name] < interval.high
     paired = compare(good, bad, seed=0, n_resamples=300)
@@ -98,6 +99,54 @@ def test_groups_intervals_and_tests_come_with_them() -> None:
     halves = good.groups["halves"]
     assert 0 < halves["first"].metrics["Brier@5"] < 1
     assert halves["first"].metrics["ECE@5"] != halves["rest"].metrics["ECE@5"]
+
+
+@pytest.mark.parametrize("ties", ["smaller", "larger"])
+@pytest.mark.parametrize("empty_rows", ["zero", "skip"])
+def test_intervals_of_calibration_errors_are_those_of_a_slow_bootstrap(
+    ties: Any, empty_rows: Any
+) -> None:
+    """Points are drawn by hand, and every draw is scored by the evaluator itself."""
+    y_true, y_pred = made(seed=2, n=150)
+    y_pred.data = np.round(y_pred.data, 1)  # ties, and probabilities on the edges of bins
+    exclude = csr_array(np.random.default_rng(5).random(y_true.shape) < 0.05)
+    names = ["ECE@4", "ECEover@4", "ECEunder@2", "ECE@2"]
+    options: dict[str, Any] = {"ties": ties, "empty_rows": empty_rows}
+    evaluator = Evaluator(15, [*names, "ACE@4"], keep_rows=True, **options)
+    evaluator.update(y_true[:70], y_pred[:70], exclude=exclude[:70])
+    other = Evaluator(15, [*names, "ACE@4"], keep_rows=True, **options)
+    other.update(y_true[70:], y_pred[70:], exclude=exclude[70:])
+    evaluator.merge(other)
+    found = evaluator.result().intervals(seed=0, n_resamples=4000)
+    rng, drawn = np.random.default_rng(1), []
+    for _ in range(400):
+        rows = rng.integers(150, size=150)
+        sample = (y_true[rows], y_pred[rows], names)
+        values = evaluate(*sample, exclude=exclude[rows], **options)
+        drawn.append(list(values.values()))
+    spread = np.array(drawn)
+    for i, name in enumerate(names):
+        error = spread[:, i].std()
+        assert found[name].standard_error == pytest.approx(error, rel=0.15)
+        low, high = np.quantile(spread[:, i], [0.025, 0.975])
+        value = evaluator.result().metrics[name]
+        assert found[name].low == pytest.approx(min(low, value), abs=error / 2)
+        assert found[name].high == pytest.approx(max(high, value), abs=error / 2)
+    assert found["ACE@4"].low <= evaluator.result().metrics["ACE@4"] <= found["ACE@4"].high
+
+
+@pytest.mark.parametrize("name", ["ECE@5", "ECEover@3", "ECEunder@3", "ACE@5", "ACE@2"])
+def test_what_is_resampled_gives_the_error_itself(name: str) -> None:
+    """The terms of all points, each once, are the value of the core, to rounding."""
+    from dexml.metrics.binned import errors, terms
+
+    y_true, y_pred = made(seed=3, n=211)
+    evaluator = Evaluator(15, [name], keep_rows=True)
+    evaluator.update(y_true, y_pred)
+    result = evaluator.result()
+    assert result.places is not None
+    means = {term: values.mean(keepdims=True) for term, values, _ in terms(result.places, [name])}
+    assert errors([name], means)[name][0] == pytest.approx(result.metrics[name], abs=1e-9)
 
 
 def test_the_reliability_curve_says_what_the_error_does() -> None:
@@ -146,8 +195,18 @@ def test_the_command_takes_probabilities(
     assert "AP@5" in printed
     assert call("--metrics", "ndgc@5") == 2
     assert "did you mean 'nDCG@5'?" in capsys.readouterr().err
-    assert call("--metrics", "ECE@5", "--ci") == 2
-    assert "errors of bins have no interval" in capsys.readouterr().err
+    assert call("--metrics", "ECE@5,ACE@5", "--ci", "50", "--csv", "--quiet") == 0
+    for line in capsys.readouterr().out.splitlines()[1:]:
+        _, name, *numbers = line.split(",")
+        value, low, high, error = map(float, numbers)
+        assert name in ("ECE@5", "ACE@5")
+        assert low <= value <= high
+        assert error > 0
+    assert call("--metrics", "ECE@5", "--compare", files[0]) == 2
+    assert "errors of bins have no test" in capsys.readouterr().err
+    words = ("--metrics", "P@1,ECE@5", "--ci", "50", "--compare", files[0])
+    assert call(*words) == 0
+    assert "no test for ECE@5: not a mean over points" in capsys.readouterr().err
     save_npz(files[0], y_pred * 7)
     assert call("--metrics", "ECE@5") == 1
     assert "is no probability" in capsys.readouterr().err

@@ -16,6 +16,7 @@ import pytest
 from dexml import data
 from dexml.commands import index as index_command
 from dexml.commands import predict as predict_command
+from dexml.commands import question
 from dexml.console import run
 from dexml.encoder import with_bias_dimension
 from dexml.index import exact_search
@@ -73,7 +74,7 @@ def test_blocks_do_not_change_the_answer(
 ) -> None:
     files = []
     for size in (4096, 7):
-        monkeypatch.setattr(predict_command, "BLOCK", size)
+        monkeypatch.setattr(question, "BLOCK", size)
         files.append(tmp_path / f"{size}.npz")
         assert run(predict_command.main, [str(run_dir), "--out", str(files[-1]), "--quiet"]) == 0
     a, b = (data.load_scores(f) for f in files)
@@ -208,7 +209,7 @@ def test_predictor_is_the_saved_encoder_and_vectors(run_dir: Path) -> None:
         (["RUN", "latin.txt"], 1, "latin.txt:2: not UTF-8"),
         (["RUN", "--out", "nowhere/x.npz"], 1, "the folder nowhere is not there"),
         (["RUN", "--device", "tpu3"], 1, "device tpu3: not usable here"),
-        (["RUN", "--out", "x.csv"], 2, "must end in .npz or .jsonl"),
+        (["RUN", "--out", "x.txt"], 2, "must end in .npz, .jsonl, .csv or .parquet"),
         (["RUN", "--data", "nowhere"], 1, "nowhere: the data set is not there"),
         (["RUN", "--search", "fast"], 2, "search = 'fast'"),
         (["RUN", "-k", "0"], 2, "k = '0'"),

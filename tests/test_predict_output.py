@@ -17,7 +17,7 @@ import pytest
 
 import warm
 from dexml import data
-from dexml.commands import partial
+from dexml.commands import outputs, partial
 from dexml.commands import predict as command
 from dexml.commands.inputs import count_lines, open_texts, read_group
 from dexml.commands.show import as_table, csr_parts, fit
@@ -77,7 +77,7 @@ def stop_after(blocks: int, monkeypatch: pytest.MonkeyPatch, error: BaseExceptio
     monkeypatch.setattr(Predictor, "predict", predict)
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "npz"])
+@pytest.mark.parametrize("suffix", ["jsonl", "npz", "csv", "parquet"])
 @pytest.mark.parametrize("error", [Stop("stopped"), KeyboardInterrupt()])
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     run_dir: Path,
@@ -106,7 +106,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
-@pytest.mark.parametrize("suffix", ["jsonl", "npz"])
+@pytest.mark.parametrize("suffix", ["jsonl", "npz", "csv", "parquet"])
 def test_links_and_pipes_as_outputs_stay_what_they_are(
     run_dir: Path, texts_file: Path, tmp_path: Path, suffix: str
 ) -> None:
@@ -304,7 +304,7 @@ def test_a_full_disk_at_the_end_loses_no_answer(
 
     out, whole = tmp_path / "out.npz", tmp_path / "whole.npz"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "finish_npz", full)
+        patch.setattr(outputs, "finish_npz", full)
         assert answer(run_dir, texts_file, out) == 1
     shown = capsys.readouterr().err
     assert "error: no space left" in shown

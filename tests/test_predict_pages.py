@@ -93,6 +93,16 @@ def test_the_example_runs_as_a_script(run_dir: Path) -> None:
     assert done.stdout.startswith("From the context:\n[1] ")
 
 
+def test_questions_are_answered_from_several_documents() -> None:
+    pytest.importorskip("langchain_core", reason="needs langchain-core")
+    path = ROOT / "docs" / "examples" / "rag.py"
+    done = warm.run_code(path.read_text(), "printer on the network prints nothing")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    assert {line.split("]")[0] for line in lines} == {"[Printing", "[Network"}
+
+
 def test_latency_is_measured(run_dir: Path) -> None:
     path = ROOT / "docs" / "examples" / "latency.py"
     done = warm.run_code(path.read_text(), run_dir, "--n", "5")

@@ -13,13 +13,25 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml.metrics import Evaluator
-from dexml.report import Evaluation, Training, charts, curves, examples, frequency, write_report
+from dexml.metrics import Evaluator, confusions, evaluate, label_errors
+from dexml.report import (
+    Evaluation,
+    Training,
+    charts,
+    confidence,
+    curves,
+    errors,
+    examples,
+    frequency,
+    write_report,
+)
 from dexml.report.of_training import report_training
+from dexml.report.page import render
 from dexml.report.repeat import command
 from dexml.report.text import pieces, printable
 from dexml.run.folder import read_log
-from dexml.train import train
+from dexml.scorers.calibration import Calibration
+from dexml.train import calibrating, train
 from small import train_settings
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -85,6 +97,26 @@ def evaluation(
         scores=scores,
         texts=[f"text {i}" for i in range(n_points)],
     )
+
+
+def with_probabilities(test: Evaluation, calibration: Calibration) -> Evaluation:
+    """The same with probabilities, as a run with `calibration` has them."""
+    counts = np.full(test.y_true.shape[1], 5)
+    return replace(test, probabilities=calibration.probabilities(test.ids, test.scores, counts))
+
+
+def calibrated(seed: int = 0) -> Calibration:
+    """Probabilities that are the scores themselves, nearly."""
+    rng = np.random.default_rng(seed)
+    scores = -np.sort(-rng.random((400, 20)), axis=1).astype(np.float32)
+    hits = rng.random(scores.shape) < scores
+    missed = np.zeros((400, 4), np.int64)
+    folds = np.arange(400) % 5
+    counts = np.full(scores.shape, 5)
+    answers = calibrating.Answers(scores, hits, counts, missed, None, folds)
+    found = calibrating.fit(answers, seed=0)
+    assert isinstance(found, Calibration)
+    return found
 
 
 def labels_of(counts: NDArray[np.integer[Any]], n_points: int = 0) -> csr_array:
@@ -582,3 +614,99 @@ def test_words_in_charts_are_escaped_and_hide_nothing() -> None:
 )
 def test_number(value: float, expected: str) -> None:
     assert charts.number(value) == expected
+
+
+def test_probabilities_are_held_against_the_test_part() -> None:
+    """Every number of the section is that of the public functions."""
+    calibration = calibrated()
+    test = with_probabilities(evaluation(300, 30, seed=4, positives=0.5), calibration)
+    cuts = calibration.expected.probabilities  # probabilities that lie exactly on a cut
+    assert test.probabilities is not None
+    at = np.searchsorted(cuts, test.probabilities, side="right") - 1
+    test = replace(test, probabilities=cuts[np.maximum(at, 0)].astype(np.float32))
+    found = confidence.judge(training(test, calibration=calibration, counts=np.full(30, 5)), seed=0)
+    assert found is not None
+    assert test.probabilities is not None
+    p, y = np.zeros(test.y_true.shape), test.y_true.toarray() > 0
+    np.put_along_axis(p, test.ids.astype(np.int64), test.probabilities.astype(np.float64), axis=1)
+    first = np.zeros_like(p)
+    np.put_along_axis(
+        first, test.ids[:, :5].astype(np.int64), test.probabilities[:, :5].astype(float), axis=1
+    )
+    told = evaluate(test.y_true, csr_array(first), ["ECE@5", "Brier@5"])
+    assert found.reliability.ece == pytest.approx(told["ECE@5"])
+    assert found.brier == pytest.approx(told["Brier@5"])
+    (group,) = found.groups
+    assert (group.name, group.labels) == ("tail", 5 * 300)
+    assert group.ece == pytest.approx(told["ECE@5"])
+    reached = [cut for cut in [*found.precisions, *found.recalls] if cut.threshold is not None]
+    assert len(reached) > 5
+    for cut in reached:
+        assert cut.threshold is not None
+        kept = p >= np.float32(cut.threshold.min_probability)
+        assert cut.labels == pytest.approx(kept.sum() / 300)
+        assert cut.precision == pytest.approx(y[kept].mean())
+        assert cut.recall == pytest.approx((y & kept).sum() / y.sum())
+        of_text = ((y & kept).sum(axis=1) / np.maximum(y.sum(axis=1), 1))[y.any(axis=1)]
+        assert cut.recall_of_text == pytest.approx(of_text.mean())
+    assert [figure.title for figure in found.figures] == [
+        "Reliability, percent",
+        "Precision and recall above a probability, percent",
+        "Labels a text for a recall",
+    ]
+
+
+def test_the_page_shows_probabilities_and_what_fails(tmp_path: Path) -> None:
+    calibration = calibrated()
+    test = with_probabilities(evaluation(300, 30, seed=4, positives=0.5), calibration)
+    told = training(
+        test,
+        calibration=calibration,
+        counts=np.full(30, 5),
+        label_texts=[f"{NASTY} {i}" for i in range(30)],
+    )
+    write_report(tmp_path, told)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert "How sure it is" in page.text
+    assert "Labels that fail most" in page.text
+    assert "<script" not in html
+    assert page.text.count("min_recall") >= 2
+    without = Page(render(training(evaluation()))).text
+    assert "How sure it is" not in without
+    assert "Labels that fail most" in without
+    assert "Labels that fail most" not in Page(render(training())).text
+
+
+def test_the_labels_that_fail_are_those_of_the_metrics() -> None:
+    test = evaluation(200, 30, seed=2, positives=0.2)
+    found = errors.find(training(test))
+    assert found is not None
+    counted = label_errors(test.y_true, test.ids, 5)
+    assert [one.label for one in found.missed] == counted.worst(errors.MISSED).tolist()
+    assert [one.label for one in found.false] == counted.worst(errors.FALSE, by="false").tolist()
+    for one in found.missed:
+        assert one.missed == counted.missed[one.label]
+        assert one.recall == pytest.approx(counted.recall[one.label])
+        expected = confusions(
+            test.y_true, test.ids, 5, by="surprise", n=errors.INSTEAD, of=[one.label]
+        )
+        assert one.instead == expected
+    tested = counted.positives > 0
+    assert found.n_never == int((tested & (counted.hits == 0)).sum())
+
+
+def test_a_test_part_without_errors_or_answers_is_no_fault() -> None:
+    perfect = evaluation(20, 8, 4)
+    y = csr_array(np.eye(8, dtype=np.float32)[np.arange(20) % 8])
+    ids = (np.arange(20) % 8)[:, None].astype(np.int32)
+    right = replace(perfect, y_true=y, ids=ids, scores=np.ones((20, 1), np.float32))
+    found = errors.find(training(right))
+    assert found is not None
+    assert found.missed == []
+    assert "Labels that fail most" not in render(training(right))
+    calibration = calibrated()
+    empty = replace(right, ids=np.full_like(ids, -1), probabilities=np.zeros((20, 1), np.float32))
+    assert confidence.judge(training(empty, calibration=calibration), seed=0) is None
+    with pytest.raises(ValueError, match="probabilities of shape"):
+        replace(right, probabilities=np.zeros((20, 2), np.float32))

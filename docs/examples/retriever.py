@@ -1,11 +1,10 @@
 """Retrieval-augmented question answering over the labels of a run, with LangChain.
 
-    pip install langchain-core
+    pip install 'dexml-xmc[langchain]'
     python docs/examples/retriever.py RUN "Juvenile myopathy with cataract and deafness"
 
-`LabelRetriever` works like any other LangChain retriever (`invoke`, `batch`, `ainvoke`, `|`). The
-documents are labels. What a label's text stands for (a product, a page, a tag) is looked up by its
-id, here in `passages`.
+The documents are labels. What a label stands for (a product, a page, several pages) is given as
+`passages` to the retriever: docs/examples/rag.py does it.
 
 The language model below repeats its context, so that the example runs offline. Replace it by a chat
 model.
@@ -15,46 +14,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
-from pydantic import ConfigDict, Field
 
+from dexml.integrations.langchain import LabelRetriever
 from dexml.predict import Predictor
-
-
-class LabelRetriever(BaseRetriever):
-    """Returns the k best labels of a question as documents, best first.
-
-    The text of a document is the label's passage if `passages` has one, else the label's text. Its
-    metadata are label_id, label (the text) and score.
-    """
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    predictor: Predictor
-    k: int = 5
-    passages: dict[int, str] = Field(default_factory=dict)
-    only: list[int] | None = None
-    """Label ids to choose from; None for all."""
-    min_score: float = float("-inf")
-
-    def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
-    ) -> list[Document]:
-        ids, scores = self.predictor.predict([query], self.k, only=self.only)
-        texts = self.predictor.labels(ids)[0]
-        return [
-            Document(
-                page_content=self.passages.get(i, text),
-                metadata={"label_id": i, "label": text, "score": score},
-            )
-            for i, text, score in zip(ids[0].tolist(), texts, scores[0].tolist(), strict=False)
-            if score >= self.min_score
-        ]
 
 
 def as_context(documents: list[Document]) -> str:

@@ -19,8 +19,9 @@ from mkdocs.plugins import get_plugin_logger
 
 ROOMS = [
     "dexml",
-    *(f"dexml.{room}" for room in ("data", "metrics", "sampling", "topk", "losses")),
+    *(f"dexml.{room}" for room in ("data", "metrics", "sampling", "topk", "favour", "losses")),
     *(f"dexml.{room}" for room in ("model", "index", "predict", "train", "classifier")),
+    *(f"dexml.{room}" for room in ("export", "hub")),
 ]
 """The public rooms; each has a page."""
 

@@ -3,6 +3,7 @@
 - `dexml.data`: data sets, label matrices, texts.
 - `dexml.metrics`: exact metrics, intervals and paired tests.
 - `dexml.sampling` and `dexml.topk`: negatives, label graphs, rankings.
+- `dexml.favour`: the labels that are best for a metric, from probabilities.
 - `dexml.losses`: losses over all labels or a pool.
 - `dexml.model`: the text encoder.
 - `dexml.index`: exact and approximate search over vectors that change.
@@ -10,8 +11,8 @@
 - `dexml.predict`: a trained run that answers, also ``python -m dexml.predict``.
 - `dexml.XmcClassifier`: all of this in the conventions of scikit-learn (extra ``sklearn``).
 
-`dexml.data`, `dexml.metrics`, `dexml.sampling` and `dexml.topk` need only numpy and scipy. The rest
-needs the extra ``train``.
+`dexml.data`, `dexml.metrics`, `dexml.sampling`, `dexml.topk` and `dexml.favour` need only numpy and
+scipy. The rest needs the extra ``train``.
 ``python -m dexml.demo`` runs the whole job on real data; ``dexml`` and ``python -m dexml`` list all
 commands. The manual is in ``docs/``.
 """

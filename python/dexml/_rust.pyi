@@ -24,8 +24,10 @@ __all__ = [
     "co_occurrence",
     "drop_pairs_csr",
     "drop_pairs_ids",
+    "favour",
     "fit_ranker",
     "fit_tree",
+    "gains_given",
     "interval",
     "inv_propensity",
     "join_rows",
@@ -194,6 +196,39 @@ def inv_propensity(
     counts: NDArray[np.int64], n_points: int, a: float, b: float
 ) -> NDArray[np.float64]:
     """Weigh each label by `1 + C (count + b) ** -a`."""
+
+def favour(
+    probabilities: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]],
+    n_labels: int,
+    k: int,
+    together: str,
+    *,
+    scale: float,
+    linear: NDArray[np.float64],
+    offsets: NDArray[np.float64],
+    seed: int,
+    max_passes: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float, int]:
+    """Choose k labels of each row that are best for all rows together, by coordinate ascent.
+
+    `together` is nothing, precision, f or coverage. Returns what each entry adds to its row (the k
+    largest are its labels), sums and numbers of the rows that are given each label, the utility,
+    and the number of passes. One thread; the formulas stand in ``xmc-core/src/favour.rs``.
+    """
+
+def gains_given(
+    probabilities: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]],
+    n_labels: int,
+    together: str,
+    *,
+    scale: float,
+    linear: NDArray[np.float64],
+    offsets: NDArray[np.float64],
+    sums: NDArray[np.float64],
+    given: NDArray[np.float64],
+    num_threads: int | None = None,
+) -> NDArray[np.float64]:
+    """Return what each entry adds to rows that were given labels before (`favour`)."""
 
 def topk_csr(
     indptr: NDArray[np.int64],

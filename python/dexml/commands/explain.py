@@ -44,8 +44,9 @@ def _head(one: Explanation, width: int) -> list[str]:
     """Say which label it is, and where it stands."""
     place = "not ranked" if one.rank is None else f"{one.rank} of {one.n_ranked}"
     id_ = f"(id {one.label_id})"
-    label = fit(one.label_text, max(1, width - len(place) - len(id_) - 3))
-    line = f"{place}  {label} {id_}"
+    sure = "" if one.probability is None else f"  right with {100 * one.probability:.1f} %"
+    label = fit(one.label_text, max(1, width - len(place) - len(id_) - len(sure) - 3))
+    line = f"{place}  {label} {id_}{sure}"
     if one.rank is not None:
         return [line]
     why = "no scorer knows it" if not one.evidence else "nothing proposes it for this text"

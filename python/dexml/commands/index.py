@@ -42,6 +42,12 @@ class IndexSettings(Settings):
         None, gt=0, le=1, description="recall@k to reach by raising ef; 0.99, or 0.98 for k over 10"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the graph")
+    build_threads: int = Field(
+        1,
+        ge=1,
+        description="threads that build the HNSW graph; with more than one another graph each "
+        "time, whatever the seed (its recall is measured)",
+    )
     add: Path | None = Field(None, description="add the labels of this file, a text a line")
     remove: Path | None = Field(
         None, description="remove the labels of this file: an id a line, or a text a line"
@@ -77,7 +83,7 @@ def main(argv: list[str]) -> None:
         if not settings.quiet:
             console.say(f"opening {settings.run}")
         if settings.export:
-            from dexml.commands.export import export  # brings torch
+            from dexml.commands.engine import export  # brings torch
 
             export(settings.run, threads=None, quiet=settings.quiet)
         elif not chosen or settings.overwrite:
@@ -112,6 +118,7 @@ def _build(settings: IndexSettings) -> None:
         k=settings.k,
         recall=settings.recall,
         seed=settings.seed,
+        build_threads=settings.build_threads,
         progress=not settings.quiet,
     )
     run = as_trained(opened, index).save(opened.run, opened.home, lock=False)
@@ -158,7 +165,9 @@ def _edit(settings: IndexSettings) -> None:
     elif settings.update:
         _update(predictor, settings.update, settings)
     else:
-        predictor.dense.index.rebuild(progress=not settings.quiet)
+        predictor.dense.index.rebuild(
+            num_threads=settings.build_threads, progress=not settings.quiet
+        )
     predictor.save(lock=False)
     for id_, text in added:  # only now are the ids given
         console.put(f"{id_}\t{text}")

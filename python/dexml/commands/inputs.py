@@ -55,6 +55,18 @@ def count_lines(path: Path) -> int | None:
     return count + (last != b"\n")
 
 
+def count_texts(path: Path) -> int:
+    """Count the texts of a file by reading it; for packed files.
+
+    Raises:
+        ValueError: It is a pipe, which can be read once.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: a pipe has no known length; give a file")
+    with open_texts(path) as texts:
+        return sum(1 for _ in texts)
+
+
 def read_group(path: Path, labels: LabelSet) -> NDArray[np.bool_]:
     """Read a group of labels, one a line: the text of a label, or else its id.
 

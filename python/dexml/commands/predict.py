@@ -7,120 +7,32 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
 from functools import partial as bound
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
-from scipy.sparse import csr_array
-
-from dexml import config, console, data, locks
+from dexml import config, console, favour, locks
 from dexml.commands import explain
-from dexml.commands.inputs import count_lines, open_texts, read_group, stdin_texts
-from dexml.commands.partial import NPZ_FILES, Partial, finish_npz, npz_parts
-from dexml.commands.show import as_json, as_table, csr_parts
-from dexml.config import Settings
-from dexml.data import Csr
-from dexml.files import is_stream, move_to, target_of
+from dexml.commands.outputs import ROWS, Output, check_suffix
+from dexml.commands.partial import Partial
+from dexml.commands.question import (
+    EXPLAINED,
+    PredictSettings,
+    Question,
+    check_ranking,
+    cut_of,
+    n_labels_of,
+    option,
+    question_of,
+    shard_of,
+    unsure_of,
+)
+from dexml.commands.show import as_json, as_table, marks_of
+from dexml.files import is_stream, target_of
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
 from dexml.predict import Explanation, Prediction, Predictor
-
-BLOCK = 4096
-"""Texts encoded and searched at a time: memory does not grow with the input."""
-ROWS = "rows.jsonl"
-LABELS, EXPLAINED = 10, 3
-"""Labels a text, where -k does not say how many."""
-
-
-class PredictSettings(Settings):
-    """Ask a run for the labels of texts; without TEXTS: the test points of its data set."""
-
-    run: CliPositionalArg[Path] = Field(description="run directory of dexml.train")
-    texts: CliPositionalArg[str] = Field(
-        "", description="a file with a text a line (also .gz, .zst); - for stdin"
-    )
-    k: int | None = Field(
-        None, ge=1, description="labels a text; 10, 3 with --explain, up to 100 with --min-recall"
-    )
-    min_probability: float | None = Field(
-        None, gt=0, le=1, description="leave out labels that are less likely right"
-    )
-    min_precision: float | None = Field(
-        None, gt=0, le=1, description="leave out labels so that this share of the others is right"
-    )
-    min_recall: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="print so many labels that a text's contain this share of its right ones on "
-        "average",
-    )
-    by_frequency: bool = Field(
-        False, description="with --min-precision: a cut each for frequent and rare labels"
-    )
-    values: Literal["score", "probability"] = Field("score", description="what --out x.npz holds")
-    out: Path | None = Field(None, description="write .npz (CSR scores) or .jsonl, not a table")
-    jsonl: bool = Field(False, description="print JSON lines, not a table")
-    explain: bool = Field(
-        False, description="say why: evidence, words that matched, training points that voted"
-    )
-    label: str = Field(
-        "", description="explain this label, its text or id, and not the best ones (--explain)"
-    )
-    resume: bool = Field(False, description="go on with the unfinished --out of a stopped run")
-    only: Path | None = Field(
-        None, description="choose from these labels: a file with a text or id a line"
-    )
-    without: Path | None = Field(None, description="leave these labels out: a file, as --only")
-    data: Path | None = Field(None, description="data set, if it moved since the training")
-    search: Literal["auto", "exact", "hnsw"] = Field(
-        "auto", description="auto: exact up to 50,000 labels (131,072 for test points)"
-    )
-    device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the encoder")
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "auto", description="of the transformer; auto: as training chose, bfloat16 on CUDA"
-    )
-    engine: Literal["auto", "torch", "openvino"] = Field(
-        "auto",
-        description="what encodes texts; auto: OpenVINO on a CPU if the run was exported for it "
-        "and the library is there, else torch",
-    )
-    block: int | None = Field(
-        None, ge=1, description="texts answered at a time: 4096, or 1 typed at a terminal"
-    )
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked.
-
-    Attributes:
-        texts: The texts.
-        total: How many there are, if that is known.
-        exclude: Pairs (text, label) to leave out.
-        only: Labels to choose from, a mask; None: all.
-        n_labels: Columns of the answer.
-        k: Labels a text; None: as many as the cut takes.
-        block: Texts answered at a time.
-        label: The label to explain; None: the k best ones.
-        cut: What answers are cut by, as arguments of `Predictor.predict`.
-    """
-
-    texts: Iterator[str]
-    total: int | None
-    exclude: Csr | None
-    only: NDArray[np.bool_] | None
-    n_labels: int
-    k: int | None
-    block: int
-    label: int | None = None
-    cut: dict[str, Any] = field(default_factory=dict)
+from dexml.scorers.ranker import RankedScorer
 
 
 def main(argv: list[str]) -> None:
@@ -142,10 +54,13 @@ def main(argv: list[str]) -> None:
         exact_up_to=exact_up_to,
     )
     if not settings.quiet:
-        console.say(f"search: {predictor.search_note(_k(settings))}")
+        console.say(f"search: {predictor.search_note(n_labels_of(settings))}")
         if encoder := predictor.encoder_note():
             console.say(f"encoder: {encoder}")
-    cut = _cut(settings)
+    cut = cut_of(settings)
+    if settings.favour and not settings.quiet:
+        how = "all texts together" if settings.together else "each text for itself"
+        console.say(f"ranked for {favour.parse(settings.favour, settings.strength)}: {how}")
     if cut:
         threshold = predictor.threshold(**cut)
         if not settings.quiet:
@@ -156,7 +71,7 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"{settings.run}: --values probability: {note}")
         console.say(note)
     with ExitStack() as stack:
-        question = _question(settings, predictor, stack)
+        question = question_of(settings, predictor, stack)
         if settings.out is None:
             _print(settings, predictor, question)
         else:
@@ -167,25 +82,41 @@ def main(argv: list[str]) -> None:
 
 def _check(settings: PredictSettings) -> None:
     out = settings.out
-    if out is not None and out.suffix not in (".npz", ".jsonl"):
-        console.usage_error(f"--out {out}: the name must end in .npz or .jsonl")
+    if out is not None:
+        check_suffix(out)
     if out is not None and settings.jsonl:
         console.usage_error("--jsonl is for stdout; name the file of --out .jsonl")
-    if out is not None and out.suffix == ".npz" and settings.explain:
-        console.usage_error(f"--out {out}: .npz holds scores alone; --explain writes .jsonl")
+    if out is not None and out.suffix != ".jsonl" and settings.explain:
+        console.usage_error(
+            f"--out {out}: {out.suffix} has no room for it; --explain writes .jsonl"
+        )
+    if settings.shard:
+        shard_of(settings.shard)
+        if out is None:
+            console.usage_error("--shard needs --out: parts are put together from files")
+        if settings.texts == "-":
+            console.usage_error("--shard: stdin has no known length; give a file")
     if settings.label and not settings.explain:
         console.usage_error("--label names a label to explain: add --explain")
-    cut = _cut(settings)
+    cut = cut_of(settings)
     if len(cut) > 1 + settings.by_frequency:
-        console.usage_error(f"{' and '.join(map(_option, cut))}: give one of them")
+        console.usage_error(f"{' and '.join(map(option, cut))}: give one of them")
     if settings.by_frequency and settings.min_precision is None:
         console.usage_error("--by-frequency needs --min-precision")
     if cut and settings.explain:
-        console.usage_error(f"{_option(next(iter(cut)))} and --explain: give one of them")
+        console.usage_error(f"{option(next(iter(cut)))} and --explain: give one of them")
+    unsure = unsure_of(settings)
+    if unsure and settings.explain:
+        console.usage_error(f"{option(next(iter(unsure)))} and --explain: give one of them")
+    if settings.uncertainty and out is not None and out.suffix != ".jsonl":
+        console.usage_error(
+            f"--out {out}: {out.suffix} has no room for it; --uncertainty writes .jsonl"
+        )
     if settings.min_recall is not None and settings.k is not None:
         console.usage_error("--min-recall and -k: the labels a text follow from the recall")
-    if settings.values != "score" and (out is None or out.suffix != ".npz"):
-        console.usage_error("--values is for --out x.npz; tables and JSON lines have both")
+    check_ranking(settings)
+    if settings.values not in (None, "score") and (out is None or out.suffix != ".npz"):
+        console.usage_error("--values is for --out x.npz; other outputs have both")
     if settings.label and settings.k is not None:
         console.usage_error("--label and -k: one label is explained, or the best k")
     if settings.resume and out is None:
@@ -198,93 +129,6 @@ def _check(settings: PredictSettings) -> None:
         raise FileNotFoundError(f"{out}: the folder {folder} is not there")
     if out is not None and out.is_dir():
         raise IsADirectoryError(f"{out}: is a folder; give a file")
-
-
-def _question(settings: PredictSettings, predictor: Predictor, stack: ExitStack) -> Question:
-    only = _group(settings, predictor)
-    texts: Iterator[str]
-    total, exclude, n_labels, block = None, None, predictor.n_labels, BLOCK
-    if settings.texts == "-":
-        # A person who types wants an answer to each line.
-        block = 1 if sys.stdin.isatty() else BLOCK
-        texts = stdin_texts(sys.stdin.buffer)
-    elif settings.texts:
-        path = Path(settings.texts)
-        total = None if settings.quiet else count_lines(path)
-        texts = stack.enter_context(open_texts(path))
-    else:
-        part = _test_part(settings, predictor)
-        texts, total, exclude = iter(part.texts), len(part.texts), part.exclude
-        if (trained := predictor.label_set.n_trained) < n_labels:
-            # The data set does not know labels that were added since: the answer takes its shape.
-            console.say(f"labels added since the training are left out: {n_labels - trained}")
-            only = np.ones(n_labels, np.bool_) if only is None else only
-            only[trained:] = False
-            if exclude is not None:
-                shape = (exclude.shape[0], n_labels)
-                exclude = csr_array((exclude.data, exclude.indices, exclude.indptr), shape=shape)
-            n_labels = trained
-    k = None
-    if settings.min_recall is None:
-        k = min(_k(settings), max(1, predictor.n_labels))  # there are no more to rank
-    label = _label(settings.label, predictor) if settings.label else None
-    block, cut = settings.block or block, _cut(settings)
-    return Question(texts, total, exclude, only, n_labels, k, block, label, cut)
-
-
-def _cut(settings: PredictSettings) -> dict[str, Any]:
-    """What answers are cut by, as arguments of `Predictor.predict`."""
-    given = {
-        "min_probability": settings.min_probability,
-        "min_precision": settings.min_precision,
-        "min_recall": settings.min_recall,
-        "by_frequency": settings.by_frequency or None,
-    }
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _k(settings: PredictSettings) -> int:
-    """Labels a text."""
-    return settings.k or (EXPLAINED if settings.explain else LABELS)
-
-
-def _label(given: str, predictor: Predictor) -> int:
-    """Find the label to explain: the one with this text, or else with this id."""
-    labels = predictor.label_set
-    is_id = given.isascii() and given.isdigit() and given not in labels.ids_by_text
-    try:
-        return labels.id_of(int(given) if is_id else given)
-    except ValueError as error:
-        known = labels.ids_by_text
-        near = not is_id and given not in labels.texts and len(known) <= 20_000
-        hint = console.did_you_mean(given, list(known)) if near else ""
-        raise ValueError(f"--{error}{hint}") from None
-
-
-def _test_part(settings: PredictSettings, predictor: Predictor) -> data.Part:
-    """Read the test points of the run's data set."""
-    folder = settings.data or predictor.run.data_dir()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: the data set is not there; name it with --data")
-    try:
-        return data.load_part(folder, "tst", predictor.label_set.n_trained)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; give a file of texts, or - for stdin") from None
-
-
-def _group(settings: PredictSettings, predictor: Predictor) -> NDArray[np.bool_] | None:
-    """Read the labels to choose from, as a mask; None: all."""
-    mask = None
-    if settings.only is not None:
-        mask = read_group(settings.only, predictor.label_set)
-    if settings.without is not None:
-        rest = ~read_group(settings.without, predictor.label_set)
-        mask = rest if mask is None else mask & rest
-    return mask
 
 
 def _answers(
@@ -302,6 +146,7 @@ def _answers(
             only=question.only,
             on_progress=bar.update,
             **question.cut,
+            **question.unsure,
         )
         start += len(texts)
         bar.update(start - bar.n)  # where no encoder has reported them
@@ -322,9 +167,11 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
         names = predictor.label_texts
         for texts, answer in _answers(predictor, question, 0, bar):
             if settings.jsonl:
-                console.put(as_json(texts, *answer, names, answer.probabilities), end="")
+                lines = as_json(texts, *answer, names, answer.probabilities, marks_of(answer))
+                console.put(lines, end="")
             else:
-                shown = as_table(texts, *answer, names, width, answer.probabilities)
+                marks = marks_of(answer)
+                shown = as_table(texts, *answer, names, width, answer.probabilities, marks)
                 print(shown, end="", flush=True)
 
 
@@ -345,16 +192,23 @@ def _explained(
 def _write(settings: PredictSettings, out: Path, predictor: Predictor, question: Question) -> None:
     """Answer into a file; a later run can go on from what a stopped one leaves."""
     named = settings.out or out
-    is_npz = named.suffix == ".npz"
     asked = _asked(settings, predictor, question)
-    partial = Partial(out, asked, NPZ_FILES if is_npz else (ROWS,), resume=settings.resume)
+    output = Output(
+        named.suffix,
+        predictor.label_texts,
+        question.n_labels,
+        not predictor.probabilities_note().startswith("no "),
+        settings.values or ("gain" if settings.favour else "score"),
+        question.first,
+        _about(settings, predictor, asked, question),
+    )
+    partial = Partial(out, asked, output.names, resume=settings.resume)
     if not settings.quiet:
         if partial.replaced:
             why = "none of its answers were kept" if settings.resume else "no --resume"
             console.say(f"{partial.folder}: an unfinished output, begun anew ({why})")
         elif settings.resume:
             console.say(f"{partial.rows} texts are answered already")
-    label_texts = predictor.label_texts
     try:
         with partial, _bar(settings, question, partial.rows) as bar:
             partial.skip(question.texts)
@@ -363,21 +217,9 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
                     partial.append([text], {ROWS: explain.as_json(text, labels).encode("utf-8")})
             else:
                 for texts, answer in _answers(predictor, question, partial.rows, bar):
-                    if is_npz:
-                        base = partial.size(NPZ_FILES[1]) // 4 if partial.rows else None
-                        values, probabilities = answer.scores, answer.probabilities
-                        if settings.values == "probability" and probabilities is not None:
-                            values = probabilities
-                        parts = npz_parts(*csr_parts(answer.ids, values), base)
-                    else:
-                        lines = as_json(texts, *answer, label_texts, answer.probabilities)
-                        parts = {ROWS: lines.encode("utf-8")}
-                    partial.append(texts, parts)
+                    partial.append(texts, output.parts(texts, answer, partial))
             partial.close()
-            if is_npz:
-                finish_npz(out, partial.folder, question.n_labels)
-            else:
-                move_to(partial.folder / ROWS, out)
+            output.finish(out, partial)
             partial.remove()
     except BaseException:
         if partial.rows and not settings.quiet:
@@ -385,7 +227,7 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
         raise
     if not settings.quiet:
         each = 1 if question.label is not None else question.k
-        many = f"{each} labels each" if each and not question.cut else "labels above the cut"
+        many = f"{each} labels each" if each and not cut_of(settings) else "labels above the cut"
         console.say(f"{partial.rows} texts, {many}: {named}")
 
 
@@ -405,19 +247,40 @@ def _asked(settings: PredictSettings, predictor: Predictor, question: Question) 
     """Return everything that the answers depend on, apart from the texts."""
     pairs = question.exclude
     return {
-        "search": predictor.search_note(_k(settings)),
+        "search": predictor.search_note(n_labels_of(settings)),
         "scorer": predictor.scorer.fingerprint(),
-        "k": _k(settings),
+        "k": n_labels_of(settings),
         "cut": question.cut,
-        "values": settings.values,
+        **({"uncertainty": question.unsure} if question.unsure else {}),
+        "values": settings.values or ("gain" if settings.favour else "score"),
         "explain": question.label if question.label is not None else settings.explain,
         "block": question.block,
+        # Only where it was asked for: unfinished outputs of an older version have none.
+        **({"shard": settings.shard} if settings.shard else {}),
         "labels": None if question.only is None else _digest(question.only.tobytes()),
         "filter pairs": None
         if pairs is None
         else _digest(pairs.indptr.astype("<i8").tobytes() + pairs.indices.astype("<i4").tobytes()),
         # Last, as a difference in the others says more.
         "run.json": predictor.run.state.digest,
+    }
+
+
+def _about(
+    settings: PredictSettings, predictor: Predictor, asked: dict[str, Any], question: Question
+) -> dict[str, Any]:
+    """Return what the metadata of a Parquet file says: merging parts checks it."""
+    scorer = predictor.scorer
+    ranked = isinstance(scorer, RankedScorer) and scorer.network is not None
+    ranked = ranked or bool(settings.favour)  # the order is that of gains, which the file lacks
+    at, of = shard_of(settings.shard or "0/1")
+    shared = {name: value for name, value in asked.items() if name not in ("shard", "block")}
+    return {
+        "shard": at,
+        "shards": of,
+        "first": question.first,
+        "ranked": ranked,  # then the score of a label depends on the other candidates
+        "asked": shared,
     }
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dexml.predict import Prediction
 
 Ids = NDArray[np.int32]
 Scores = NDArray[np.float32]
@@ -19,10 +22,11 @@ def as_json(
     scores: Scores,
     label_texts: Sequence[str],
     probabilities: Scores | None = None,
+    marks: Sequence[Mapping[str, object]] | None = None,
 ) -> str:
     """Write a JSON object a line: ``text``, ``labels``: ``[{id, text, score, probability}]``.
 
-    Without probabilities, labels have none.
+    Without probabilities, labels have none. `marks` are further fields of each text.
     """
     lines = []
     for row, text in enumerate(texts):
@@ -34,7 +38,8 @@ def as_json(
         if probabilities is not None:
             for label, p in zip(labels, probabilities[row].tolist(), strict=False):
                 label["probability"] = round(p, 6)
-        lines.append(json.dumps({"text": text, "labels": labels}, ensure_ascii=False))
+        line = {"text": text, "labels": labels} | dict(marks[row] if marks else {})
+        lines.append(json.dumps(line, ensure_ascii=False))
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -45,6 +50,7 @@ def as_table(
     label_texts: Sequence[str],
     width: int | None = None,
     probabilities: Scores | None = None,
+    marks: Sequence[Mapping[str, object]] | None = None,
 ) -> str:
     """Write each text with its labels below: score, probability in percent, id, text.
 
@@ -55,11 +61,14 @@ def as_table(
         label_texts: Texts of the labels, by id.
         width: Columns of a terminal: lines are cut there, and control characters replaced.
         probabilities: Of the labels; None: they are left out.
+        marks: Of `marks_of`: a line below each text says what they hold.
     """
     digits = len(str(max(0, len(label_texts) - 1)))
     lines = []
     for row, text in enumerate(texts):
         lines.append(fit(text, width))
+        if marks is not None:
+            lines.append(fit(f"  {_remark(marks[row])}", width))
         for column, i in enumerate(ids[row].tolist()):
             if i < 0:
                 continue
@@ -67,6 +76,29 @@ def as_table(
             line = f"  {scores[row, column]:7.3f}  {sure}{i:>{digits}}  {label_texts[i]}"
             lines.append(fit(line, width))
     return "".join(f"{line}\n" for line in lines)
+
+
+def marks_of(answer: Prediction) -> list[dict[str, object]] | None:
+    """Return what is said of whole texts: uncertainty, nearest point, abstained; None: nothing."""
+    columns: dict[str, list[object]] = {}
+    for name in ("uncertainty", "nearest"):
+        if (values := getattr(answer, name)) is not None:
+            columns[name] = [round(value, 6) for value in values.tolist()]
+    if answer.abstained is not None:
+        columns["abstained"] = answer.abstained.tolist()
+    if not columns:
+        return None
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _remark(mark: Mapping[str, Any]) -> str:
+    """Say in words what `marks_of` found of a text."""
+    parts = ["no labels: too unsure"] if mark.get("abstained") else []
+    if "uncertainty" in mark:
+        parts.append(f"first label wrong with {100 * mark['uncertainty']:.1f} %")
+    if "nearest" in mark:
+        parts.append(f"nearest training point {mark['nearest']:.2f}")
+    return "; ".join(parts) or "answered"
 
 
 def fit(line: str, width: int | None) -> str:

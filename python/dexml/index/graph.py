@@ -51,13 +51,19 @@ class Graph:
         return int(self._graph.get_current_count())
 
     def insert(
-        self, labels: NDArray[np.int32], vectors: NDArray[np.float32], *, progress: bool = False
+        self,
+        labels: NDArray[np.int32],
+        vectors: NDArray[np.float32],
+        *,
+        num_threads: int = 1,
+        progress: bool = False,
     ) -> NDArray[np.int32]:
-        """Add a node for each label, by one thread (several give another graph each time).
+        """Add a node for each label.
 
         Args:
             labels: Label ids, int32.
             vectors: Vectors of all labels, shape (L, D).
+            num_threads: With more than one, the graph is another each time.
             progress: Show a bar.
 
         Returns:
@@ -69,14 +75,15 @@ class Graph:
         with console.bar(
             total=len(labels), desc="index", unit="label", disable=not progress
         ) as bar:
-            for start in range(0, len(labels), _CHUNK):
-                part = slice(start, start + _CHUNK)
+            chunk = _CHUNK * num_threads**2  # threads are started anew for each chunk
+            for start in range(0, len(labels), chunk):
+                part = slice(start, start + chunk)
                 with self._lock.writing():
                     after = len(self) + len(nodes[part])
                     if after > self._graph.get_max_elements():
                         self._graph.resize_index(after * 9 // 8)
                     block = np.ascontiguousarray(vectors[labels[part]])
-                    self._graph.add_items(block, nodes[part], num_threads=1)
+                    self._graph.add_items(block, nodes[part], num_threads=num_threads)
                 bar.update(len(nodes[part]))
         return nodes
 

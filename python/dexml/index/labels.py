@@ -104,11 +104,13 @@ class LabelIndex:
         k: int = 10,
         recall: float | None = None,
         seed: int = 0,
+        build_threads: int = 1,
         progress: bool = False,
     ) -> LabelIndex:
         """Index label vectors; with a graph, raise `ef` until it finds what was asked for.
 
-        The graph is built by one thread: insertion in several is not reproducible.
+        The graph is built by one thread: with several it is another graph each time, whatever the
+        seed. Its recall is measured in any case.
 
         Args:
             vectors: Label vectors, shape (L, D), float32, any norm, L >= 0; not copied.
@@ -120,6 +122,7 @@ class LabelIndex:
             k: Labels a query for which recall is measured, beside 10 and 100.
             recall: Recall@k to reach; default 0.99 for k <= 10, else 0.98.
             seed: Seed of the graph's levels.
+            build_threads: Threads that build the graph; more than one: not reproducible.
             progress: Show a bar.
 
         Raises:
@@ -130,6 +133,8 @@ class LabelIndex:
         check_parameters(k=k, m=m, ef_construction=ef_construction, recall=recall, seed=seed)
         if search not in ("auto", "exact", "hnsw"):
             raise ValueError(f"search = {search!r}; expected auto, exact or hnsw")
+        if build_threads < 1:
+            raise ValueError(f"build_threads = {build_threads}; expected at least 1")
         snapshot = Snapshot.of(vectors)
         if queries is None or len(queries) == 0:
             rows = np.random.default_rng(seed).permutation(len(vectors))[:RECALL_QUERIES]
@@ -150,7 +155,7 @@ class LabelIndex:
         index = cls(snapshot, facts, queries)
         index._wanted[k] = recall or wanted_recall(k)
         if kind == "hnsw":
-            index.rebuild(progress=progress)
+            index.rebuild(num_threads=build_threads, progress=progress)
         return index
 
     @property
@@ -293,10 +298,14 @@ class LabelIndex:
             rows = edits.check_rows(ids, now.alive)
             self._publish(edits.updated(now, rows, edits.check_vectors(vectors, now.dim)))
 
-    def rebuild(self, *, progress: bool = False) -> None:
+    def rebuild(self, *, num_threads: int = 1, progress: bool = False) -> None:
         """Build the graph anew from the labels that are left, and measure its recall.
 
         Searches go on meanwhile with the old graph. Without effect on an exact index.
+
+        Args:
+            num_threads: With more than one, the graph is another each time.
+            progress: Show a bar.
         """
         if self._facts.kind != "hnsw":
             return
@@ -311,7 +320,9 @@ class LabelIndex:
                     made.dim, len(labels), m=made.m, ef_construction=made.ef_construction,
                     seed=made.seed,
                 )  # fmt: skip
-                nodes[labels] = graph.insert(labels, now.vectors, progress=progress)
+                nodes[labels] = graph.insert(
+                    labels, now.vectors, num_threads=num_threads, progress=progress
+                )
             self._publish(replace(now, graph=graph, nodes=nodes))
             self.measure(RECALL_QUERIES)
 

@@ -13,7 +13,7 @@ from dexml.losses.arguments import Options
 from dexml.losses.average_of_ranked import average_of_ranked
 from dexml.losses.bce import bce
 from dexml.losses.decoupled import decoupled_softmax
-from dexml.losses.in_batch import InBatchLoss, same_group
+from dexml.losses.in_batch import InBatchLoss, in_sets, same_group
 from dexml.losses.layout import Layout
 from dexml.losses.pairs import counts
 from dexml.losses.shards import Shard
@@ -31,6 +31,7 @@ __all__ = [
     "bce",
     "counts",
     "decoupled_softmax",
+    "in_sets",
     "same_group",
     "soft_topk",
     "soft_topk_operator",

@@ -8,9 +8,14 @@ On the command line:
 
     python -m dexml.metrics PRED [PRED ...] TRUTH [--train Y] [--filter PAIRS]
         [--metrics P@1,nDCG@5,PSP@5] [--per-group frequency] [--ci] [--compare OTHER_PRED]
+    python -m dexml.metrics PRED TRUTH --by-label | --confusions [--data DATA_DIR] [--out FILE]
+    python -m dexml.metrics audit draw PRED [TRUTH] --out FILE.csv
+    python -m dexml.metrics audit read FILE.csv
 """
 
+from dexml.metrics.audit import Audit, Drawn, Precision, draw_audit
 from dexml.metrics.compare import Comparison, compare
+from dexml.metrics.errors import Confusion, LabelErrors, confusions, label_errors
 from dexml.metrics.evaluator import DEFAULT_METRICS, Evaluator, evaluate
 from dexml.metrics.labelgroups import (
     GroupResult,
@@ -34,20 +39,28 @@ __all__ = [
     "DEFAULT_CONSTANTS",
     "DEFAULT_METRICS",
     "PROPENSITY_CONSTANTS",
+    "Audit",
     "Bin",
     "Comparison",
+    "Confusion",
+    "Drawn",
     "Evaluator",
     "GroupResult",
     "Interval",
+    "LabelErrors",
     "LabelGroups",
+    "Precision",
     "Reliability",
     "Result",
     "SwappedWarning",
     "compare",
+    "confusions",
     "decile_groups",
+    "draw_audit",
     "evaluate",
     "frequency_groups",
     "inv_propensity",
+    "label_errors",
     "propensity_constants",
     "reliability",
     "seen_groups",

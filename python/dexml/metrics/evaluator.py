@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dexml import _rust, data, shown
 from dexml.data import Csr
+from dexml.metrics.binned import KINDS, Places
 from dexml.metrics.fingerprint import TruthFingerprint
 from dexml.metrics.labelgroups import GroupResult, LabelGroups
 from dexml.metrics.result import Result
@@ -29,7 +30,6 @@ _LABEL_WISE = {
     "macroR": ("macro", "mean over all labels, 0/0 = 0"),
     "macroF": ("macro", "mean over all labels, 0/0 = 0"),
 }
-_BINNED = ("ECE", "ECEover", "ECEunder", "ACE")
 _SET = ("set", "the first k predicted labels, 0/0 = 0")
 _PROBABILITIES = ("probabilities", "of the first k predicted labels, each label counted once")
 _AT_ITS_K = {
@@ -38,7 +38,7 @@ _AT_ITS_K = {
     **dict.fromkeys(("microP", "microR", "microF", "sampleP", "sampleR", "sampleF"), _SET),
     **dict.fromkeys(("Hamming", "Exact"), _SET),
     **dict.fromkeys(("Brier", "NLL"), _PROBABILITIES),
-    **dict.fromkeys(_BINNED, (_PROBABILITIES[0], f"{_PROBABILITIES[1]}; 10 bins")),
+    **dict.fromkeys(KINDS, (_PROBABILITIES[0], f"{_PROBABILITIES[1]}; 10 bins")),
 }
 
 
@@ -127,7 +127,8 @@ class Evaluator:
             Builders: `frequency_groups`, `decile_groups`, `seen_groups`; `LabelGroups` takes any
             other grouping.
         keep_rows: Also keep the value of every point, at most 16 bytes for each point and metric.
-            Means over labels and errors of bins (ECE, ACE) have no such values.
+            Means over labels have no such values; for errors of bins (ECE, ACE) the probabilities
+            of the first k labels are kept, 9 bytes each.
         num_threads: Threads; default all cores.
 
     Examples:
@@ -159,8 +160,11 @@ class Evaluator:
             inv_propensity = np.ascontiguousarray(inv_propensity, dtype=np.float64)
         parsed = _rust.parse_metrics(list(metrics))
         self._metrics = [f"{kind}@{k}" for kind, k in parsed]
-        without_rows = {*_LABEL_WISE, *_BINNED}
+        without_rows = {*_LABEL_WISE, *KINDS}
         self._without_rows = {f"{kind}@{k}" for kind, k in parsed if kind in without_rows}
+        deepest = max((k for kind, k in parsed if kind in KINDS), default=0)
+        self._deepest = deepest if keep_rows else 0
+        self._places: list[Places] = []
         self._cuts_of_p = [k for kind, k in parsed if kind == "P"]
         self._n_labels = n_labels
         self._groups = dict(label_groups or {})
@@ -247,10 +251,28 @@ class Evaluator:
             if scores is not None:
                 parts = data.csr_parts(scores.window(rows), "y_pred")
                 self._core.update_csr(block, parts, dropped)
+                if self._deepest:
+                    self._places.append(self._block_places(block, parts, dropped))
             elif ids is not None:
                 self._core.update_ids(block, np.ascontiguousarray(ids[rows]), dropped)
             if self._keep_rows:
                 self._truth.add(*block)
+
+    def _block_places(
+        self,
+        y_true: data.CsrParts,
+        y_pred: data.CsrParts,
+        exclude: tuple[NDArray[np.int64], NDArray[np.int32]] | None,
+    ) -> Places:
+        return Places.of(
+            y_true,
+            y_pred,
+            exclude,
+            self._n_labels,
+            self._deepest,
+            larger_first=self._conventions["ties"] == _TIES["larger"],
+            skip_empty=self._conventions["empty_rows"] == "skip",
+        )
 
     def _facts(self) -> dict[str, object]:
         return {
@@ -285,6 +307,7 @@ class Evaluator:
         joined = copy(other._truth)  # a copy, because `other` may be this evaluator
         self._core.merge(other._core)
         self._truth.join(joined)
+        self._places = [*self._places, *other._places]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return plain data, for ``copy`` and for the pickles that multiprocessing sends."""
@@ -316,6 +339,7 @@ class Evaluator:
             conventions=dict(self._conventions),
             rows={name: core.row_values(name) for name in kept} if self._keep_rows else {},
             groups=groups,
+            places=Places.joined(self._places) if self._places else None,
             truth=self._truth.hex() if self._keep_rows else None,
         )
 

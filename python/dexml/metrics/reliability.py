@@ -45,7 +45,7 @@ class Reliability:
     """Expected calibration error: ``ECE@k`` of `dexml.metrics.evaluate`."""
     ece_interval: Interval
     """Bootstrap interval. An error of bins is never negative: where it is small, samples of the
-    bootstrap have larger ones."""
+    bootstrap have larger ones. So it is widened to hold the value itself."""
     coverage: NDArray[np.float64]
     """Shares of the points that are answered, the surest first."""
     risk: NDArray[np.float64]
@@ -132,10 +132,10 @@ def reliability(
         for b in range(BINS)
         for own in [_interval(spread[:, b])]
     ]
-    errors = _error(sampled)
-    return Reliability(
-        bins, float(_error(total)), _interval(errors), (at + 1) / len(ids), wrong[at]
-    )
+    ece, spread_of_it = float(_error(total)), _interval(_error(sampled))
+    ends = min(spread_of_it.low, ece), max(spread_of_it.high, ece)
+    interval = Interval(*ends, spread_of_it.standard_error)
+    return Reliability(bins, ece, interval, (at + 1) / len(ids), wrong[at])
 
 
 def _hits(y_true: Csr, ids: NDArray[np.int32]) -> NDArray[np.bool_]:

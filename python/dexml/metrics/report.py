@@ -218,6 +218,9 @@ def footnote(scored: Sequence[Scored], resampling: Mapping[str, Any]) -> str:
     missing = [name for name in first.metrics if name not in resampled] if resampled else []
     if missing:
         lines.append(f"no interval for {', '.join(missing)}: not a mean over points")
+    without = [name for name in scored[0].intervals if name not in scored[0].comparison]
+    if scored[0].comparison and without:
+        lines.append(f"no test for {', '.join(without)}: not a mean over points")
     return "\n".join(lines)
 
 

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust, shown
+from dexml.metrics.binned import KINDS, Places
+from dexml.metrics.binned import errors as binned_errors
+from dexml.metrics.binned import terms as binned_terms
 from dexml.metrics.labelgroups import GroupResult
 
 Progress = Callable[[int, int], None]
@@ -54,6 +57,9 @@ class Result:
     denominators for the PS metrics, which are ratios of sums. NaN marks a skipped point."""
     groups: dict[str, dict[str, GroupResult]] = field(default_factory=dict)
     """Scores of label groups, by grouping and group."""
+    places: Places | None = None
+    """With ``keep_rows``, probabilities and hits of the first labels, for intervals of ECE, ACE and
+    kin; None where no such metric is listed."""
     truth: str | None = None
     """With ``keep_rows``, a hash of the positives in order of points: equal for equal truths."""
 
@@ -84,8 +90,10 @@ class Result:
     ) -> dict[str, Interval]:
         """Compute bootstrap intervals over points, or over groups of points that belong together.
 
-        This needs an evaluator with ``keep_rows=True``. Metrics without a value per point are left
-        out.
+        This needs an evaluator with ``keep_rows=True``. Means over labels are left out. Errors of
+        bins (ECE and kin) are never negative, so where they are small, samples of the bootstrap
+        have larger ones: their interval is widened to hold the value itself. The bins of ACE stay
+        those of all points.
 
         Args:
             groups: A key for each point; points with the same key are drawn together.
@@ -100,13 +108,22 @@ class Result:
                 or a number is out of range.
         """
         check_resampling(seed, n_resamples)
-        terms, clusters = row_terms(self), clusters_of(groups, self.n_points)
+        binned = [name for name in self.metrics if name.split("@")[0] in KINDS]
+        binned = [] if self.places is None else binned
+        terms = row_terms(self) if self.rows or not binned else []
+        names = [name for name, *_ in terms]
+        if self.places is not None:
+            terms = [*terms, *binned_terms(self.places, binned)]
+        clusters = clusters_of(groups, self.n_points)
         resampler = _rust.Resampler(terms, [], clusters, num_threads=num_threads)
         values = resampled(resampler.bootstrap, seed, n_resamples, progress)
-        return {
-            name: Interval(*_rust.interval(row, confidence))
-            for (name, *_), row in zip(terms, values, strict=True)
-        }
+        of_term = {name: row for (name, *_), row in zip(terms, values, strict=True)}
+        found = {name: Interval(*_rust.interval(of_term[name], confidence)) for name in names}
+        for name, row in binned_errors(binned, of_term).items():
+            low, high, error = _rust.interval(np.ascontiguousarray(row), confidence)
+            value = self.metrics[name]
+            found[name] = Interval(min(low, value), max(high, value), error)
+        return {name: found[name] for name in self.metrics if name in found}
 
     def standard_errors(
         self, groups: Sequence[str] | None = None, *, seed: int, n_resamples: int = 1000
@@ -116,7 +133,7 @@ class Result:
         return {name: interval.standard_error for name, interval in intervals.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but `rows` and `truth`; ``"groups"`` only if there are any."""
+        """Return all but `rows`, `places` and `truth`; ``"groups"`` only if there are any."""
         groups = {
             grouping: {name: group.as_json() for name, group in groups.items()}
             for grouping, groups in self.groups.items()

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from dexml.data import Csr
 from dexml.data.matrices import counted_pairs
 from dexml.files import read_array
 from dexml.metrics.compare import Comparison, compare
+from dexml.metrics.errors import Confusion, LabelErrors, confusions, label_errors
 from dexml.metrics.evaluator import Evaluator
 from dexml.metrics.labelgroups import (
     LabelGroups,
@@ -30,11 +31,13 @@ from dexml.metrics.propensity import (
     DEFAULT_CONSTANTS,
     PROPENSITY_CONSTANTS,
     inv_propensity,
+    label_counts,
     propensity_note,
 )
 from dexml.metrics.result import Interval, Progress, Result
 from dexml.metrics.swapped import SwappedWarning
 
+T = TypeVar("T")
 Prediction = Csr | NDArray[np.integer[Any]]
 
 GROUPINGS: dict[str, Callable[[Csr], LabelGroups]] = {
@@ -53,12 +56,14 @@ class Scorer:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.truth = args.files[-1]
-        self.y_true = _load(self.truth, data.load_labels)
+        self.y_true = load_matrix(self.truth, data.load_labels)
         self.notes: list[str] = []
         """Remarks about the files, for stderr."""
         self._note_values()
         self.weights: NDArray[np.float64] | None = None
         self.propensity = ""
+        self.train_counts: NDArray[np.int64] | None = None
+        """Training points of each label, with ``--train``."""
         kinds = ("P", "nDCG", "PSP") if args.train else ("P", "nDCG")
         self.metrics = args.metrics or [f"{kind}@{k}" for kind in kinds for k in (1, 3, 5)]
         self.label_groups: dict[str, LabelGroups] = {}
@@ -111,6 +116,7 @@ class Scorer:
                 f"{args.train}: {y_train.shape[1]} labels, but {self.truth} has "
                 f"{self.y_true.shape[1]}"
             )
+        self.train_counts = label_counts(y_train)
         a, b = PROPENSITY_CONSTANTS.get(args.propensity, (args.a, args.b))
         if a is None and b is None and any(name.startswith("PS") for name in self.metrics):
             note = propensity_note(args.train)
@@ -137,7 +143,7 @@ class Scorer:
             keep_rows=bool(args.ci or args.compare),
             num_threads=args.threads,
         )
-        y_pred = _load_pred(name, self.truth, self.y_true)
+        y_pred = load_pred(name, self.truth, self.y_true)
         progress = console.progress(f"scoring {name}", quiet=args.quiet)
         try:
             _update(evaluator, self.y_true, y_pred, self.exclude, progress)
@@ -147,6 +153,31 @@ class Scorer:
         if self.propensity:
             result.conventions["propensity"] = self.propensity
         return result
+
+    def label_errors(self, name: str, k: int) -> LabelErrors:
+        """Count the errors of a prediction file by label."""
+        return self._of_file(
+            name, lambda y_pred: label_errors(self.y_true, y_pred, k, exclude=self.exclude)
+        )
+
+    def confusions(
+        self, name: str, k: int, n: int, by: Literal["count", "surprise"]
+    ) -> list[Confusion]:
+        """Find the n first confusions of a prediction file."""
+
+        def count(y_pred: Prediction) -> list[Confusion]:
+            return confusions(self.y_true, y_pred, k, exclude=self.exclude, n=n, by=by)
+
+        return self._of_file(name, count)
+
+    def _of_file(self, name: str, count: Callable[[Prediction], T]) -> T:
+        y_pred = load_pred(name, self.truth, self.y_true)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SwappedWarning)  # the command has a note for it
+                return count(y_pred)
+        except ValueError as error:
+            raise ValueError(f"{name} against {self.truth}: {error}") from None
 
     def resampling(self) -> dict[str, Any]:
         """Return the arguments of the resampling."""
@@ -175,7 +206,7 @@ def _load_ids(path: Path) -> NDArray[np.integer[Any]]:
         raise ValueError(f"{error}; expected an .npy array") from None
 
 
-def _load(name: str, load: Callable[[Path], Csr]) -> Csr:
+def load_matrix(name: str, load: Callable[[Path], Csr]) -> Csr:
     """Load a file; ``-`` is standard input (LF text or an archive)."""
     if name != "-":
         return load(Path(name))
@@ -191,7 +222,8 @@ def _load(name: str, load: Callable[[Path], Csr]) -> Csr:
             raise ValueError(str(error).replace(str(path), "standard input")) from None
 
 
-def _load_pred(name: str, truth: str, y_true: Csr) -> Prediction:
+def load_pred(name: str, truth: str, y_true: Csr) -> Prediction:
+    """Load a prediction file: ranked ids, or scores; its shape must be that of the truth."""
     if name.endswith(".npy"):
         ids = _load_ids(Path(name))
         if ids.ndim != 2 or ids.shape[0] != y_true.shape[0]:
@@ -200,7 +232,7 @@ def _load_pred(name: str, truth: str, y_true: Csr) -> Prediction:
                 f"({y_true.shape[0]}, k)"
             )
         return ids
-    y_pred = _load(name, data.load_scores)
+    y_pred = load_matrix(name, data.load_scores)
     if y_pred.shape != y_true.shape:
         name = "standard input" if name == "-" else name
         raise ValueError(f"{name}: shape {y_pred.shape}, but {truth} is {y_true.shape}")

@@ -91,6 +91,9 @@ class Explanation:
     candidate: as if it were one. Empty where no scorer knows the label."""
     neighbours: tuple[Neighbours, ...]
     words: tuple[SharedWords, ...]
+    probability: float | None = None
+    """How likely the label is right, as in a prediction; None: it has no score, or the run no
+    probabilities."""
 
     @property
     def parts(self) -> dict[Group, float]:
@@ -106,6 +109,7 @@ class Explanation:
             "id": self.label_id,
             "text": self.label_text,
             "score": self.score,
+            "probability": self.probability,
             "rank": self.rank,
             "n_ranked": self.n_ranked,
             "n_points": self.n_points,

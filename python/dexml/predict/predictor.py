@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from copy import copy
+from dataclasses import replace
 from os import PathLike
 from threading import RLock
-from typing import Any, NamedTuple, Self, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,7 @@ from dexml.data import Csr, check_ids, id_array, label_matrix
 from dexml.encoder.engine import EngineName
 from dexml.forks import renew_in_child
 from dexml.index import EXACT_UP_TO
+from dexml.predict import favoured
 from dexml.predict.arguments import (
     at_least_one,
     check_exclude,
@@ -25,6 +27,7 @@ from dexml.predict.arguments import (
 )
 from dexml.predict.explain import Asked, explain, explain_best
 from dexml.predict.explanation import Explanation
+from dexml.predict.prediction import Prediction, Unsure
 from dexml.predict.served import (
     Opened,
     Served,
@@ -33,6 +36,7 @@ from dexml.predict.served import (
     n_points_of,
     open_run,
 )
+from dexml.predict.uncertainty import search_and_compare
 from dexml.run import LabelSet, Run
 from dexml.scorers import Change, DenseScorer, OnProgress, PointMemory, Queries, Scorer
 from dexml.scorers.calibration import BEST, Calibration, Missing
@@ -44,32 +48,6 @@ K = 10
 """Labels a text, where nobody says how many."""
 PADDED_UP_TO = 1000
 """Columns that an answer may have though there are fewer labels."""
-
-
-class _Hits(NamedTuple):
-    ids: NDArray[np.int32]
-    """Label ids, shape (n, k), best first, padded with -1."""
-    scores: NDArray[np.float32]
-    """Their scores, shape (n, k), padded with -inf."""
-
-
-class Prediction(_Hits):
-    """The best labels of each text: a pair ``ids, scores``, and probabilities beside it."""
-
-    probabilities: NDArray[np.float32] | None
-    """How likely each label is right, shape (n, k), padded with 0. None where the run has no
-    probabilities (`Predictor.probabilities_note` says why)."""
-
-    def __new__(
-        cls,
-        ids: NDArray[np.int32],
-        scores: NDArray[np.float32],
-        probabilities: NDArray[np.float32] | None = None,
-    ) -> Self:
-        """Make a prediction of its three arrays."""
-        self = super().__new__(cls, ids, scores)
-        self.probabilities = probabilities
-        return self
 
 
 class Predictor:
@@ -306,42 +284,67 @@ class Predictor:
         min_precision: float | None = None,
         min_recall: float | None = None,
         by_frequency: bool = False,
+        favour: str | None = None,
+        strength: float = 1.0,
+        together: bool = False,
         exclude: Csr | None = None,
         only: ArrayLike | Set[int] | None = None,
+        uncertainty: bool = False,
+        abstain_below: float | None = None,
+        min_nearest: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Prediction:
         """Find the k best labels of each text.
 
         Args:
             texts: Points; a list, even for a single text.
-            k: Labels a text, 10 by default; with `min_recall` as many as it takes, up to 100. A row
-                with fewer is padded, so that metrics at k have their columns; above 1,000, `k` is
-                cut to the number of labels (but not below 1,000).
+            k: Labels a text, 10 by default; with `favour` that of the metric, with `min_recall` as
+                many as it takes, up to 100. A row with fewer is padded, so that metrics at k have
+                their columns; above 1,000, `k` is cut to the number of labels (but not below
+                1,000).
             min_probability: Leave out labels below a probability; a row may be empty. This and the
                 next three: see `threshold`.
             min_precision: Leave out labels so that at least this share of the others is right.
             min_recall: Return so many that they contain this share of the right ones on average.
             by_frequency: With `min_precision`, cut labels by how frequent they are.
+            favour: Rank for a metric, among the 100 best labels by score: ``PSP@5``, ``macroP@5``,
+                ``macroR@5``, ``macroF@5``, ``Coverage@5``. Labels beyond its k follow by what they
+                would add. ``P@5``, ``nDCG@5`` and ``R@5`` are the usual ranking. Of the cuts,
+                `min_probability` alone goes with it.
+            strength: How much `favour` counts against P@k: above 0, and 1 for the metric alone.
+            together: With `favour`, choose the labels of all these texts together: better for
+                macroP, macroF and Coverage, but the answer to a text depends on the others.
             exclude: Pairs (text, label) to leave out, shape (n, n_labels); k labels remain.
             only: The labels to choose from: ids, or a bool mask (n_labels,). They are searched
                 exactly.
+            uncertainty: Also say how likely the first label is wrong, and how near the nearest
+                training point is (`Prediction.uncertainty`, `Prediction.nearest`).
+            abstain_below: Give no labels to a text whose first label has a smaller probability;
+                `Prediction.abstained` marks it.
+            min_nearest: Give no labels to a text whose nearest training point has a smaller cosine.
             on_progress: Called with the number of texts whenever some more are encoded.
 
         Returns:
             ``ids`` int32, ``scores`` and ``probabilities`` float32, (n, k), best first, padded with
-            -1, -inf and 0. A dense score is the cosine plus the label's bias (times the
-            temperature), plus the votes of training points if the run has them. The scores of a
-            ranker are log-odds of its ranking, comparable within a text; probabilities are
-            comparable between texts.
+            -1, -inf and 0. With `favour` the best are those of the largest ``gains``; scores and
+            probabilities are those of the labels, as without. A dense score is the cosine plus the
+            label's bias (times the temperature), plus the votes of training points if the run has
+            them. The scores of a ranker are log-odds of its ranking, comparable within a text;
+            probabilities are comparable between texts.
 
         Raises:
             TypeError: `texts` is a single string or holds anything but strings; `exclude` is not a
                 CSR matrix.
-            ValueError: A text is not valid Unicode, `k` is below 1, shapes do not fit; or as
+            ValueError: A text is not valid Unicode, `k` is below 1, shapes do not fit; `favour` is
+                no metric that rankings are made for, or the run has not what it takes; or as
                 `threshold`.
         """
         now = self._now
         cut, calibration = None, self._calibration(now)
+        cuts = {"min_precision": min_precision is not None, "min_recall": min_recall is not None}
+        asked = favoured.asked(favour, strength, together, cuts | {"by_frequency": by_frequency})
+        if asked is not None:
+            k = favoured.width(asked, k, calibration, self.run)
         if by_frequency or not (min_probability is min_precision is min_recall is None):
             cut = self._threshold(now, min_probability, min_precision, min_recall, by_frequency)
         whole = isinstance(calibration, Calibration) and min_recall is not None
@@ -354,17 +357,58 @@ class Predictor:
             k = calibration.depth if k is None else k
         k = _width(K if k is None else k, now)
         mask = None if only is None else label_mask(only, len(now.labels))
+        unsure = Unsure(self.run.folder, uncertainty, abstain_below, min_nearest)
+        unsure.check(calibration)
         queries = Queries(checked(texts), on_progress)
         check_exclude(exclude, (len(queries), len(now.labels)))
+        reranked = None if asked is None or asked.is_usual else asked
+        width = k
+        if isinstance(calibration, Calibration):
+            width = max(k, BEST if reranked is None else calibration.depth)
+        near = None
+        if unsure.needs_nearest:
+            ids, scores, near = search_and_compare(now.scorer, queries, width, exclude, mask)
+        else:
+            ids, scores = now.scorer.search(queries, width, exclude=exclude, only=mask)
         if isinstance(calibration, Missing):
-            return Prediction(*now.scorer.search(queries, k, exclude=exclude, only=mask))
-        ids, scores = now.scorer.search(queries, max(k, BEST), exclude=exclude, only=mask)
+            return unsure.applied(Prediction(ids, scores), None, near)
         best = scores
         if mask is not None:  # the level of a text is that of its best labels among all
             best = now.scorer.search(queries, BEST, exclude=exclude)[1]
         probabilities = calibration.probabilities(ids, scores, now.counts, best)
-        found = Prediction(ids[:, :k].copy(), scores[:, :k].copy(), probabilities[:, :k].copy())
-        return found if cut is None else _cut(found, cut, now, narrow=whole)
+        found = Prediction(ids, scores, probabilities)
+        if reranked is not None:
+            new = favoured.ordered(reranked, ids, probabilities, calibration, now, self.run)
+            found = found.taken(new.at, new.gains)
+        found = found.narrowed(k)
+        found = found if cut is None else found.cut(cut, now.counts, narrow=whole)
+        return unsure.applied(found, 1 - probabilities[:, 0], near)
+
+    def encode(
+        self, texts: Iterable[str], *, on_progress: OnProgress | None = None
+    ) -> NDArray[np.float32]:
+        """Return the vectors of texts as the index of labels is searched with them.
+
+        The dot product with a label's vector (``dense.index.vectors``) is the dense score. The last
+        dimension is 1: it meets the label's bias. Votes and rankers come on top of dense scores.
+
+        Args:
+            texts: Points; a list, even for a single text.
+            on_progress: As in `predict`.
+
+        Returns:
+            Shape (n, D + 1), float32.
+
+        Raises:
+            ValueError: A light run, which has no encoder; or as `predict`.
+            TypeError: As `predict`.
+        """
+        dense = dense_of(self._now.scorer)
+        if dense is None:
+            raise ValueError(
+                f"{self.run.folder}: a light run has no vectors; train with an encoder for them"
+            )
+        return dense.vectors(Queries(checked(texts), on_progress)).copy()
 
     def explain(
         self,
@@ -391,7 +435,8 @@ class Predictor:
                 the run since it was opened.
         """
         now = self._now
-        return explain(now, self._asked(now, text, exclude, only), [now.labels.id_of(label)])[0]
+        asked, ids = self._asked(now, text, exclude, only), [now.labels.id_of(label)]
+        return self._with_probabilities(now, asked, explain(now, asked, ids))[0]
 
     def explain_best(
         self,
@@ -406,8 +451,23 @@ class Predictor:
         Arguments and errors: `explain` and `predict`.
         """
         now = self._now
-        k = _width(k, now)
-        return explain_best(now, self._asked(now, text, exclude, only), k)
+        k, asked = _width(k, now), self._asked(now, text, exclude, only)
+        return self._with_probabilities(now, asked, explain_best(now, asked, k))
+
+    def _with_probabilities(
+        self, now: Served, asked: Asked, found: list[Explanation]
+    ) -> list[Explanation]:
+        """Say how likely each label is right, as `predict` does."""
+        calibration = self._calibration(now)
+        scored = [one for one in found if one.score is not None]
+        if isinstance(calibration, Missing) or not scored:
+            return found
+        ids = np.array([[one.label_id for one in scored]], np.int32)
+        scores = np.array([[one.score for one in scored]], np.float32)
+        best = now.scorer.search(asked.queries, BEST, exclude=asked.exclude)[1]
+        values = calibration.probabilities(ids, scores, now.counts, best)[0].tolist()
+        by_id = dict(zip(ids[0].tolist(), values, strict=True))
+        return [replace(one, probability=by_id.get(one.label_id)) for one in found]
 
     @staticmethod
     def _asked(
@@ -533,26 +593,6 @@ class Predictor:
 def _width(k: int, now: Served) -> int:
     """Columns of an answer: `k`, but few where padding would take gigabytes."""
     return min(at_least_one("k", k), max(PADDED_UP_TO, len(now.labels)))
-
-
-def _cut(found: Prediction, cut: Threshold, now: Served, *, narrow: bool) -> Prediction:
-    """Leave out what lies below a threshold, and move the rest together.
-
-    `narrow`: drop the columns that are padding in every row, but not the first.
-    """
-    ids, scores = found
-    probabilities = found.probabilities
-    assert probabilities is not None
-    kept = cut.keeps(ids, probabilities, now.counts)
-    order = np.argsort(~kept, axis=1, kind="stable")
-    there = np.take_along_axis(kept, order, axis=1)
-    width = max(1, int(kept.sum(axis=1).max(initial=0))) if narrow else ids.shape[1]
-
-    def moved(values: NDArray[Any], padding: float) -> NDArray[Any]:
-        shifted = np.where(there, np.take_along_axis(values, order, axis=1), padding)
-        return shifted[:, :width].astype(values.dtype)
-
-    return Prediction(moved(ids, -1), moved(scores, -np.inf), moved(probabilities, 0))
 
 
 def _rows(labels: LabelSet, ids: ArrayLike) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dexml import sealed
 from dexml.encoder.engine import EngineName
+from dexml.favour import Favour, Fixed
 from dexml.index import EXACT_UP_TO, LabelIndex
 from dexml.predict.arguments import at_least_one
 from dexml.run import FORMAT, LabelSet, PointTexts, Run, check_there
@@ -51,6 +52,8 @@ class Served:
     """Of the points that vote; None: the run does not keep them."""
     calibration: Calibration | Missing = NONE
     """Of the run's own scorer."""
+    learned: dict[Favour, Fixed] = field(default_factory=dict)
+    """What labels are worth for metrics that were asked for; filled by `favoured.ordered`."""
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:

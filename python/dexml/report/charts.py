@@ -43,6 +43,14 @@ class Series(NamedTuple):
     points: Sequence[Point]
 
 
+class Reach(NamedTuple):
+    """An upright line from one value to another, for instance an interval."""
+
+    x: float
+    low: float
+    high: float
+
+
 class Bar(NamedTuple):
     """A bar with what is written under it, and its value (NaN: no bar) written above it."""
 
@@ -89,6 +97,8 @@ def lines(
     mark: Point | None = None,
     from_zero: bool = False,
     log: bool = False,
+    reaches: Sequence[Reach] = (),
+    x_text: Callable[[float], str] = number,
 ) -> Figure | None:
     """Draw lines over a common x.
 
@@ -101,6 +111,8 @@ def lines(
         mark: A point of the first line to point out, its title written beside it.
         from_zero: Let the y axis begin at 0.
         log: Make both axes logarithmic and leave out values that are not above 0.
+        reaches: Intervals of the first line.
+        x_text: Writes a value of the x axis.
 
     Returns:
         The figure, or None if no point is left.
@@ -111,11 +123,15 @@ def lines(
         return None
     axis = _log_axis if log else _axis
     xs, ys = [point.x for point in every], [point.y for point in every]
+    ys += [end for one in reaches for end in (one.low, one.high)]
     x = axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, tight=True)
     y = axis(0.0 if from_zero else min(ys), max(ys), HEIGHT - BOTTOM, TOP)
     parts = _rows(y, y_text)
-    parts += [_text(x.at(t), HEIGHT - BOTTOM + 15, number(t), "tick middle") for t in x.ticks]
+    parts += [_text(x.at(t), HEIGHT - BOTTOM + 15, x_text(t), "tick middle") for t in x.ticks]
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 4, x_name, "tick end"))
+    for one in reaches:
+        way = f"M{x.at(one.x):.1f} {y.at(one.low):.1f}V{y.at(one.high):.1f}"
+        parts.append(f'<path class="reach c0" d="{way}"/>')
     for i, points in enumerate(kept):
         parts += _line(points, x, y, f"c{i % COLOURS}")
     if mark is not None:

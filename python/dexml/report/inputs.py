@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dexml.data import Csr
 from dexml.metrics import Interval, Result
+from dexml.scorers.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Evaluation:
     texts: Sequence[str]
     exclude: Csr | None = None
     """Pairs that were removed before ranking, (M, L)."""
+    groups: Sequence[str] | None = None
+    """A key for each point; points with one key are resampled together."""
+    probabilities: NDArray[np.float32] | None = None
+    """Of the ranked labels, (M, k); None: the run has none."""
 
     def __post_init__(self) -> None:
         ids, n_points, n_texts = self.ids, self.y_true.shape[0], len(self.texts)
@@ -44,6 +49,10 @@ class Evaluation:
             )
         if self.scores.shape != ids.shape:
             raise ValueError(f"report: scores of shape {self.scores.shape}, but ids {ids.shape}")
+        if self.probabilities is not None and self.probabilities.shape != ids.shape:
+            raise ValueError(
+                f"report: probabilities of shape {self.probabilities.shape}, but ids {ids.shape}"
+            )
         if self.exclude is not None and self.exclude.shape != self.y_true.shape:
             raise ValueError(
                 f"report: exclude of shape {self.exclude.shape}, but y_true {self.y_true.shape}"
@@ -75,6 +84,10 @@ class Training:
     """Without it, the page shows the best validation of `log`."""
     chosen: Sequence[tuple[str, str]] = ()
     """What was chosen on validation points, as pairs of name and words."""
+    calibration: Calibration | None = None
+    """What the probabilities of the test part are made with, and what is to be expected of them."""
+    counts: NDArray[np.int64] | None = None
+    """Training points of each label that the scorer knows, (L,); None: those of `y`."""
     rows: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Metrics of the run, of parts of it and of a baseline, by what they are called."""
 

@@ -9,6 +9,7 @@ from dexml.report import beside
 from dexml.report.inputs import Evaluation, Training
 from dexml.report.page import write_report
 from dexml.run import folder as rundir
+from dexml.scorers.calibration import Calibration
 from dexml.train.outcome import Finished, Scored, defaults
 
 
@@ -26,15 +27,24 @@ def report_training(finished: Finished) -> None:
         seconds=finished.seconds,
         chosen=beside.chosen(settings.out),
         rows=beside.rows(finished),
-        test=None if finished.test is None else _evaluation(finished.test, settings.seed),
+        test=None if finished.test is None else _evaluation(finished, finished.test),
+        calibration=_calibration(finished),
+        counts=finished.counts,
     )
     path = write_report(settings.out, training)
     if not settings.quiet:
         console.say(f"report: {path}")
 
 
-def _evaluation(scored: Scored, seed: int) -> Evaluation:
-    part = scored.part
+def _calibration(finished: Finished) -> Calibration | None:
+    found = finished.calibration
+    return found if isinstance(found, Calibration) and finished.counts is not None else None
+
+
+def _evaluation(finished: Finished, scored: Scored) -> Evaluation:
+    part, seed, probabilities = scored.part, finished.settings.seed, None
+    if (calibration := _calibration(finished)) is not None and finished.counts is not None:
+        probabilities = calibration.probabilities(scored.ids, scored.scores, finished.counts)
     over = "groups of points" if part.groups else "points"
     return Evaluation(
         result=scored.result,
@@ -45,4 +55,6 @@ def _evaluation(scored: Scored, seed: int) -> Evaluation:
         scores=scored.scores,
         texts=part.texts,
         exclude=part.exclude,
+        groups=part.groups,
+        probabilities=probabilities,
     )

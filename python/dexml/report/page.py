@@ -16,7 +16,17 @@ from markupsafe import Markup
 
 from dexml import console
 from dexml.files import replacing
-from dexml.report import charts, curves, examples, figures, frequency, repeat, text
+from dexml.report import (
+    charts,
+    confidence,
+    curves,
+    errors,
+    examples,
+    figures,
+    frequency,
+    repeat,
+    text,
+)
 from dexml.report.inputs import Training
 
 FILE = "report.html"
@@ -61,6 +71,8 @@ def render(training: Training) -> str:
         unseen=unseen,
         decile_figures=figures.by_decile(deciles) if deciles else [],
         sizes=frequency.sizes(training),
+        sure=confidence.judge(training, seed=seed),
+        errors=errors.find(training),
         rank_figure=figures.label_ranks(training.y),
         events=curves.events(training.log),
         seed=seed,

@@ -38,6 +38,13 @@ COLUMNS = (
 )
 """What is expected above a probability; low and high are the ends of 90 % bootstrap intervals, so
 that 95 % lie above low."""
+_HELD = "held_"
+_HELD_TYPES: dict[str, tuple[type, int]] = {
+    "held_ids": (np.int32, 2),
+    "held_probabilities": (np.float32, 2),
+    "held_indptr": (np.int64, 1),
+    "held_right": (np.int32, 1),
+}
 ALL = "all"
 OLD = "the run was trained by a dexml without calibration; train it again"
 
@@ -115,6 +122,39 @@ class Expected(NamedTuple):
     """Mean share of the labels of a text that are missed, each unit counted once, (T,)."""
 
 
+class Held(NamedTuple):
+    """The held-out answers themselves: n points, D labels a point.
+
+    Weights of labels are chosen on them (`dexml.favour`).
+    """
+
+    ids: NDArray[np.int32]
+    """Label ids (n, D), best first, padded with -1."""
+    probabilities: NDArray[np.float32]
+    """Of the same shape, by curves that were fitted without the point and its group."""
+    indptr: NDArray[np.int64]
+    """The right labels of point i are ``right[indptr[i]:indptr[i + 1]]``, (n + 1,)."""
+    right: NDArray[np.int32]
+    """Their ids."""
+
+    def check(self) -> None:
+        """Refuse arrays that do not fit together.
+
+        Raises:
+            ValueError: They do not.
+        """
+        n = len(self.ids)
+        if self.probabilities.shape != self.ids.shape or len(self.indptr) != n + 1:
+            raise ValueError("held-out answers of other sizes")
+        bounds = self.indptr[[0, -1]].tolist()
+        if bounds != [0, len(self.right)] or (np.diff(self.indptr) < 0).any():
+            raise ValueError("held-out labels of other sizes")
+        if self.ids.min(initial=-1) < -1 or self.right.min(initial=0) < 0:
+            raise ValueError("a held-out label below 0")
+        if not ((self.probabilities >= 0) & (self.probabilities <= 1)).all():
+            raise ValueError("held-out probabilities outside 0..1")
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Probabilities of scores, and what to expect above each."""
@@ -128,6 +168,8 @@ class Calibration:
     expected: Expected
     about: dict[str, Any] = field(default_factory=dict)
     """What it rests on, plain data: points, units, hits, depth, groups, kind."""
+    held: Held | None = None
+    """What it rests on itself; None in runs of older versions."""
 
     @property
     def depth(self) -> int:
@@ -176,15 +218,15 @@ class Calibration:
     def parts(self) -> dict[str, Part]:
         """Return the arrays as files of a run."""
 
-        def part(name: str, array: NDArray[np.float64]) -> Part:
+        def part(name: str, array: NDArray[Any]) -> Part:
             # Nothing of it changes: while it is the same object, its files are not written again.
             return Part(lambda path: write_array(path, array), ".npy", (self, name))
 
         return {PREFIX + name: part(name, array) for name, array in self.arrays().items()}
 
-    def arrays(self) -> dict[str, NDArray[np.float64]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is kept, by name."""
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "scores": self.seen.scores,
             "values": self.seen.values,
             "cuts": self.expected.probabilities,
@@ -194,12 +236,12 @@ class Calibration:
         }
         if self.unseen is not None:
             arrays |= {"unseen_scores": self.unseen.scores, "unseen_values": self.unseen.values}
+        if self.held is not None:
+            arrays |= {_HELD + name: array for name, array in self.held._asdict().items()}
         return arrays
 
     @classmethod
-    def of_arrays(
-        cls, arrays: dict[str, NDArray[np.float64]], about: dict[str, Any]
-    ) -> Calibration:
+    def of_arrays(cls, arrays: dict[str, NDArray[Any]], about: dict[str, Any]) -> Calibration:
         """Return what `arrays` and `about` describe.
 
         Raises:
@@ -223,7 +265,11 @@ class Calibration:
         shape = (len(about["groups"]), len(expected.probabilities), len(COLUMNS))
         if expected.table.shape != shape or len(expected.missed) != shape[1] or not shape[1]:
             raise ValueError("tables of other sizes")
-        return cls(seen, unseen, level, expected, about)
+        held = None
+        if _HELD + "ids" in arrays:
+            held = Held(*(arrays[_HELD + name] for name in Held._fields))
+            held.check()
+        return cls(seen, unseen, level, expected, about, held)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,7 +299,7 @@ def restore(state: Sealed) -> Calibration | Missing:
     if "missing" in about:
         return Missing(str(about["missing"]))
     about = require(state, SECTION, {"depth": int, "units": int, "groups": list})
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         name: state.array(PREFIX + name, np.float64, (None,))
         for name in (
             "scores",
@@ -267,6 +313,9 @@ def restore(state: Sealed) -> Calibration | Missing:
         if PREFIX + name in state.parts or not name.startswith("unseen")
     }
     arrays["expected"] = state.array(PREFIX + "expected", np.float64, (None, None, None))
+    for name, (dtype, n_dims) in _HELD_TYPES.items():
+        if PREFIX + name in state.parts:
+            arrays[name] = state.array(PREFIX + name, dtype, (None,) * n_dims)
     try:
         return Calibration.of_arrays(arrays, about)
     except (ValueError, KeyError, TypeError) as error:

@@ -32,6 +32,7 @@ from dexml.scorers.calibration import (
     Calibration,
     Curve,
     Expected,
+    Held,
     Level,
     Missing,
     frequency_of,
@@ -78,6 +79,10 @@ class Answers:
     """A group key a point: points with one key are one unit. None: each for itself."""
     folds: NDArray[np.int64]
     """Fold of each point; points of one unit are in one fold."""
+    ids: NDArray[np.int32] | None = None
+    """Label ids of the answers, (n, D), padded with -1. None: they are not kept."""
+    y_true: csr_array | None = None
+    """The right labels, (n, L); with `ids`."""
 
     @classmethod
     def of_hits(
@@ -97,7 +102,7 @@ class Answers:
             asked: The points.
             label_counts: The same for labels that are not among the answers, (L,).
         """
-        y = (asked.y_true > 0).astype(np.float32)
+        y = csr_array(asked.y_true > 0, dtype=np.float32)
         hits = (entries(y, ids, 0) > 0) & (ids >= 0)
         n = len(ids)
         lengths = hits.sum(axis=1)
@@ -109,7 +114,8 @@ class Answers:
         missed = np.zeros((n, len(FREQUENCIES)), np.int64)
         np.add.at(missed, (rows, frequency_of(label_counts[rest.indices])), 1)
         folds = part_numbers(_SALT, asked.keys, FOLDS)
-        return cls(scores, hits, np.asarray(counts, np.int64), missed, asked.groups, folds)
+        points = np.asarray(counts, np.int64)
+        return cls(scores, hits, points, missed, asked.groups, folds, ids, y)
 
     @classmethod
     def of_evidence(
@@ -212,7 +218,16 @@ def fit(answers: Answers, *, seed: int) -> Calibration | Missing:
         "kind": "isotonic" if n_hits >= FEW_HITS else "logistic",
         "groups": [ALL, *(FREQUENCIES[number] for number in enough)],
     }
-    return Calibration(*curves, expected, about)
+    return Calibration(*curves, expected, about, _held(answers, judged))
+
+
+def _held(answers: Answers, judged: NDArray[np.float64]) -> Held | None:
+    """Return the answers as a run keeps them."""
+    if answers.ids is None or answers.y_true is None:
+        return None
+    y = answers.y_true
+    indptr, right = y.indptr.astype(np.int64), y.indices.astype(np.int32)
+    return Held(answers.ids, judged.astype(np.float32), indptr, right)
 
 
 class _Curves(NamedTuple):

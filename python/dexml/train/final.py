@@ -23,6 +23,7 @@ from dexml.run.run import ENCODER
 from dexml.scorers import PointMemory
 from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.dense import QUERIES, TABLE, VECTORS
+from dexml.scorers.favoured import PROPENSITY
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home, Part, array_part
 from dexml.train import engine, features, processes, selection
@@ -35,6 +36,7 @@ from dexml.train.outcome import (
     changed,
     evaluate_scorer,
     load_test_part,
+    propensity_of,
     write_scores,
 )
 from dexml.train.problem import Model
@@ -117,6 +119,7 @@ def save(
         for member in saved.ranker.members[1:]:  # the first is the dense scorer, saved above
             sections |= member.facts()
             parts |= dict(member.parts())
+    sections[PROPENSITY] = propensity_of(settings) | {"n_points": saved.y.shape[0]}
     sections |= saved.calibration.facts()
     parts |= saved.calibration.parts()
     home = Home()
@@ -236,6 +239,13 @@ def score_test(
         facts = encoder.card_facts(settings.point_tokens) | card_facts(settings) | figures
         write_card(settings.out / ENCODER, facts)
     write_scores(settings, result, part, propensity, seconds, others)
+    counts = saved.model.table.counts.cpu().numpy()
     return Finished(
-        settings, saved.label_texts, saved.y, seconds, Scored(result, part, ids, scores)
+        settings,
+        saved.label_texts,
+        saved.y,
+        seconds,
+        Scored(result, part, ids, scores),
+        saved.calibration,
+        counts if saved.ranker is None else saved.ranker.counts,
     )

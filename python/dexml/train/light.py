@@ -22,6 +22,7 @@ from dexml.run import FORMAT, LabelSet, PointTexts
 from dexml.run.labels import TRAINED, text_part
 from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.cooccurrence import Cooccurrence
+from dexml.scorers.favoured import PROPENSITY
 from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
@@ -70,6 +71,7 @@ def train_light(
 
         seconds = before + time.perf_counter() - started
         finished = _score_test(settings, given, scorer, weights, propensity, seconds)
+        finished = finished._replace(calibration=calibration, counts=scorer.counts)
         if conclude is not None:
             conclude(finished)
         end_log(settings)
@@ -152,6 +154,7 @@ def _save(
         "labels": labels.facts(),
         "selected": {} if choice is None else choice.facts,
         TRAINED_ON: {"n_points": scorer.together.y.shape[0]},
+        PROPENSITY: propensity_of(settings) | {"n_points": given.y.shape[0]},
         **scorer.facts(),
         **calibration.facts(),
     }

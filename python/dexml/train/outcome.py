@@ -20,6 +20,7 @@ from dexml.metrics import (
     seen_groups,
 )
 from dexml.scorers import Queries, Scorer
+from dexml.scorers.calibration import Calibration, Missing
 from dexml.train.settings import TrainSettings
 
 REPORTED = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10", "R@100")
@@ -53,6 +54,10 @@ class Finished(NamedTuple):
     """Of all training points, (N, L)."""
     seconds: float
     test: Scored | None = None
+    calibration: Calibration | Missing | None = None
+    """What the scores of the run mean; None where nothing is known of it."""
+    counts: NDArray[np.int64] | None = None
+    """Training points of each label that the scorer knows, (L,)."""
 
 
 def propensity_of(settings: TrainSettings) -> dict[str, float]:

@@ -8,6 +8,7 @@ mod arrays;
 mod bilinear;
 mod border;
 mod evaluator;
+mod favour;
 mod files;
 mod lexical;
 mod pool;
@@ -27,6 +28,8 @@ mod _rust {
     use super::bilinear::{PyBilinear, refine_support, select_support};
     #[pymodule_export]
     use super::evaluator::{PyEvaluator, parse_metrics};
+    #[pymodule_export]
+    use super::favour::{favour, gains_given};
     #[pymodule_export]
     use super::files::{
         check_csr, inv_propensity, label_counts, load_bow, load_bytes, load_labels, load_pairs,

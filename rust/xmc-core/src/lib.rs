@@ -7,6 +7,7 @@ mod bow;
 mod csr;
 mod error;
 mod eval;
+mod favour;
 mod file;
 mod graph;
 mod ids;
@@ -46,6 +47,7 @@ pub use bow::{Bow, parse_bow, parse_bow_repaired};
 pub use csr::{Csr, CsrPattern, CsrView, check_matrix};
 pub use error::{ArchiveFault, Error, Fault, Place, Result};
 pub use eval::{EmptyRows, Evaluator, GroupCounts, Grouping, Options, PsNdcg, RowValues, Ties};
+pub use favour::{Favoured, Together, Worth, favour, gains_given};
 pub use file::{
     load_bow, load_bow_repaired, load_bytes, load_labels, load_labels_repaired, load_pairs,
     save_bow, save_labels, save_pairs,

@@ -118,7 +118,7 @@ pub fn topk_csr<S: Score>(
 }
 
 /// A label that occurs twice, if any. Sorted rows, the usual case, cost one pass.
-fn duplicate(labels: &[i32], sorted: &mut Vec<i32>) -> Option<i32> {
+pub(crate) fn duplicate(labels: &[i32], sorted: &mut Vec<i32>) -> Option<i32> {
     if labels.is_sorted_by(|a, b| a < b) {
         return None;
     }

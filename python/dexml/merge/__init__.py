@@ -1,0 +1,1 @@
+"""Outputs of several machines put together, by command: ``python -m dexml.merge``."""
