@@ -56,19 +56,21 @@ bench: setup  ## Speed: the core by itself (criterion), then against other tools
 	$(BIN)/python benches/train_step.py --processes 2
 	$(BIN)/python benches/search.py
 
-site: setup  ## The manual and the API of Python as a site, every link checked: target/site
-	$(BIN)/python docs/site/build.py
+site: target/tools/.built  ## The manual and the API of Python as a site, every link checked: target/site
+	target/tools/$(SCRIPTS)/python docs/site/build.py
 
-docs: site  ## The site, and the API pages of Rust (target/doc); run every example
+docs: setup site  ## The site, and the API pages of Rust (target/doc); run every example
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p xmc-core --locked
 	$(BIN)/python -m pytest -q tests/test_docs.py python/dexml --doctest-modules
 
 demo: setup  ## The whole job on real data: a light and a full run, scored beside baselines
 	$(BIN)/python -m dexml.demo $(DEMO_ARGS)
 
+# What builds the site and the wheel; none of it needs the package or PyTorch.
 target/tools/.built: constraints.txt
 	$(PYTHON) -m venv target/tools
-	target/tools/$(SCRIPTS)/python -m pip install -q --disable-pip-version-check -c constraints.txt maturin ziglang
+	target/tools/$(SCRIPTS)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+	    maturin ziglang mkdocs-material 'mkdocstrings[python]'
 	@touch $@
 
 wheel: target/tools/.built  ## One wheel for every Python from 3.11 on, in dist/
