@@ -70,7 +70,7 @@ demo: setup  ## The whole job on real data: a light and a full run, scored besid
 target/tools/.built: constraints.txt
 	$(PYTHON) -m venv target/tools
 	target/tools/$(SCRIPTS)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
-	    maturin ziglang mkdocs-material 'mkdocstrings[python]'
+	    maturin ziglang mkdocs-material 'mkdocstrings[python]' ruff
 	@touch $@
 
 wheel: target/tools/.built  ## One wheel for every Python from 3.11 on, in dist/
