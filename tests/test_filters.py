@@ -153,6 +153,7 @@ def test_validation_leaves_the_pairs_out(
     (folder / "filter_labels_train.txt").write_text("".join(pairs))
     out = tmp_path / "run"
     changes = {"stages": "heads,encoder", "head_epochs": 1, "encoder_epochs": 1}
+    changes["groups"] = "file"  # each point for itself
     train.train(train_settings(folder, tiny_encoder, out, **changes))
     entries = log_of(out)
     scores = [entry["validation"] for entry in entries if "validation" in entry]

@@ -139,7 +139,8 @@ def test_points_to_select_on_leave_positives_to_train_on(
     y = data.load_labels(folder / "Y.trn.npz").toarray()
     y[~data.validation_mask(texts, 0.1)] = 0
     save_npz(folder / "Y.trn.npz", csr_array(y))
-    job = start_of(train_settings(folder, tiny_encoder, tmp_path / "run", head_epochs=1))
+    changes = {"head_epochs": 1, "groups": "file"}  # each point for itself
+    job = start_of(train_settings(folder, tiny_encoder, tmp_path / "run", **changes))
     assert job.name == "all points"
     assert job.problem.y[job.rows].nnz > 0
 

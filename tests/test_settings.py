@@ -503,7 +503,11 @@ METRIC_OPTIONS = [
     (["--groups", "groups.txt"], ["--ci", "50"]),
     (["--seed", "3"], ["--ci", "50"]),
 ]
-METRIC_SWITCHES = {"--help", "--threads", "--json", "--csv", "--quiet", "--debug"}
+METRIC_SWITCHES = {
+    *("--help", "--threads", "--json", "--csv", "--quiet", "--debug"),
+    # Of errors by label, tried in `test_metrics_errors.py`.
+    *("--by-label", "--confusions", "--at", "--order", "--top", "--labels", "--data", "--out"),
+}
 
 
 def scored(

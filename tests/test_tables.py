@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dexml import data
@@ -114,6 +114,62 @@ def test_parquet_arrow_pandas_and_polars(tmp_path: Path) -> None:
     (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"cut\.parquet: damaged Parquet file"):
         data.from_table(tmp_path / "cut.parquet")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('{"text": "a", "labels": [{"b": 1}\n{"c": 2}]}\n{"text": "x"}, {"text": "y"}', 1),
+        ('{"text": "a", "labels": ["b"]}, {"text": "c", "labels": []}', 1),
+        ('{"text": "a", "labels": ["b"]}\n\n{"text": "a", "labels": ["b"', 3),
+        ('{"text": "a", "labels": ["b"]},0,{"text": "c", "labels": []} x', 1),
+    ],
+)
+def test_lines_that_are_json_only_together_are_refused(
+    tmp_path: Path, content: str, line: int
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"a\.jsonl:{line}: not JSON"):
+        data.from_table(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", " a", "b c", "b  c", "d", "é", "", None]), max_size=3),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, 2),
+    st.booleans(),
+)
+def test_lists_of_arrow_are_read_as_lists_of_python(
+    rows: list[list[str | None]], cut: int, fixed: bool
+) -> None:
+    """All at once, or cell by cell where something is wrong: the same data, or the same error."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    texts = [f"text {i}" for i in range(len(rows))]
+    kind = pa.list_(pa.string())
+    chunks = [pa.array(part, kind) for part in (rows[:cut], rows[cut:])]
+    column = pa.chunked_array([chunks[0], pa.array([["x"], *rows[cut:]], kind)[1:]], kind)
+    assert len(column) == len(chunks[0]) + len(chunks[1])
+    labels = {"id": ["a", "d", "b c"], "text": ["A", "D", "B"]} if fixed else None
+
+    def read(table: Any) -> Any:
+        try:
+            return data.from_table(table, labels=labels)
+        except ValueError as error:
+            return str(error)
+
+    one = read(pa.table({"text": texts, "labels": column}))
+    two = read({"text": texts, "labels": rows})
+    if isinstance(one, str) or isinstance(two, str):
+        assert one == two
+        return
+    assert (one.train_texts, one.label_texts) == (two.train_texts, two.label_texts)
+    for name in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(one.y_train, name), getattr(two.y_train, name))
 
 
 def test_a_table_of_labels() -> None:

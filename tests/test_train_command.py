@@ -137,6 +137,7 @@ def test_faulty_parts_do_not_cost_the_training(
         y[data.validation_mask(data.load_texts(copy / "raw" / "trn_X.txt"), 0.1)] = 0
         save_npz(copy / "Y.trn.npz", csr_array(y))
     words = [word for word in command(copy, tiny_encoder, tmp_path / "run") if word != "--quiet"]
+    words += ["--groups", "file"]  # each point for itself
     assert run(train_main, words) == expected
     Run.open(tmp_path / "run")
     assert {"no positives": "no test scores", "a text short": "79 lines"}.get(

@@ -49,7 +49,13 @@ def metrics_of(run: Path) -> Any:
 
 NEVER, ALWAYS = 60, 1e-9
 """Minutes between checkpoints: none inside an epoch, or one after every step."""
-BOTH = {"stages": "heads,encoder", "head_epochs": 1, "encoder_epochs": 2, "encoder_layers": 1}
+BOTH = {
+    "stages": "heads,encoder",
+    "head_epochs": 1,
+    "encoder_epochs": 2,
+    "encoder_layers": 1,
+    "groups": "file",  # the steps of an epoch follow from the points that are held out
+}
 TURNED: dict[str, Any] = {
     "stages": "encoder,heads",
     "head_epochs": 2,

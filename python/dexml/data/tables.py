@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml.data.columns import Table, open_table
+from dexml.data.columns import StringLists, Table, open_table, string_lists
 from dexml.data.layout import Dataset, save_dataset
 from dexml.data.parts import Csr
 from dexml.files import replacing
 
+Pattern = tuple[NDArray[np.int64], NDArray[np.int32]]
+"""Labels of rows: indptr (n + 1,) and label numbers."""
 TABULAR = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 TRAIN, TEST = ("train", "trn"), ("test", "tst")
 """Names of the two sides in a split column."""
@@ -81,18 +84,26 @@ def from_table(
     numbers = _Numbers({} if known is None else known[0], fixed=known is not None)
     texts: dict[str, list[str]] = {"train": [], "test": []}
     ids: dict[str, list[list[int]]] = {"train": [], "test": []}
+    y_of: dict[str, Pattern] = {}
     for side, table in sides:
         where = _sides(table, columns.split, side)
         found = _texts(table, columns.text)
         cells = table.column(columns.labels, "name it with --label-column")
+        lists = string_lists(cells) if columns.split is None else None
+        if lists is not None:
+            whole = numbers.of_lists(lists)
+            if whole is not None:
+                texts[side], y_of[side] = found, whole
+                continue
         for row, (part, text, cell) in enumerate(zip(where, found, cells, strict=True)):
             at = partial(table.cell, row, columns.labels)
             texts[part].append(text)
             ids[part].append(numbers.of(cell, columns.separator, at))
     label_texts = known[1] if known is not None else list(numbers.by_name)
-    if not any(ids["train"]):
+    y_of |= {part: _pattern(rows) for part, rows in ids.items() if part not in y_of}
+    if not len(y_of["train"][1]):
         raise ValueError(f"{sides[0][1].name}: no training point has a label")
-    y = {part: _matrix(rows, len(label_texts)) for part, rows in ids.items()}
+    y = {part: _matrix(pattern, len(label_texts)) for part, pattern in y_of.items()}
     return Dataset(
         train_texts=texts["train"],
         test_texts=texts["test"],
@@ -264,6 +275,31 @@ class _Numbers:
             raise ValueError(f"{at()}: label '{twice}' twice")
         return found
 
+    def of_lists(self, cells: StringLists) -> Pattern | None:
+        """Return the numbers of the labels of all rows, sorted in each.
+
+        None where a label is empty, unknown or twice in a row: `of` then names the place.
+        """
+        names = [" ".join(string.split()) for string in cells.strings]
+        known = all(names) and not (self.fixed and not self.by_name.keys() >= set(names))
+        if not known:
+            return None
+        fresh = dict(self.by_name)
+        found = np.array([fresh.setdefault(name, len(fresh)) for name in names], np.int32)
+        y = csr_array(
+            (np.ones(len(cells.codes), np.int8), found[cells.codes], cells.offsets),
+            shape=(len(cells), max(1, len(fresh))),
+        )
+        if not y.has_canonical_format:
+            y.sort_indices()
+        inner = np.diff(y.indptr) > 0
+        steps = np.diff(y.indices, prepend=-1)
+        steps[y.indptr[:-1][inner]] = 1
+        if (steps <= 0).any():
+            return None
+        self.by_name.update(fresh)
+        return y.indptr.astype(np.int64), y.indices.astype(np.int32)
+
     def _number(self, name: str, at: Callable[[], str]) -> int:
         if self.fixed and name not in self.by_name:
             raise ValueError(f"{at()}: label '{name}' is not in the table of labels")
@@ -289,8 +325,12 @@ def _label_table(table: Table) -> tuple[dict[str, int], list[str]]:
     return numbers, texts
 
 
-def _matrix(rows: list[list[int]], n_labels: int) -> Csr:
+def _pattern(rows: list[list[int]]) -> Pattern:
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-    indices = np.fromiter((i for row in rows for i in row), np.int32, int(indptr[-1]))
+    return indptr, np.fromiter((i for row in rows for i in row), np.int32, int(indptr[-1]))
+
+
+def _matrix(pattern: Pattern, n_labels: int) -> Csr:
+    indptr, indices = pattern
     values = np.ones(len(indices), np.float32)
-    return csr_array((values, indices, indptr), shape=(len(rows), n_labels))
+    return csr_array((values, indices, indptr), shape=(len(indptr) - 1, n_labels))
