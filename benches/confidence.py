@@ -25,16 +25,6 @@ from dexml.predict import Prediction, Predictor
 from dexml.scorers import Queries
 
 
-def matrix(found: Prediction, values: Any, n_labels: int) -> csr_array:
-    """Hold values of a prediction as a sparse matrix, (n, n_labels)."""
-    there = found.ids >= 0
-    indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
-    shape = (len(found.ids), n_labels)
-    y = csr_array((values[there].astype(np.float64), found.ids[there], indptr), shape=shape)
-    y.sort_indices()
-    return y
-
-
 def reachable(predictor: Predictor, name: str, share: float) -> float:
     """The share itself, or else the largest that a refusal names."""
     asked: dict[str, Any] = {name: share}
@@ -60,8 +50,8 @@ def measure(run: Path, folder: Path | None) -> dict[str, Any]:
     predicting = time.process_time() - start
     assert found.probabilities is not None, predictor.probabilities_note()
     assert (bare[0] == found.ids).all()  # probabilities change no ranking
-    p = matrix(found, found.probabilities, predictor.n_labels)
-    sigmoid = matrix(found, 1 / (1 + np.exp(-found.scores)), predictor.n_labels)
+    p = data.csr_of_ids(found.ids, found.probabilities, predictor.n_labels)
+    sigmoid = data.csr_of_ids(found.ids, 1 / (1 + np.exp(-found.scores)), predictor.n_labels)
     judged = reliability(y, p, 5, groups=part.groups, seed=0)
     result: dict[str, Any] = {
         "run": run.name,
@@ -91,7 +81,7 @@ def of_cut(y: csr_array, cut: Prediction, groups: Any = None) -> dict[str, float
     """Precision, recall and number of the labels that are kept."""
     k = cut.ids.shape[1]
     found = evaluate(y, cut.ids, [f"microP@{k}", f"microR@{k}"], empty_rows="skip")
-    hits = (matrix(cut, np.ones(cut.ids.shape), y.shape[1]) * (y > 0)).sum(axis=1)
+    hits = data.hits_of(y, cut.ids).sum(axis=1)
     n = (y > 0).sum(axis=1)
     has = n > 0
     share = hits[has] / n[has]

@@ -244,8 +244,7 @@ def main() -> None:
             action.add_argument("logs", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        for name in ("of kills",):
-            (Path(scratch) / name).mkdir()
+        (Path(scratch) / "of kills").mkdir()
         args.work(args, random.Random(args.seed), Path(scratch))
 
 

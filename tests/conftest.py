@@ -132,3 +132,13 @@ def run_dir(tiny_data: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPa
     train.train(train_settings(tiny_data, tiny_encoder, out, head_epochs=20))
     assert run(index_main, [str(out), "--search", "hnsw", "--quiet"]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def light_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A light run on the tiny data; copy it before you change it."""
+    from dexml.train import TrainSettings, train
+
+    out = tmp_path_factory.mktemp("light") / "run"
+    train(TrainSettings(data_dir=tiny_data, out=out, encoder="none", quiet=True))
+    return out

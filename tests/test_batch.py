@@ -19,15 +19,6 @@ K = 3
 
 
 @pytest.fixture(scope="module")
-def light_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from dexml.train import TrainSettings, train
-
-    out = tmp_path_factory.mktemp("light") / "run"
-    train(TrainSettings(data_dir=tiny_data, out=out, encoder="none", quiet=True))
-    return out
-
-
-@pytest.fixture(scope="module")
 def texts(tiny_data: Path) -> list[str]:
     return list(data.load_dataset(tiny_data).test_texts)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dexml.scorers.calibration import MAX_STEPS, Calibration, Level, Missing, frequency_of
+from dexml.metrics.labelgroups import frequency_of
+from dexml.scorers.calibration import MAX_STEPS, Calibration, Level, Missing
 from dexml.scorers.thresholds import at_precision, at_probability, at_recall
 from dexml.train import calibrating
 from dexml.train.calibrating import Answers, fit, fit_curve, isotonic_steps

@@ -81,7 +81,7 @@ print("done")
 @pytest.fixture(scope="module")
 def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run, with its encoder for OpenVINO too."""
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="needs openvino")
     from dexml.commands.index import main
     from dexml.console import run
 

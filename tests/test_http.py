@@ -14,19 +14,11 @@ from typing import Any
 import pytest
 
 from dexml.predict import Predictor
-from dexml.train import TrainSettings, train
 
 for needed in ("fastapi", "httpx"):
     pytest.importorskip(needed, reason=f"needs {needed}")
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def light_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("http") / "run"
-    train(TrainSettings(data_dir=tiny_data, out=out, encoder="none", tree="none", quiet=True))
-    return out
 
 
 @pytest.fixture

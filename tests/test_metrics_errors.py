@@ -89,7 +89,7 @@ def test_ranked_ids_count_as_scores_do(dtype: Any) -> None:
 
 
 def test_shares_are_those_of_scikit_learn_and_of_the_macro_metrics() -> None:
-    judge = pytest.importorskip("sklearn.metrics")
+    judge = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
     y_true, scores, _ = made(1, 60, 11)
     found = label_errors(y_true, scores, 11)
     truth, sets = y_true.toarray() > 0, scores.toarray() > 0

@@ -27,7 +27,7 @@ def made(seed: int = 0, n: int = 60, n_labels: int = 15) -> tuple[csr_array, csr
 
 @pytest.mark.parametrize("seed", range(3))
 def test_sets_are_scored_as_scikit_learn_does(seed: int) -> None:
-    judge = pytest.importorskip("sklearn.metrics")
+    judge = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
     y_true, y_pred = made(seed)
     truth, sets = y_true.toarray() > 0, y_pred.toarray() > 0
     expected: dict[str, float] = {

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from dexml import _rust
 from dexml.data import Csr, csr_parts
+from dexml.metrics import evaluate
 
 BY_PROBABILITY = ("P", "nDCG", "R")
 BY_PROPENSITY = ("PSP", "PSnDCG", "PSR")
@@ -329,19 +331,11 @@ def _measured(
     n_labels = len(fixed.sums)
     gains = fixed.gains(rows).astype(np.float32)
     top = _rust.topk_csr(rows[0], rows[1], gains, n_labels, asked.k)[0]
-    there = top >= 0
-    pairs = np.nonzero(there)[0] * n_labels + top[there]
-    true = np.repeat(np.arange(len(right[0]) - 1), np.diff(right[0])) * n_labels + right[1]
-    hits = np.bincount(top[there][np.isin(pairs, true)], minlength=n_labels)
-    given = np.bincount(top[there], minlength=n_labels)
-    positives = np.bincount(right[1], minlength=n_labels)
-    values: NDArray[Any] = {
-        "macroP": hits / np.maximum(given, 1),
-        "macroR": hits / np.maximum(positives, 1),
-        "macroF": 2 * hits / np.maximum(given + positives, 1),
-        "Coverage": hits > 0,
-    }[asked.kind]
-    return float(values.mean())
+    indptr, labels = right
+    shape = (len(indptr) - 1, n_labels)
+    y_true = csr_array((np.ones(len(labels), np.float32), labels, indptr), shape=shape)
+    metric = f"{asked.kind}@{asked.k}"
+    return evaluate(y_true, top, [metric])[metric]
 
 
 def _shared(values: NDArray[np.float64], bucket: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
             console.say(f"cut: {threshold}")
     elif settings.values == "probability" or not settings.quiet:
         note = predictor.probabilities_note()
-        if settings.values == "probability" and note.startswith("no "):
+        if settings.values == "probability" and not predictor.has_probabilities:
             raise ValueError(f"{settings.run}: --values probability: {note}")
         console.say(note)
     with ExitStack() as stack:
@@ -197,7 +197,7 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
         named.suffix,
         predictor.label_texts,
         question.n_labels,
-        not predictor.probabilities_note().startswith("no "),
+        predictor.has_probabilities,
         settings.values or ("gain" if settings.favour else "score"),
         question.first,
         _about(settings, predictor, asked, question),

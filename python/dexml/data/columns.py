@@ -65,7 +65,7 @@ def open_table(source: Any, name: str) -> Table:
         if names is None or callable(names):
             kind = type(source).__name__
             raise TypeError(f"{name} is {kind}; give a file, a data frame, or a dict of columns")
-    columns = {str(column): _listed(source[column]) for column in names}
+    columns = {str(column): listed(source[column]) for column in names}
     lengths = {column: len(values) for column, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{name}: columns of different lengths ({lengths})")
@@ -134,7 +134,7 @@ def _of_arrow(column: Any) -> Sequence[Any]:
     return column.to_pylist()  # type: ignore[no-any-return]
 
 
-def _listed(column: Any) -> Sequence[Any]:
+def listed(column: Any) -> Sequence[Any]:
     """Return the values of a column: of pyarrow, polars, pandas, numpy, or any sequence."""
     if hasattr(column, "num_chunks") and hasattr(column, "to_pylist"):
         return _of_arrow(column)

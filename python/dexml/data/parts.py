@@ -89,6 +89,39 @@ def truth_parts(y: Csr, name: str) -> CsrParts:
     return np.ascontiguousarray(y.indptr, dtype=np.int64), indices, data
 
 
+def hits_of(y_true: Csr, ids: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Say which ranked labels are positives.
+
+    Args:
+        y_true: Truth, (n, n_labels); values above 0 are positives. Columns may be in any order.
+        ids: Label ids of each row, (n, m), padded with -1.
+
+    Returns:
+        A mask of the shape of `ids`.
+    """
+    n, n_labels = y_true.shape
+    positive = y_true.data > 0
+    rows = np.repeat(np.arange(n), np.diff(y_true.indptr))[positive]
+    wanted = np.arange(n)[:, None] * n_labels + ids
+    found: NDArray[np.bool_] = np.isin(wanted, rows * n_labels + y_true.indices[positive])
+    return found & (ids >= 0)
+
+
+def csr_of_ids(ids: NDArray[np.integer[Any]], values: NDArray[Any], n_labels: int) -> csr_array:
+    """Return ranked labels as a matrix (n, n_labels), columns ascending.
+
+    Args:
+        ids: Label ids of each row, (n, m), padded with -1.
+        values: Their values, (n, m).
+        n_labels: Number of labels.
+    """
+    there = ids >= 0
+    indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+    matrix = csr_array((values[there], ids[there], indptr), shape=(len(ids), n_labels))
+    matrix.sort_indices()
+    return matrix
+
+
 def id_array(ids: Any, name: str) -> NDArray[Any]:
     """Return what a caller gave as ids as an array, not checked yet; `check_ids` looks at it.
 

@@ -11,6 +11,10 @@ import dexml
 from dexml.export.vectors import Vectors, to_faiss, to_lancedb, to_numpy, to_qdrant
 from dexml.files import replacing, write_json, write_text
 from dexml.predict import Predictor
+from dexml.predict.served import scorers_in
+from dexml.scorers import NeighbourScorer, VotedScorer
+from dexml.scorers.lexical import LexicalScorer
+from dexml.scorers.ranker import RankedScorer
 
 Kind = Literal["numpy", "faiss", "lancedb", "qdrant", "onnx"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -94,9 +98,10 @@ def _check_free(folder: Path, *, overwrite: bool) -> None:
 
 def _left_out(predictor: Predictor) -> list[str]:
     """Name what the run adds to dot products, which no vector store can."""
-    name = type(predictor.scorer).__name__
-    known = {
-        "VotedScorer": ["votes of training points"],
-        "RankedScorer": ["votes of training points", "evidence of words", "the ranker"],
+    kinds: dict[str, tuple[type, ...]] = {
+        "votes of training points": (VotedScorer, NeighbourScorer),
+        "evidence of words": (LexicalScorer,),
+        "the ranker": (RankedScorer,),
     }
-    return known.get(name, [])
+    parts = list(scorers_in(predictor.scorer))
+    return [name for name, kind in kinds.items() if any(isinstance(part, kind) for part in parts)]

@@ -18,14 +18,13 @@ from scipy.special import ndtri
 from dexml import _rust, data
 from dexml.data import Csr
 from dexml.metrics.evaluator import evaluate
+from dexml.metrics.labelgroups import FREQUENCIES, frequency_of
 from dexml.metrics.propensity import label_counts
 
 BINS = 5
 """Strata by probability."""
 RANKS = (1, 3, 5, 10)
 """Last rank of each stratum by rank; one more for all that follow."""
-FREQUENCIES = ("head", "torso", "tail", "unseen")
-"""Labels by their training points: more than 100, 11 to 100, 1 to 10, none."""
 FEW = 5
 """Predictions that are drawn from every stratum, if there are enough."""
 LEAST_SPREAD = 0.1
@@ -158,7 +157,7 @@ class Audit:
         whole = known + unknown.sum()
         there = judged > 0
         share = np.divide(right, judged, out=np.zeros(len(some)), where=there)
-        low, high = _wilson(share, np.maximum(judged, 1), z)
+        low, high = wilson(share, np.maximum(judged, 1), z)
         weights = unknown / whole
         left = np.where(unknown > 0, 1 - judged / np.maximum(unknown, 1), 0)
         value = known / whole + float(weights @ share)
@@ -278,8 +277,8 @@ def draw_audit(
                 f"y_train: {y_train.shape[1]} labels, but y_pred has {y_pred.shape[1]}"
             )
         counts, frequencies = label_counts(y_train)[labels], FREQUENCIES
-        frequency = np.where(counts > 100, 0, np.where(counts > 10, 1, np.where(counts > 0, 2, 3)))
-    right = _positive(known, rows, labels)
+        frequency = frequency_of(counts)
+    right = data.hits_of(known, ids)[rows, ranks]
     number, of_pair = np.unique(place * len(frequencies) + frequency, return_inverse=True)
     unknown = np.bincount(of_pair, ~right).astype(np.int64)
     total = np.bincount(of_pair, values)
@@ -347,17 +346,7 @@ def _places(
     return [*names, f"rank {first[-1]} on"], np.searchsorted(RANKS, ranks + 1).astype(np.int64)
 
 
-def _positive(y_true: Csr, rows: NDArray[np.int64], labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return which pairs are positives."""
-    n_labels = y_true.shape[1]
-    of_row = np.repeat(np.arange(y_true.shape[0]), np.diff(y_true.indptr))
-    positive = y_true.data > 0
-    true = of_row[positive] * n_labels + y_true.indices[positive]
-    found: NDArray[np.bool_] = np.isin(rows * n_labels + labels, true)
-    return found
-
-
-def _wilson(
+def wilson(
     p: NDArray[np.float64], n: NDArray[np.float64], z: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return Wilson's limits of shares p of n."""

@@ -87,7 +87,7 @@ def terms(places: Places, names: list[str]) -> list[Terms]:
         p, hits = places.p[:, :k], places.hits[:, :k]
         there = np.isfinite(p)
         rows, columns = np.nonzero(there)
-        cell = np.minimum((p[rows, columns] * CELLS).astype(np.int64), CELLS - 1)
+        cell = cells_of(p[rows, columns])
         found[f"labels@{k}"] = there.sum(axis=1).astype(np.float64)
         shares = _equal_masses(cell) if kind == "ACE" else _equal_widths()
         less = hits[rows, columns] - p[rows, columns]
@@ -114,6 +114,11 @@ def errors(names: list[str], of_term: dict[str, Any]) -> dict[str, Floats]:
             less = np.maximum(less, 0)
         found[name] = np.abs(less).sum(axis=0) / of_term[f"labels@{k}"]
     return found
+
+
+def cells_of(p: Floats) -> NDArray[np.int64]:
+    """Return the cell of each probability, from 0."""
+    return np.minimum((p * CELLS).astype(np.int64), CELLS - 1)
 
 
 def _parsed(name: str) -> tuple[str, int]:

@@ -231,7 +231,7 @@ def _matrices(
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k = {k!r}; expected a whole number from 1")
     evaluate(y_true, y_pred, [f"P@{k}"], exclude=exclude)  # checks all of them
-    n_points, n_labels = y_true.shape
+    n_labels = y_true.shape[1]
     truth = csr_array((y_true.data > 0, y_true.indices, y_true.indptr), shape=y_true.shape)
     truth = truth.astype(np.int32)
     truth.eliminate_zeros()
@@ -245,11 +245,7 @@ def _matrices(
     else:
         parts = data.csr_parts(y_pred, "y_pred")
     ids, _ = _rust.topk_csr(*parts, n_labels, int(k), pairs)
-    ids = np.sort(ids, axis=1)
-    kept = ids >= 0
-    starts = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
-    ones = np.ones(starts[-1], np.int32)
-    return truth, csr_array((ones, ids[kept], starts), shape=(n_points, n_labels))
+    return truth, data.csr_of_ids(ids, np.ones_like(ids), n_labels)
 
 
 def _ones(pairs: Csr) -> Csr:

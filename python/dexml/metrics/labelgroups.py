@@ -15,6 +15,9 @@ from dexml import shown
 from dexml.data import Csr
 from dexml.metrics.propensity import label_counts
 
+FREQUENCIES = ("head", "torso", "tail", "unseen")
+"""Labels by their training points: more than 100, 11 to 100, 1 to 10, none."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LabelGroups:
@@ -96,6 +99,11 @@ class GroupResult:
             "n_points": self.n_points,
             "n_positives": self.n_positives,
         }
+
+
+def frequency_of(counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Return the position in `FREQUENCIES` of labels with these numbers of training points."""
+    return np.where(counts > 100, 0, np.where(counts > 10, 1, np.where(counts > 0, 2, 3)))
 
 
 def frequency_groups(y_train: Csr, *, tail_max: int = 10, torso_max: int = 100) -> LabelGroups:

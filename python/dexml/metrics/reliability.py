@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from dexml import _rust, data
 from dexml.data import Csr
+from dexml.metrics.binned import BINS, CELLS, cells_of
 from dexml.metrics.result import Interval, check_resampling, clusters_of
 
-BINS = 10
 CURVE = 100
 """Shares of the points that a risk-coverage curve is read at, at most."""
 
@@ -112,7 +112,7 @@ def reliability(
     there = ids >= 0
     if not there.any():
         raise ValueError("probabilities: no predicted label")
-    hits = _hits(y_true, ids)
+    hits = data.hits_of(y_true, ids)
     clusters = clusters_of(groups, len(ids))
     unit = np.arange(len(ids)) if clusters is None else clusters.astype(np.int64)
     sums = _bin_sums(p, hits, there, unit)
@@ -138,16 +138,6 @@ def reliability(
     return Reliability(bins, ece, interval, (at + 1) / len(ids), wrong[at])
 
 
-def _hits(y_true: Csr, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-    n, n_labels = y_true.shape
-    rows = np.repeat(np.arange(n), np.diff(y_true.indptr))
-    positive = y_true.data > 0
-    known = rows[positive] * n_labels + y_true.indices[positive]
-    wanted = np.arange(n)[:, None] * n_labels + ids
-    found: NDArray[np.bool_] = np.isin(wanted, known) & (ids >= 0)
-    return found
-
-
 def _bin_sums(
     p: NDArray[np.float32],
     hits: NDArray[np.bool_],
@@ -157,8 +147,7 @@ def _bin_sums(
     """Return labels, hits and probabilities of each unit and bin, (units, BINS, 3)."""
     rows, columns = np.nonzero(there)
     values = p[rows, columns].astype(np.float64)
-    # As the evaluator: a thousand cells, a hundred of them a bin.
-    number = np.minimum((values * 1000).astype(np.int64), 999) // 100
+    number = cells_of(values) // (CELLS // BINS)
     n_units = int(unit.max()) + 1
     at = unit[rows] * BINS + number
     parts = [None, hits[rows, columns].astype(np.float64), values]

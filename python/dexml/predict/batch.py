@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dexml.data.columns import listed
 from dexml.predict.predictor import Predictor
 from dexml.run import Run
 
@@ -136,7 +137,7 @@ class BatchPredictor:
     def schema(self) -> str:
         """The columns of an answer as Spark describes them, beside those of the batch."""
         kinds = dict(zip(ADDED, ("int", "string", "float", "float"), strict=True))
-        if self.predictor().probabilities_note().startswith("no "):
+        if not self.predictor().has_probabilities:
             del kinds["probabilities"]
         return ", ".join(f"{name} array<{kind}>" for name, kind in kinds.items())
 
@@ -163,11 +164,7 @@ def _column(batch: Any, name: str) -> list[str]:
         raise TypeError(f"batch is {kind}; give a dict of columns, a data frame, or a table")
     if name not in list(names):
         raise ValueError(f"no column {name!r} (columns: {', '.join(map(str, names))})")
-    column = batch[name]
-    for method in ("to_pylist", "tolist"):
-        if hasattr(column, method):
-            return list(getattr(column, method)())
-    return list(column)
+    return list(listed(batch[name]))
 
 
 def _ragged(rows: list[Any]) -> Any:

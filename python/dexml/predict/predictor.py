@@ -195,6 +195,11 @@ class Predictor:
         """Say how k labels a text are found and how well, and which training points vote."""
         return self._now.scorer.note(k)
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether answers have probabilities; if not, `probabilities_note` says why."""
+        return isinstance(self._calibration(self._now), Calibration)
+
     def probabilities_note(self) -> str:
         """Say what the probabilities rest on, or why there are none."""
         calibration = self._calibration(self._now)

@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
-from dexml.data import Csr
+from dexml.data import Csr, csr_of_ids, hits_of
 from dexml.metrics import Reliability, evaluate, reliability
+from dexml.metrics.labelgroups import FREQUENCIES, frequency_of
 from dexml.metrics.propensity import label_counts
 from dexml.report import charts
 from dexml.report.charts import Figure, Point, Reach, Series
 from dexml.report.figures import in_percent
 from dexml.report.inputs import Evaluation, Training
-from dexml.scorers.calibration import COLUMNS, FREQUENCIES, Calibration, frequency_of
+from dexml.scorers.calibration import COLUMNS, Calibration
 from dexml.scorers.thresholds import Threshold, at_precision, at_recall
 
 K = 5
@@ -120,7 +120,7 @@ class _Answers(NamedTuple):
     @classmethod
     def of(cls, test: Evaluation) -> _Answers:
         assert test.probabilities is not None
-        hits = _hits(test.y_true, test.ids)
+        hits = hits_of(test.y_true, test.ids)
         rows, columns = np.nonzero(test.ids >= 0)
         p = test.probabilities[rows, columns].astype(np.float64)
         order = np.argsort(-p, kind="stable")
@@ -134,26 +134,12 @@ class _Answers(NamedTuple):
         return int(np.searchsorted(-self.p, -float(np.float32(cut)), side="right"))
 
 
-def _hits(y_true: Csr, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-    n_labels = y_true.shape[1]
-    rows = np.repeat(np.arange(len(ids)), np.diff(y_true.indptr))
-    true = y_true.data > 0
-    known = rows[true] * n_labels + y_true.indices[true]
-    wanted = np.arange(len(ids))[:, None] * n_labels + ids
-    found: NDArray[np.bool_] = np.isin(wanted, known) & (ids >= 0)
-    return found
-
-
 def _matrix(test: Evaluation, k: int, keep: NDArray[np.bool_] | None = None) -> Csr:
     """Return the probabilities of the first k labels, or of some of them, as a matrix."""
     assert test.probabilities is not None
-    ids = test.ids[:, :k]
-    there = (ids >= 0) if keep is None else keep
-    indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
-    values = test.probabilities[:, :k][there].astype(np.float64)
-    matrix = csr_array((values, ids[there], indptr), shape=test.y_true.shape)
-    matrix.sort_indices()
-    return matrix
+    ids = test.ids[:, :k] if keep is None else np.where(keep, test.ids[:, :k], -1)
+    values = test.probabilities[:, :k].astype(np.float64)
+    return csr_of_ids(ids, values, test.y_true.shape[1])
 
 
 def _cut(answers: _Answers, share: float, calibration: Calibration, find: Any) -> Cut:
@@ -275,7 +261,7 @@ def _groups(
 ) -> list[Group]:
     assert test.probabilities is not None
     ids, p = test.ids[:, :k], test.probabilities[:, :k]
-    hits, there = _hits(test.y_true, ids), ids >= 0
+    hits, there = hits_of(test.y_true, ids), ids >= 0
     frequency = frequency_of(counts[np.maximum(ids, 0)])
     try:
         cuts = at_precision(calibration, 0.8, by_frequency=True).by_frequency

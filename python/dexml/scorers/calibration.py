@@ -23,8 +23,6 @@ MAX_STEPS = 256
 """Of the isotonic regression behind a curve."""
 BEST = 20
 """Scores of a text that its level is taken from."""
-FREQUENCIES = ("head", "torso", "tail", "unseen")
-"""Labels by their training points: more than 100, 11 to 100, 1 to 10, none."""
 COLUMNS = (
     "precision",
     "precision low",
@@ -47,11 +45,6 @@ _HELD_TYPES: dict[str, tuple[type, int]] = {
 }
 ALL = "all"
 OLD = "the run was trained by a dexml without calibration; train it again"
-
-
-def frequency_of(counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Return the position in `FREQUENCIES` of labels with these numbers of training points."""
-    return np.where(counts > 100, 0, np.where(counts > 10, 1, np.where(counts > 0, 2, 3)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dexml import _rust, favour
 from dexml.favour import BY_PROPENSITY, Favour, Fixed, Rows
+from dexml.metrics.propensity import DEFAULT_CONSTANTS
 from dexml.scorers.calibration import Calibration
 
 PROPENSITY = "propensity"
@@ -29,8 +30,8 @@ def weights_of(
     """Return the inverse propensities of labels, where a metric needs them."""
     if asked.kind not in BY_PROPENSITY:
         return None
-    a, b = float(constants.get("a", 0.55)), float(constants.get("b", 1.5))
-    return _rust.inv_propensity(counts, int(constants["n_points"]), a, b)
+    a, b = (constants.get(*one) for one in zip("ab", DEFAULT_CONSTANTS, strict=True))
+    return _rust.inv_propensity(counts, int(constants["n_points"]), float(a), float(b))
 
 
 def learned(

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml.scorers.calibration import ALL, COLUMNS, FREQUENCIES, Calibration, frequency_of
+from dexml.metrics.labelgroups import FREQUENCIES, frequency_of
+from dexml.scorers.calibration import ALL, COLUMNS, Calibration
 
 
 class Estimate(NamedTuple):

@@ -20,13 +20,14 @@ from scipy.sparse import csr_array
 from scipy.special import expit
 
 from dexml import _rust
-from dexml.data import part_numbers
+from dexml.data import hits_of, part_numbers
 from dexml.files import replacing
+from dexml.metrics.audit import wilson
+from dexml.metrics.labelgroups import FREQUENCIES, frequency_of
 from dexml.scorers.calibration import (
     ALL,
     BEST,
     COLUMNS,
-    FREQUENCIES,
     MAX_STEPS,
     OLD,
     Calibration,
@@ -35,7 +36,6 @@ from dexml.scorers.calibration import (
     Held,
     Level,
     Missing,
-    frequency_of,
     summaries,
 )
 from dexml.scorers.candidates import Candidates
@@ -103,7 +103,7 @@ class Answers:
             label_counts: The same for labels that are not among the answers, (L,).
         """
         y = csr_array(asked.y_true > 0, dtype=np.float32)
-        hits = (entries(y, ids, 0) > 0) & (ids >= 0)
+        hits = hits_of(y, ids)
         n = len(ids)
         lengths = hits.sum(axis=1)
         indptr = np.concatenate([[0], np.cumsum(lengths)])
@@ -461,18 +461,15 @@ def _intervals(
         low, high = np.quantile(np.nan_to_num(sample), [0.05, 0.95], axis=0)
         columns += [np.nan_to_num(value), low, high]
     # A bootstrap of few answers is too sure: 20 of 20 right would be 100 % for sure.
-    columns[1] = np.minimum(columns[1], _wilson(n_right, n_kept))
+    columns[1] = np.minimum(columns[1], _lower_end(n_right, n_kept))
     assert len(columns) == len(COLUMNS)
     return np.stack(columns, axis=1)
 
 
-def _wilson(right: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
+def _lower_end(right: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the lower end of Wilson's interval of a share, one-sided, 95 %; 0 of nothing."""
-    z, n = 1.6449, np.maximum(n, 1e-9)
-    p = right / n
-    spread = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    low: NDArray[np.float64] = (p + z**2 / (2 * n) - spread) / (1 + z**2 / n)
-    return np.where(n < 1, 0.0, low)
+    n = np.maximum(n, 1e-9)
+    return np.where(n < 1, 0.0, wilson(right / n, n, 1.6449)[0])
 
 
 def _missed(

@@ -3,15 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use twins::mix;
 use xmc_core::{Evaluator, Metric, Options};
-
-/// As the core mixes.
-fn mix(seed: u64) -> u64 {
-    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// Magic and version, as this version writes them.
 fn head() -> [u8; 12] {

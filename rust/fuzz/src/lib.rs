@@ -15,6 +15,15 @@ pub fn on_this_thread() {
     });
 }
 
+/// As the core mixes, for checksums.
+#[must_use]
+pub fn mix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// The line of the first fault, counted from 1.
 pub type Line = usize;
 /// Sorted labels of a row, each with the bits of its value.

@@ -26,6 +26,14 @@ fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     seeds
 }
 
+/// As the core mixes, for checksums.
+fn mix(bits: u64) -> u64 {
+    let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
 #[test]
 fn label_text() {
     for (path, text) in seeds("labels") {
@@ -105,12 +113,6 @@ fn vocabularies() {
 
 #[test]
 fn saved_evaluators() {
-    let mix = |bits: u64| {
-        let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    };
     let metrics = ["P@1".parse::<Metric>().unwrap()];
     let head = Evaluator::new(1, &metrics, Options::default()).unwrap().to_bytes();
     let mut n_read = 0;
@@ -135,12 +137,6 @@ fn saved_evaluators() {
 
 #[test]
 fn bilinear_models() {
-    let mix = |bits: u64| {
-        let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    };
     let folder = tempfile::tempdir().unwrap();
     let mut n_read = 0;
     for (seed, body) in seeds("bilinear") {
