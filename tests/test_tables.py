@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -303,6 +304,78 @@ def test_json_lines_agree_with_the_table_in_memory(rows: list[tuple[str, list[st
     ):
         assert text == own
         assert {found.label_texts[i] for i in ids} == set(labels)
+
+
+# Objects of a line, as text: regular ones, and those that are JSON to Python alone, or not at all.
+REGULAR = [
+    '{"text": "a", "labels": ["x"]}',
+    '{"labels": ["y", "x"], "text": "b", "id": 3, "more": {"text": [null, 1e999]}}',
+    '{"text": "\\u00e9\\ud83d\\ude00 \\" é", "labels": [" y ", "é\\tz"]}',
+    '{"te\\u0078t": "", "labels": []}\r',
+    '{"text":"c","labels":["\\u0000"]}',
+]
+ODD = [
+    "",
+    " \t\r",
+    "\u2003",
+    '{"text": "a", "labels": null}',
+    '{"text": null, "labels": []}',
+    '{"text": 1, "labels": []}',
+    '{"text": "a", "labels": ["x", "x"]}',
+    '{"text": "a", "labels": [["x"]]}',
+    '{"text": "a", "labels": [1, "1"]}',
+    '{"text": "a", "labels": [1, 2]}',
+    '{"text": "a", "labels": ["x", ""]}',
+    '{"text": "a", "labels": ["x", null]}',
+    '{"text": "a", "labels": "x;y"}',
+    '{"text": "a", "labels": "[\\"x\\"]"}',
+    '{"text": "a", "text": "b", "labels": ["z"]}',
+    '{"text": "a", "labels": ["\\ud800"]}',
+    '{"text": "a", "labels": ["x"], "more": NaN}',
+    '{"text": "a"}',
+    '["text"]',
+    '{"text": "a", "labels": ["x"]',
+    '{"text": "a", "labels": ["x"]},',
+    '{"text": "a\tb", "labels": ["x"]}',
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.one_of(*[st.sampled_from(REGULAR)] * 4, st.sampled_from(ODD)), min_size=1),
+    st.booleans(),
+    st.sampled_from([None, ";"]),
+)
+def test_json_lines_are_read_as_python_reads_each(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], end: bool, separator: str | None
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / "a"
+    path.write_text("\n".join(lines) + "\n" * end, encoding="utf-8", newline="")
+    columns = data.Columns(separator=separator)
+    rows = [(n, line) for n, line in enumerate(lines, start=1) if line.strip()]
+
+    def read(source: Any) -> Any:
+        try:
+            found = data.from_table(source, columns=columns)
+        except ValueError as error:
+            return str(error)
+        return found.train_texts, found.label_texts, ids_of(found.y_train)
+
+    try:
+        records = [json.loads(line) for _, line in rows]
+    except ValueError:
+        assert "not JSON" in read(path)
+        return
+    if not records or any(type(record) is not dict for record in records):
+        assert re.search(r"a:\d+: list; expected an object|: empty; expected a table", read(path))
+        return
+    names = {name: None for record in records for name in record}
+    expected = read({name: [record.get(name) for record in records] for name in names})
+    if isinstance(expected, str):  # the same words of another place
+        place = re.match(r"train row (\d+)(.*)", expected, re.DOTALL)
+        named = f"{path}:{rows[int(place[1])][0]}{place[2]}" if place else expected
+        expected = named.replace("train: ", f"{path}: ")
+    assert read(path) == expected
 
 
 def many_points(path: Path, n: int = 60) -> Path:

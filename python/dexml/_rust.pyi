@@ -31,6 +31,7 @@ __all__ = [
     "interval",
     "inv_propensity",
     "join_rows",
+    "json_columns",
     "label_centroids",
     "label_counts",
     "load_bow",
@@ -132,6 +133,21 @@ def load_pairs(
 
 def load_bytes(path: str) -> bytes:
     """Read a whole file, unpacked if it is gzip or zstd. Ctrl-C is heard."""
+
+def json_columns(
+    content: bytes, names: Sequence[str]
+) -> (
+    tuple[
+        NDArray[np.int64], list[list[str] | tuple[NDArray[np.int64], NDArray[np.int32], list[str]]]
+    ]
+    | None
+):
+    """Read columns of JSON lines: lines of the rows (counted from 1), and a column for each name.
+
+    A column is a list of strings, or lists of strings: offsets (n + 1,), codes, strings. None where
+    a line is no object, a key is missing or there twice, a cell is neither or another kind than
+    those above, or where bytes are not UTF-8 or a string is no Unicode. Ctrl-C is heard.
+    """
 
 def save_labels(
     path: str,

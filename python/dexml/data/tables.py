@@ -77,9 +77,10 @@ def from_table(
         ImportError: A Parquet file, and pyarrow is not installed.
     """
     columns = columns or Columns()
-    sides = [("train", open_table(train, "train"))]
+    wanted = [columns.text, columns.labels, *([columns.split] if columns.split else [])]
+    sides = [("train", open_table(train, "train", wanted))]
     if test is not None:
-        sides.append(("test", open_table(test, "test")))
+        sides.append(("test", open_table(test, "test", wanted)))
     known = None if labels is None else _label_table(open_table(labels, "labels"))
     numbers = _Numbers({} if known is None else known[0], fixed=known is not None)
     texts: dict[str, list[str]] = {"train": [], "test": []}

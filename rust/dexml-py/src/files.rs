@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use numpy::{Element, PyArray1};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
-use xmc_core::{Csr, ParseOptions, Repairs, Scores, check_matrix};
+use pyo3::types::{PyBytes, PyList};
+use xmc_core::{Csr, JsonColumn, ParseOptions, Repairs, Scores, check_matrix};
 
 use crate::arrays::{CsrArgs, CsrArrays, PatternArgs, PatternArrays, holds, moved, vector};
 use crate::border::{count, detached, in_pool, interruptible};
@@ -106,6 +106,34 @@ pub(crate) fn load_bytes(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, Py
         xmc_core::load_bytes(&path, ParseOptions { missing_value: None, keep_going })
     })?;
     Ok(PyBytes::new(py, &bytes))
+}
+
+/// Read columns of JSON lines: the line of each row, and a list of strings or lists of strings
+/// (offsets, codes, strings) for each column; None if they are not regular.
+#[pyfunction]
+pub(crate) fn json_columns<'py>(
+    py: Python<'py>,
+    content: Bound<'py, PyBytes>,
+    names: Vec<String>,
+) -> PyResult<Option<(Vector<'py, i64>, Bound<'py, PyList>)>> {
+    let (bytes, names) = (content.as_bytes(), names.iter().map(String::as_str).collect::<Vec<_>>());
+    let found = interruptible(py, Some(1), |keep_going| {
+        let options = ParseOptions { missing_value: None, keep_going };
+        xmc_core::json_columns(bytes, &names, options)
+    })?;
+    let Some(found) = found else { return Ok(None) };
+    let columns = PyList::empty(py);
+    for column in found.columns {
+        match column {
+            JsonColumn::Strings(strings) => columns.append(PyList::new(py, strings.iter())?)?,
+            JsonColumn::Lists(lists) => columns.append((
+                moved(py, lists.offsets),
+                moved(py, lists.codes),
+                PyList::new(py, lists.strings.iter())?,
+            ))?,
+        }
+    }
+    Ok(Some((moved(py, found.lines), columns)))
 }
 
 /// Write label text, replacing the file at once.

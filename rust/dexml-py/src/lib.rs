@@ -32,8 +32,8 @@ mod _rust {
     use super::favour::{favour, gains_given};
     #[pymodule_export]
     use super::files::{
-        check_csr, inv_propensity, label_counts, load_bow, load_bytes, load_labels, load_pairs,
-        load_scores, save_bow, save_labels, save_npz, save_pairs,
+        check_csr, inv_propensity, json_columns, label_counts, load_bow, load_bytes, load_labels,
+        load_pairs, load_scores, save_bow, save_labels, save_npz, save_pairs,
     };
     #[pymodule_export]
     use super::lexical::{

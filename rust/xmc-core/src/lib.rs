@@ -11,6 +11,8 @@ mod favour;
 mod file;
 mod graph;
 mod ids;
+#[cfg(feature = "json")]
+mod json;
 mod labels;
 #[cfg(feature = "lexical")]
 pub mod lexical;
@@ -56,6 +58,8 @@ pub use file::{
 pub use file::{load_scores, save_npz};
 pub use graph::{Bipartite, CoOccurrence, DegreeCaps, MAX_STEPS, Normalise, RandomWalk};
 pub use ids::Id;
+#[cfg(feature = "json")]
+pub use json::{JsonColumn, JsonColumns, StringLists, Strings, json_columns};
 pub use labels::{parse_labels, parse_labels_repaired};
 pub use metric::{Kind, MAX_K, Metric};
 #[cfg(feature = "compression")]
