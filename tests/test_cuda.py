@@ -30,6 +30,7 @@ CASES = [
     "searches_exactly",
     "losses_and_gradients_are_those_of_float64",
     "kernels_are_chosen_and_agree",
+    "a_step_seldom_waits",
     "loss_of_a_batch",
 ]
 needs_pretending = pytest.mark.skipif(bool(device.missing()), reason=device.missing() or "-")

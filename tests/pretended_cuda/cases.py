@@ -119,9 +119,7 @@ def trains_two_heads_deterministically(place: Place) -> None:
 @case
 def trains_packed_in_bfloat16(place: Place) -> None:
     if not place.real:
-        from torch.nn.attention import varlen
-
-        vars(varlen)["varlen_attn"] = attention_of_torch
+        attend_by_torch()
     place.agree(0.05, kind="bert", packed=True, precision="bfloat16", stages="encoder")
 
 
@@ -242,6 +240,49 @@ def kernels_are_chosen_and_agree(place: Place) -> None:
         arguments.TRITON_SCORES = smallest
 
 
+WAITS: dict[int, list[dict[str, Any]]] = {
+    2: [  # the loss, and the temperature that it is computed with
+        {"stages": "heads"},
+        {"stages": "heads", "head_negatives": "frequency 0.5, graph 0.5"},
+        {"stages": "encoder", "negatives": "all"},
+        {"stages": "encoder", "negatives": "uniform", "positives_per_point": 1},
+        {"stages": "encoder", "negatives": "all", "cache_layers": True, "encoder_layers": 1},
+        {"stages": "encoder", "negatives": "all", "packed": True, "kind": "bert"},
+    ],
+    3: [{"stages": "heads", "clip": 0.5, "deterministic": True}],  # the norm of the gradient
+    5: [{"stages": "heads", "loss": "topk-hinge-3"}],  # rows that count, and ties, as sizes
+    10: [{"stages": "heads", "loss": "soft-top-3"}],  # rows that are not solved yet: two a pass
+}
+"""Steps by the number of times that the host may wait for the device in them."""
+
+
+@case
+def a_step_seldom_waits(place: Place) -> None:
+    if place.real:
+        return  # nothing counts there
+    from dexml.train import stages, step
+    from train_parts import start_of
+
+    attend_by_torch()
+    for most, steps in WAITS.items():
+        for changes in steps:
+            values: dict[str, Any] = {
+                "device": "cuda", "micro_tokens": 256, "keep_tokens": 512, "refit": False,
+            }  # fmt: skip
+            values |= changes
+            encoder = place.encoders[values.pop("kind", "distilbert")]
+            out = Path(tempfile.mkdtemp(dir=place.folder)) / "run"
+            job = start_of(small.train_settings(place.data, encoder, out, **values))
+            stage = stages.make(values["stages"], job)
+            job.model.train()
+            batches = step.batches(job.rows, 96, 1)
+            for number in range(2):  # the first step checks what the others take for granted
+                device.reset()
+                step.take_step(stage, batches[number], 1, number, 2)
+            waits = sum(device.WAITS.values())
+            assert waits <= most, f"{changes}: {waits} waits, at most {most}: {device.WAITS}"
+
+
 @case
 def loss_of_a_batch(place: Place) -> None:
     model = torch.nn.Linear(8, 8).to("cuda")
@@ -257,6 +298,12 @@ def loss_of_a_batch(place: Place) -> None:
     assert value.isfinite()
 
 
+def attend_by_torch() -> None:
+    from torch.nn.attention import varlen
+
+    vars(varlen)["varlen_attn"] = attention_of_torch
+
+
 def attention_of_torch(
     q: Any, k: Any, v: Any, starts: Any, starts_k: Any, most: int, most_k: int, **_: Any
 ) -> Any:
@@ -269,7 +316,10 @@ def attention_of_torch(
     assert isinstance(most, int)
     assert q.shape[-1] % 8 == 0
     assert all(t.stride(-1) == 1 for t in (q, k, v))
-    cuts = starts.tolist()
+    counted = device.WAITS.copy()
+    cuts = starts.tolist()  # the real one does not wait
+    device.WAITS.clear()
+    device.WAITS.update(counted)
     parts = []
     for a, b in itertools.pairwise(cuts):
         text = (t[a:b].transpose(0, 1).unsqueeze(0) for t in (q, k, v))

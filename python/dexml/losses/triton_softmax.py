@@ -177,6 +177,7 @@ def gradient_tiles(sweep: Sweep, shift_R1: Tensor, push_R1: Tensor) -> Iterator[
     x_RD, add, scale = sweep.x_RD.contiguous(), _added(sweep), _scale(sweep)
     block_rows, block_labels, block_dim = BLOCK[x_RD.device.type]
     shift_R, push_R = shift_R1.squeeze(1).contiguous(), push_R1.squeeze(1).contiguous()
+    zero = x_RD.new_zeros(())
     for tile, (start, stop, _) in enumerate(batch.tiles):
         y_TD = batch.labels(tile).contiguous()
         n_labels, dim = y_TD.shape
@@ -199,7 +200,7 @@ def gradient_tiles(sweep: Sweep, shift_R1: Tensor, push_R1: Tensor) -> Iterator[
             BD=block_dim,
         )
         out = sweep.masked.block(sweep.chunk, tile)
-        g_RT[sweep.masked.rows[out], sweep.masked.columns[out]] = 0.0
+        g_RT[sweep.masked.rows[out], sweep.masked.columns[out]] = zero
         yield tile, g_RT
 
 
@@ -223,8 +224,7 @@ def _masked_index(
     batch, masked = sweep.batch, sweep.masked
     own = masked.chunk(sweep.chunk)
     device = masked.rows.device
-    starts = batch.tile_starts(device)
-    row, column = masked.rows[own], masked.columns[own] + starts[masked.tiles[own]]
+    row, column = masked.rows[own], masked.columns[own] + batch.tile_starts[masked.tiles[own]]
     key = row // block_rows * n_blocks + column // block_labels
     key, order = torch.sort(key)
     n_keys = triton.cdiv(sweep.n_rows, block_rows) * n_blocks
