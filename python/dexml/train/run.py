@@ -85,7 +85,7 @@ def _train(
     encoder = load_encoder(settings).to(device)
 
     # Only now that everything the settings name is there, the run directory is touched.
-    marks = fingerprint(given.label_texts, given.part), encoder_fingerprint(encoder)
+    marks = fingerprint(given.label_texts, given.part, given.parents), encoder_fingerprint(encoder)
 
     def opened() -> bool:
         held.enter_context(hold_folder(settings.out))

@@ -28,7 +28,14 @@ def features_of(folder: Path, *, stemmer: str | None, max_size: int | None) -> F
     label_texts = data.load_label_texts(folder)
     train = data.load_part(folder, "trn", len(label_texts))
     seen = np.flatnonzero(np.bincount(train.y.indices, minlength=len(label_texts)))
-    words = BilinearFeatures.fit(train.texts, label_texts, seen, stemmer=stemmer, max_size=max_size)
+    words = BilinearFeatures.fit(
+        train.texts,
+        label_texts,
+        seen,
+        stemmer=stemmer,
+        max_size=max_size,
+        parents=data.load_label_parents(folder, len(label_texts)),
+    )
     test = None
     if any(data.layout.find(folder, name).exists() for name in ("Y.tst.npz", "tst_X_Y.txt")):
         test = data.load_part(folder, "tst", len(label_texts))
