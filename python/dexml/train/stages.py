@@ -149,7 +149,10 @@ def _centre_offset(
         return
     encoder = model.encoder
     points, texts = (
-        one if isinstance(one, np.ndarray) else encoder.encode_features(one) for one in sample
+        one
+        if isinstance(one, np.ndarray)
+        else encoder.encode_features(one, precision=settings.precision)
+        for one in sample
     )
     with torch.no_grad():
         rows = torch.from_numpy(labels).to(encoder.device)

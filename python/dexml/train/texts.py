@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dexml.encoder import DualEncoder, LabelTable, Tokens, autocast
+from dexml.losses.pairs import moved
 from dexml.train import features
 from dexml.train.frozen import CachedLayers
 from dexml.train.problem import Features, Job
@@ -63,7 +64,7 @@ class FrozenTexts:
 
     def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
         """Embed points from their features."""
-        features_BH = torch.from_numpy(self.point_features[ids]).to(self.encoder.device)
+        features_BH = moved(torch.from_numpy(self.point_features[ids]), self.encoder.device)
         embedded: Tensor = self.encoder(features_BH, side="point")
         return embedded
 
@@ -76,7 +77,7 @@ class FrozenTexts:
             rows.residual.grad = table.residual.grad[some]
         features_BH = self.labels_LH
         if len(ids) < len(features_BH):
-            features_BH = features_BH[torch.from_numpy(ids).to(self.encoder.device)]
+            features_BH = features_BH[moved(torch.from_numpy(ids), self.encoder.device)]
         vectors: Tensor = rows(self.encoder, features_BH)
         return vectors
 
@@ -104,7 +105,7 @@ class TunedTexts:
     def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
         """Encode and embed labels; the table stays as it is."""
         model = self.job.model
-        rows = torch.from_numpy(ids).to(model.encoder.device)
+        rows = moved(torch.from_numpy(ids), model.encoder.device)
         vectors: Tensor = model.table(model.encoder, self._labels.read(ids), rows)
         return vectors
 
@@ -145,7 +146,7 @@ class _Reader:
 
 def table_rows(table: LabelTable, rows: NDArray[np.int64] | slice) -> LabelTable:
     """Some rows of a label table as a table; those of a slice share its memory."""
-    at: Any = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(table.bias.device)
+    at: Any = rows if isinstance(rows, slice) else moved(torch.from_numpy(rows), table.bias.device)
     with torch.device(table.bias.device):
         part = LabelTable(table.counts[at], table.residual.shape[1])
     for name in ("residual", "bias"):
