@@ -59,6 +59,13 @@ BASES: dict[str, dict[str, Any]] = {
     },
     "drawn": {"validation": 0, "head_epochs": 1, "head_negatives": "uniform", "head_pool": 64},
     "two": {"validation": 0, "head_epochs": 1, "head": "two"},
+    "joint": {
+        "validation": 0,
+        "stages": "joint",
+        "joint_epochs": 1,
+        "encoder_layers": 1,
+        "negatives": "all",
+    },
     "graph": {"validation": 0, "stages": "encoder", "encoder_epochs": 1, "negatives": "graph"},
 }
 SCORES = {"nDCG@5": [0.2, 0.1, 0.9, 0.3], "P@1": [0.9, 0.2, 0.1, 0.3]}
@@ -102,6 +109,9 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("encoder_layers", 2, "plain"),
     ("encoder_batch_size", 50, "plain"),
     ("encoder_lr", 1e-4, "plain"),
+    ("joint_epochs", 2, "joint"),
+    ("joint_batch_size", 50, "joint"),
+    ("joint_lr", 1e-4, "joint"),
     ("freeze_embeddings", True, "whole"),
     ("cache_layers", True, "plain"),
     ("packed", True, "plain"),
@@ -308,10 +318,9 @@ def test_every_parameter_has_its_own_rate_and_decay(
 
     monkeypatch.setattr(stages, "make", look)
     rates = {"head_lr": 0.01, "residual_lr": 0.02, "bias_lr": 0.03, "encoder_lr": 0.04}
-    settings = train_settings(
-        filtered, tiny_encoder, tmp_path / "run", weight_decay=0.5, **BASES["plain"], **rates
-    )
-    train.train(settings)
+    changes = BASES["plain"] | {"stages": "heads,encoder,joint", "joint_epochs": 1}
+    changes |= {"negatives": "all", "weight_decay": 0.5, "joint_lr": 0.05}
+    train.train(train_settings(filtered, tiny_encoder, tmp_path / "run", **changes, **rates))
     table = {
         "encoder.head.weight": (0.01, 0.5),
         "table.residual": (0.02, 0.0),
@@ -325,6 +334,8 @@ def test_every_parameter_has_its_own_rate_and_decay(
     }
     assert {wd for _, wd in layer.values()} == {0.0, 0.5}
     assert found["encoder"] == layer | {"encoder.head.weight": (0.04, 0.5)}
+    tuned = {name: (0.05, decay) for name, (_, decay) in found["encoder"].items()}
+    assert found["joint"] == table | tuned
 
 
 @pytest.mark.parametrize("dropout", [0.3, 0.0])

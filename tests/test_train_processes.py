@@ -35,6 +35,8 @@ CASES: dict[str, dict[str, Any]] = {
     "heads": {"stages": "heads"},
     "heads drawn": {"stages": "heads", "head_negatives": "uniform"},
     "bce": {"stages": "heads", "loss": "bce"},
+    "joint": {"stages": "joint", "negatives": "all"},
+    "joint drawn": {"stages": "joint", "negatives": "uniform", "encoder_layers": 1},
     "soft": {
         "stages": "heads",
         "loss": "softmax, soft-top-3 from 0.5",
@@ -42,11 +44,12 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 WHOLE: dict[str, Any] = {
-    "stages": "encoder,heads",
+    "stages": "encoder,heads,joint",
     "negatives": "hard 0.5, uniform 0.5",
     "deterministic": True,
     "encoder_epochs": 2,
     "head_epochs": 2,
+    "joint_epochs": 1,
     "refit": False,
     "residual_lr": 0.01,
 }
@@ -198,7 +201,7 @@ def test_two_processes_train_as_one(filtered: Path, tiny_encoder: Path, tmp_path
     lines = [
         json.loads(line) for line in (tmp_path / "two/whole/log.jsonl").read_text().splitlines()
     ]
-    assert len([line for line in lines if "loss" in line]) == 4  # of the first process alone
+    assert len([line for line in lines if "loss" in line]) == 5  # of the first process alone
 
 
 def lost(rank: int, size: int, folder: str, data: str, encoder: str) -> None:

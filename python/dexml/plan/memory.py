@@ -14,6 +14,7 @@ import torch
 from dexml.plan.quantities import Machine, PlanInput, PlannedStage, Speed
 from dexml.plan.text import in_bytes
 from dexml.train.gradients import n_runs
+from dexml.train.schedule import needs_features
 from dexml.train.stages import FEATURE_ROWS, kept_labels
 
 LOSS_SCRATCH = 64 * 2**20
@@ -50,9 +51,7 @@ def memory(given: PlanInput, speed: Speed) -> dict[str, dict[str, float]]:
     """Bytes by place and part; on a CPU, all processes of a machine share one memory."""
     here = given.local or given.world
     places = {
-        f"{given.device}, {stage.name}": (_heads if stage.name == "heads" else _encoder)(
-            given, speed, stage
-        )
+        f"{given.device}, {stage.name}": _of_stage(given, speed, stage)
         for stage in given.stages
         if stage.schedule.epochs
     }
@@ -68,35 +67,52 @@ def memory(given: PlanInput, speed: Speed) -> dict[str, dict[str, float]]:
     }
 
 
-def _heads(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
-    """Bytes by part of one process on its device in the stage heads."""
-    n_labels, dim = len(given.label_lengths), given.dim
-    own = math.ceil(stage.candidates / given.world)
-    row = (dim if given.settings.residual_lr > 0 else 0) + 1
+def _of_stage(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
+    """Bytes by part of one process on its device in a stage."""
     sizes = _of_device(given, stage)
-    sizes["label features"] = _FLOAT * n_labels * given.width
-    rows, gradients = math.ceil(n_labels / given.world), own
+    if stage.schedule.trains_table:
+        for part, size in _table(given, stage).items():
+            sizes[part] = sizes.get(part, 0) + size
+    encoded = _encoded if stage.schedule.encodes else _frozen
+    return sizes | encoded(given, speed, stage)
+
+
+def _table(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
+    """What a label table takes beside its weights while it is trained."""
+    n_labels, row = len(given.label_lengths), given.row
+    own = math.ceil(stage.candidates / given.world)
     if stage.drawn:  # each process has the moments of all rows, and takes the gradients of all
-        rows = n_labels
-        gradients += stage.candidates * (2 if given.world > 1 else 1)
-        sizes["label table, weights"] += 8 * n_labels + _FLOAT * own * row
-    sizes["label table, gradients"] = _FLOAT * gradients * row
-    sizes["label table, moments"] = 2 * _FLOAT * rows * row
-    kept = min(own, max(kept_labels(dim), FEATURE_ROWS))
-    sizes["label embeddings, their gradients, activations"] = (
-        2 * _FLOAT * own * dim + kept * speed.label_bytes
-    )
-    return sizes
+        gradients = own + stage.candidates * (2 if given.world > 1 else 1)
+        more, rows = 8 * n_labels + _FLOAT * own * row, n_labels
+    else:  # in the order of the texts, where they are encoded: a copy
+        gradients, rows = own, math.ceil(n_labels / given.world)
+        more = _FLOAT * own * row if stage.schedule.encodes else 0
+    return {
+        "label table, weights": more,
+        "label table, gradients": _FLOAT * gradients * row,
+        "label table, moments": 2 * _FLOAT * rows * row,
+    }
 
 
-def _encoder(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
-    """Bytes by part of one process on its device in the stage encoder."""
+def _frozen(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
+    """What a stage on frozen features takes."""
+    own = math.ceil(stage.candidates / given.world)
+    kept = min(own, max(kept_labels(given.dim), FEATURE_ROWS))
+    activations = 2 * _FLOAT * own * given.dim + kept * speed.label_bytes
+    return {
+        "label features": _FLOAT * len(given.label_lengths) * given.width,
+        "label embeddings, their gradients, activations": activations,
+    }
+
+
+def _encoded(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
+    """What a stage takes that encodes its texts."""
     own = math.ceil(stage.candidates / given.world)
     sums = n_runs(given.settings.deterministic, given.world)
     if given.world > 1:  # what is sent, and what it is put together from
         sums += 2 * (sums * given.world if sums > 1 else 1)
     held = _tokens_held(given, stage) * speed.token_bytes
-    return _of_device(given, stage) | {
+    return {
         "encoder, gradients": sums * _FLOAT * given.n_trained,
         "encoder, moments": 2 * _FLOAT * given.n_trained,
         "label embeddings and their gradients": 2 * _FLOAT * own * given.dim,
@@ -105,7 +121,7 @@ def _encoder(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, f
 
 
 def _of_device(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
-    """Bytes by part of one process on its device, in either stage."""
+    """Bytes by part of one process on its device, in any stage."""
     batch_size = stage.schedule.batch_size
     own = math.ceil(stage.candidates / given.world)
     return {
@@ -134,14 +150,15 @@ def _of_host(given: PlanInput) -> dict[str, float]:
     sizes: dict[str, float] = {"pairs": 12 * given.n_positives + 8 * n_points}
     if given.resident:
         sizes = {"loaded already: libraries, texts, pairs": given.resident}
-    if any(stage.name == "heads" for stage in given.stages):
+    frozen = any(not stage.schedule.encodes for stage in given.stages)
+    if any(needs_features(given.settings, stage.name) for stage in given.stages):
         sizes["point features"] = _FLOAT * n_points * given.width
         if given.settings.residual_lr > 0:
             sizes["point features, a copy for the centroids"] = (
                 _FLOAT * n_points * (given.width + given.dim)
             )
-        if given.device != "cpu":
-            sizes["label features, before they move"] = _FLOAT * n_labels * given.width
+        if given.device != "cpu" or not frozen:  # else they are among those of the stage
+            sizes["label features, on the host"] = _FLOAT * n_labels * given.width
     sizes["search vectors of the labels"] = _FLOAT * n_labels * (given.dim + 1)
     return sizes
 

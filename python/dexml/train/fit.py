@@ -26,7 +26,11 @@ from dexml.train.track import Track
 
 LOG_STEPS = 100
 """Steps between lines of the log, in epochs that are much longer."""
-_RATES = {"heads": "--head-lr, --residual-lr, --bias-lr", "encoder": "--encoder-lr"}
+_RATES = {
+    "heads": "--head-lr, --residual-lr, --bias-lr",
+    "encoder": "--encoder-lr",
+    "joint": "--joint-lr, --residual-lr, --bias-lr",
+}
 
 
 def fit(job: Job, track: Track = lambda line: None) -> Progress:
@@ -54,7 +58,7 @@ def fit(job: Job, track: Track = lambda line: None) -> Progress:
     schedules = stage_schedules(job.settings, job.n_labels)
     names = [schedule.name for schedule in schedules]
     last, progress = checkpoint.newest(folder) or (None, Progress())
-    if any(schedule.name == "encoder" and schedule.epochs for schedule in schedules):
+    if any(schedule.encodes and schedule.epochs for schedule in schedules):
         model.trained_layers = stages.tuned_layers(model.encoder, job.settings)
     first = names.index(progress.stage) if progress.stage in names else 0
     with _stop_signal() as stop:

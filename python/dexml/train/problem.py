@@ -15,7 +15,7 @@ from torch import nn
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, LabelTable, Tokens, upper_layers
 from dexml.encoder.attention import check_packable
-from dexml.train.schedule import ALL_POINTS, parse_stages
+from dexml.train.schedule import ALL_POINTS, STAGES, parse_stages
 from dexml.train.settings import TrainSettings
 
 Features = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -120,7 +120,7 @@ def load_encoder(settings: TrainSettings) -> DualEncoder:
         more["normalize"] = settings.normalize == "yes"
     if settings.head != "auto":
         more["head"] = settings.head
-    elif "heads" in parse_stages(settings.stages):
+    elif any(STAGES[name].trains_table for name in parse_stages(settings.stages)):
         more["head"] = "shared"
     for name in ("point_prompt", "label_prompt"):
         if (prompt := getattr(settings, name)) != "auto":

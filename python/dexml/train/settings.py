@@ -86,7 +86,8 @@ class TrainSettings(Settings):
     stages: str = Field(
         "heads",
         description="what is trained, in turn: heads (head, label residuals and biases on frozen "
-        "features), encoder, or both, as in heads,encoder",
+        "features), encoder (transformer and head), joint (all of them together); as in "
+        "heads,encoder",
     )
     loss: str = Field(
         "decoupled",
@@ -180,6 +181,16 @@ class TrainSettings(Settings):
     encoder_lr: float = Field(
         5e-5, gt=0, description="peak learning rate of the transformer and the head"
     )
+    joint_epochs: int = Field(5, ge=0, description="epochs of the stage joint")
+    joint_batch_size: int = Field(
+        64, ge=1, description="points a step of the stage joint, of all processes together"
+    )
+    joint_lr: float = Field(
+        5e-5,
+        gt=0,
+        description="peak learning rate of the transformer and the head in the stage joint; the "
+        "table has --residual-lr and --bias-lr",
+    )
     encoder_layers: int = Field(
         0, ge=0, description="transformer layers to train, from the top; 0: all and the embeddings"
     )
@@ -189,8 +200,8 @@ class TrainSettings(Settings):
     )
     negatives: str = Field(
         "uniform",
-        description="negatives of the stage encoder: all, in-batch, or a mixture by share of hard, "
-        "graph, frequency, uniform, as in hard 0.5, uniform 0.5",
+        description="negatives of the stages encoder and joint: all, in-batch, or a mixture by "
+        "share of hard, graph, frequency, uniform, as in hard 0.5, uniform 0.5",
     )
     negatives_per_point: int = Field(
         2, ge=1, description="negatives drawn for each point; all points of a step share them"

@@ -1,6 +1,6 @@
 """One training step, exact: embeddings, loss, gradients, update.
 
-The same for both stages, for one process or several. The collectives of a step: the point
+The same for all stages, for one process or several. The collectives of a step: the point
 embeddings, those of the loss, and a single all-reduce of all gradients. Gradients are summed, not
 averaged, because the loss is already the mean over the points of all processes.
 Shapes: B points, K candidates, D dimensions, P pairs.
@@ -37,8 +37,6 @@ _POINTS, _LABELS = 0, 1
 class Scratch:
     """What the steps of a stage leave for the next one; it is no part of a checkpoint."""
 
-    label_plan: Plan | None = None
-    """Of all labels, where all compete: the same in every step."""
     checked: bool = False
     """Whether a step has compared what it encoded twice, and checked what goes into the loss."""
     n_candidates: int = 0
@@ -53,6 +51,8 @@ class Stage:
     schedule: StageSchedule
     sampler: Sampler
     texts: Texts
+    label_plan: Plan | None
+    """Of all labels, where all compete: the same in every step."""
     max_tokens: int
     """Of a micro-batch; texts, where they have no lengths."""
     keep_tokens: int
@@ -62,13 +62,15 @@ class Stage:
     optimizer: torch.optim.Optimizer | None
     own_table: LabelTable | None
     """Where all labels compete: this process's part of the label table, updated by `optimizer`."""
+    own_rows: slice | NDArray[np.int64]
+    """The labels of that part, in its order. A slice: it shares the memory of the whole table."""
     row_optimizer: RowAdamW | None
     """Where labels are drawn: updates the rows of the label table that a step has drawn."""
     scratch: Scratch = field(default_factory=Scratch)
 
     @property
     def name(self) -> str:
-        """``heads`` or ``encoder``."""
+        """``heads``, ``encoder`` or ``joint``."""
         return self.schedule.name
 
     @property
@@ -133,13 +135,14 @@ def gradients(
     model, scratch = stage.model, stage.scratch
     candidates = stage.sampler.candidates(batch, epoch)
     scratch.n_candidates = len(candidates.ids)
-    point_plan = _cut(stage, batch, stage.texts.point_lengths)
-    label_plan = scratch.label_plan or _cut(stage, candidates.ids, stage.texts.label_lengths)
-    if stage.sampler.shares == "all":
-        scratch.label_plan = label_plan
+    settings = stage.settings
+    point_plan = cut(batch, stage.texts.point_lengths, stage.max_tokens, settings)
+    label_plan = stage.label_plan
+    if label_plan is None:
+        label_plan = cut(candidates.ids, stage.texts.label_lengths, stage.max_tokens, settings)
     table = _table(stage, label_plan.own)
     keep = stage.keep_tokens // len(label_plan.runs)
-    seed = (stage.settings.seed, stage.schedule.number, step)
+    seed = (settings.seed, stage.schedule.number, step)
     points = Tower(stage.texts.points, point_plan, (*seed, _POINTS), keep)
     labels = Tower(partial(stage.texts.labels, table), label_plan, (*seed, _LABELS), keep)
 
@@ -178,13 +181,19 @@ def batches(rows: NDArray[np.int64], batch_size: int, *seed: int) -> list[NDArra
     return [shuffled[i : i + batch_size] for i in range(0, len(shuffled), batch_size)]
 
 
-def _cut(stage: Stage, ids: NDArray[np.int64], lengths: NDArray[np.int64] | None) -> Plan:
+def cut(
+    ids: NDArray[np.int64],
+    lengths: NDArray[np.int64] | None,
+    max_tokens: int,
+    settings: TrainSettings,
+) -> Plan:
+    """Cut texts into micro-batches and share them out, as the settings say (`towers.plan`)."""
     return plan(
         ids,
         lengths,
-        stage.max_tokens,
-        deterministic=stage.settings.deterministic,
-        packed=stage.settings.packed,
+        max_tokens,
+        deterministic=settings.deterministic,
+        packed=settings.packed,
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from dexml.encoder import DualEncoder, LabelTable, Tokens, autocast
 from dexml.train import features
 from dexml.train.frozen import CachedLayers
-from dexml.train.problem import Features, Job
+from dexml.train.problem import Features, Job, Model
 from dexml.train.settings import TrainSettings
 
 
@@ -47,38 +47,28 @@ class Texts(Protocol):
 
 
 class FrozenTexts:
-    """Texts of the stage heads: features of an encoder that stays as it is."""
+    """Features of an encoder that stays as it is."""
 
-    def __init__(
-        self,
-        encoder: DualEncoder,
-        point_features: NDArray[np.float32],
-        label_features: NDArray[np.float32],
-    ) -> None:
+    def __init__(self, model: Model, known: Features) -> None:
         self.point_lengths: NDArray[np.int64] | None = None
         self.label_lengths: NDArray[np.int64] | None = None
-        self.encoder = encoder
-        self.point_features, self.label_features = point_features, label_features
-        self.labels_LH = torch.from_numpy(label_features).to(encoder.device)
+        self.model = model
+        self.point_features, self.label_features = known
+        self.labels_LH = torch.from_numpy(known[1]).to(model.encoder.device)
 
     def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
         """Embed points from their features."""
-        features_BH = torch.from_numpy(self.point_features[ids]).to(self.encoder.device)
-        embedded: Tensor = self.encoder(features_BH, side="point")
+        encoder = self.model.encoder
+        features_BH = torch.from_numpy(self.point_features[ids]).to(encoder.device)
+        embedded: Tensor = encoder(features_BH, side="point")
         return embedded
 
     def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
-        """Embed labels from their features and the rows of this step."""
-        assert table is not None
-        some = slice(position, position + len(ids))
-        rows = table if len(ids) == len(table.bias) else table_rows(table, some)
-        if table.residual.grad is not None:
-            rows.residual.grad = table.residual.grad[some]
+        """Embed labels from their features."""
         features_BH = self.labels_LH
         if len(ids) < len(features_BH):
-            features_BH = features_BH[torch.from_numpy(ids).to(self.encoder.device)]
-        vectors: Tensor = rows(self.encoder, features_BH)
-        return vectors
+            features_BH = features_BH[torch.from_numpy(ids).to(features_BH.device)]
+        return _label_vectors(self.model, table, features_BH, ids, position)
 
     def features(self, rows: NDArray[np.int64]) -> Features:
         """Look the features up: they do not change."""
@@ -86,7 +76,7 @@ class FrozenTexts:
 
 
 class TunedTexts:
-    """Texts of the stage encoder: they go through the transformer, which learns."""
+    """Texts that go through the transformer, which learns."""
 
     def __init__(self, job: Job) -> None:
         self.job, problem = job, job.problem
@@ -102,11 +92,8 @@ class TunedTexts:
         return embedded
 
     def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
-        """Encode and embed labels; the table stays as it is."""
-        model = self.job.model
-        rows = torch.from_numpy(ids).to(model.encoder.device)
-        vectors: Tensor = model.table(model.encoder, self._labels.read(ids), rows)
-        return vectors
+        """Encode and embed labels."""
+        return _label_vectors(self.job.model, table, self._labels.read(ids), ids, position)
 
     def features(self, rows: NDArray[np.int64]) -> Features:
         """Encode the texts."""
@@ -141,6 +128,26 @@ class _Reader:
             if self.settings.packed:
                 return encoder.features_packed(*self.resident.packed(ids, encoder.device))
             return self.run(self.resident.tensor(ids, encoder.device))
+
+
+def _label_vectors(
+    model: Model,
+    table: LabelTable | None,
+    features_BH: Tensor,
+    ids: NDArray[np.int64],
+    position: int,
+) -> Tensor:
+    """Vectors of labels from their features and the table: see `Texts.labels`."""
+    if table is None:
+        rows = torch.from_numpy(ids).to(model.encoder.device)
+        vectors: Tensor = model.table(model.encoder, features_BH, rows)
+        return vectors
+    some = slice(position, position + len(ids))
+    own = table if len(ids) == len(table.bias) else table_rows(table, some)
+    if table.residual.grad is not None:
+        own.residual.grad = table.residual.grad[some]
+    vectors = own(model.encoder, features_BH)
+    return vectors
 
 
 def table_rows(table: LabelTable, rows: NDArray[np.int64] | slice) -> LabelTable:
