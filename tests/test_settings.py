@@ -84,6 +84,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("loss", "decoupled, softmax from 0.5", "plain"),
     ("temperature", 0.1, "plain"),
     ("alpha", 1.0, "soft"),
+    ("text_weight", 0.5, "plain"),
     ("scale_lr", 0.1, "bce"),
     ("validation", 0.3, "kept"),
     ("select", "P@1", "selecting"),

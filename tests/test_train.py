@@ -295,7 +295,7 @@ def test_full_memory_inside_a_joint_step_ends_with_advice(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     monkeypatch.setattr(losses, "decoupled_softmax", full)
-    with pytest.raises(RuntimeError, match="^out of memory on the device; lower .*joint-batch"):
+    with pytest.raises(RuntimeError, match=r"^out of memory on the device; lower .*joint-batch"):
         train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run", stages="joint"))
 
 

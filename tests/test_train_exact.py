@@ -454,3 +454,77 @@ def test_residuals_start_at_centroids_once(stage_of: Callable[..., Stage]) -> No
         stage.model.table.residual.fill_(0.25)
     stages.make("joint", stage.job)
     assert (stage.model.table.residual == 0.25).all()  # as heads left them
+
+
+@pytest.mark.parametrize("name", ["heads", "joint"])
+@pytest.mark.parametrize("loss", ["decoupled", "bce"])
+def test_loss_of_texts_and_of_labels_equals_autograd(
+    stage_of: Callable[..., Stage], name: str, loss: str
+) -> None:
+    """w L(text alone) + (1 - w) L(label), each written down."""
+    weight = 0.3
+    stage = stage_of(name, negatives="all", text_weight=weight, loss=loss, micro_tokens=40)
+    model, texts, settings = stage.model, stage.texts, stage.settings
+    model.eval()  # no dropout, which other micro-batches draw in another way
+    found = stage.sampler.candidates(BATCH, 1)
+    n = (len(BATCH), len(found.ids))
+    same = np.arange(n[0]), np.arange(n[1])
+    ignored = found.ignore
+    assert ignored is not None
+    both = [torch.zeros(n[1], 2 * model.encoder.dim, dtype=torch.float64)]
+    cut = plan(found.ids, texts.label_lengths, stage.max_tokens)
+    for m in range(len(cut.tokens)):
+        ids = cut.ids[cut.cuts[m] : cut.cuts[m + 1]]
+        rows = torch.from_numpy(ids)
+        part = texts.labels(None, ids, 0, alone=True)
+        both.append(torch.zeros_like(both[0]).index_copy(0, rows, part))
+    labels, alone = torch.stack(both).sum(dim=0).split(model.encoder.dim, dim=1)
+    points = [texts.points(BATCH[i : i + 1], i) for i in range(len(BATCH))]
+    more: Any = {"log_scale": model.log_scale, "offset": model.offset} if loss == "bce" else {}
+    function: Any = losses.bce if loss == "bce" else losses.decoupled_softmax
+
+    def of(label_emb: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = function(
+            torch.cat(points),
+            label_emb.contiguous(),
+            step.csr(found.positives, *same, n),
+            ignore=step.csr(ignored, *same, n),
+            temperature=settings.temperature,
+            label_bias=bias,
+            **more,
+        )
+        return value
+
+    model.zero_grad()
+    bias = model.table.bias
+    expected = weight * of(alone, torch.zeros_like(bias)) + (1 - weight) * of(labels, bias)
+    expected.backward()
+    wanted = [p.grad.clone() for p in (model.table.residual, bias) if p.grad is not None]
+    wanted.append(flat_gradient(stage))
+    scalars = [p.grad.clone() for p in (model.log_scale, model.offset) if p.grad is not None]
+    value, _ = step.gradients(stage, BATCH, 1, 0, 10)
+    assert value == pytest.approx(float(expected.detach()), abs=1e-13)
+    assert stage.own_table is not None
+    order = torch.from_numpy(cut.ids)
+    ours = [stage.own_table.residual.grad, stage.own_table.bias.grad, flat_gradient(stage)]
+    for mine, other in zip(ours, [wanted[0][order], wanted[1][order], wanted[2]], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-13)
+    for scalar, other in zip((model.log_scale, model.offset), scalars, strict=False):
+        torch.testing.assert_close(scalar.grad, other, rtol=1e-10, atol=1e-13)
+
+
+def test_the_text_loss_alone_is_training_without_a_table(stage_of: Callable[..., Stage]) -> None:
+    """Weight 1: the encoder's gradient is that of a table of zeros."""
+    found = []
+    for name, changes in (("joint", {"text_weight": 1.0}), ("encoder", {})):
+        stage = stage_of(name, negatives="all", micro_tokens=20, keep_tokens=1, **changes)
+        stage.model.eval()
+        if name == "encoder":
+            torch.nn.init.zeros_(stage.model.table.bias)
+        value, _ = step.gradients(stage, BATCH, 1, 4, 10)
+        found.append((value, flat_gradient(stage)))
+        if stage.own_table is not None:
+            assert stage.own_table.residual.grad is not None
+            assert (stage.own_table.residual.grad == 0).all()
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-13)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-12, atol=1e-13)

@@ -74,6 +74,7 @@ JOINT: dict[str, Any] = {
     "encoder_layers": 1,
     "cache_layers": True,
     "negatives": "all",
+    "text_weight": 0.5,
 }
 THREE: dict[str, Any] = JOINT | {
     "stages": "heads,encoder,joint",

@@ -98,7 +98,7 @@ def _frozen(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, fl
     """What a stage on frozen features takes."""
     own = math.ceil(stage.candidates / given.world)
     kept = min(own, max(kept_labels(given.dim), FEATURE_ROWS))
-    activations = 2 * _FLOAT * own * given.dim + kept * speed.label_bytes
+    activations = _label_embeddings(given, own) + kept * speed.label_bytes
     return {
         "label features": _FLOAT * len(given.label_lengths) * given.width,
         "label embeddings, their gradients, activations": activations,
@@ -115,9 +115,14 @@ def _encoded(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, f
     return {
         "encoder, gradients": sums * _FLOAT * given.n_trained,
         "encoder, moments": 2 * _FLOAT * given.n_trained,
-        "label embeddings and their gradients": 2 * _FLOAT * own * given.dim,
+        "label embeddings and their gradients": _label_embeddings(given, own),
         "activations": held * given.trained_share,
     }
+
+
+def _label_embeddings(given: PlanInput, own: int) -> float:
+    """Embeddings of `own` labels and their gradients; with those of the texts alone, copied."""
+    return 2 * _FLOAT * own * given.dim * (4 if given.settings.text_weight else 1)
 
 
 def _of_device(given: PlanInput, stage: PlannedStage) -> dict[str, float]:

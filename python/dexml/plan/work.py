@@ -126,7 +126,7 @@ def _work(given: PlanInput, speed: Speed, stage: PlannedStage, n_points: int) ->
     encoded = sum(
         _encode(given, speed, lengths, n / given.world, packed=packed) for lengths, n in sides
     )
-    scores = n_points * candidates / given.world
+    scores = n_points * candidates / given.world * (2 if given.settings.text_weight else 1)
     seconds = encoded * _units(given, speed, stage) + scores * speed.score
     updated = float(given.n_trained)
     if stage.schedule.trains_table:  # of drawn labels, every process updates all rows

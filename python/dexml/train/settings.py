@@ -95,6 +95,13 @@ class TrainSettings(Settings):
         "steps: decoupled, soft-top-5 from 0.7",
     )
     temperature: float = Field(0.06, gt=0, description="divides the dot products in the loss")
+    text_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of a second loss in which a label is its text alone, without residual "
+        "and bias, as labels without training points are served (UniDEC); 0: none",
+    )
     alpha: float = Field(2.0, gt=0, description="slope of soft-top-k")
     scale_lr: float = Field(
         1e-2, ge=0, description="peak rate of the scale and the offset that bce learns; 0: neither"

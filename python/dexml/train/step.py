@@ -144,25 +144,27 @@ def gradients(
     keep = stage.keep_tokens // len(label_plan.runs)
     seed = (settings.seed, stage.schedule.number, step)
     points = Tower(stage.texts.points, point_plan, (*seed, _POINTS), keep)
-    labels = Tower(partial(stage.texts.labels, table), label_plan, (*seed, _LABELS), keep)
+    alone = settings.text_weight > 0  # then the vector of each label's text stands beside its own
+    encode = partial(stage.texts.labels, table, alone=alone)
+    labels = Tower(encode, label_plan, (*seed, _LABELS), keep)
 
     dim, like = model.encoder.dim, model.table.residual
-    own_BD, own_KD = points.forward(like, dim), labels.forward(like, dim)
+    own_BD, own_KD = points.forward(like, dim), labels.forward(like, dim * (1 + alone))
     points_BD = own_BD
     if processes.size() > 1:
         points_BD = like.new_zeros(len(batch), dim)
         points_BD[point_plan.lo : point_plan.hi] = own_BD
         processes.add_up(points_BD)
-    points_BD, labels_KD = points_BD.requires_grad_(), own_KD.requires_grad_()
-    loss = _loss(
-        stage, candidates, point_plan, label_plan, points_BD, labels_KD, table, step, steps
-    )
+    points_BD = points_BD.requires_grad_()
+    both_KD = [part.contiguous().requires_grad_() for part in own_KD.split(dim, dim=1)]
+    loss = _loss(stage, candidates, point_plan, label_plan, points_BD, both_KD, table, step, steps)
     loss.backward()
 
     stage.gradients.zero()
-    grad_BD, grad_KD = (
-        t.new_zeros(t.shape) if t.grad is None else t.grad for t in (points_BD, labels_KD)
+    grad_BD, *grads_KD = (
+        t.new_zeros(t.shape) if t.grad is None else t.grad for t in (points_BD, *both_KD)
     )
+    grad_KD = torch.cat(grads_KD, dim=1) if alone else grads_KD[0]
     grad_BD = grad_BD[point_plan.lo : point_plan.hi]
     for run in range(len(point_plan.runs)):
         stage.gradients.gather_in(run)
@@ -227,11 +229,17 @@ def _loss(
     points: Plan,
     labels: Plan,
     points_BD: Tensor,
-    labels_KD: Tensor,
+    both_KD: list[Tensor],
     table: LabelTable | None,
     step: int,
     steps: int,
 ) -> Tensor:
+    """The loss of a step; with `text_weight`, that of two views of the labels.
+
+    With the weight w: ``w L(points, texts) + (1 - w) L(points, labels)``, where the labels have
+    their vectors and biases, and the texts stand for them alone, with biases of 0. So the encoder
+    learns what the table does not tell it. Source: UniDEC, WWW 2025 (arXiv 2405.03714).
+    """
     settings, model = stage.settings, stage.model
     shape = (len(points.ids), len(labels.ids))
     positions = _inverse(points.order), _inverse(labels.order)
@@ -251,18 +259,26 @@ def _loss(
         log_weight = log_weight[torch.from_numpy(labels.order[labels.lo : labels.hi])]
         log_weight = log_weight.to(bias)
     loss_part = loss_at(parse_loss(settings.loss), step, steps)
-    return objective(
-        loss_part,
-        model,
-        points_BD,
-        labels_KD,
-        positives,
-        ignore,
-        bias,
-        log_weight,
-        settings,
-        options,
-    )
+
+    def of(labels_KD: Tensor, bias: Tensor) -> Tensor:
+        return objective(
+            loss_part,
+            model,
+            points_BD,
+            labels_KD,
+            positives,
+            ignore,
+            bias,
+            log_weight,
+            settings,
+            options,
+        )
+
+    own_KD, *text_KD = both_KD
+    loss, weight = of(own_KD, bias), settings.text_weight
+    if not text_KD:
+        return loss
+    return (1 - weight) * loss + weight * of(text_KD[0], torch.zeros_like(bias))
 
 
 def csr(

@@ -32,7 +32,14 @@ class Texts(Protocol):
     def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
         """Embeddings (B, D) of the points `ids`."""
 
-    def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
+    def labels(
+        self,
+        table: LabelTable | None,
+        ids: NDArray[np.int64],
+        position: int,
+        *,
+        alone: bool = False,
+    ) -> Tensor:
         """Vectors (B, D) of the labels `ids`.
 
         Args:
@@ -40,6 +47,7 @@ class Texts(Protocol):
                 the table is not trained.
             ids: The labels.
             position: That of the first one among the rows of `table`.
+            alone: Return (B, 2 D): beside each vector that of the text alone, without the table.
         """
 
     def features(self, rows: NDArray[np.int64]) -> Features:
@@ -63,12 +71,19 @@ class FrozenTexts:
         embedded: Tensor = encoder(features_BH, side="point")
         return embedded
 
-    def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
+    def labels(
+        self,
+        table: LabelTable | None,
+        ids: NDArray[np.int64],
+        position: int,
+        *,
+        alone: bool = False,
+    ) -> Tensor:
         """Embed labels from their features."""
         features_BH = self.labels_LH
         if len(ids) < len(features_BH):
             features_BH = features_BH[torch.from_numpy(ids).to(features_BH.device)]
-        return _label_vectors(self.model, table, features_BH, ids, position)
+        return _label_vectors(self.model, table, features_BH, ids, position, alone)
 
     def features(self, rows: NDArray[np.int64]) -> Features:
         """Look the features up: they do not change."""
@@ -91,9 +106,17 @@ class TunedTexts:
         embedded: Tensor = self.job.model.encoder(self._points.read(ids), side="point")
         return embedded
 
-    def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
+    def labels(
+        self,
+        table: LabelTable | None,
+        ids: NDArray[np.int64],
+        position: int,
+        *,
+        alone: bool = False,
+    ) -> Tensor:
         """Encode and embed labels."""
-        return _label_vectors(self.job.model, table, self._labels.read(ids), ids, position)
+        features_BH = self._labels.read(ids)
+        return _label_vectors(self.job.model, table, features_BH, ids, position, alone)
 
     def features(self, rows: NDArray[np.int64]) -> Features:
         """Encode the texts."""
@@ -136,18 +159,21 @@ def _label_vectors(
     features_BH: Tensor,
     ids: NDArray[np.int64],
     position: int,
+    alone: bool,
 ) -> Tensor:
     """Vectors of labels from their features and the table: see `Texts.labels`."""
     if table is None:
         rows = torch.from_numpy(ids).to(model.encoder.device)
         vectors: Tensor = model.table(model.encoder, features_BH, rows)
+    else:
+        some = slice(position, position + len(ids))
+        own = table if len(ids) == len(table.bias) else table_rows(table, some)
+        if table.residual.grad is not None:
+            own.residual.grad = table.residual.grad[some]
+        vectors = own(model.encoder, features_BH)
+    if not alone:
         return vectors
-    some = slice(position, position + len(ids))
-    own = table if len(ids) == len(table.bias) else table_rows(table, some)
-    if table.residual.grad is not None:
-        own.residual.grad = table.residual.grad[some]
-    vectors = own(model.encoder, features_BH)
-    return vectors
+    return torch.cat([vectors, model.encoder(features_BH, side="label")], dim=1)
 
 
 def table_rows(table: LabelTable, rows: NDArray[np.int64] | slice) -> LabelTable:
