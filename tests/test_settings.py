@@ -66,6 +66,7 @@ BASES: dict[str, dict[str, Any]] = {
         "encoder_layers": 1,
         "negatives": "all",
     },
+    "clusters": {"validation": 0, "batches": "clusters", "head_epochs": 1},
     "graph": {"validation": 0, "stages": "encoder", "encoder_epochs": 1, "negatives": "graph"},
 }
 SCORES = {"nDCG@5": [0.2, 0.1, 0.9, 0.3], "P@1": [0.9, 0.2, 0.1, 0.3]}
@@ -124,6 +125,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("shortlist_size", 3, "hard"),
     ("shortlist_start", 2, "hard"),
     ("shortlist_every", 3, "hard"),
+    ("batches", "clusters", "plain"),
+    ("cluster_size", 4, "clusters"),
     ("micro_tokens", 40, "plain"),
     ("precision", "bfloat16", "plain"),
     ("deterministic", True, "plain"),

@@ -51,6 +51,7 @@ WHOLE: dict[str, Any] = {
     "encoder_epochs": 2,
     "head_epochs": 2,
     "joint_epochs": 1,
+    "batches": "clusters",
     "refit": False,
     "residual_lr": 0.01,
 }

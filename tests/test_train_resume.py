@@ -82,6 +82,7 @@ THREE: dict[str, Any] = JOINT | {
     "encoder_epochs": 1,
     "negatives": "hard 0.5, uniform 0.5",
     "cache_layers": False,
+    "batches": "clusters",
     "refit": False,
 }
 

@@ -159,8 +159,10 @@ def _stage(given: PlanInput, speed: Speed, stage: PlannedStage, fit: str, n_fitt
         n = min(given.n_validation, given.settings.validation_points)
         validations = sum(schedule.validates_after(epoch) for epoch in epochs)
         seconds += validations * _look(given, speed, n, encode=encode)
-    refreshes = sum(schedule.mines_before(epoch) for epoch in epochs)
-    seconds += refreshes * _look(given, speed, n_fitted, encode=encode)
+    for epoch in epochs:
+        mines, clusters = schedule.mines_before(epoch), schedule.clusters_before(epoch)
+        if mines or clusters:  # the clusters themselves take little beside the texts
+            seconds += _look(given, speed, n_fitted, encode=encode, search=mines)
     return Part(
         name=f"{fit}: {stage.name}",
         steps=len(epochs) * schedule.n_batches(n_fitted),

@@ -47,6 +47,8 @@ class Progress:
     """Validations since the best one."""
     shortlist: str = ""
     """File of the shortlist in use; empty: none yet."""
+    clusters: str = ""
+    """File of the clusters of points in use; empty: none."""
     best: float | None = None
     """Best score of a validation, over all stages."""
     chosen: dict[str, int] = field(default_factory=dict)
@@ -65,7 +67,7 @@ class Progress:
 
     def begin(self, stage: str) -> None:
         """Start a stage: its own counts start at 0."""
-        self.stage, self.shortlist = stage, ""
+        self.stage, self.shortlist, self.clusters = stage, "", ""
         self.epoch = self.done = self.step = self.waited = 0
         self.total = 0.0
 

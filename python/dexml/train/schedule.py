@@ -115,6 +115,8 @@ class StageSchedule:
     evaluate_every: int = 1
     shortlist_start: int = 0
     shortlist_every: int = 1
+    clustered: bool = False
+    """Whether the points of a step are clusters of near ones."""
 
     @property
     def encodes(self) -> bool:
@@ -139,13 +141,21 @@ class StageSchedule:
         """Whether the model is validated after `epoch` (from 1); the last one always is."""
         return epoch % self.evaluate_every == 0 or epoch == self.epochs
 
-    def mines_before(self, epoch: int) -> bool:
-        """Whether hard negatives are searched before `epoch` (from 1).
+    @property
+    def mines(self) -> bool:
+        """Whether some negatives are hard ones."""
+        return self.negatives != "all" and "hard" in self.negatives
 
-        The first search comes right after `shortlist_start` epochs, whatever `shortlist_every` is.
-        """
-        if self.negatives == "all" or "hard" not in self.negatives:
-            return False
+    def mines_before(self, epoch: int) -> bool:
+        """Whether hard negatives are searched before `epoch` (from 1)."""
+        return self.mines and self._renews_before(epoch)
+
+    def clusters_before(self, epoch: int) -> bool:
+        """Whether points are put into clusters before `epoch` (from 1)."""
+        return self.clustered and self._renews_before(epoch)
+
+    def _renews_before(self, epoch: int) -> bool:
+        """First right after `shortlist_start` epochs, whatever `shortlist_every` is."""
         done = epoch - 1 - self.shortlist_start
         return done >= 0 and done % self.shortlist_every == 0
 
@@ -159,7 +169,10 @@ def fits(*, selects: bool, refit: bool) -> tuple[str, ...]:
 
 def stage_schedule(name: str, settings: TrainSettings, n_labels: int) -> StageSchedule:
     """Work out the schedule of the stage `name`, whether or not `settings.stages` names it."""
-    often = (settings.evaluate_every, settings.shortlist_start, settings.shortlist_every)
+    often = (
+        *(settings.evaluate_every, settings.shortlist_start, settings.shortlist_every),
+        settings.batches == "clusters",
+    )
     epochs: int = getattr(settings, _EPOCHS[name])
     if STAGES[name].encodes:
         sizes = {"encoder": settings.encoder_batch_size, "joint": settings.joint_batch_size}

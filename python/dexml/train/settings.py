@@ -224,11 +224,19 @@ class TrainSettings(Settings):
     graph: Literal["co-occurrence", "random-walk"] = Field(
         "co-occurrence", description="label graph that graph negatives come from"
     )
+    batches: Literal["random", "clusters"] = Field(
+        "random",
+        description="points of a step; clusters: near ones by the model as it is (NGAME), renewed "
+        "when shortlists are",
+    )
+    cluster_size: int = Field(16, ge=1, description="points of a cluster")
     shortlist_size: int = Field(
         100, ge=1, description="labels a point that hard negatives are drawn from"
     )
-    shortlist_start: int = Field(0, ge=0, description="epochs before the first shortlist")
-    shortlist_every: int = Field(5, ge=1, description="epochs that a shortlist serves")
+    shortlist_start: int = Field(
+        0, ge=0, description="epochs before the first shortlist or clusters"
+    )
+    shortlist_every: int = Field(5, ge=1, description="epochs that a shortlist or clusters serve")
 
     weight_decay: float = Field(0.01, ge=0, description="of the head and the transformer")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the mean gradient")

@@ -177,9 +177,24 @@ def gradients(
     return float(loss.detach()), rows
 
 
-def batches(rows: NDArray[np.int64], batch_size: int, *seed: int) -> list[NDArray[np.int64]]:
-    """The batches of an epoch: all rows once, in an order of this seed; none is empty."""
-    shuffled = np.random.default_rng(seed_of(*seed)).permutation(rows)
+def batches(
+    rows: NDArray[np.int64],
+    batch_size: int,
+    *seed: int,
+    clusters: NDArray[np.int64] | None = None,
+) -> list[NDArray[np.int64]]:
+    """The batches of an epoch: all rows once, in an order of this seed; none is empty.
+
+    With `clusters`, (len(rows),), a batch takes whole clusters, drawn at random, one after the
+    other; the last one may go on in the next batch. The order inside a cluster is drawn too.
+    """
+    order = np.random.default_rng(seed_of(*seed)).permutation(len(rows))
+    if clusters is not None:
+        shuffled_clusters = np.random.default_rng(seed_of(*seed, 1)).permutation(
+            int(clusters.max(initial=0)) + 1
+        )
+        order = order[np.argsort(shuffled_clusters[clusters[order]], kind="stable")]
+    shuffled = rows[order]
     return [shuffled[i : i + batch_size] for i in range(0, len(shuffled), batch_size)]
 
 
