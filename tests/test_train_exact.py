@@ -528,3 +528,23 @@ def test_the_text_loss_alone_is_training_without_a_table(stage_of: Callable[...,
             assert (stage.own_table.residual.grad == 0).all()
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-13)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "frequency 0.5, uniform 0.5"])
+def test_weights_of_a_batch_of_near_points_stand_for_all_labels(
+    stage_of: Callable[..., Stage], negatives: str
+) -> None:
+    """For one batch whatever it is: the weighted sum over pools is that over all labels."""
+    stage = stage_of("encoder", negatives=negatives, negatives_per_point=3, batches="clusters")
+    sampler = stage.sampler
+    own = np.unique(sampler.y[BATCH].indices)
+    total, rounds = np.zeros(sampler.y.shape[1]), 1500
+    for epoch in range(rounds):
+        found = sampler.candidates(BATCH, epoch)
+        assert found.log_weight is not None
+        total[found.ids] += np.exp(found.log_weight.numpy())
+    assert (total[own] == rounds).all()
+    known = total > 0
+    assert known.sum() > 55
+    np.testing.assert_allclose(total[known] / rounds, 1, atol=0.3)
+    assert total[known].mean() / rounds == pytest.approx(1, abs=0.03)
