@@ -66,6 +66,7 @@ BASES: dict[str, dict[str, Any]] = {
         "encoder_layers": 1,
         "negatives": "all",
     },
+    "rounded": {"validation": 0, "table": "bf16", "head_epochs": 1},
     "clusters": {"validation": 0, "batches": "clusters", "head_epochs": 1},
     "graph": {"validation": 0, "stages": "encoder", "encoder_epochs": 1, "negatives": "graph"},
 }
@@ -101,6 +102,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("residual_lr", 0.001, "plain"),
     ("residual_shrink", 5.0, "plain"),
     ("bias_lr", 0.02, "plain"),
+    ("table", "bf16", "plain"),
+    ("table_update", "sgd", "rounded"),
     ("weight_decay", 0.1, "plain"),
     ("beta1", 0.8, "plain"),
     ("beta2", 0.99, "plain"),

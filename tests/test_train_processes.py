@@ -36,6 +36,9 @@ CASES: dict[str, dict[str, Any]] = {
     "heads drawn": {"stages": "heads", "head_negatives": "uniform"},
     "bce": {"stages": "heads", "loss": "bce"},
     "joint": {"stages": "joint", "negatives": "all"},
+    "bf16": {"stages": "heads", "table": "bf16"},
+    "bf16 joint": {"stages": "joint", "negatives": "all", "table": "bf16"},
+    "bf16 drawn": {"stages": "heads", "head_negatives": "uniform", "table": "bf16"},
     "two losses": {"stages": "joint", "negatives": "all", "text_weight": 0.3},
     "joint drawn": {"stages": "joint", "negatives": "uniform", "encoder_layers": 1},
     "soft": {
@@ -78,7 +81,8 @@ def some_steps(
         DualEncoder.features = features64  # type: ignore[method-assign]
     job = start_of(settings)
     problem, model, rows = job.problem, job.model, job.rows
-    model.to(dtype)
+    if settings.table != "bf16":
+        model.to(dtype)
     if problem.features is not None and dtype == torch.float64:
         wide = tuple(part.astype(np.float64) for part in problem.features)
         object.__setattr__(problem, "features", wide)
@@ -110,9 +114,10 @@ def run_cases(folder: Path, data: Path, encoder: Path, exact_steps: int) -> dict
     plain = DualEncoder.features
     for name, changes in CASES.items():
         out = folder / name.replace(" ", "-")
-        settings = train_settings(data, encoder, out, micro_tokens=60, **changes)
-        found[name] = some_steps(settings, torch.float64, 4)
-        DualEncoder.features = plain  # type: ignore[method-assign]
+        if changes.get("table") != "bf16":
+            settings = train_settings(data, encoder, out, micro_tokens=60, **changes)
+            found[name] = some_steps(settings, torch.float64, 4)
+            DualEncoder.features = plain  # type: ignore[method-assign]
         settings = train_settings(
             data, encoder, Path(f"{out}-exact"), micro_tokens=60, deterministic=True, **changes
         )

@@ -98,12 +98,14 @@ THREE: dict[str, Any] = JOINT | {
         ([(8, NEVER)], {"loss": "bce, soft-top-3 from 0.5", "patience": 1, "head_epochs": 6}),
         ([(8, NEVER), (9, ALWAYS)], JOINT),
         ([(13, ALWAYS), (6, ALWAYS)], THREE),
+        ([(8, NEVER), (6, ALWAYS)], {"table": "bf16", "residual_lr": 0.01}),
+        ([(8, NEVER), (6, ALWAYS)], THREE | {"table": "bf16", "head_negatives": "uniform"}),
         # What bce learns has fewer steps behind it.
         ([(11, ALWAYS)], {"loss": "decoupled, bce from 0.5"}),
     ],
     ids=[
         *("heads", "heads without refit", "both stages", "turned", "patience"),
-        *("joint", "three stages", "bce late"),
+        *("joint", "three stages", "bf16", "bf16 in three stages", "bce late"),
     ],
 )
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(

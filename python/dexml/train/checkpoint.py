@@ -216,6 +216,9 @@ def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = 
         if stage.own_table is not None:
             for whole, own in _own_parts(stage):
                 own.copy_(whole[_index(stage.own_rows, whole)])
+        if stage.rounded is not None:
+            stage.rounded.counts.copy_(file.get_tensor("rounded.counts"))
+            stage.rounded.squares.copy_(file.get_tensor("rounded.squares"))
         if stage.row_optimizer is not None:
             stage.row_optimizer.counts.copy_(file.get_tensor("rows.counts"))
             for name, moments in stage.row_optimizer.state.items():
@@ -256,7 +259,7 @@ def complete(stage: Stage) -> None:
         else:
             whole.zero_()
             whole[_index(rows, whole)] = own
-        processes.add_up(whole)
+        processes.add_up(whole.view(torch.uint8) if whole.dtype == torch.bfloat16 else whole)
 
 
 def _own_parts(stage: Stage) -> list[tuple[Tensor, Tensor]]:
@@ -273,6 +276,14 @@ def _index(rows: Rows, like: Tensor) -> slice | Tensor:
 def _moments(stage: Stage) -> dict[str, Tensor]:
     """State of the optimisers by name, put together over the processes."""
     tensors: dict[str, Tensor] = {}
+    if stage.rounded is not None:
+        for name, values in (("counts", stage.rounded.counts), ("squares", stage.rounded.squares)):
+            whole = values
+            if stage.own_table is not None and len(values) and processes.size() > 1:
+                whole, own = torch.zeros_like(values), _index(stage.own_rows, values)
+                whole[own] = values[own]
+                processes.add_up(whole)
+            tensors[f"rounded.{name}"] = whole
     if stage.row_optimizer is not None:
         tensors["rows.counts"] = stage.row_optimizer.counts
         for name, moments in stage.row_optimizer.state.items():

@@ -232,7 +232,7 @@ class _Rates:
     """The learning rates of a stage, which follow one schedule, each below its own peak."""
 
     def __init__(self, stage: Stage) -> None:
-        optimizers = (stage.optimizer, stage.row_optimizer)
+        optimizers = (stage.optimizer, stage.row_optimizer, stage.rounded)
         self.groups = [group for one in optimizers if one is not None for group in one.param_groups]
         self.peaks = [group["lr"] for group in self.groups]
 

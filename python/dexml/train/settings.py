@@ -179,6 +179,16 @@ class TrainSettings(Settings):
     residual_shrink: float = Field(
         10.0, gt=0, description="residuals start at n/(n + this) of the label's centroid"
     )
+    table: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="numbers of the label residuals; bf16: rounded at random without bias, and "
+        "no moments: 2 bytes a number in place of 12",
+    )
+    table_update: Literal["adaptive", "sgd"] = Field(
+        "adaptive",
+        description="how residuals in bf16 move; adaptive: one number a label scales its rate; "
+        "sgd: by --residual-lr times the gradient",
+    )
     bias_lr: float = Field(3e-2, ge=0, description="peak rate of the label biases; 0: none")
 
     encoder_epochs: int = Field(5, ge=0, description="epochs of the stage encoder")

@@ -14,6 +14,7 @@ from dexml.train import features
 from dexml.train.candidates import Sampler
 from dexml.train.gradients import FlatGradients
 from dexml.train.problem import Features, Job, Model
+from dexml.train.rounding import RoundedRows
 from dexml.train.rows import RowAdamW
 from dexml.train.schedule import (
     StageSchedule,
@@ -72,7 +73,11 @@ def make(name: str, job: Job) -> Stage:
         _group([p for p in parameters if p.ndim > 1], lr[name], settings.weight_decay),
         _group([p for p in parameters if p.ndim <= 1], lr[name]),
     ]
-    label_plan, own_table, row_optimizer = None, None, None
+    label_plan, own_table, row_optimizer, rounded = None, None, None, None
+    if settings.table == "bf16" and "residual" in rates:
+        update, like = settings.table_update, model.table.bias
+        rounded = RoundedRows(job.n_labels, update, settings.beta2, settings.eps, like)
+        rounded.add("residual", rates.pop("residual"))
     own_rows: slice | NDArray[np.int64] = slice(0)
     if schedule.negatives == "all":
         everything = np.arange(job.n_labels)
@@ -101,6 +106,7 @@ def make(name: str, job: Job) -> Stage:
         own_table=own_table,
         own_rows=own_rows,
         row_optimizer=row_optimizer,
+        rounded=rounded,
     )
 
 

@@ -23,14 +23,15 @@ from dexml.train.candidates import Candidates, Pairs, Sampler
 from dexml.train.gradients import FlatGradients, RowGradients
 from dexml.train.objective import objective
 from dexml.train.problem import Job, Model
+from dexml.train.rounding import RoundedRows
 from dexml.train.rows import RowAdamW
 from dexml.train.schedule import StageSchedule, loss_at, parse_loss
 from dexml.train.settings import TrainSettings
-from dexml.train.texts import Texts, table_rows
+from dexml.train.texts import Texts, TrainedRows, table_rows
 from dexml.train.towers import Plan, Tower, plan, seed_of
 
-_POINTS, _LABELS = 0, 1
-"""Sides, as they enter the seed of a micro-batch."""
+_POINTS, _LABELS, _ROUNDING = 0, 1, 2
+"""Sides, as they enter the seed of a micro-batch; and what enters that of rounding."""
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Scratch:
     """Whether a step has compared what it encoded twice, and checked what goes into the loss."""
     n_candidates: int = 0
     """Of the last step."""
+    gradient: Tensor | None = None
+    """Of the residuals in bfloat16 that this process trains, where all labels compete."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Stage:
     """The labels of that part, in its order. A slice: it shares the memory of the whole table."""
     row_optimizer: RowAdamW | None
     """Where labels are drawn: updates the rows of the label table that a step has drawn."""
+    rounded: RoundedRows | None
+    """Where residuals are bfloat16: updates them, in place of the other two."""
     scratch: Scratch = field(default_factory=Scratch)
 
     @property
@@ -121,7 +126,25 @@ def take_step(
             stage.optimizer.step()
         if stage.row_optimizer is not None and rows is not None:
             stage.row_optimizer.step(*rows)
+        if stage.rounded is not None:
+            _update_rounded(stage, stage.rounded, rows, step)
     return loss, flags
+
+
+def _update_rounded(
+    stage: Stage, rounded: RoundedRows, rows: RowGradients | None, step: int
+) -> None:
+    """Update the residuals that a step has moved, with random bits of that step."""
+    seed = seed_of(stage.settings.seed, stage.schedule.number, step, _ROUNDING)
+    device = stage.model.table.bias.device
+    if rows is not None:
+        ids = torch.from_numpy(rows.ids).to(device)
+        rounded.step(stage.model.table.residual, ids, ids, rows.residual, seed)
+    elif stage.own_table is not None and stage.scratch.gradient is not None:
+        ids = torch.arange(stage.job.n_labels, device=device)
+        labels = ids[stage.own_rows]
+        values = stage.own_table.residual
+        rounded.step(values, ids[: len(labels)], labels, stage.scratch.gradient, seed)
 
 
 def gradients(
@@ -140,15 +163,15 @@ def gradients(
     label_plan = stage.label_plan
     if label_plan is None:
         label_plan = cut(candidates.ids, stage.texts.label_lengths, stage.max_tokens, settings)
-    table = _table(stage, label_plan.own)
+    trained = _trained_rows(stage, label_plan.own)
     keep = stage.keep_tokens // len(label_plan.runs)
     seed = (settings.seed, stage.schedule.number, step)
     points = Tower(stage.texts.points, point_plan, (*seed, _POINTS), keep)
     alone = settings.text_weight > 0  # then the vector of each label's text stands beside its own
-    encode = partial(stage.texts.labels, table, alone=alone)
+    encode = partial(stage.texts.labels, trained, alone=alone)
     labels = Tower(encode, label_plan, (*seed, _LABELS), keep)
 
-    dim, like = model.encoder.dim, model.table.residual
+    dim, like = model.encoder.dim, model.table.bias
     own_BD, own_KD = points.forward(like, dim), labels.forward(like, dim * (1 + alone))
     points_BD = own_BD
     if processes.size() > 1:
@@ -157,6 +180,7 @@ def gradients(
         processes.add_up(points_BD)
     points_BD = points_BD.requires_grad_()
     both_KD = [part.contiguous().requires_grad_() for part in own_KD.split(dim, dim=1)]
+    table = None if trained is None else trained.table
     loss = _loss(stage, candidates, point_plan, label_plan, points_BD, both_KD, table, step, steps)
     loss.backward()
 
@@ -172,8 +196,8 @@ def gradients(
         points.backward(run, grad_BD, None if scratch.checked else own_BD.detach())
     scratch.checked = True
     rows = None
-    if stage.row_optimizer is not None and table is not None:
-        rows = _row_gradients(table, label_plan)
+    if stage.row_optimizer is not None and trained is not None:
+        rows = _row_gradients(trained, label_plan, dim)
     return float(loss.detach()), rows
 
 
@@ -214,25 +238,31 @@ def cut(
     )
 
 
-def _table(stage: Stage, own: NDArray[np.int64]) -> LabelTable | None:
+def _trained_rows(stage: Stage, own: NDArray[np.int64]) -> TrainedRows | None:
     """The rows of the label table that this process trains in this step, with empty gradients."""
     table = stage.own_table
     if table is None and stage.row_optimizer is not None:
-        table = table_rows(stage.model.table, own)
-    if table is not None and table.residual.requires_grad:
-        if table.residual.grad is None:
-            table.residual.grad = torch.zeros_like(table.residual)
-        else:
-            table.residual.grad.zero_()
-    return table
+        table = table_rows(stage.model.table, own, wide=True)
+    if table is None or not table.residual.requires_grad:
+        return None if table is None else TrainedRows(table, None)
+    rounded = table.residual.dtype == torch.bfloat16
+    gradient = stage.scratch.gradient if rounded else table.residual.grad
+    if gradient is None:
+        gradient = torch.zeros_like(table.residual.detach(), dtype=table.bias.dtype)
+    gradient.zero_()
+    if rounded:
+        stage.scratch.gradient = gradient
+    else:
+        table.residual.grad = gradient
+    return TrainedRows(table, gradient)
 
 
-def _row_gradients(table: LabelTable, labels: Plan) -> RowGradients:
+def _row_gradients(trained: TrainedRows, labels: Plan, dim: int) -> RowGradients:
     """The gradients of this process's rows among those of all drawn labels."""
-    k, dim = len(labels.ids), table.residual.shape[1]
-    residual, bias = table.residual.new_zeros(k, dim), table.residual.new_zeros(k)
-    if table.residual.grad is not None:
-        residual[labels.lo : labels.hi] = table.residual.grad
+    k, table = len(labels.ids), trained.table
+    residual, bias = table.bias.new_zeros(k, dim), table.bias.new_zeros(k)
+    if trained.gradient is not None:
+        residual[labels.lo : labels.hi] = trained.gradient
     if table.bias.grad is not None:
         bias[labels.lo : labels.hi] = table.bias.grad
     return RowGradients(labels.ids, residual, bias)

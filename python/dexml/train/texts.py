@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,14 @@ from dexml.train import features
 from dexml.train.frozen import CachedLayers
 from dexml.train.problem import Features, Job, Model
 from dexml.train.settings import TrainSettings
+
+
+class TrainedRows(NamedTuple):
+    """Rows of the label table that this process trains in a step. K labels, D dimensions."""
+
+    table: LabelTable
+    gradient: Tensor | None
+    """Of the residuals, (K, D), to add to; None where they are not trained."""
 
 
 class Texts(Protocol):
@@ -34,7 +42,7 @@ class Texts(Protocol):
 
     def labels(
         self,
-        table: LabelTable | None,
+        trained: TrainedRows | None,
         ids: NDArray[np.int64],
         position: int,
         *,
@@ -43,10 +51,10 @@ class Texts(Protocol):
         """Vectors (B, D) of the labels `ids`.
 
         Args:
-            table: The rows of the label table that this process trains in this step; None where
+            trained: The rows of the label table that this process trains in this step; None where
                 the table is not trained.
             ids: The labels.
-            position: That of the first one among the rows of `table`.
+            position: That of the first one among the rows of `trained`.
             alone: Return (B, 2 D): beside each vector that of the text alone, without the table.
         """
 
@@ -73,7 +81,7 @@ class FrozenTexts:
 
     def labels(
         self,
-        table: LabelTable | None,
+        trained: TrainedRows | None,
         ids: NDArray[np.int64],
         position: int,
         *,
@@ -83,7 +91,7 @@ class FrozenTexts:
         features_BH = self.labels_LH
         if len(ids) < len(features_BH):
             features_BH = features_BH[torch.from_numpy(ids).to(features_BH.device)]
-        return _label_vectors(self.model, table, features_BH, ids, position, alone)
+        return _label_vectors(self.model, trained, features_BH, ids, position, alone)
 
     def features(self, rows: NDArray[np.int64]) -> Features:
         """Look the features up: they do not change."""
@@ -108,7 +116,7 @@ class TunedTexts:
 
     def labels(
         self,
-        table: LabelTable | None,
+        trained: TrainedRows | None,
         ids: NDArray[np.int64],
         position: int,
         *,
@@ -116,7 +124,7 @@ class TunedTexts:
     ) -> Tensor:
         """Encode and embed labels."""
         features_BH = self._labels.read(ids)
-        return _label_vectors(self.job.model, table, features_BH, ids, position, alone)
+        return _label_vectors(self.job.model, trained, features_BH, ids, position, alone)
 
     def features(self, rows: NDArray[np.int64]) -> Features:
         """Encode the texts."""
@@ -155,34 +163,43 @@ class _Reader:
 
 def _label_vectors(
     model: Model,
-    table: LabelTable | None,
+    trained: TrainedRows | None,
     features_BH: Tensor,
     ids: NDArray[np.int64],
     position: int,
     alone: bool,
 ) -> Tensor:
     """Vectors of labels from their features and the table: see `Texts.labels`."""
-    if table is None:
+    if trained is None:
         rows = torch.from_numpy(ids).to(model.encoder.device)
         vectors: Tensor = model.table(model.encoder, features_BH, rows)
     else:
         some = slice(position, position + len(ids))
-        own = table if len(ids) == len(table.bias) else table_rows(table, some)
-        if table.residual.grad is not None:
-            own.residual.grad = table.residual.grad[some]
-        vectors = own(model.encoder, features_BH)
+        table, gradient = trained
+        if len(ids) < len(table.bias) or table.residual.dtype == torch.bfloat16:
+            table = table_rows(table, some, wide=True)
+        if gradient is not None:
+            table.residual.grad = gradient[some]
+        vectors = table(model.encoder, features_BH)
     if not alone:
         return vectors
     return torch.cat([vectors, model.encoder(features_BH, side="label")], dim=1)
 
 
-def table_rows(table: LabelTable, rows: NDArray[np.int64] | slice) -> LabelTable:
-    """Some rows of a label table as a table; those of a slice share its memory."""
+def table_rows(
+    table: LabelTable, rows: NDArray[np.int64] | slice, *, wide: bool = False
+) -> LabelTable:
+    """Some rows of a label table as a table; those of a slice share its memory.
+
+    With `wide`, residuals in bfloat16 become float32, in memory of their own.
+    """
     at: Any = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(table.bias.device)
+    residual = table.residual.detach()[at]
+    if wide and residual.dtype == torch.bfloat16:
+        residual = residual.float()
     with torch.device(table.bias.device):
-        part = LabelTable(table.counts[at], table.residual.shape[1])
-    for name in ("residual", "bias"):
-        whole, own = getattr(table, name), getattr(part, name)
-        own.data = whole.detach()[at]
-        own.requires_grad_(whole.requires_grad)
+        part = LabelTable(table.counts[at], 0, residual.dtype)
+    part.residual.data, part.bias.data = residual, table.bias.detach()[at]
+    part.residual.requires_grad_(table.residual.requires_grad)
+    part.bias.requires_grad_(table.bias.requires_grad)
     return part
