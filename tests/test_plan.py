@@ -388,6 +388,37 @@ def test_joint_costs_the_encoder_and_the_table() -> None:
     assert drawn_sizes["label table, gradients"] == 4 * (20 + 20) * 17
 
 
+def test_a_table_in_bfloat16_takes_two_bytes_a_number() -> None:
+    """8.6 M labels of 768 dimensions on a device of 20 GiB, and most of it is the table."""
+    n_labels, dim, drawn = 8_600_000, 768, 12_000
+    many: dict[str, Any] = {
+        "label_lengths": np.full(n_labels, 4, np.int32),
+        "dim": dim,
+        "width": dim,
+        "n_weights": 67_000_000,
+        "device": "cuda",
+    }
+    heads = stage("heads", drawn, negatives=DRAWN, batch_size=256)
+    speed = replace(SPEED, label_bytes=4.0 * 6 * dim)
+    sizes = plan(given(heads, table="bf16", **many), speed, LARGE).memory["cuda, heads"]
+    assert sum(sizes.values()) < 20 * GIB
+    table = 2 * n_labels * dim
+    a_label = 4 + 8 + 8 + 12  # bias, its moments and count, square and count of the row
+    assert sum(sizes.values()) - table - a_label * n_labels < 2 * GIB  # and that is all
+    wide = plan(given(heads, **many), speed, LARGE).memory["cuda, heads"]
+    assert sum(wide.values()) > 90 * GIB
+    plain = given(heads, table="bf16", table_update="sgd", **many)
+    assert plan(plain, speed, LARGE).memory["cuda, heads"]["label table, moments"] == 8 * n_labels
+    # Where all compete, the gradients are float32; the features are on the device.
+    small = plan(given(HEADS, table="bf16", device="cuda"), SPEED, LARGE).memory["cuda, heads"]
+    assert small["label table, weights"] == 50 * (2 * 16 + 4)
+    assert small["label table, gradients"] == 4 * 50 * 17
+    assert small["label table, moments"] == 50 * (8 + 12)
+    assert small["label features"] == 4 * 50 * 16
+    joint = plan(given(JOINT, table="bf16", device="cuda"), SPEED, LARGE).memory["cuda, joint"]
+    assert joint["label table, weights"] == 2 * 50 * (2 * 16 + 4)
+
+
 def test_one_point_and_one_label() -> None:
     lengths = np.array([3])
     small = given(

@@ -248,3 +248,17 @@ def test_a_run_keeps_float32_files_that_bfloat16_holds(
     added = predictor.add_labels(["kernel font"])
     assert predictor.predict(["kernel driver"], 3).ids.shape == (1, 3)
     assert len(added) == 1
+
+
+def test_label_features_stay_on_the_host_where_labels_are_drawn(
+    stage_of: Callable[..., Stage],
+) -> None:
+    """They may take more than the table; a step sends those of its labels."""
+    for changes, resident in (
+        ({"head_negatives": "all"}, True),
+        ({"head_negatives": "uniform"}, False),
+    ):
+        stage = stage_of("heads", **changes)
+        assert stages.holds_label_features(stage.schedule, stage.settings) is resident
+    plain = stage_of("heads", head_negatives="uniform", table="float32")
+    assert stages.holds_label_features(plain.schedule, plain.settings)

@@ -14,8 +14,9 @@ import torch
 from dexml.plan.quantities import Machine, PlanInput, PlannedStage, Speed
 from dexml.plan.text import in_bytes
 from dexml.train.gradients import n_runs
+from dexml.train.rounding import ROWS, UPDATE_BYTES
 from dexml.train.schedule import needs_features
-from dexml.train.stages import FEATURE_ROWS, kept_labels
+from dexml.train.stages import FEATURE_ROWS, holds_label_features, kept_labels
 
 LOSS_SCRATCH = 64 * 2**20
 """Bytes of scores that a loss holds beside its inputs (`dexml.losses.Options`)."""
@@ -81,17 +82,23 @@ def _table(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
     """What a label table takes beside its weights while it is trained."""
     n_labels, row = len(given.label_lengths), given.row
     own = math.ceil(stage.candidates / given.world)
+    rounded = given.settings.table == "bf16"
     if stage.drawn:  # each process has the moments of all rows, and takes the gradients of all
         gradients = own + stage.candidates * (2 if given.world > 1 else 1)
         more, rows = 8 * n_labels + _FLOAT * own * row, n_labels
     else:  # in the order of the texts, where they are encoded: a copy
         gradients, rows = own, math.ceil(n_labels / given.world)
-        more = _FLOAT * own * row if stage.schedule.encodes else 0
-    return {
+        more = own * (given.residual_bytes * (row - 1) + _FLOAT) if stage.schedule.encodes else 0
+    sizes: dict[str, float] = {
         "label table, weights": more,
         "label table, gradients": _FLOAT * gradients * row,
-        "label table, moments": 2 * _FLOAT * rows * row,
+        "label table, moments": 2 * _FLOAT * rows * (1 if rounded else row),
     }
+    if rounded and row > 1:  # a square and a count of each label, and what an update takes
+        adaptive = given.settings.table_update == "adaptive"
+        sizes["label table, moments"] += 12 * n_labels if adaptive else 0
+        sizes["label table, rounding"] = UPDATE_BYTES * min(ROWS, own) * given.dim
+    return sizes
 
 
 def _frozen(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
@@ -99,8 +106,11 @@ def _frozen(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, fl
     own = math.ceil(stage.candidates / given.world)
     kept = min(own, max(kept_labels(given.dim), FEATURE_ROWS))
     activations = _label_embeddings(given, own) + kept * speed.label_bytes
+    held = len(given.label_lengths)
+    if not holds_label_features(stage.schedule, given.settings):
+        held = own if given.device != "cpu" else held  # a CPU has them on the host anyway
     return {
-        "label features": _FLOAT * len(given.label_lengths) * given.width,
+        "label features": _FLOAT * held * given.width,
         "label embeddings, their gradients, activations": activations,
     }
 
@@ -132,7 +142,8 @@ def _of_device(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
     return {
         "encoder, weights": _FLOAT * given.n_weights,
         "encoder, as loaded, for the next fit": _FLOAT * given.n_weights,
-        "label table, weights": _FLOAT * len(given.label_lengths) * (given.dim + 1),
+        "label table, weights": len(given.label_lengths)
+        * (given.residual_bytes * given.dim + _FLOAT),
         "point embeddings and their gradients": 2 * _FLOAT * batch_size * given.dim,
         "loss, scratch": min(LOSS_SCRATCH, 3 * _FLOAT * batch_size * own),
     }
@@ -170,7 +181,8 @@ def _of_host(given: PlanInput) -> dict[str, float]:
 
 _REMEDIES = {
     "activations": "lower --keep-tokens (and --micro-tokens)",
-    "label table": "train on more processes, or leave the residuals out (--residual-lr 0)",
+    "label table": "train on more processes, round the residuals (--table bf16), or leave them "
+    "out (--residual-lr 0)",
     "label features": "use a narrower encoder, or the stage encoder alone",
     "label embeddings": "train on more processes, or draw negatives in place of all labels",
     "point features": "train on fewer points, or the stage encoder alone",

@@ -105,6 +105,11 @@ class PlanInput:
         """Whether training points may vote at search: that is chosen after the selection."""
         return self.settings.memory == "auto"
 
+    @property
+    def residual_bytes(self) -> int:
+        """Bytes of a number of a label residual."""
+        return 2 if self.settings.table == "bf16" else 4
+
     def check(self) -> None:
         """Raise a ValueError that names a quantity that cannot be."""
         n_points, n_labels = len(self.point_lengths), len(self.label_lengths)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 ROWS = 16_384
-"""Rows that are updated at a time: temporary arrays of some 24 bytes a number."""
+"""Rows that are updated at a time."""
+UPDATE_BYTES = 32
+"""What temporary arrays take for each number of these rows."""
 _WORD = 4
 """Random numbers of 16 bits in one of 64."""
 

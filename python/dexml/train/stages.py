@@ -66,7 +66,7 @@ def make(name: str, job: Job) -> Stage:
     else:
         assert known is not None
         parameters = freeze(model.encoder)
-        texts = FrozenTexts(model, known)
+        texts = FrozenTexts(model, known, resident=holds_label_features(schedule, settings))
         max_tokens, keep_tokens = FEATURE_ROWS, kept_labels(model.encoder.dim)
     lr = {"heads": settings.head_lr, "encoder": settings.encoder_lr, "joint": settings.joint_lr}
     groups = [
@@ -162,6 +162,14 @@ def _centre_offset(job: Job, schedule: StageSchedule, known: Features | None) ->
 def _spread(ids: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Take up to `n` of the ids, evenly spread."""
     return ids[np.unique(np.linspace(0, len(ids) - 1, min(n, len(ids))).astype(np.int64))]
+
+
+def holds_label_features(schedule: StageSchedule, settings: TrainSettings) -> bool:
+    """Whether the device holds the features of all labels in a stage on frozen features.
+
+    A table in bfloat16 is for label sets whose features would take more than the table.
+    """
+    return settings.table == "float32" or schedule.negatives == "all"
 
 
 def kept_labels(dim: int) -> int:

@@ -63,14 +63,19 @@ class Texts(Protocol):
 
 
 class FrozenTexts:
-    """Features of an encoder that stays as it is."""
+    """Features of an encoder that stays as it is.
 
-    def __init__(self, model: Model, known: Features) -> None:
+    Those of labels lie on the encoder's device; if they are not `resident`, those of a step travel.
+    """
+
+    def __init__(self, model: Model, known: Features, *, resident: bool = True) -> None:
         self.point_lengths: NDArray[np.int64] | None = None
         self.label_lengths: NDArray[np.int64] | None = None
         self.model = model
         self.point_features, self.label_features = known
-        self.labels_LH = torch.from_numpy(known[1]).to(model.encoder.device)
+        self.labels_LH = torch.from_numpy(known[1])
+        if resident:
+            self.labels_LH = self.labels_LH.to(model.encoder.device)
 
     def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
         """Embed points from their features."""
@@ -91,6 +96,7 @@ class FrozenTexts:
         features_BH = self.labels_LH
         if len(ids) < len(features_BH):
             features_BH = features_BH[torch.from_numpy(ids).to(features_BH.device)]
+        features_BH = features_BH.to(self.model.encoder.device)
         return _label_vectors(self.model, trained, features_BH, ids, position, alone)
 
     def features(self, rows: NDArray[np.int64]) -> Features:
