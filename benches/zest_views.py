@@ -47,6 +47,7 @@ svg { font-family: sans-serif; font-size: 12px; }
 .grid { stroke: #ddd; } .tick { fill: #666; font-size: 11px; } .end { text-anchor: end; }
 .middle { text-anchor: middle; } .line { fill: none; stroke: var(--c); stroke-width: 2; }
 .dot { fill: var(--c); } .c0 { --c: #2563c9; } .c1 { --c: #d0631b; } .c2 { --c: #1b8a5a; }
+.c3 { --c: #8b4bc4; }
 """
 
 
@@ -208,18 +209,20 @@ def curve(folder: Path, given: argparse.Namespace) -> None:
             result = evaluator.result()
             seen, other = (100 * g.metrics["nDCG@5"] for g in result.groups["seen"].values())
             mean = 2 * seen * other / max(seen + other, 1e-9)
-            rows.append((name, step * shift, seen, other, mean, result.metrics))
+            found = 100 * result.groups["seen"]["unseen"].metrics["R@100"]
+            rows.append((name, step * shift, seen, other, mean, found, result.metrics))
             points.append((seen, other, mean))
         best = max(points, key=lambda one: one[2])
         line = [charts.Point(x, z) for x, z, _ in sorted(points)]
         series.append(charts.Series(name, line))
         series.append(charts.Series(f"{name}, best harmonic mean", [charts.Point(*best[:2])]))
     print(f"{folder.name}: nDCG@5 in the whole ranking; shift added to scores of unseen labels\n")
-    print("| | shift | seen labels | unseen labels | harmonic mean | P@1 | nDCG@5 | R@100 |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, shift, seen, other, mean, metrics in rows:
+    print("| | shift | seen | unseen | harmonic mean | R@100 of unseen | P@1 | nDCG@5 | R@100 |")
+    print("|" + "---|" * 9)
+    for name, shift, *groups, metrics in rows:
+        cells = " | ".join(f"{one:.2f}" for one in groups)
         whole = " | ".join(f"{100 * value:.2f}" for value in metrics.values())
-        print(f"| {name} | {shift:+g} | {seen:.2f} | {other:.2f} | {mean:.2f} | {whole} |")
+        print(f"| {name} | {shift:+g} | {cells} | {whole} |")
     if given.svg is not None:
         given.svg.write_text(picture(folder.name, series))
 
