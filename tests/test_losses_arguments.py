@@ -19,13 +19,14 @@ def one_thread() -> None:
 
 
 def test_layout_rule() -> None:
-    from dexml.losses.layout import choose
+    from dexml.losses.layout import SCRATCH_BYTES, choose
 
     cpu: dict[str, Any] = {"itemsize": 4, "copies": 2, "device": "cpu"}
-    assert choose(256, 131_072, **cpu).keep
-    assert not choose(256, 1_305_265, **cpu).keep
-    assert choose(64, 192, **cpu) == Layout(64, 192, keep=True)
-    assert not choose(256, 131_072, **cpu, may_keep=False).keep
+    usual: dict[str, Any] = cpu | {"scratch_bytes": SCRATCH_BYTES["cpu"]}
+    assert choose(256, 131_072, **usual).keep
+    assert not choose(256, 1_305_265, **usual).keep
+    assert choose(64, 192, **usual) == Layout(64, 192, keep=True)
+    assert not choose(256, 131_072, **usual, may_keep=False).keep
     for n_points in (1, 63, 256, 16_384, 10**6):
         for n_labels in (1, 600, 131_072, 1_305_265):
             for copies in (2, 5):
@@ -43,6 +44,36 @@ def test_layout_rule() -> None:
                     assert 4 * (kept + (copies - found.keep) * tile) <= scratch
                     assert found.chunk_rows <= n_points
                     assert found.tile_labels <= n_labels
+
+
+def test_scores_are_kept_on_a_gpu_where_they_take_an_eighth_of_it() -> None:
+    from dexml.losses.layout import SCRATCH_BYTES, budget, choose
+
+    memory = 80 * 2**30
+    cuda: dict[str, Any] = {"itemsize": 4, "device": "cuda", "device_bytes": memory}
+
+    def layout(n_points: int, n_labels: int) -> tuple[Layout, int]:
+        scratch = budget(n_points, n_labels, **cuda)
+        found = choose(
+            n_points, n_labels, itemsize=4, copies=2, device="cuda", scratch_bytes=scratch
+        )
+        return found, scratch
+
+    small, scratch = layout(100, 1000)
+    assert small.keep
+    assert scratch == SCRATCH_BYTES["cuda"]
+    whole, scratch = layout(3000, 131_073)
+    assert whole.keep
+    assert whole.chunk_rows == 3000
+    assert 4 * 3000 * 131_073 <= scratch <= memory // 8
+    parts, scratch = layout(3000, 1_305_265)  # in chunks of rows
+    assert parts.keep
+    assert 256 <= parts.chunk_rows < 3000
+    assert scratch == memory // 8
+    many, _ = layout(16_384, 30_000_000)  # chunks would be too thin
+    assert not many.keep
+    assert budget(3000, 131_073, **cuda, may_keep=False) == SCRATCH_BYTES["cuda"]
+    assert budget(3000, 131_073, itemsize=4, device="cpu") == SCRATCH_BYTES["cpu"]
 
 
 @pytest.mark.parametrize(

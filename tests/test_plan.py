@@ -178,6 +178,20 @@ def test_packed_micro_batches_are_fewer() -> None:
     assert seconds[1] < 0.8 * seconds[0]
 
 
+def test_scores_are_kept_where_the_device_has_room_for_them() -> None:
+    wide = stage("heads", candidates=50, batch_size=2_000_000)
+    for memory, device, name, size in (
+        (80 * GIB, "cuda", "loss, scores kept", 4 * 4 * 50 * 2_000_000 / 3),
+        (2 * GIB, "cuda", "loss, scores formed twice", 256 * 2**20),
+        (0, "cpu", "loss, scores formed twice", 64 * 2**20),
+    ):
+        asked = given(wide, device=device, device_bytes=memory)
+        found = plan(asked, SPEED, LARGE).memory[f"{device}, heads"]
+        assert math.isclose(found[name], size, rel_tol=1e-6)
+    split = given(wide, device="cuda", device_bytes=80 * GIB, world=2)
+    assert "loss, scores formed twice" in plan(split, SPEED, LARGE).memory["cuda, heads"]
+
+
 def test_memory_by_part() -> None:
     memory = plan(given(HEADS, ENCODER, device="cuda"), SPEED, LARGE).memory
     heads, encoder, host = memory["cuda, heads"], memory["cuda, encoder"], memory["host"]

@@ -18,6 +18,7 @@ from dexml import console
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, Side, torch_device
 from dexml.encoder.layers import blocks
+from dexml.losses.layout import device_bytes
 from dexml.plan.measure import measure
 from dexml.plan.memory import machine, resident
 from dexml.plan.quantities import Plan, PlanInput, PlannedStage
@@ -107,6 +108,7 @@ def count(settings: TrainSettings, encoder: DualEncoder) -> PlanInput:
         world=world,
         local=int(os.environ.get("LOCAL_WORLD_SIZE", world)),
         device=encoder.device.type,
+        device_bytes=device_bytes(encoder.device),
         resident=resident(),
     )
 

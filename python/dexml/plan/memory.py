@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from dexml.losses import layout as layouts
 from dexml.plan.quantities import Machine, PlanInput, PlannedStage, Speed
 from dexml.plan.text import in_bytes
 from dexml.train.gradients import n_runs
@@ -18,8 +19,6 @@ from dexml.train.rounding import ROWS, UPDATE_BYTES
 from dexml.train.schedule import needs_features
 from dexml.train.stages import FEATURE_ROWS, holds_label_features, kept_labels
 
-LOSS_SCRATCH = 64 * 2**20
-"""Bytes of scores that a loss holds beside its inputs (`dexml.losses.Options`)."""
 _FLOAT = 4
 
 
@@ -139,13 +138,23 @@ def _of_device(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
     """Bytes by part of one process on its device, in any stage."""
     batch_size = stage.schedule.batch_size
     own = math.ceil(stage.candidates / given.world)
+    n_scores, split = batch_size * own, given.world > 1 or given.settings.deterministic
+    scratch = layouts.budget(
+        batch_size,
+        own,
+        itemsize=_FLOAT,
+        device=given.device,
+        device_bytes=given.device_bytes,
+        may_keep=not split,
+    )
+    kept = not split and 3 * scratch >= 4 * _FLOAT * n_scores
     return {
         "encoder, weights": _FLOAT * given.n_weights,
         "encoder, as loaded, for the next fit": _FLOAT * given.n_weights,
         "label table, weights": len(given.label_lengths)
         * (given.residual_bytes * given.dim + _FLOAT),
         "point embeddings and their gradients": 2 * _FLOAT * batch_size * given.dim,
-        "loss, scratch": min(LOSS_SCRATCH, 3 * _FLOAT * batch_size * own),
+        f"loss, scores {'kept' if kept else 'formed twice'}": min(scratch, 3 * _FLOAT * n_scores),
     }
 
 

@@ -76,6 +76,8 @@ class PlanInput:
     """Processes of this machine; 0: all of them."""
     device: str = "cpu"
     """``cpu`` or ``cuda``."""
+    device_bytes: int = 0
+    """Memory of the GPU, which decides whether scores are kept; 0: not known, or a CPU."""
     resident: int = 0
     """Host memory that this process holds before it trains: libraries, texts, pairs, and the
     encoder where it lies on the host. 0: not known."""
