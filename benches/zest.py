@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 
 from dexml import data
 from dexml.data import Csr
-from dexml.metrics import inv_propensity
+from dexml.metrics import View, inv_propensity
 from dexml.predict.served import open_run, scorers_in
 from dexml.run import LabelSet
 from dexml.scorers import DenseScorer, Queries
@@ -33,7 +33,7 @@ from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.tree import TreeScorer
 from dexml.text.bilinear import BilinearFeatures, BilinearSettings, fit_bilinear
 from dexml.text.lexical import LexicalIndex, feature_parts
-from dexml.train.views import View, views
+from dexml.train.views import views
 
 USUAL = BilinearSettings()
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -1,6 +1,7 @@
 """The bilinear scorer: labels without features, edits, files, explanations, and the command."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from dexml.commands.zest import main
-from dexml.predict import Predictor
+from dexml.predict import Predictor, open_run
 from dexml.run import LabelSet
 from dexml.scorers import Change, Queries
 from dexml.scorers.bilinear import BilinearScorer
@@ -113,6 +114,53 @@ def test_the_products_of_a_score_sum_to_it(made: BilinearScorer) -> None:
             (abs(one.part) for one in found), reverse=True
         )
     assert "kernel" in {one.word for one in products(made, queries, 0, [*LABELS, "???"])}
+
+
+def test_explanations_name_the_largest_products(dataset: Path, tmp_path: Path) -> None:
+    run, text = tmp_path / "run", "kernel player and printer driver"
+    main(["train", str(dataset), "--out", str(run), "--quiet"])
+    predictor = Predictor.open(run)
+    one = predictor.explain(text, 2)
+    scorer = open_run(run).scorer
+    assert isinstance(scorer, BilinearScorer)
+    x = scorer.vocabulary.of_points([text]).toarray()[0].astype(float)
+    z = scorer.labels.rows.toarray()[2]
+    support = scorer.model.support
+    weights = csr_array((scorer.model.refined, support.indices, support.indptr), support.shape)
+    parts = x[:, None] * weights.toarray() * z  # slow twin: every pair of features
+    assert one.pairs is not None
+    assert one.pairs.n_terms == np.count_nonzero(parts)
+    assert one.pairs.total == pytest.approx(parts.sum() + scorer.model.bias, abs=1e-5)
+    largest = np.sort(np.abs(parts), axis=None)[::-1][: len(one.pairs.terms)]
+    assert [abs(term.part) for term in one.pairs.terms] == pytest.approx(largest.tolist())
+    for term in one.pairs.terms:
+        names = [scorer.vocabulary.point_name(i) for i in range(len(x))]
+        theirs = [scorer.vocabulary.label_name(i, predictor.label_texts) for i in range(len(z))]
+        at = names.index(term.word), theirs.index(term.label_word)
+        assert parts[at] == pytest.approx(term.part)
+    (new,) = predictor.add_labels(["wombat"])  # no word of it is known
+    assert predictor.explain(text, int(new)).pairs is None
+
+
+def test_the_command_shows_pairs_of_words(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, texts = tmp_path / "run", tmp_path / "texts.txt"
+    texts.write_text("kernel player and printer driver\n")
+    main(["train", str(dataset), "--out", str(run), "--quiet"])
+    capsys.readouterr()
+    main(["predict", str(run), str(texts), "--explain", "-k", "1", "--quiet"])
+    table = capsys.readouterr().out
+    main(["predict", str(run), str(texts), "--explain", "-k", "1", "--quiet", "--jsonl"])
+    (label,) = json.loads(capsys.readouterr().out)["labels"]
+    first = label["pairs"]["terms"][0]
+    assert list(first) == ["word", "label_word", "part"]
+    shown = re.search(r"learned pairs +(.*?) → (.*?) ([-+][0-9.]+)", table)
+    assert shown is not None
+    assert shown[1] == first["word"]
+    assert shown[3] == f"{first['part']:+.2f}"
+    itself = first["label_word"].startswith("__label__")
+    assert shown[2] == ("the label itself" if itself else first["label_word"])
 
 
 @pytest.fixture

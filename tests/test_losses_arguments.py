@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 from dexml import losses
 from dexml.losses import Layout
-from losses_problem import F64, NAMES, Problem, ours
+from losses_problem import F64, NAMES, Problem, grads, ours
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +108,15 @@ def test_ids_in_any_order_and_weights_with_them() -> None:
         a = ours(name)(p.x, p.y, own, weights=p.own_weights)
         b = ours(name)(p.x, p.y, reverse, weights=p.own_weights[torch.from_numpy(order)])
         assert a.item() == b.item()
+
+
+def test_weights_of_another_dtype() -> None:
+    p = Problem(1)
+    x, y = (t.detach().float().requires_grad_() for t in (p.x, p.y))
+    for name in NAMES[:4]:
+        found = [ours(name)(x, y, p.own, weights=w) for w in (p.own_weights, p.own_weights.float())]
+        for a, b in zip(*(grads(loss, [x, y]) for loss in found), strict=True):
+            assert torch.allclose(a, b)
 
 
 def test_a_pair_in_both_sets_is_a_positive_and_counted() -> None:

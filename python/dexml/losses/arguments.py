@@ -30,8 +30,8 @@ class Options(TypedDict, total=False):
         deterministic: Give the same bits for 1, 2, 4 and 8 processes, at the price of 8 x B x D
             numbers of scratch.
         triton: True or False overrules the choice by device and size (softmax losses only).
-        check: False leaves out the checks of the values in `positives`, `ignore` and weights, which
-            wait for the device if the tensors are there, and those of the shards.
+        check: False leaves out the checks of the values in `positives`, `ignore` and weights, and
+            those of the shards, for which the processes talk to each other.
     """
 
     scratch_bytes: int
@@ -116,12 +116,12 @@ def prepare(
     if weights is not None:
         n_pairs = len(positives[1] if isinstance(positives, tuple) else positives.indices)
         weights = pairs.read_weights(weights, n_pairs, check=check)
-    wanted = pairs.read(positives, shape, device, "positives", weight=weights, check=check)
+    wanted = pairs.read(positives, shape, "positives", weight=weights, check=check)
     if ignore is None:
         none = wanted.rows.new_zeros(0)
         ignored = Pairs(none, none, None, torch.zeros_like(wanted.counts))
     else:
-        ignored = pairs.read(ignore, shape, device, "ignore", check=check)
+        ignored = pairs.read(ignore, shape, "ignore", check=check)
         ignored = pairs.without(ignored, wanted, n_labels)
     if check:
         mine = (*point_emb.shape, len(wanted.rows), len(ignored.rows))

@@ -82,7 +82,10 @@ def count(settings: TrainSettings, encoder: DualEncoder) -> PlanInput:
         for schedule in stage_schedules(settings, n_labels)
     ]
     folder = features.cache_folder(settings)
-    known = [features.cached_path(encoder, texts, folder).exists() for texts in (points, labels)]
+    known = [
+        features.cached_path(encoder, texts, folder, settings.precision).exists()
+        for texts in (points, labels)
+    ]
     ranks = given.held_out.any() and asks_parts(settings)
     parts = parts_to_ask(given)[1:] if ranks else []
     world = int(os.environ.get("WORLD_SIZE", "1"))

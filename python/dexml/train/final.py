@@ -193,9 +193,12 @@ def score_test(
             desc="test points",
             progress=show,
             gigabytes=settings.cache_gigabytes,
+            precision=settings.precision,
         )
     else:  # the first process is alone here, and the cache is something of all of them
-        encoded = encoder.encode_features(tokens, desc="test points", progress=show)
+        encoded = encoder.encode_features(
+            tokens, desc="test points", progress=show, precision=settings.precision
+        )
     score = partial(
         selection.score,
         encoder,

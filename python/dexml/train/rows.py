@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dexml.encoder import LabelTable
+from dexml.losses.pairs import moved
 
 
 class RowAdamW:
@@ -35,7 +36,7 @@ class RowAdamW:
     @torch.no_grad()
     def step(self, ids: NDArray[np.int64], residual: Tensor, bias: Tensor) -> None:
         """Update the rows `ids` (K,), each once, by the gradients (K, D) and (K,)."""
-        rows = torch.from_numpy(ids).to(self.counts.device)
+        rows = moved(torch.from_numpy(ids), self.counts.device)
         self.counts[rows] += 1
         t = self.counts[rows].to(residual.dtype)
         for group in self.param_groups:

@@ -267,7 +267,9 @@ class TrainSettings(Settings):
         "encoded twice; 0: 16,384 on a CPU, 131,072 on CUDA",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the transformer in training; auto: bfloat16 on CUDA, else float32"
+        "auto",
+        description="of the transformer in training, for features and validation too; "
+        "auto: bfloat16 on CUDA, else float32",
     )
     engine: Literal["auto", "torch", "openvino"] = Field(
         "auto",

@@ -151,7 +151,8 @@ def _centre_offset(job: Job, schedule: StageSchedule, known: Features | None) ->
         sample = known[0][points], known[1][labels]
     else:
         tokens = problem.point_tokens.select(points), problem.label_tokens.select(labels)
-        sample = encoder.encode_features(tokens[0]), encoder.encode_features(tokens[1])
+        a, b = (encoder.encode_features(one, precision=settings.precision) for one in tokens)
+        sample = a, b
     with torch.no_grad():
         rows = torch.from_numpy(labels).to(encoder.device)
         vectors = model.table(encoder, torch.from_numpy(sample[1]).to(encoder.device), rows)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dexml.encoder import LabelTable
 from dexml.losses import Options, Shard
+from dexml.losses.pairs import moved
 from dexml.train import processes
 from dexml.train.candidates import Candidates, Pairs, Sampler
 from dexml.train.gradients import FlatGradients, RowGradients
@@ -290,7 +291,11 @@ def _loss(
     positions = _inverse(points.order), _inverse(labels.order)
     positives = csr(candidates.positives, *positions, shape)
     ignore = None if candidates.ignore is None else csr(candidates.ignore, *positions, shape)
-    bias = model.table.bias.detach()[labels.own] if table is None else table.bias
+    if table is None:
+        rows = moved(torch.from_numpy(labels.own), model.table.bias.device)
+        bias = model.table.bias.detach()[rows]
+    else:
+        bias = table.bias
     if table is not None:
         bias.grad = None
     options: Options = {
@@ -302,7 +307,7 @@ def _loss(
     log_weight = candidates.log_weight
     if log_weight is not None:
         log_weight = log_weight[torch.from_numpy(labels.order[labels.lo : labels.hi])]
-        log_weight = log_weight.to(bias)
+        log_weight = log_weight.to(bias, non_blocking=True)
     loss_part = loss_at(parse_loss(settings.loss), step, steps)
 
     def of(labels_KD: Tensor, bias: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dexml.encoder import DualEncoder, LabelTable, Tokens, autocast
+from dexml.losses.pairs import moved
 from dexml.train import features
 from dexml.train.frozen import CachedLayers
 from dexml.train.problem import Features, Job, Model
@@ -80,7 +81,7 @@ class FrozenTexts:
     def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
         """Embed points from their features."""
         encoder = self.model.encoder
-        features_BH = torch.from_numpy(self.point_features[ids]).to(encoder.device)
+        features_BH = moved(torch.from_numpy(self.point_features[ids]), encoder.device)
         embedded: Tensor = encoder(features_BH, side="point")
         return embedded
 
@@ -95,8 +96,8 @@ class FrozenTexts:
         """Embed labels from their features."""
         features_BH = self.labels_LH
         if len(ids) < len(features_BH):
-            features_BH = features_BH[torch.from_numpy(ids).to(features_BH.device)]
-        features_BH = features_BH.to(self.model.encoder.device)
+            features_BH = features_BH[moved(torch.from_numpy(ids), features_BH.device)]
+        features_BH = moved(features_BH, self.model.encoder.device)
         return _label_vectors(self.model, trained, features_BH, ids, position, alone)
 
     def features(self, rows: NDArray[np.int64]) -> Features:
@@ -177,7 +178,7 @@ def _label_vectors(
 ) -> Tensor:
     """Vectors of labels from their features and the table: see `Texts.labels`."""
     if trained is None:
-        rows = torch.from_numpy(ids).to(model.encoder.device)
+        rows = moved(torch.from_numpy(ids), model.encoder.device)
         vectors: Tensor = model.table(model.encoder, features_BH, rows)
     else:
         some = slice(position, position + len(ids))
@@ -199,7 +200,7 @@ def table_rows(
 
     With `wide`, residuals in bfloat16 become float32, in memory of their own.
     """
-    at: Any = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(table.bias.device)
+    at: Any = rows if isinstance(rows, slice) else moved(torch.from_numpy(rows), table.bias.device)
     residual = table.residual.detach()[at]
     if wide and residual.dtype == torch.bfloat16:
         residual = residual.float()

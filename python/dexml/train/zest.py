@@ -112,7 +112,7 @@ def train_zest(
                     scorer, part.texts, part.y, part.exclude, weights, bar.update, by_seen(given.y)
                 )
             write_scores(settings, result, part, propensity, seconds, {})
-            found = views(scorer, part, counts, weights)
+            found = views(scorer, part, counts, weights, ids)
             written = rundir.read_json(settings.out / "metrics.json")
             written["views"] = {name: view.as_json() for name, view in found.items()}
             write_json(settings.out / "metrics.json", written)
