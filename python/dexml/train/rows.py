@@ -25,14 +25,12 @@ class RowAdamW:
         self.table, self.betas, self.eps = table, betas, eps
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in ("residual", "bias"):
-            values = getattr(table, name)
-            if values.requires_grad:
-                self.state[name] = (torch.zeros_like(values), torch.zeros_like(values))
         self.counts = torch.zeros(len(table.bias), dtype=torch.int64, device=table.bias.device)
 
     def add(self, name: str, lr: float) -> None:
         """Train ``residual`` or ``bias`` at this peak rate."""
+        values = getattr(self.table, name).detach()
+        self.state[name] = (torch.zeros_like(values), torch.zeros_like(values))
         self.param_groups.append({"name": name, "lr": lr})
 
     @torch.no_grad()
