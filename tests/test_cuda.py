@@ -22,6 +22,7 @@ CASES = [
     "trains_with_drawn_labels",
     "trains_with_every_loss_over_all_labels",
     "trains_two_heads_deterministically",
+    "trains_jointly_with_a_table_in_bfloat16",
     "trains_packed_in_bfloat16",
     "trains_over_cached_layers",
     "resumes_where_it_stopped",

@@ -117,6 +117,13 @@ def trains_two_heads_deterministically(place: Place) -> None:
 
 
 @case
+def trains_jointly_with_a_table_in_bfloat16(place: Place) -> None:
+    place.agree(
+        stages="heads,joint", joint_epochs=1, table="bf16", text_weight=0.5, micro_tokens=256
+    )
+
+
+@case
 def trains_packed_in_bfloat16(place: Place) -> None:
     if not place.real:
         attend_by_torch()
@@ -248,6 +255,8 @@ WAITS: dict[int, list[dict[str, Any]]] = {
         {"stages": "encoder", "negatives": "uniform", "positives_per_point": 1},
         {"stages": "encoder", "negatives": "all", "cache_layers": True, "encoder_layers": 1},
         {"stages": "encoder", "negatives": "all", "packed": True, "kind": "bert"},
+        {"stages": "joint", "negatives": "all", "table": "bf16"},
+        {"stages": "heads", "head_negatives": "uniform", "table": "bf16"},
     ],
     3: [{"stages": "heads", "clip": 0.5, "deterministic": True}],  # the norm of the gradient
     5: [{"stages": "heads", "loss": "topk-hinge-3"}],  # rows that count, and ties, as sizes

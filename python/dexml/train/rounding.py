@@ -105,7 +105,7 @@ def random_bits(labels: Tensor, dim: int, seed: int) -> Tensor:
     """
     n_words = -(-dim // _WORD)
     word = torch.arange(n_words, device=labels.device)
-    mixed = _mixed(labels.unsqueeze(1) * n_words + word + _mixed(labels.new_tensor(seed)))
+    mixed = _mixed(labels.unsqueeze(1) * n_words + word + _mixed(labels.new_full((), seed)))
     bits = mixed.view(torch.int16).view(len(labels), -1)[:, :dim]
     return bits.to(torch.int32) & 0xFFFF
 

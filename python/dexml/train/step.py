@@ -139,11 +139,11 @@ def _update_rounded(
     seed = seed_of(stage.settings.seed, stage.schedule.number, step, _ROUNDING)
     device = stage.model.table.bias.device
     if rows is not None:
-        ids = torch.from_numpy(rows.ids).to(device)
+        ids = moved(torch.from_numpy(rows.ids), device)
         rounded.step(stage.model.table.residual, ids, ids, rows.residual, seed)
     elif stage.own_table is not None and stage.scratch.gradient is not None:
-        ids = torch.arange(stage.job.n_labels, device=device)
-        labels = ids[stage.own_rows]
+        ids, own = torch.arange(stage.job.n_labels, device=device), stage.own_rows
+        labels = ids[own] if isinstance(own, slice) else moved(torch.from_numpy(own), device)
         values = stage.own_table.residual
         rounded.step(values, ids[: len(labels)], labels, stage.scratch.gradient, seed)
 
