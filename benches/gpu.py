@@ -61,10 +61,11 @@ def run_steps(given: argparse.Namespace) -> None:
         start_toy()
     from gpu_steps import STEPS
 
-    gc.freeze()  # steps collect garbage, and what is imported takes long to walk through
     unknown = sorted({*(given.only or []), *given.again} - STEPS.keys())
     if unknown:
         raise SystemExit(f"error: no step {unknown[0]!r}; steps are {', '.join(STEPS)}")
+    if given.toy:
+        gc.freeze()  # steps collect garbage, and what is imported takes long to walk through
     for name in given.again:
         path_of(given.out, name).unlink(missing_ok=True)
     for name, (expected, _) in STEPS.items():

@@ -16,7 +16,7 @@ from dexml.losses.pairs import Csr, Pairs
 from dexml.losses.shards import Exchange, Shard
 
 TRITON_SCORES = 2**22
-"""With fewer scores the Triton kernels are not chosen. Not measured yet."""
+"""With fewer scores the Triton kernels are not chosen; a guess, see ``docs/gpu.md``."""
 Reduction = Literal["mean", "none"]
 
 
