@@ -516,11 +516,13 @@ METRIC_OPTIONS = [
     (["--psndcg", "matlab"], ["--train", "train.npz", "--metrics", "PSnDCG@5"]),
     (["--ties", "larger"], []),
     (["--per-group", "seen"], ["--train", "train.npz"]),
+    (["--views"], ["--train", "train.npz"]),
     (["--ci", "50"], []),
     (["--compare", "other.npz"], []),
     (["--groups", "groups.txt"], ["--ci", "50"]),
     (["--seed", "3"], ["--ci", "50"]),
 ]
+SAID = ("metrics", "groups", "views", "intervals", "comparison")
 METRIC_SWITCHES = {
     *("--help", "--threads", "--json", "--csv", "--quiet", "--debug"),
     # Of errors by label, tried in `test_metrics_errors.py`.
@@ -553,7 +555,7 @@ def test_an_option_of_metrics_changes_the_numbers(
     others: list[str],
 ) -> None:
     numbers = [
-        {name: content.get(name) for name in ("metrics", "groups", "intervals", "comparison")}
+        {name: content.get(name) for name in SAID}
         for more in (others, others + option)
         for content in [scored(files, capsys, monkeypatch, *more)]
     ]
