@@ -116,6 +116,7 @@ def settings_of(arguments: argparse.Namespace, n_points: int) -> TrainSettings:
         residual_lr=0,
         bias_lr=0,
         device=arguments.device,
+        micro_tokens=256 if arguments.shape == "tiny" else 0,
         quiet=True,
     )
 
@@ -129,10 +130,10 @@ def ours(arguments: argparse.Namespace, problem: Problem, encoder: DualEncoder) 
     return stages.make("encoder", job), rows
 
 
-def rate(device: str) -> float:
+def rate(device: str, shape: str) -> float:
     """Flop a second of a large matrix product (bf16 on CUDA), the best of several."""
     on_gpu = device != "cpu"
-    n = 8192 if on_gpu else 1024
+    n = 64 if shape == "tiny" else 8192 if on_gpu else 1024
     a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
     return max(2 * n**3 / clock(lambda: a @ a, device) for _ in range(5))
 
@@ -194,7 +195,7 @@ def measure(arguments: argparse.Namespace, n_points: int, n_labels: int) -> dict
     if arguments.original:
         other = Original(problem, encoder, arguments.chunk, MAX_TOKENS)
         competitors["original"] = other.step
-    flops = rate(device)
+    flops = rate(device, arguments.shape)
     seconds: dict[str, float] = {}
     peaks: dict[str, int] = {}
     for number in range(arguments.rounds + 1):

@@ -1,12 +1,12 @@
-"""The bilinear model (ZestXML): ablation, cost, views of a run's members, the synthetic problem.
+"""The bilinear model (ZestXML): ablation, cost, the synthetic problem.
 
     python benches/zest.py ablation DATA [--part val] [--only NAME ...]
     python benches/zest.py cost DATA
-    python benches/zest.py views RUN DATA [--points 2000]
     python benches/zest.py synthetic
 
 `val` is the validation part that dexml.train selects on, cut by hash from the training points;
-`tst` is read only if asked for. Times are CPU seconds. docs/experiments/zestxml.md has results.
+`tst` is read only if asked for. Times are CPU seconds. Side by side with other methods:
+benches/zest_views.py. docs/experiments/zestxml.md has results.
 """
 
 from __future__ import annotations
@@ -24,16 +24,13 @@ from scipy.sparse import csr_array
 
 from dexml import data
 from dexml.data import Csr
-from dexml.metrics import inv_propensity
-from dexml.predict.served import open_run, scorers_in
+from dexml.metrics import View, inv_propensity
 from dexml.run import LabelSet
-from dexml.scorers import DenseScorer, Queries
+from dexml.scorers import Queries
 from dexml.scorers.bilinear import BilinearScorer
-from dexml.scorers.lexical import LexicalScorer
-from dexml.scorers.tree import TreeScorer
 from dexml.text.bilinear import BilinearFeatures, BilinearSettings, fit_bilinear
 from dexml.text.lexical import LexicalIndex, feature_parts
-from dexml.train.views import View, views
+from dexml.train.views import views
 
 USUAL = BilinearSettings()
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -168,33 +165,6 @@ def cost(folder: Path) -> None:
     )
 
 
-def members(run: Path, folder: Path, n_points: int) -> None:
-    """Score a run and each of its members on the test part, seen and unseen labels apart."""
-    labels, _, y, test = parts(folder, "tst")
-    counts = np.bincount(y.indices, minlength=len(labels))
-    if n_points and n_points < len(test.texts):
-        keys = [data.unit_interval("bench zest", text) for text in test.texts]
-        rows = np.sort(np.argsort(keys)[:n_points])
-        exclude = None if test.exclude is None else test.exclude[rows]
-        test = data.Part([test.texts[i] for i in rows], csr_array(test.y[rows]), exclude, None)
-    weights = inv_propensity(y)
-    print(f"{folder.name}, test part, {len(test.texts)} points")
-    print(head("seen P@1"), flush=True)
-    names = {
-        DenseScorer: "dense",
-        LexicalScorer: "lexical",
-        TreeScorer: "label tree",
-        BilinearScorer: "pairs of words",
-    }
-    whole = open_run(run).scorer
-    for scorer in scorers_in(whole):
-        name = names.get(type(scorer), "run" if scorer is whole else "")
-        if name:
-            found = views(scorer, test, counts, weights)
-            seen = f"{100 * found['seen'].metrics['P@1']:.2f}"
-            print(row(name, found, seen), flush=True)
-
-
 def synthetic_problem(seed: int = 0) -> tuple[Csr, Csr, Csr, Any]:
     """Make 3,000 points, 1,500 features, 1,200 labels of which 187 have no point."""
     n, n_labels, width, words = 3000, 1200, 1500, 400
@@ -255,18 +225,12 @@ def main() -> None:
     one.add_argument("--part", choices=["val", "tst"], default="val")
     one.add_argument("--only", nargs="*", default=[], choices=list(VARIANTS))
     actions.add_parser("cost").add_argument("data", type=Path)
-    one = actions.add_parser("views")
-    one.add_argument("run", type=Path)
-    one.add_argument("data", type=Path)
-    one.add_argument("--points", type=int, default=2000)
     actions.add_parser("synthetic")
     given = parser.parse_args()
     if given.action == "ablation":
         ablation(given.data, given.part, given.only)
     elif given.action == "cost":
         cost(given.data)
-    elif given.action == "views":
-        members(given.run, given.data, given.points)
     else:
         synthetic()
 

@@ -4,7 +4,7 @@ They follow the definitions word for word and share no code with what they check
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 
 def rank(
@@ -285,3 +285,43 @@ def confusions_of(
             for wrong in set(labels[:k]) - true:
                 found.setdefault((right, wrong), []).append(point)
     return found
+
+
+def balanced_clusters(
+    vectors: Sequence[Sequence[float]], size: int, starts: Callable[[int, int, int], Sequence[int]]
+) -> list[int]:
+    """Recursive spherical 2-means in halves, point by point.
+
+    `starts(first, last, n)` names the two of a part's n points that are the first centres.
+    """
+    n_clusters = -(-len(vectors) // size)
+    cluster = [0] * len(vectors)
+
+    def unit_mean(rows: Iterable[int]) -> list[float]:
+        total = [math.fsum(values) for values in zip(*(vectors[i] for i in rows), strict=True)]
+        length = math.hypot(*total)
+        return [value / length for value in total] if length else total
+
+    def split(first: int, last: int, rows: list[int]) -> None:
+        if last - first <= 1:
+            for row in rows:
+                cluster[row] = first
+            return
+        middle = (first + last) // 2
+        n_left = middle * len(vectors) // n_clusters - first * len(vectors) // n_clusters
+        a, b = (list(vectors[rows[i]]) for i in starts(first, last, len(rows)))
+        left: list[int] = []
+        for _ in range(8):
+            gain = {
+                i: sum(x * (p - q) for x, p, q in zip(vectors[i], a, b, strict=True)) for i in rows
+            }
+            now = sorted(sorted(rows, key=lambda i: (-gain[i], i))[:n_left])
+            if now == left:
+                break
+            left = now
+            a, b = unit_mean(left), unit_mean(i for i in rows if i not in left)
+        split(first, middle, left)
+        split(middle, last, [i for i in rows if i not in left])
+
+    split(0, n_clusters, list(range(len(vectors))))
+    return cluster

@@ -1,6 +1,7 @@
 """The bilinear scorer: labels without features, edits, files, explanations, and the command."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from scipy.sparse import csr_array
 
 from dexml.commands.zest import main
-from dexml.predict import Predictor
+from dexml.predict import Predictor, open_run
+from dexml.predict.served import bilinear_of
 from dexml.run import LabelSet
 from dexml.scorers import Change, Queries
 from dexml.scorers.bilinear import BilinearScorer
@@ -115,6 +117,53 @@ def test_the_products_of_a_score_sum_to_it(made: BilinearScorer) -> None:
     assert "kernel" in {one.word for one in products(made, queries, 0, [*LABELS, "???"])}
 
 
+def test_explanations_name_the_largest_products(dataset: Path, tmp_path: Path) -> None:
+    run, text = tmp_path / "run", "kernel player and printer driver"
+    main(["train", str(dataset), "--out", str(run), "--quiet"])
+    predictor = Predictor.open(run)
+    one = predictor.explain(text, 2)
+    scorer = open_run(run).scorer
+    assert isinstance(scorer, BilinearScorer)
+    x = scorer.vocabulary.of_points([text]).toarray()[0].astype(float)
+    z = scorer.labels.rows.toarray()[2]
+    support = scorer.model.support
+    weights = csr_array((scorer.model.refined, support.indices, support.indptr), support.shape)
+    parts = x[:, None] * weights.toarray() * z  # slow twin: every pair of features
+    assert one.pairs is not None
+    assert one.pairs.n_terms == np.count_nonzero(parts)
+    assert one.pairs.total == pytest.approx(parts.sum() + scorer.model.bias, abs=1e-5)
+    largest = np.sort(np.abs(parts), axis=None)[::-1][: len(one.pairs.terms)]
+    assert [abs(term.part) for term in one.pairs.terms] == pytest.approx(largest.tolist())
+    for term in one.pairs.terms:
+        names = [scorer.vocabulary.point_name(i) for i in range(len(x))]
+        theirs = [scorer.vocabulary.label_name(i, predictor.label_texts) for i in range(len(z))]
+        at = names.index(term.word), theirs.index(term.label_word)
+        assert parts[at] == pytest.approx(term.part)
+    (new,) = predictor.add_labels(["wombat"])  # no word of it is known
+    assert predictor.explain(text, int(new)).pairs is None
+
+
+def test_the_command_shows_pairs_of_words(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, texts = tmp_path / "run", tmp_path / "texts.txt"
+    texts.write_text("kernel player and printer driver\n")
+    main(["train", str(dataset), "--out", str(run), "--quiet"])
+    capsys.readouterr()
+    main(["predict", str(run), str(texts), "--explain", "-k", "1", "--quiet"])
+    table = capsys.readouterr().out
+    main(["predict", str(run), str(texts), "--explain", "-k", "1", "--quiet", "--jsonl"])
+    (label,) = json.loads(capsys.readouterr().out)["labels"]
+    first = label["pairs"]["terms"][0]
+    assert list(first) == ["word", "label_word", "part"]
+    shown = re.search(r"learned pairs +(.*?) → (.*?) ([-+][0-9.]+)", table)
+    assert shown is not None
+    assert shown[1] == first["word"]
+    assert shown[3] == f"{first['part']:+.2f}"
+    itself = first["label_word"].startswith("__label__")
+    assert shown[2] == ("the label itself" if itself else first["label_word"])
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
@@ -198,3 +247,80 @@ def test_the_same_seed_gives_the_same_run(dataset: Path, tmp_path: Path) -> None
         main(["train", str(dataset), "--out", str(run), "--quiet", "--seed", "3"])
     names = [sorted(p.name for p in run.iterdir() if p.suffix in (".npy", ".npz")) for run in runs]
     assert names[0] == names[1]  # named by their content
+
+
+# --- parents of labels ---
+
+
+def test_rows_of_labels_have_their_parents() -> None:
+    texts, _ = points(60, 0)
+    none, above = np.zeros(0, np.int64), ["a b", "b b", "", *["c"] * (len(LABELS) - 3)]
+    words = BilinearFeatures.fit(texts, LABELS, none, parents=above)
+    plain = BilinearFeatures.fit(texts, LABELS, none)
+    assert words.parents is not None
+    assert words.parents.names == ("a", "b", "c")
+    ids = np.arange(len(LABELS))
+    rows = words.of_labels(LABELS, ids).toarray()
+    n = len(LABELS)
+    idf = [1 + np.log((1 + n) / (1 + df)) for df in (1, 2, n - 3)]
+    expected = plain.labels.rows(LABELS).toarray()  # slow twin: each row by hand
+    for label, parents in enumerate(above):
+        own = [value * (name in parents.split()) for name, value in zip("abc", idf, strict=True)]
+        row = np.concatenate([expected[label], own])
+        np.testing.assert_allclose(rows[label], row / np.linalg.norm(row), atol=1e-6)
+    assert [words.label_name(words.n_label_features - i, LABELS) for i in (3, 2, 1)] == [
+        "__parent__a",
+        "__parent__b",
+        "__parent__c",
+    ]
+    assert (words.direct[-3:] == -1).all()
+    later = words.of_labels(["???", LABELS[0]], np.array([n, 0])).toarray()
+    assert not later[0].any()  # a label that is added has no parents
+    np.testing.assert_array_equal(later[1], rows[0])
+    assert BilinearFeatures.fit(texts, LABELS, none, parents=[""] * n).parents is None
+
+
+def test_a_label_without_a_known_word_is_found_by_its_parents(
+    dataset: Path, tmp_path: Path
+) -> None:
+    labels = [*(dataset / "raw" / "Y.txt").read_text().splitlines()[:-1], "???"]
+    (dataset / "raw" / "Y.txt").write_text("\n".join(labels) + "\n")
+    run, file = tmp_path / "run", dataset / "raw" / "Y.parent.txt"
+    main(["train", str(dataset), "--out", str(run), "--quiet"])
+    scorer = bilinear_of(open_run(run).scorer)
+    assert scorer is not None
+    silent = ~scorer.known
+    above = [f"p{i % 3} all" for i in range(len(labels))]
+    file.write_text("\n".join(above) + "\n")
+    main(["train", str(dataset), "--out", str(run), "--quiet", "--overwrite"])
+    predictor = Predictor.open(run)
+    scorer = bilinear_of(open_run(run).scorer)
+    assert scorer is not None
+    assert scorer.known[silent].all()
+    assert scorer.vocabulary.parents is not None
+    assert scorer.vocabulary.parents.names == ("all", "p0", "p1", "p2")
+    before = predictor.predict(["kernel driver"], 5)
+    predictor.add_labels(["kernel wombat"])
+    edited = predictor.predict(["kernel driver"], 5)
+    assert set(before.ids[0]) - set(edited.ids[0]) <= {before.ids[0, -1]}
+    predictor.save()
+    again = Predictor.open(run).predict(["kernel driver"], 5)
+    np.testing.assert_array_equal(again.ids, edited.ids)
+    np.testing.assert_array_equal(again.scores, edited.scores)
+    file.write_text("one line\n")
+    with pytest.raises(ValueError, match=r"Y.parent.txt: 1 lines, but there are \d+ labels"):
+        main(["train", str(dataset), "--out", str(run), "--quiet", "--overwrite"])
+
+
+def test_weights_that_are_known_are_taken_only_if_all_is_the_same() -> None:
+    texts, y = points(60, 0)
+    labels = label_set(LABELS)
+    one = BilinearScorer.fit(texts, y, labels, seed=0)
+    assert BilinearScorer.fit(texts, y, labels, seed=0, known=one).model is one.model
+    for other in (
+        BilinearScorer.fit(texts, y, labels, seed=1, known=one),
+        BilinearScorer.fit(texts[:-1], csr_array(y[:-1]), labels, seed=0, known=one),
+        BilinearScorer.fit(texts, y, labels, seed=0, parents=["p"] * len(LABELS), known=one),
+    ):
+        assert other.model is not one.model
+        assert other.source != one.source

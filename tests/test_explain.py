@@ -337,7 +337,7 @@ def test_json_holds_everything(predictor: Predictor) -> None:
     found = json.loads(json.dumps(one.as_json()))
     assert list(found) == [
         *("id", "text", "score", "probability", "rank", "n_ranked", "n_points", "start", "parts"),
-        *("evidence", "neighbours", "words"),
+        *("evidence", "neighbours", "words", "pairs"),
     ]
     assert (found["id"], found["text"]) == (one.label_id, one.label_text)
     assert sum(found["parts"].values()) + found["start"] == pytest.approx(found["score"], abs=1e-5)
@@ -348,6 +348,7 @@ def test_json_holds_everything(predictor: Predictor) -> None:
         assert list(neighbours) == ["by", "n_voters", "n_with_label", "share", "points"]
         for point in neighbours["points"]:
             assert list(point) == ["row", "text", "cosine", "share", "has_label"]
+    assert (found["pairs"] is None) == (one.pairs is None)
     for words in found["words"]:
         assert list(words) == ["feature", "total", "pieces", "n_terms", "terms"]
         for term in words["terms"]:

@@ -17,7 +17,7 @@ from dexml.train import stages, step
 from small import log_of, train_settings, weights, write_tiny_data
 from train_parts import start_of
 
-BOTH_STAGES = pytest.mark.parametrize("name", ["heads", "encoder"])
+STAGES = pytest.mark.parametrize("name", ["heads", "encoder", "joint"])
 N_LABELS = 64
 
 
@@ -41,7 +41,7 @@ def as_dense(pairs: Any, labels: NDArray[np.int64], n_rows: int) -> NDArray[np.b
     return dense
 
 
-@BOTH_STAGES
+@STAGES
 def test_the_loss_is_given_the_positives_and_the_pairs_of_its_points(
     filtered: Path,
     tiny_encoder: Path,
@@ -53,7 +53,7 @@ def test_the_loss_is_given_the_positives_and_the_pairs_of_its_points(
         *(filtered, tiny_encoder, tmp_path / "run"),
         stages=name,
         negatives="in-batch",
-        deterministic=name == "encoder",
+        deterministic=name != "heads",
     )
     job = start_of(settings)
     model = job.model
@@ -74,7 +74,7 @@ def test_the_loss_is_given_the_positives_and_the_pairs_of_its_points(
     if lengths is not None:  # the order in which they are encoded
         rows = rows[np.lexsort((rows, lengths[rows]))]
     labels = calls[0]["label_bias"].detach().numpy().astype(np.int64)
-    assert (len(labels) < N_LABELS) == (name == "encoder")
+    assert (len(labels) < N_LABELS) == (name != "heads")
     scored = np.isin(np.arange(N_LABELS), labels)
     part = data.load_part(filtered, "trn", N_LABELS)
     assert part.exclude is not None
@@ -102,7 +102,7 @@ def test_a_positive_that_is_a_filter_pair_is_not_trained_on(
     np.testing.assert_array_equal(model.table.counts, expected.sum(axis=0))
 
 
-@BOTH_STAGES
+@STAGES
 def test_an_ignored_label_has_no_gradient_at_all(
     filtered: Path,
     tiny_encoder: Path,
@@ -129,8 +129,8 @@ def test_an_ignored_label_has_no_gradient_at_all(
     n_ignored = 0
     for row in (0, 3, 4, 6, 297):
         step.gradients(stage, np.array([row]), 1, 0, 10)
-        assert stage.scratch.label_plan is not None
-        ignored = (exclude[[row]].toarray()[0] > 0)[stage.scratch.label_plan.ids]
+        assert stage.label_plan is not None
+        ignored = (exclude[[row]].toarray()[0] > 0)[stage.label_plan.ids]
         n_ignored += ignored.sum()
         gradient = given[-1].grad
         assert gradient is not None
@@ -232,7 +232,7 @@ def test_counts_and_centroids_come_from_the_fitted_points(
         np.testing.assert_allclose(residual[label], expected, atol=1e-6)
 
 
-@BOTH_STAGES
+@STAGES
 def test_nothing_of_the_validation_points_reaches_the_weights(
     tiny_encoder: Path, tmp_path: Path, name: str
 ) -> None:
@@ -241,6 +241,7 @@ def test_nothing_of_the_validation_points_reaches_the_weights(
         "stages": name,
         "head_epochs": 1,
         "encoder_epochs": 1,
+        "joint_epochs": 1,
         "negatives_per_point": 8,
         "negatives": "hard 0.25, graph 0.25, frequency 0.25, uniform 0.25",
     }

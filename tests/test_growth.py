@@ -13,6 +13,7 @@ from dexml import _rust, console, train
 from dexml.commands.train import main as train_main
 from dexml.predict import Predictor, open_run
 from dexml.run import Run
+from dexml.text.bilinear import fit_bilinear
 from dexml.train import TrainSettings, fit
 from dexml.train.settings import SWITCHES
 from dexml.train.words import Also
@@ -160,6 +161,35 @@ def test_with_fewer_points_the_tree_is_trained_again(
     monkeypatch.setattr("dexml.train.inputs.ENOUGH", 1)
     train.train(settings_of(secrets, tiny_encoder, growing, refit=False))
     assert trees_that_help == [1, 1]
+
+
+@pytest.mark.parametrize(("changes", "fitted"), [({}, 1), ({"seed": 2}, 2), ({"refit": False}, 2)])
+def test_pairs_of_words_of_the_same_points_and_seed_are_not_fitted_again(
+    secrets: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    fitted: int,
+) -> None:
+    monkeypatch.setattr("dexml.train.inputs.ENOUGH", 1)
+    for module in ("light", "evidence"):
+        monkeypatch.setattr(f"dexml.train.{module}.used_by", lambda _: Also(True, True))
+    out = tmp_path / "run"
+    train.train(settings_of(secrets, "none", out, bilinear="auto"))
+    before, fits = facts_of(out)["parts"], list[int]()
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        fits.append(options["seed"])
+        return fit_bilinear(*arguments, **options)
+
+    monkeypatch.setattr("dexml.scorers.bilinear.fit_bilinear", counted)
+    train.train(settings_of(secrets, tiny_encoder, out, bilinear="auto", **changes))
+    assert len(fits) == fitted
+    after = facts_of(out)["parts"]
+    roles = [role for role in before if role.startswith("bilinear/")]
+    assert roles
+    assert all(after[role] == before[role] for role in roles) == (not changes)
 
 
 def test_the_light_run_answers_until_the_training_is_done(

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 from dexml import losses
 from dexml.losses import Layout
-from losses_problem import F64, NAMES, Problem, ours
+from losses_problem import F64, NAMES, Problem, grads, ours
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +19,14 @@ def one_thread() -> None:
 
 
 def test_layout_rule() -> None:
-    from dexml.losses.layout import choose
+    from dexml.losses.layout import SCRATCH_BYTES, choose
 
     cpu: dict[str, Any] = {"itemsize": 4, "copies": 2, "device": "cpu"}
-    assert choose(256, 131_072, **cpu).keep
-    assert not choose(256, 1_305_265, **cpu).keep
-    assert choose(64, 192, **cpu) == Layout(64, 192, keep=True)
-    assert not choose(256, 131_072, **cpu, may_keep=False).keep
+    usual: dict[str, Any] = cpu | {"scratch_bytes": SCRATCH_BYTES["cpu"]}
+    assert choose(256, 131_072, **usual).keep
+    assert not choose(256, 1_305_265, **usual).keep
+    assert choose(64, 192, **usual) == Layout(64, 192, keep=True)
+    assert not choose(256, 131_072, **usual, may_keep=False).keep
     for n_points in (1, 63, 256, 16_384, 10**6):
         for n_labels in (1, 600, 131_072, 1_305_265):
             for copies in (2, 5):
@@ -43,6 +44,36 @@ def test_layout_rule() -> None:
                     assert 4 * (kept + (copies - found.keep) * tile) <= scratch
                     assert found.chunk_rows <= n_points
                     assert found.tile_labels <= n_labels
+
+
+def test_scores_are_kept_on_a_gpu_where_they_take_an_eighth_of_it() -> None:
+    from dexml.losses.layout import SCRATCH_BYTES, budget, choose
+
+    memory = 80 * 2**30
+    cuda: dict[str, Any] = {"itemsize": 4, "device": "cuda", "device_bytes": memory}
+
+    def layout(n_points: int, n_labels: int) -> tuple[Layout, int]:
+        scratch = budget(n_points, n_labels, **cuda)
+        found = choose(
+            n_points, n_labels, itemsize=4, copies=2, device="cuda", scratch_bytes=scratch
+        )
+        return found, scratch
+
+    small, scratch = layout(100, 1000)
+    assert small.keep
+    assert scratch == SCRATCH_BYTES["cuda"]
+    whole, scratch = layout(3000, 131_073)
+    assert whole.keep
+    assert whole.chunk_rows == 3000
+    assert 4 * 3000 * 131_073 <= scratch <= memory // 8
+    parts, scratch = layout(3000, 1_305_265)  # in chunks of rows
+    assert parts.keep
+    assert 256 <= parts.chunk_rows < 3000
+    assert scratch == memory // 8
+    many, _ = layout(16_384, 30_000_000)  # chunks would be too thin
+    assert not many.keep
+    assert budget(3000, 131_073, **cuda, may_keep=False) == SCRATCH_BYTES["cuda"]
+    assert budget(3000, 131_073, itemsize=4, device="cpu") == SCRATCH_BYTES["cpu"]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +139,15 @@ def test_ids_in_any_order_and_weights_with_them() -> None:
         a = ours(name)(p.x, p.y, own, weights=p.own_weights)
         b = ours(name)(p.x, p.y, reverse, weights=p.own_weights[torch.from_numpy(order)])
         assert a.item() == b.item()
+
+
+def test_weights_of_another_dtype() -> None:
+    p = Problem(1)
+    x, y = (t.detach().float().requires_grad_() for t in (p.x, p.y))
+    for name in NAMES[:4]:
+        found = [ours(name)(x, y, p.own, weights=w) for w in (p.own_weights, p.own_weights.float())]
+        for a, b in zip(*(grads(loss, [x, y]) for loss in found), strict=True):
+            assert torch.allclose(a, b)
 
 
 def test_a_pair_in_both_sets_is_a_positive_and_counted() -> None:

@@ -133,7 +133,7 @@ def test_sampled_positives_of_the_other_losses() -> None:
     assert some.item() == again.item() != other.item()
     from dexml.losses import pairs
 
-    wanted = pairs.read(p.own, (7, 13), torch.device("cpu"), "positives", weight=p.own_weights)
+    wanted = pairs.read(p.own, (7, 13), "positives", weight=p.own_weights)
     drawn, rest = pairs.draw(wanted, 3, k)
     assert drawn.counts.tolist() == torch.minimum(wanted.counts, k).tolist()
     both = pairs.merge(drawn, rest, 13)

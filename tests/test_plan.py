@@ -38,13 +38,13 @@ SPEED = Speed(
 
 def stage(name: Any, candidates: int = 50, **changes: Any) -> PlannedStage:
     """Steps of 10 points against all 50 labels: 4 epochs of the heads, 2 of the encoder."""
-    epochs = {"heads": 4, "encoder": 2}[name]
+    epochs = {"heads": 4, "encoder": 2, "joint": 2}[name]
     values: dict[str, Any] = {"epochs": epochs, "batch_size": 10, "negatives": "all"}
     values |= {"per_point": 2} | changes
     return PlannedStage(StageSchedule(name, **values), candidates)
 
 
-HEADS, ENCODER = stage("heads"), stage("encoder")
+HEADS, ENCODER, JOINT = stage("heads"), stage("encoder"), stage("joint")
 DRAWN: Any = {"uniform": 1.0}
 
 
@@ -176,6 +176,20 @@ def test_packed_micro_batches_are_fewer() -> None:
         parts = plan(asked, replace(SPEED, batch=1.0), LARGE).parts
         seconds += [part.seconds_an_epoch for part in parts if part.name == "selection: encoder"]
     assert seconds[1] < 0.8 * seconds[0]
+
+
+def test_scores_are_kept_where_the_device_has_room_for_them() -> None:
+    wide = stage("heads", candidates=50, batch_size=2_000_000)
+    for memory, device, name, size in (
+        (80 * GIB, "cuda", "loss, scores kept", 4 * 4 * 50 * 2_000_000 / 3),
+        (2 * GIB, "cuda", "loss, scores formed twice", 256 * 2**20),
+        (0, "cpu", "loss, scores formed twice", 64 * 2**20),
+    ):
+        asked = given(wide, device=device, device_bytes=memory)
+        found = plan(asked, SPEED, LARGE).memory[f"{device}, heads"]
+        assert math.isclose(found[name], size, rel_tol=1e-6)
+    split = given(wide, device="cuda", device_bytes=80 * GIB, world=2)
+    assert "loss, scores formed twice" in plan(split, SPEED, LARGE).memory["cuda, heads"]
 
 
 def test_memory_by_part() -> None:
@@ -353,6 +367,70 @@ def test_rows_of_drawn_labels_and_rows_of_all() -> None:
     assert drawn["label table, gradients"] == 4 * (25 + 2 * 50) * 17
     assert drawn["label table, weights"] == 4 * 50 * 17 + 8 * 50 + 4 * 25 * 17
     assert sizes(True, 1)["label table, gradients"] == 4 * (50 + 50) * 17
+
+
+def test_joint_costs_the_encoder_and_the_table() -> None:
+    parts = {part.name: part for part in plan(given(JOINT), SPEED, LARGE).parts}
+    assert "features" in parts  # of the points, for the centroids
+    assert "features" not in [p.name for p in plan(given(ENCODER), SPEED, LARGE).parts]
+    after = [part.name for part in plan(given(HEADS, JOINT), SPEED, LARGE).parts]
+    assert after.count("features") == 1
+    assert "selection: features" not in after  # the residuals are there
+    assert "selection: features" in [
+        p.name for p in plan(given(ENCODER, JOINT), SPEED, LARGE).parts
+    ]
+    speed = replace(SPEED, update=1e-6)
+    for negatives in ("all", DRAWN):
+        seconds = []
+        for name in ("encoder", "joint"):
+            found = plan(given(stage(name, negatives=negatives)), speed, LARGE).parts
+            seconds += [p.seconds_an_epoch for p in found if p.name == f"selection: {name}"]
+        assert math.isclose(seconds[1] - seconds[0], 8 * 50 * 17 * 1e-6)
+    memory = plan(given(JOINT, device="cuda"), SPEED, LARGE).memory
+    joint, host = memory["cuda, joint"], memory["host"]
+    encoder = plan(given(ENCODER, device="cuda"), SPEED, LARGE).memory["cuda, encoder"]
+    for part, size in encoder.items():
+        if part != "label table, weights":
+            assert joint[part] == size, part
+    assert joint["label table, moments"] == 8 * 50 * 17
+    assert joint["label table, gradients"] == 4 * 50 * 17
+    assert joint["label table, weights"] == 2 * 4 * 50 * 17  # and in the order of the texts
+    assert host["point features"] == 4 * 100 * 16
+    drawn = given(stage("joint", 20, negatives=DRAWN), device="cuda")
+    drawn_sizes = plan(drawn, SPEED, LARGE).memory["cuda, joint"]
+    assert drawn_sizes["label table, moments"] == 8 * 50 * 17
+    assert drawn_sizes["label table, gradients"] == 4 * (20 + 20) * 17
+
+
+def test_a_table_in_bfloat16_takes_two_bytes_a_number() -> None:
+    """8.6 M labels of 768 dimensions on a device of 20 GiB, and most of it is the table."""
+    n_labels, dim, drawn = 8_600_000, 768, 12_000
+    many: dict[str, Any] = {
+        "label_lengths": np.full(n_labels, 4, np.int32),
+        "dim": dim,
+        "width": dim,
+        "n_weights": 67_000_000,
+        "device": "cuda",
+    }
+    heads = stage("heads", drawn, negatives=DRAWN, batch_size=256)
+    speed = replace(SPEED, label_bytes=4.0 * 6 * dim)
+    sizes = plan(given(heads, table="bf16", **many), speed, LARGE).memory["cuda, heads"]
+    assert sum(sizes.values()) < 20 * GIB
+    table = 2 * n_labels * dim
+    a_label = 4 + 8 + 8 + 12  # bias, its moments and count, square and count of the row
+    assert sum(sizes.values()) - table - a_label * n_labels < 2 * GIB  # and that is all
+    wide = plan(given(heads, **many), speed, LARGE).memory["cuda, heads"]
+    assert sum(wide.values()) > 90 * GIB
+    plain = given(heads, table="bf16", table_update="sgd", **many)
+    assert plan(plain, speed, LARGE).memory["cuda, heads"]["label table, moments"] == 8 * n_labels
+    # Where all compete, the gradients are float32; the features are on the device.
+    small = plan(given(HEADS, table="bf16", device="cuda"), SPEED, LARGE).memory["cuda, heads"]
+    assert small["label table, weights"] == 50 * (2 * 16 + 4)
+    assert small["label table, gradients"] == 4 * 50 * 17
+    assert small["label table, moments"] == 50 * (8 + 12)
+    assert small["label features"] == 4 * 50 * 16
+    joint = plan(given(JOINT, table="bf16", device="cuda"), SPEED, LARGE).memory["cuda, joint"]
+    assert joint["label table, weights"] == 2 * 50 * (2 * 16 + 4)
 
 
 def test_one_point_and_one_label() -> None:

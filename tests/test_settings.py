@@ -59,6 +59,15 @@ BASES: dict[str, dict[str, Any]] = {
     },
     "drawn": {"validation": 0, "head_epochs": 1, "head_negatives": "uniform", "head_pool": 64},
     "two": {"validation": 0, "head_epochs": 1, "head": "two"},
+    "joint": {
+        "validation": 0,
+        "stages": "joint",
+        "joint_epochs": 1,
+        "encoder_layers": 1,
+        "negatives": "all",
+    },
+    "rounded": {"validation": 0, "table": "bf16", "head_epochs": 1},
+    "clusters": {"validation": 0, "batches": "clusters", "head_epochs": 1},
     "graph": {"validation": 0, "stages": "encoder", "encoder_epochs": 1, "negatives": "graph"},
 }
 SCORES = {"nDCG@5": [0.2, 0.1, 0.9, 0.3], "P@1": [0.9, 0.2, 0.1, 0.3]}
@@ -77,6 +86,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("loss", "decoupled, softmax from 0.5", "plain"),
     ("temperature", 0.1, "plain"),
     ("alpha", 1.0, "soft"),
+    ("text_weight", 0.5, "plain"),
     ("scale_lr", 0.1, "bce"),
     ("validation", 0.3, "kept"),
     ("select", "P@1", "selecting"),
@@ -92,6 +102,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("residual_lr", 0.001, "plain"),
     ("residual_shrink", 5.0, "plain"),
     ("bias_lr", 0.02, "plain"),
+    ("table", "bf16", "plain"),
+    ("table_update", "sgd", "rounded"),
     ("weight_decay", 0.1, "plain"),
     ("beta1", 0.8, "plain"),
     ("beta2", 0.99, "plain"),
@@ -102,6 +114,9 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("encoder_layers", 2, "plain"),
     ("encoder_batch_size", 50, "plain"),
     ("encoder_lr", 1e-4, "plain"),
+    ("joint_epochs", 2, "joint"),
+    ("joint_batch_size", 50, "joint"),
+    ("joint_lr", 1e-4, "joint"),
     ("freeze_embeddings", True, "whole"),
     ("cache_layers", True, "plain"),
     ("packed", True, "plain"),
@@ -113,6 +128,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("shortlist_size", 3, "hard"),
     ("shortlist_start", 2, "hard"),
     ("shortlist_every", 3, "hard"),
+    ("batches", "clusters", "plain"),
+    ("cluster_size", 4, "clusters"),
     ("micro_tokens", 40, "plain"),
     ("precision", "bfloat16", "plain"),
     ("deterministic", True, "plain"),
@@ -308,10 +325,9 @@ def test_every_parameter_has_its_own_rate_and_decay(
 
     monkeypatch.setattr(stages, "make", look)
     rates = {"head_lr": 0.01, "residual_lr": 0.02, "bias_lr": 0.03, "encoder_lr": 0.04}
-    settings = train_settings(
-        filtered, tiny_encoder, tmp_path / "run", weight_decay=0.5, **BASES["plain"], **rates
-    )
-    train.train(settings)
+    changes = BASES["plain"] | {"stages": "heads,encoder,joint", "joint_epochs": 1}
+    changes |= {"negatives": "all", "weight_decay": 0.5, "joint_lr": 0.05}
+    train.train(train_settings(filtered, tiny_encoder, tmp_path / "run", **changes, **rates))
     table = {
         "encoder.head.weight": (0.01, 0.5),
         "table.residual": (0.02, 0.0),
@@ -325,6 +341,8 @@ def test_every_parameter_has_its_own_rate_and_decay(
     }
     assert {wd for _, wd in layer.values()} == {0.0, 0.5}
     assert found["encoder"] == layer | {"encoder.head.weight": (0.04, 0.5)}
+    tuned = {name: (0.05, decay) for name, (_, decay) in found["encoder"].items()}
+    assert found["joint"] == table | tuned
 
 
 @pytest.mark.parametrize("dropout", [0.3, 0.0])
@@ -498,11 +516,13 @@ METRIC_OPTIONS = [
     (["--psndcg", "matlab"], ["--train", "train.npz", "--metrics", "PSnDCG@5"]),
     (["--ties", "larger"], []),
     (["--per-group", "seen"], ["--train", "train.npz"]),
+    (["--views"], ["--train", "train.npz"]),
     (["--ci", "50"], []),
     (["--compare", "other.npz"], []),
     (["--groups", "groups.txt"], ["--ci", "50"]),
     (["--seed", "3"], ["--ci", "50"]),
 ]
+SAID = ("metrics", "groups", "views", "intervals", "comparison")
 METRIC_SWITCHES = {
     *("--help", "--threads", "--json", "--csv", "--quiet", "--debug"),
     # Of errors by label, tried in `test_metrics_errors.py`.
@@ -535,7 +555,7 @@ def test_an_option_of_metrics_changes_the_numbers(
     others: list[str],
 ) -> None:
     numbers = [
-        {name: content.get(name) for name in ("metrics", "groups", "intervals", "comparison")}
+        {name: content.get(name) for name in SAID}
         for more in (others, others + option)
         for content in [scored(files, capsys, monkeypatch, *more)]
     ]

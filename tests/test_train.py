@@ -270,13 +270,33 @@ def test_schedule_rises_and_falls_to_zero() -> None:
     assert (np.diff(factors[10:]) < 0).all()
 
 
+@pytest.mark.parametrize(
+    ("stage", "rates"), [("heads", "--head-lr"), ("joint", "--joint-lr, --residual-lr")]
+)
 def test_nan_loss_ends_with_advice(
-    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    rates: str,
 ) -> None:
     plain = losses.decoupled_softmax
     monkeypatch.setattr(losses, "decoupled_softmax", lambda *a, **k: plain(*a, **k) * math.nan)
-    with pytest.raises(RuntimeError, match="the loss is nan at step 0 of stage heads; lower"):
-        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run"))
+    message = rf"the loss is nan at step 0 of stage {stage}; lower .*\({rates}"
+    with pytest.raises(RuntimeError, match=message):
+        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run", stages=stage))
+
+
+def test_full_memory_inside_a_joint_step_ends_with_advice(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(losses, "decoupled_softmax", full)
+    with pytest.raises(RuntimeError, match=r"^out of memory on the device; lower .*joint-batch"):
+        train.train(train_settings(tiny_data, tiny_encoder, tmp_path / "run", stages="joint"))
 
 
 @pytest.mark.parametrize(

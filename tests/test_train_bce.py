@@ -50,7 +50,7 @@ def test_the_offset_is_finite_whatever_the_share(
     assert offset * sign > 0
 
 
-@pytest.mark.parametrize("stages_", ["heads", "encoder", "encoder,heads"])
+@pytest.mark.parametrize("stages_", ["heads", "encoder", "encoder,heads", "joint"])
 def test_the_scores_begin_around_the_log_odds(
     filtered: Path, tiny_encoder: Path, tmp_path: Path, stages_: str
 ) -> None:

@@ -48,7 +48,7 @@ def stage_of(
         if problem.features is not None:
             wide = tuple(part.astype(np.float64) for part in problem.features)
             object.__setattr__(problem, "features", wide)
-        stage = stages.make(name, job)
+        stage = stages.make(name.split(",")[0], job)
         model.train()
         return stage
 
@@ -60,7 +60,9 @@ def flat_gradient(stage: Stage) -> torch.Tensor:
     return torch.cat(parts).clone()
 
 
-def one_shot(stage: Stage, step_number: int = 4) -> tuple[float, torch.Tensor]:
+def one_shot(
+    stage: Stage, step_number: int = 4, bias: torch.Tensor | None = None
+) -> tuple[float, torch.Tensor]:
     """The slow twin: everything in one graph, the same dropout, one call of the loss."""
     settings, model = stage.settings, stage.model
     found = stage.sampler.candidates(BATCH, 1)
@@ -90,7 +92,7 @@ def one_shot(stage: Stage, step_number: int = 4) -> tuple[float, torch.Tensor]:
         step.csr(found.positives, *same, n),
         ignore=None if found.ignore is None else step.csr(found.ignore, *same, n),
         temperature=settings.temperature,
-        label_bias=model.table.bias.detach()[torch.from_numpy(found.ids)],
+        label_bias=(model.table.bias.detach() if bias is None else bias)[found.ids],
         negative_log_weight=found.log_weight,
     )
     for parameter in stage.parameters:
@@ -161,7 +163,7 @@ def test_steps_have_their_own_dropout_and_repeat_it(stage_of: Callable[..., Stag
 @pytest.mark.parametrize("negatives", ["all", "uniform 0.5, graph 0.5"])
 def test_heads_gradient_equals_autograd(stage_of: Callable[..., Stage], negatives: str) -> None:
     stage = stage_of("heads", head_negatives=negatives, head_pool=128)  # 2 a point
-    stage = replace(stage, max_tokens=10)
+    stage = replace(stage, max_tokens=10, label_plan=None)
     problem_features = stage.texts.features(np.arange(300))
     table, encoder = stage.model.table, stage.model.encoder
     found = stage.sampler.candidates(BATCH, 1)
@@ -317,6 +319,8 @@ def test_a_step_holds_no_points_x_labels_matrix(
         ("encoder", {"negatives": "all"}),
         ("encoder", {"negatives": "uniform 0.5, graph 0.5", "keep_tokens": 40}),
         ("encoder", {"negatives": "in-batch", "encoder_layers": 1, "cache_layers": True}),
+        ("joint", {"negatives": "all", "keep_tokens": 40}),
+        ("joint", {"negatives": "uniform", "encoder_layers": 1}),
     ],
     ids=str,
 )
@@ -399,3 +403,148 @@ def test_drawn_negatives_weigh_the_inverse_of_how_often_they_are_drawn(
     noise = np.sqrt((weight[known] - 1).clip(0) / rounds)
     assert (np.abs(error) < 5 * noise + 0.03).all()
     assert abs(error.mean()) < 0.02
+
+
+@pytest.mark.parametrize("keep", [1, 10_000])
+@pytest.mark.parametrize("negatives", ["all", "uniform 0.5, graph 0.5"])
+def test_joint_gradient_equals_autograd(
+    stage_of: Callable[..., Stage], negatives: str, keep: int
+) -> None:
+    """Of transformer, head, residuals and biases: one graph, with the same dropout."""
+    stage = stage_of(
+        "joint", negatives=negatives, negatives_per_point=2, micro_tokens=20, keep_tokens=keep
+    )
+    table = stage.model.table
+    assert float(table.residual.detach().abs().max()) > 0.01  # at the centroids
+    loss, expected = one_shot(stage, bias=table.bias)
+    assert table.residual.grad is not None
+    assert table.bias.grad is not None
+    residual, bias = table.residual.grad.clone(), table.bias.grad.clone()
+    found, rows = step.gradients(stage, BATCH, 1, 4, 10)
+    assert found == pytest.approx(loss, abs=1e-13)
+    torch.testing.assert_close(flat_gradient(stage), expected, rtol=1e-12, atol=1e-13)
+    assert float(residual.abs().max()) > 1e-4
+    if negatives == "all":
+        assert stage.own_table is not None
+        ids = torch.from_numpy(np.asarray(stage.own_rows))
+        ours = stage.own_table.residual.grad, stage.own_table.bias.grad
+        assert len(ids) == len(bias)
+    else:
+        assert rows is not None
+        ids, ours = torch.from_numpy(rows.ids), (rows.residual, rows.bias)
+        assert 8 < len(ids) < 64
+    torch.testing.assert_close(ours[0], residual[ids], rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(ours[1], bias[ids], rtol=1e-12, atol=1e-13)
+
+
+def test_residuals_start_at_centroids_once(stage_of: Callable[..., Stage]) -> None:
+    """In the first stage that trains them: of features by the encoder as it is then."""
+    first = stage_of("joint")
+    encoder, table = first.model.encoder, first.model.table
+    points = first.texts.features(first.job.rows)[0].astype(np.float64)
+    y = first.job.problem.y[first.job.rows].toarray()
+    counts = y.sum(axis=0)
+    mean = y.T @ points
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-12)
+    expected = mean * (counts / (counts + first.settings.residual_shrink))[:, None]
+    assert encoder.normalize
+    np.testing.assert_allclose(table.residual.detach().numpy(), expected, atol=1e-6)
+    stage = stage_of("heads,joint", joint_epochs=1)
+    with torch.no_grad():
+        stage.model.table.residual.fill_(0.25)
+    stages.make("joint", stage.job)
+    assert (stage.model.table.residual == 0.25).all()  # as heads left them
+
+
+@pytest.mark.parametrize("name", ["heads", "joint"])
+@pytest.mark.parametrize("loss", ["decoupled", "bce"])
+def test_loss_of_texts_and_of_labels_equals_autograd(
+    stage_of: Callable[..., Stage], name: str, loss: str
+) -> None:
+    """w L(text alone) + (1 - w) L(label), each written down."""
+    weight = 0.3
+    stage = stage_of(name, negatives="all", text_weight=weight, loss=loss, micro_tokens=40)
+    model, texts, settings = stage.model, stage.texts, stage.settings
+    model.eval()  # no dropout, which other micro-batches draw in another way
+    found = stage.sampler.candidates(BATCH, 1)
+    n = (len(BATCH), len(found.ids))
+    same = np.arange(n[0]), np.arange(n[1])
+    ignored = found.ignore
+    assert ignored is not None
+    both = [torch.zeros(n[1], 2 * model.encoder.dim, dtype=torch.float64)]
+    cut = plan(found.ids, texts.label_lengths, stage.max_tokens)
+    for m in range(len(cut.tokens)):
+        ids = cut.ids[cut.cuts[m] : cut.cuts[m + 1]]
+        rows = torch.from_numpy(ids)
+        part = texts.labels(None, ids, 0, alone=True)
+        both.append(torch.zeros_like(both[0]).index_copy(0, rows, part))
+    labels, alone = torch.stack(both).sum(dim=0).split(model.encoder.dim, dim=1)
+    points = [texts.points(BATCH[i : i + 1], i) for i in range(len(BATCH))]
+    more: Any = {"log_scale": model.log_scale, "offset": model.offset} if loss == "bce" else {}
+    function: Any = losses.bce if loss == "bce" else losses.decoupled_softmax
+
+    def of(label_emb: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = function(
+            torch.cat(points),
+            label_emb.contiguous(),
+            step.csr(found.positives, *same, n),
+            ignore=step.csr(ignored, *same, n),
+            temperature=settings.temperature,
+            label_bias=bias,
+            **more,
+        )
+        return value
+
+    model.zero_grad()
+    bias = model.table.bias
+    expected = weight * of(alone, torch.zeros_like(bias)) + (1 - weight) * of(labels, bias)
+    expected.backward()
+    wanted = [p.grad.clone() for p in (model.table.residual, bias) if p.grad is not None]
+    wanted.append(flat_gradient(stage))
+    scalars = [p.grad.clone() for p in (model.log_scale, model.offset) if p.grad is not None]
+    value, _ = step.gradients(stage, BATCH, 1, 0, 10)
+    assert value == pytest.approx(float(expected.detach()), abs=1e-13)
+    assert stage.own_table is not None
+    order = torch.from_numpy(cut.ids)
+    ours = [stage.own_table.residual.grad, stage.own_table.bias.grad, flat_gradient(stage)]
+    for mine, other in zip(ours, [wanted[0][order], wanted[1][order], wanted[2]], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-13)
+    for scalar, other in zip((model.log_scale, model.offset), scalars, strict=False):
+        torch.testing.assert_close(scalar.grad, other, rtol=1e-10, atol=1e-13)
+
+
+def test_the_text_loss_alone_is_training_without_a_table(stage_of: Callable[..., Stage]) -> None:
+    """Weight 1: the encoder's gradient is that of a table of zeros."""
+    found = []
+    for name, changes in (("joint", {"text_weight": 1.0}), ("encoder", {})):
+        stage = stage_of(name, negatives="all", micro_tokens=20, keep_tokens=1, **changes)
+        stage.model.eval()
+        if name == "encoder":
+            torch.nn.init.zeros_(stage.model.table.bias)
+        value, _ = step.gradients(stage, BATCH, 1, 4, 10)
+        found.append((value, flat_gradient(stage)))
+        if stage.own_table is not None:
+            assert stage.own_table.residual.grad is not None
+            assert (stage.own_table.residual.grad == 0).all()
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-13)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "frequency 0.5, uniform 0.5"])
+def test_weights_of_a_batch_of_near_points_stand_for_all_labels(
+    stage_of: Callable[..., Stage], negatives: str
+) -> None:
+    """For one batch whatever it is: the weighted sum over pools is that over all labels."""
+    stage = stage_of("encoder", negatives=negatives, negatives_per_point=3, batches="clusters")
+    sampler = stage.sampler
+    own = np.unique(sampler.y[BATCH].indices)
+    total, rounds = np.zeros(sampler.y.shape[1]), 1500
+    for epoch in range(rounds):
+        found = sampler.candidates(BATCH, epoch)
+        assert found.log_weight is not None
+        total[found.ids] += np.exp(found.log_weight.numpy())
+    assert (total[own] == rounds).all()
+    known = total > 0
+    assert known.sum() > 55
+    np.testing.assert_allclose(total[known] / rounds, 1, atol=0.3)
+    assert total[known].mean() / rounds == pytest.approx(1, abs=0.03)

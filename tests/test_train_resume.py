@@ -68,6 +68,23 @@ TURNED: dict[str, Any] = {
     "residual_lr": 0.01,
 }
 """A shortlist in both stages, a table trained by rows, features of a tuned encoder."""
+JOINT: dict[str, Any] = {
+    "stages": "joint",
+    "joint_epochs": 2,
+    "encoder_layers": 1,
+    "cache_layers": True,
+    "negatives": "all",
+    "text_weight": 0.5,
+}
+THREE: dict[str, Any] = JOINT | {
+    "stages": "heads,encoder,joint",
+    "head_epochs": 1,
+    "encoder_epochs": 1,
+    "negatives": "hard 0.5, uniform 0.5",
+    "cache_layers": False,
+    "batches": "clusters",
+    "refit": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -79,10 +96,17 @@ TURNED: dict[str, Any] = {
         ([(13, ALWAYS), (9, ALWAYS)], BOTH),
         ([(8, NEVER), (10, ALWAYS), (19, ALWAYS)], TURNED),
         ([(8, NEVER)], {"loss": "bce, soft-top-3 from 0.5", "patience": 1, "head_epochs": 6}),
+        ([(8, NEVER), (9, ALWAYS)], JOINT),
+        ([(13, ALWAYS), (6, ALWAYS)], THREE),
+        ([(8, NEVER), (6, ALWAYS)], {"table": "bf16", "residual_lr": 0.01}),
+        ([(8, NEVER), (6, ALWAYS)], THREE | {"table": "bf16", "head_negatives": "uniform"}),
         # What bce learns has fewer steps behind it.
         ([(11, ALWAYS)], {"loss": "decoupled, bce from 0.5"}),
     ],
-    ids=["heads", "heads without refit", "both stages", "turned", "patience", "bce late"],
+    ids=[
+        *("heads", "heads without refit", "both stages", "turned", "patience"),
+        *("joint", "three stages", "bf16", "bf16 in three stages", "bce late"),
+    ],
 )
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(
     tiny_data: Path,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from dexml.commands.show import fit
-from dexml.predict.explanation import Explanation, Neighbours, SharedWords
+from dexml.predict.explanation import Explanation, Neighbours, SharedWords, WordPairs
 from dexml.scorers.meanings import Group
+from dexml.text.bilinear.features import OWN
 
 WIDTH = 100
 """Columns where the terminal does not say how many it has."""
@@ -34,7 +36,7 @@ def as_tables(text: str, explanations: Sequence[Explanation], width: int | None 
     width = width or WIDTH
     lines = [text]
     for one in explanations:
-        lines += ["", *_head(one, width), "", *_parts(one), *_shared(one.words)]
+        lines += ["", *_head(one, width), "", *_parts(one), *_shared(one)]
         for neighbours in one.neighbours:
             lines += _points(neighbours)
     return "".join(f"{fit(line, width)}\n" for line in [*lines, ""])
@@ -103,28 +105,46 @@ def _value(value: float | None) -> str:
     return "below 0.01" if 0 < value < 0.005 else f"{value:.2f}"
 
 
-def _shared(words: Sequence[SharedWords]) -> list[str]:
-    """Name the words that matched."""
-    by = {one.feature: one for one in words}
-    if not by:
-        return []
-    return [
-        "",
-        f"  shared with its text    {_named(by['text'], by['name'].pieces)}",
-        f"  shared with its points  {_named(by['centroid'], by['centroid'].pieces)}",
-    ]
+def _shared(one: Explanation) -> list[str]:
+    """Name the words that matched, and the learned pairs of words."""
+    by = {shared.feature: shared for shared in one.words}
+    rows = []
+    if by:
+        rows += [
+            ("shared with its text", _named(by["text"], by["name"].pieces)),
+            ("shared with its points", _named(by["centroid"], by["centroid"].pieces)),
+        ]
+    if one.pairs is not None:
+        rows.append(("learned pairs", _paired(one.pairs)))
+    return ["", *(f"  {name:22}  {named}" for name, named in rows)] if rows else []
 
 
 def _named(shared: SharedWords, pieces: float) -> str:
     """Name the words with the largest parts, as many as a line holds."""
     last = [f"pieces of words {pieces:.2f}"] if pieces >= 0.005 else []
+    return _line(
+        (f"{m.term} {m.part:.2f}" for m in shared.terms if m.kind == "word" and m.part >= 0.005),
+        last,
+    )
+
+
+def _paired(pairs: WordPairs) -> str:
+    """Name the largest pairs of a word of the text and one of the label."""
+    large = (one for one in pairs.terms if abs(one.part) >= 0.005)
+    return _line(f"{one.word} → {_label_word(one.label_word)} {one.part:+.2f}" for one in large)
+
+
+def _label_word(name: str) -> str:
+    return "the label itself" if name.startswith(OWN) else name
+
+
+def _line(terms: Iterable[str], last: Sequence[str] = ()) -> str:
+    """Join the first terms, as many as a line holds, and the last ones."""
     named: list[str] = []
-    for match in shared.terms:
-        if match.kind == "word" and match.part >= 0.005 and len(named) < NAMED:
-            more = [*named, f"{match.term} {match.part:.2f}"]
-            if named and len(", ".join([*more, *last])) > LINE:
-                break
-            named = more
+    for term in islice(terms, NAMED):
+        if named and len(", ".join([*named, term, *last])) > LINE:
+            break
+        named.append(term)
     return ", ".join([*named, *last]) or "nothing"
 
 

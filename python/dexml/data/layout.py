@@ -137,6 +137,28 @@ def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
     return texts
 
 
+def load_label_parents(folder: str | os.PathLike[str], n_labels: int) -> list[str] | None:
+    """Load what stands above each label (``raw/Y.parent.txt``) of a folder in the LF layout.
+
+    Returns:
+        For each label the names of its parents with blanks between, any words without blanks; an
+        empty text for none. None without the file.
+
+    Raises:
+        ValueError: The file has another number of lines, or is not UTF-8.
+    """
+    path = find(Path(folder), "raw/Y.parent.txt")
+    if not path.exists():
+        return None
+    parents = load_texts(path)
+    if len(parents) != n_labels:
+        raise ValueError(
+            f"{path}: {len(parents)} lines, but there are {n_labels} labels; give the parents of a "
+            "label a line, an empty line for none"
+        )
+    return parents
+
+
 def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
     """Load one side of a folder in the LF layout, without opening files of the other side.
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml.data.layout import Part, find, load_label_texts, load_part
+from dexml.data.layout import Part, find, load_label_parents, load_label_texts, load_part
 from dexml.data.matrices import save_labels, save_pairs
 from dexml.data.parts import Csr
 from dexml.data.texts import save_texts, unit_interval
@@ -85,6 +85,8 @@ def hold_out_labels(
     with replacing(target) as new:
         (new / "raw").mkdir(parents=True)
         save_texts(new / "raw" / "Y.txt", label_texts)
+        if (parents := load_label_parents(source, len(label_texts))) is not None:
+            save_texts(new / "raw" / "Y.parent.txt", parents)
         parts = {"trn": trn, "val": val}
         if find(source, "Y.tst.npz", "tst_X_Y.txt").exists():
             parts["tst"] = load_part(source, "tst", len(label_texts))

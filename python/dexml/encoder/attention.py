@@ -70,12 +70,11 @@ def check_packable(transformer: Any) -> None:
 
 def pooled(states_TH: Tensor, lengths_B: Tensor, mode: str) -> Tensor:
     """Pool packed states to (B, H): the mean over each text, or its first state."""
-    lengths_B = lengths_B.to(states_TH.device)
+    lengths_B = lengths_B.to(states_TH.device, non_blocking=True)
     if mode == "cls":
         return states_TH[lengths_B.cumsum(0) - lengths_B]
-    text_T = torch.repeat_interleave(
-        torch.arange(len(lengths_B), device=states_TH.device), lengths_B
-    )
+    texts_B = torch.arange(len(lengths_B), device=states_TH.device)
+    text_T = torch.repeat_interleave(texts_B, lengths_B, output_size=len(states_TH))
     sums = states_TH.new_zeros(len(lengths_B), states_TH.shape[1])
     return sums.index_add(0, text_T, states_TH) / lengths_B.unsqueeze(1)
 
@@ -84,7 +83,8 @@ def _positions(transformer: Any, ids_T: Tensor, lengths: list[int]) -> Tensor:
     """Return positions (T,) that restart with each text, as the model itself counts them."""
     padding = getattr(transformer.embeddings.position_embeddings, "padding_idx", None)
     if padding is None:
-        return torch.cat([torch.arange(n) for n in lengths]).to(ids_T.device)
+        positions = torch.cat([torch.arange(n) for n in lengths])
+        return positions.to(ids_T.device, non_blocking=True)
     counted = (ids_T != padding).long()  # RoBERTa does not count a padding id, even inside a text
     parts = [part.cumsum(0) * part + padding for part in counted.split(lengths)]
     return torch.cat(parts)
@@ -136,9 +136,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Te
     """Compute the same with one kernel for all texts (flash attention), half precision on CUDA."""
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = torch.tensor([0, *lengths], dtype=torch.int32, device=query.device).cumsum(
-        0, dtype=torch.int32
-    )
+    ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    ends = ends.to(query.device, non_blocking=True)
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     output: Any = varlen_attn(q, k, v, ends, ends, max(lengths), max(lengths))
     packed: Tensor = output.unsqueeze(0)

@@ -22,10 +22,14 @@ def autocast(device: torch.device, precision: Precision = "auto") -> torch.autoc
     Raises:
         ValueError: The precision is none of these.
     """
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(device, precision))
+
+
+def in_bfloat16(device: torch.device, precision: Precision) -> bool:
+    """Say whether products of the transformer are bfloat16; raises as `autocast`."""
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision {precision!r}: expected auto, float32 or bfloat16")
-    on = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
 
 
 def torch_device(name: str) -> torch.device:

@@ -30,15 +30,16 @@ class LabelTable(nn.Module):
 
     counts: Tensor
 
-    def __init__(self, counts: Tensor, dim: int) -> None:
+    def __init__(self, counts: Tensor, dim: int, dtype: torch.dtype = torch.float32) -> None:
         """Start with residuals and biases of 0.
 
         Args:
             counts: Number of training points of each label, shape (L,), int64.
             dim: D, the dimensions of a residual.
+            dtype: Of the residuals. Vectors are float32 whatever it is, and so are biases.
         """
         super().__init__()
-        self.residual = nn.Parameter(torch.zeros(len(counts), dim))
+        self.residual = nn.Parameter(torch.zeros(len(counts), dim, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(len(counts)))
         self.register_buffer("counts", counts, persistent=False)
         # The hook refers only to the mask, not to the table. Otherwise there would be a cycle, and
@@ -83,7 +84,8 @@ class LabelTable(nn.Module):
             counts = self.counts[rows].unsqueeze(1)
             centroids = normalize(sums, dim=1) if unit else sums / counts.clamp(min=1)
             with torch.no_grad():
-                self.residual[rows] = centroids * (counts / (counts + shrink))
+                start_at = centroids * (counts / (counts + shrink))
+                self.residual[rows] = start_at.to(self.residual.dtype)
 
     def forward(self, encoder: DualEncoder, features: Tensor, rows: Any = slice(None)) -> Tensor:
         """Return vectors (B, D) of the labels `rows` from their text features (B, H)."""

@@ -1,4 +1,4 @@
-"""Exact search by a device of torch: matrix products and top-k there. Unmeasured: no GPU here."""
+"""Exact search by a device of torch: matrix products and top-k there."""
 
 from __future__ import annotations
 

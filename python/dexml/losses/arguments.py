@@ -16,7 +16,7 @@ from dexml.losses.pairs import Csr, Pairs
 from dexml.losses.shards import Exchange, Shard
 
 TRITON_SCORES = 2**22
-"""With fewer scores the Triton kernels are not chosen. Not measured yet."""
+"""With fewer scores the Triton kernels are not chosen; a guess, see ``docs/gpu.md``."""
 Reduction = Literal["mean", "none"]
 
 
@@ -24,14 +24,15 @@ class Options(TypedDict, total=False):
     """How a loss is computed. No option changes what is computed.
 
     Attributes:
-        scratch_bytes: Memory for scores, beside inputs and gradients; default 64 MiB.
+        scratch_bytes: Memory for scores, beside inputs and gradients; default 64 MiB on a CPU. On
+            CUDA 256 MiB, or more where that keeps scores, up to an eighth of the device.
         layout: How scores are cut; by default `dexml.losses.layout.choose` decides.
         shard: The labels of this process, if they are split over several.
         deterministic: Give the same bits for 1, 2, 4 and 8 processes, at the price of 8 x B x D
             numbers of scratch.
         triton: True or False overrules the choice by device and size (softmax losses only).
-        check: False leaves out the checks of the values in `positives`, `ignore` and weights, which
-            wait for the device if the tensors are there, and those of the shards.
+        check: False leaves out the checks of the values in `positives`, `ignore` and weights, and
+            those of the shards, for which the processes talk to each other.
     """
 
     scratch_bytes: int
@@ -116,12 +117,12 @@ def prepare(
     if weights is not None:
         n_pairs = len(positives[1] if isinstance(positives, tuple) else positives.indices)
         weights = pairs.read_weights(weights, n_pairs, check=check)
-    wanted = pairs.read(positives, shape, device, "positives", weight=weights, check=check)
+    wanted = pairs.read(positives, shape, "positives", weight=weights, check=check)
     if ignore is None:
         none = wanted.rows.new_zeros(0)
         ignored = Pairs(none, none, None, torch.zeros_like(wanted.counts))
     else:
-        ignored = pairs.read(ignore, shape, device, "ignore", check=check)
+        ignored = pairs.read(ignore, shape, "ignore", check=check)
         ignored = pairs.without(ignored, wanted, n_labels)
     if check:
         mine = (*point_emb.shape, len(wanted.rows), len(ignored.rows))
@@ -153,22 +154,36 @@ def _layout(
     triton: bool,
 ) -> Layout:
     """The layout asked for, or the one that the rule of `layout.choose` gives."""
-    scratch_bytes = options.get("scratch_bytes", layouts.SCRATCH_BYTES)
+    split = options.get("shard") is not None or exchange.deterministic
+    may_keep = keeps_scores and not split and not triton  # the kernels never write scores
+    if exchange.deterministic:
+        # Tiles must be equal everywhere, so they go by a number that does not depend on the
+        # process: the mean size of a virtual shard.
+        n_own = -(-n_labels // (exchange.n_local * exchange.size))
+    itemsize = torch.promote_types(point_emb.dtype, torch.float32).itemsize
+    device = point_emb.device
+    scratch_bytes = options.get("scratch_bytes")
+    if scratch_bytes is None:
+        scratch_bytes = layouts.budget(
+            len(point_emb),
+            n_own,
+            itemsize=itemsize,
+            device=device.type,
+            device_bytes=layouts.device_bytes(device),
+            may_keep=may_keep,
+        )
     if scratch_bytes < 1:
         raise ValueError(f"scratch_bytes = {scratch_bytes}; expected at least 1")
-    split = options.get("shard") is not None or exchange.deterministic
     chosen = options.get("layout") or layouts.choose(
         len(point_emb),
-        # The deterministic mode needs equal tiles everywhere, so it goes by a number that does not
-        # depend on the process: the mean size of a virtual shard.
-        -(-n_labels // (exchange.n_local * exchange.size)) if exchange.deterministic else n_own,
-        itemsize=torch.promote_types(point_emb.dtype, torch.float32).itemsize,
+        n_own,
+        itemsize=itemsize,
         copies=live_tiles,
-        device=point_emb.device.type,
+        device=device.type,
         scratch_bytes=scratch_bytes,
-        may_keep=keeps_scores and not split,
+        may_keep=may_keep,
     )
-    if triton:  # the kernels never write scores, so there are none to keep
+    if triton:
         chosen = Layout(chosen.chunk_rows, chosen.tile_labels, keep=False)
     if split and exchange.size > 1 and chosen.keep:
         raise ValueError("layout: scores are not kept where labels are sharded; use keep=False")

@@ -5,6 +5,7 @@ Shapes: B points, L labels of this process, D dimensions, T labels of a tile.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -81,15 +82,41 @@ class Batch:
         n, step = len(self.point_emb), self.layout.chunk_rows
         return [(start, min(start + step, n)) for start in range(0, n, step)]
 
-    def tile_starts(self, device: torch.device) -> Tensor:
+    @cached_property
+    def tile_starts(self) -> Tensor:
         """The first label of each tile, int64, counted from the first label of this process."""
-        starts = [start for start, _, _ in self.tiles]
-        return torch.tensor(starts, dtype=torch.int64, device=device)
+        return self._on_device(start for start, _, _ in self.tiles)
+
+    @cached_property
+    def tile_shards(self) -> Tensor:
+        """The virtual shard of each tile, int64."""
+        return self._on_device(v for _, _, v in self.tiles)
+
+    @cached_property
+    def n_positives(self) -> Tensor:
+        """Positives of each row, of all processes, int64 (B,)."""
+        return pairs.moved(self.positives.counts, self.point_emb.device)
+
+    @cached_property
+    def n_ignored(self) -> Tensor:
+        """Ignored pairs of each row, of all processes, int64 (B,)."""
+        return pairs.moved(self.ignored.counts, self.point_emb.device)
+
+    @cached_property
+    def infinity(self) -> Tensor:
+        """Infinity on the device: a Python number that is written by an index makes CUDA wait."""
+        return self.point_emb.new_full((), torch.inf, dtype=self.dtype)
+
+    @cached_property
+    def minus_infinity(self) -> Tensor:
+        """Likewise."""
+        return -self.infinity
 
     def blocks(self, chosen: Pairs) -> Blocks:
         """Cut pairs at the same places as the scores."""
         starts = [start for start, _, _ in self.tiles] + [len(self.label_emb)]
-        return pairs.cut(chosen, self.lo, starts, self.layout.chunk_rows, len(self.chunks))
+        cut = pairs.cut(chosen, self.lo, starts, self.layout.chunk_rows, len(self.chunks))
+        return cut.to(self.point_emb.device)
 
     @cached_property
     def positive_blocks(self) -> Blocks:
@@ -103,6 +130,9 @@ class Batch:
         if not len(self.ignored.rows):
             return self.positive_blocks
         return self.blocks(pairs.merge(self.positives, self.ignored, self.n_labels))
+
+    def _on_device(self, numbers: Iterable[int]) -> Tensor:
+        return pairs.moved(torch.tensor([*numbers], dtype=torch.int64), self.point_emb.device)
 
     def operand(self, emb: Tensor) -> Tensor:
         """Convert embeddings to the dtype in which products take them."""

@@ -112,7 +112,7 @@ def _rows(batch: Batch) -> tuple[Tensor, Gradients]:
             row = positives.rows[own]
             pull = steady_sigmoid(-sweep.last_z_P)
             if positives.weight is not None:
-                pull = pull * positives.weight[own]
+                pull = pull * positives.weight[own].to(batch.dtype)
             # Masked scores are -inf: ignored pairs get 0, positives their own value below.
             g_RT = z_RT.sigmoid_().mul_(weight_R1)
             g_RT[row, positives.columns[own]] = -pull * weight_R1[row, 0]

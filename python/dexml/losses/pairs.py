@@ -1,5 +1,8 @@
 """Pairs of points and labels in CSR form: checked, sampled, and cut into blocks of scores.
 
+All of it on the host, wherever the scores are: the sizes depend on values, and on a GPU each such
+size would make the host wait for all work that is under way. Only the blocks go to the device.
+
 Shapes: B points, L labels, P pairs.
 """
 
@@ -17,7 +20,7 @@ Csr = tuple[Tensor, Tensor]
 
 
 class Pairs(NamedTuple):
-    """Pairs sorted by row, then column, each once."""
+    """Pairs sorted by row, then column, each once; on the host."""
 
     rows: Tensor
     """int64 (P,)."""
@@ -32,29 +35,28 @@ class Pairs(NamedTuple):
 def read(
     pairs: Csr | Any,
     shape: tuple[int, int],
-    device: torch.device,
     name: str,
     *,
     weight: Tensor | None = None,
     check: bool = True,
 ) -> Pairs:
-    """Read CSR pairs, check them and move them to `device`.
+    """Read CSR pairs, and check them.
 
-    Every entry that a scipy matrix stores is a pair, whatever its value.
+    Every entry that a scipy matrix stores is a pair, whatever its value. Tensors of a device come
+    to the host, which waits for them.
 
     Args:
         pairs: ``(indptr, indices)`` or a scipy CSR; the ids of a row may stand in any order.
         shape: (B, L).
-        device: Where the result goes.
         name: The argument's name, for messages.
         weight: A weight of each pair, (P,) in the order of `indices`; sorted along with them.
-        check: Read the values too, which waits for the device if they are there.
+        check: Read the values too.
 
     Raises:
         ValueError: Shapes disagree, or (``check=True``) an id is out of range or twice in a row.
     """
     if isinstance(pairs, tuple):
-        indptr, indices = (part.to(torch.int64) for part in pairs)
+        indptr, indices = _to_host(*pairs)
     else:
         if pairs.shape != shape:
             raise ValueError(f"{name}: shape {pairs.shape}, expected {shape}")
@@ -70,9 +72,7 @@ def read(
         if bool(outside.any()):
             label = int(indices[outside][0])
             raise ValueError(f"{name}: label {label} out of range (n_labels = {shape[1]})")
-    rows = torch.repeat_interleave(
-        torch.arange(shape[0], device=counts.device), counts, output_size=len(indices)
-    )
+    rows = torch.repeat_interleave(torch.arange(shape[0]), counts, output_size=len(indices))
     keys = rows * shape[1] + indices
     if check and bool((torch.diff(keys) <= 0).any()):  # out of order, or a duplicate
         keys, order = torch.sort(keys)
@@ -83,22 +83,36 @@ def read(
                 f"{name}: label {key % shape[1]} appears twice in row {key // shape[1]}"
             )
         indices = indices[order]
-        weight = None if weight is None else weight[order.to(weight.device)]
-    if weight is not None:
-        weight = weight.to(device)
-    return Pairs(rows.to(device), indices.to(device), weight, counts.to(device))
+        weight = None if weight is None else weight[order]
+    return Pairs(rows, indices, weight, counts)
+
+
+def _to_host(indptr: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring both to the host as int64, in one copy if they are on one device: one wait."""
+    if indptr.device.type != "cpu" and indptr.device == indices.device:
+        both = torch.cat([indptr.to(torch.int64), indices.to(torch.int64)]).cpu()
+        return both[: len(indptr)], both[len(indptr) :]
+    return indptr.to("cpu", torch.int64), indices.to("cpu", torch.int64)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor of the host to a device, without waiting for what is under way there.
+
+    CUDA takes the bytes of pageable memory before the call returns, so the tensor may change or go.
+    """
+    return tensor.to(device, non_blocking=True)
 
 
 def read_weights(weights: Tensor | Any, n_pairs: int, *, check: bool) -> Tensor:
     """Read the weights of the positives: (P,) in the order of the CSR indices, above 0."""
-    if not isinstance(weights, Tensor):
-        weights = torch.from_numpy(np.asarray(weights))
+    weights = weights.detach() if isinstance(weights, Tensor) else np.asarray(weights)
+    weights = torch.as_tensor(weights, device="cpu")
     if weights.shape != (n_pairs,):
         raise ValueError(f"weights: shape {tuple(weights.shape)} for {n_pairs} positives")
     if check and not bool((weights > 0).all()):
         entry = int(torch.argmin((weights > 0).to(torch.int8)))
         raise ValueError(f"weights: {float(weights[entry])} at entry {entry}; expected above 0")
-    return weights.detach()
+    return weights
 
 
 def without(pairs: Pairs, other: Pairs, n_labels: int) -> Pairs:
@@ -129,8 +143,8 @@ def draw(pairs: Pairs, seed: int, size: int | Tensor) -> tuple[Pairs, Pairs]:
     order = order[torch.argsort(pairs.rows[order], stable=True)]  # by row, then key
     starts = torch.cumsum(pairs.counts, 0) - pairs.counts
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device) - starts[pairs.rows]
-    drawn = rank < (size if isinstance(size, int) else size[pairs.rows])
+    rank[order] = torch.arange(len(order)) - starts[pairs.rows]
+    drawn = rank < (size if isinstance(size, int) else size.cpu()[pairs.rows])
     return _select(pairs, drawn), _select(pairs, ~drawn)
 
 
@@ -176,6 +190,17 @@ class Blocks:
         """Pairs of one chunk of rows."""
         return slice(self.cuts[chunk * self.n_tiles], self.cuts[(chunk + 1) * self.n_tiles])
 
+    def to(self, device: torch.device) -> Blocks:
+        """The same on a device."""
+        return Blocks(
+            moved(self.rows, device),
+            moved(self.columns, device),
+            moved(self.tiles, device),
+            None if self.weight is None else moved(self.weight, device),
+            self.cuts,
+            self.n_tiles,
+        )
+
 
 def cut(pairs: Pairs, lo: int, tile_starts: list[int], chunk_rows: int, n_chunks: int) -> Blocks:
     """Cut pairs into the blocks of the scores; pairs of other processes are left out.
@@ -188,7 +213,7 @@ def cut(pairs: Pairs, lo: int, tile_starts: list[int], chunk_rows: int, n_chunks
         n_chunks: Number of chunks.
     """
     n_tiles = len(tile_starts) - 1
-    starts = torch.tensor(tile_starts, device=pairs.rows.device)
+    starts = torch.tensor(tile_starts)
     columns = pairs.columns - lo
     inside = (columns >= 0) & (columns < tile_starts[-1])
     rows, columns = pairs.rows[inside], columns[inside]
@@ -196,7 +221,7 @@ def cut(pairs: Pairs, lo: int, tile_starts: list[int], chunk_rows: int, n_chunks
     tiles = torch.searchsorted(starts, columns, right=True) - 1
     chunks = rows // chunk_rows
     key, order = torch.sort(chunks * n_tiles + tiles, stable=True)
-    edges = torch.arange(n_chunks * n_tiles + 1, device=key.device)
+    edges = torch.arange(n_chunks * n_tiles + 1)
     return Blocks(
         (rows - chunks * chunk_rows)[order],
         (columns - starts[tiles])[order],
@@ -228,10 +253,10 @@ def counts(
     """
     n_points = len(positives[0]) - 1 if isinstance(positives, tuple) else positives.shape[0]
     shape = (n_points, n_labels)
-    wanted = read(positives, shape, torch.device("cpu"), "positives")
+    wanted = read(positives, shape, "positives")
     result = {"rows_without_positives": int((wanted.counts == 0).sum()), "ignored_positives": 0}
     if ignore is not None:
-        masked = read(ignore, shape, torch.device("cpu"), "ignore")
+        masked = read(ignore, shape, "ignore")
         rest = without(masked, wanted, n_labels)
         result["ignored_positives"] = len(masked.rows) - len(rest.rows)
     if k is not None:

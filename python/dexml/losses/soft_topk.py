@@ -107,7 +107,7 @@ def _rows(batch: Batch, *, k: Tensor, alpha: float) -> tuple[Tensor, Gradients]:
     row_loss = batch.point_emb.new_zeros(len(batch.point_emb), dtype=batch.dtype)
     for chunk, (start, stop) in enumerate(batch.chunks):
         sweep = Sweep(batch, chunk, masked)
-        n_valid = batch.n_labels - batch.ignored.counts[start:stop]
+        n_valid = batch.n_labels - batch.n_ignored[start:stop]
         k_R = k[start:stop]
         skip = (k_R >= n_valid) | (sweep.n_positives == 0)
         top_R, log_sum_R, lowest_R = _first_sweep(sweep, alpha)

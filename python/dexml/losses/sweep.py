@@ -38,7 +38,7 @@ class Sweep:
         # The scale goes into the points once, instead of into every tile of scores. Half-precision
         # points would lose bits by it, so there it does go into the scores.
         self.x_RD = x_RD if batch.half_products else x_RD * batch.scale
-        self.n_positives = batch.positives.counts[self.start : self.stop]
+        self.n_positives = batch.n_positives[self.start : self.stop]
         own = batch.positive_blocks.chunk(chunk)
         self.rows_P = batch.positive_blocks.rows[own]
         weight = batch.positive_blocks.weight
@@ -69,17 +69,17 @@ class Sweep:
         """Minimum of each row over the scores of a tile that are not masked; inf if all are."""
         out = self.masked.block(self.chunk, tile)
         pair = self.masked.rows[out], self.masked.columns[out]
-        z_RT[pair] = torch.inf
+        z_RT[pair] = self.batch.infinity
         lowest = z_RT.amin(dim=1)
-        z_RT[pair] = -torch.inf
+        z_RT[pair] = self.batch.minus_infinity
         return lowest
 
     def score_positives(self, scale: float | Tensor) -> None:
         """Score the positives by products of their own, where no tile of scores is formed."""
         batch = self.batch
         own = batch.positive_blocks.chunk(self.chunk)
-        starts = batch.tile_starts(self.rows_P.device)
-        column = starts[batch.positive_blocks.tiles[own]] + batch.positive_blocks.columns[own]
+        tiles = batch.positive_blocks.tiles[own]
+        column = batch.tile_starts[tiles] + batch.positive_blocks.columns[own]
         parts = []
         for rows, columns in zip(self.rows_P.split(2**14), column.split(2**14), strict=True):
             x_PD = self.x_RD[rows].to(batch.dtype)
@@ -138,10 +138,7 @@ class Sweep:
         own = batch.positive_blocks.chunk(self.chunk)
         slot = self.rows_P
         if n_local > 1:
-            shard_of = torch.tensor(
-                [v for _, _, v in batch.tiles], dtype=torch.int64, device=slot.device
-            )
-            slot = slot + shard_of[batch.positive_blocks.tiles[own]] * self.n_rows
+            slot = slot + batch.tile_shards[batch.positive_blocks.tiles[own]] * self.n_rows
         partial = [
             values.new_zeros(n_local * self.n_rows).index_add_(0, slot, values)
             for values in values_P
@@ -178,4 +175,4 @@ class Sweep:
             position[rows] = torch.arange(len(rows), device=rows.device)
             row = position[row]
             row, column = row[row >= 0], column[row >= 0]
-        z_RT[row, column] = -torch.inf
+        z_RT[row, column] = self.batch.minus_infinity

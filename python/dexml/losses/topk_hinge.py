@@ -15,7 +15,7 @@ from dexml.losses.arguments import Options, Reduction
 from dexml.losses.batch import Batch
 from dexml.losses.gradients import Gradients
 from dexml.losses.loss import Loss, eager, evaluate
-from dexml.losses.pairs import Csr
+from dexml.losses.pairs import Csr, moved
 from dexml.losses.sweep import Sweep
 
 
@@ -105,12 +105,13 @@ def _rows(batch: Batch, *, k: int) -> tuple[Tensor, Gradients]:
         rows = torch.nonzero(counted & (rival_id_R != lowest_id_R)).squeeze(1)
         weight = sweep.row_weight[rows]
         for ids, sign in ((rival_id_R, 1.0), (lowest_id_R, -1.0)):
-            column = ids[rows] - batch.lo
-            inside = (column >= 0) & (column < len(batch.label_emb))
-            column = column[inside]
-            cuts = torch.tensor(batch.exchange.cuts[1:], device=column.device)
+            row, column, pull = rows, ids[rows] - batch.lo, sign * weight
+            if batch.exchange.size > 1:  # a mask becomes a size: the host waits for a GPU
+                inside = (column >= 0) & (column < len(batch.label_emb))
+                row, column, pull = row[inside], column[inside], pull[inside]
+            cuts = moved(torch.tensor(batch.exchange.cuts[1:]), column.device)
             shard = torch.searchsorted(cuts, column, right=True)
-            gradients.add_pairs(start + rows[inside], column, shard, sign * weight[inside])
+            gradients.add_pairs(start + row, column, shard, pull)
     return row_loss, gradients
 
 
@@ -166,8 +167,7 @@ def _lowest_positive(sweep: Sweep) -> tuple[Tensor, Tensor]:
     batch = sweep.batch
     own = batch.positive_blocks.chunk(sweep.chunk)
     tiles = batch.positive_blocks.tiles[own]
-    starts = batch.tile_starts(tiles.device)
-    label_P = batch.lo + starts[tiles] + batch.positive_blocks.columns[own]
+    label_P = batch.lo + batch.tile_starts[tiles] + batch.positive_blocks.columns[own]
     z_P, rows_P = sweep.z_P, sweep.rows_P
     low_R = z_P.new_full((sweep.n_rows,), torch.inf)
     low_R = low_R.scatter_reduce(0, rows_P, z_P, "amin")

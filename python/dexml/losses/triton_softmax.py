@@ -2,7 +2,8 @@
 
 One forms the log-sum-exp of each row, the other a tile of gradients in the dtype of the embeddings.
 The two products with the gradient stay with the library. The kernels are correct under Triton's
-interpreter on a CPU (``TRITON_INTERPRET=1``, set before the first import); not yet timed on a GPU.
+interpreter on a CPU (``TRITON_INTERPRET=1``, set before the first import). What waits for a GPU:
+``docs/gpu.md``.
 
 Shapes: R rows of a chunk, T labels of a tile, D dimensions, P positives, M masked pairs.
 """
@@ -10,7 +11,7 @@ Shapes: R rows of a chunk, T labels of a tile, D dimensions, P positives, M mask
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton  # type: ignore[import-untyped]
@@ -20,8 +21,28 @@ from torch import Tensor
 from dexml.losses.shards import finite, fold_lse
 from dexml.losses.sweep import Sweep
 
-BLOCK = {"cuda": (64, 128, 64), "cpu": (16, 32, 16)}
-"""Rows, labels and dimensions of a program. Small for the CPU, so that tests have many programs."""
+
+class Block(NamedTuple):
+    """What one program works on, and how it is compiled."""
+
+    rows: int
+    labels: int
+    dims: int
+    """Dimensions at a time."""
+    warps: int
+    stages: int
+
+
+BLOCKS = {
+    "half": Block(128, 128, 64, 8, 3),
+    "float32": Block(64, 64, 32, 4, 2),
+    "interpreter": Block(16, 32, 16, 4, 1),
+}
+"""By what is multiplied. Compiled for sm_80, sm_90 and sm_100 without a GPU
+(``tests/kernels_compiled.py``), ``half`` is the largest block of these that spills no registers on
+any of them: 64 flop for each byte that it loads (64 x 128: 43; 128 x 256 spills). float32 has no
+matrix units; its smaller block spills nowhere either (64 x 128 x 64 spilled 5,760 bytes a thread on
+sm_80). Small for the interpreter, so that tests have many programs."""
 SPLITS = 64
 """Parts of the labels that the first kernel handles side by side; they are folded in order."""
 
@@ -136,15 +157,15 @@ def log_sum_exp(sweep: Sweep) -> Tensor:
     x_RD, y_LD = sweep.x_RD.contiguous(), batch.operand(batch.label_emb).contiguous()
     scale = _scale(sweep)
     n_labels, dim = y_LD.shape
-    block_rows, block_labels, block_dim = BLOCK[x_RD.device.type]
-    n_blocks = triton.cdiv(n_labels, block_labels)
-    row, column, cuts = _masked_index(sweep, block_rows, block_labels, n_blocks)
+    block = _block(x_RD)
+    n_blocks = triton.cdiv(n_labels, block.labels)
+    row, column, cuts = _masked_index(sweep, block.rows, block.labels, n_blocks)
     splits = min(SPLITS, n_blocks)
     a_split = triton.cdiv(n_blocks, splits)
     top = x_RD.new_full((splits, sweep.n_rows), -torch.inf, dtype=torch.float32)
     total = torch.zeros_like(top)
     add = _added(sweep)
-    _lse_kernel[(triton.cdiv(sweep.n_rows, block_rows), splits)](
+    _lse_kernel[(triton.cdiv(sweep.n_rows, block.rows), splits)](
         x_RD,
         y_LD,
         top if add is None else add,
@@ -160,9 +181,7 @@ def log_sum_exp(sweep: Sweep) -> Tensor:
         a_split,
         n_blocks,
         HAS_ADD=add is not None,
-        BM=block_rows,
-        BN=block_labels,
-        BD=block_dim,
+        **_compiled(block),
     )
     sweep.score_positives(scale)
     top_R, sum_R = fold_lse(top, total)
@@ -175,13 +194,14 @@ def gradient_tiles(sweep: Sweep, shift_R1: Tensor, push_R1: Tensor) -> Iterator[
     """Form tiles of push * exp(z - shift), 0 where masked, in the dtype of the embeddings."""
     batch = sweep.batch
     x_RD, add, scale = sweep.x_RD.contiguous(), _added(sweep), _scale(sweep)
-    block_rows, block_labels, block_dim = BLOCK[x_RD.device.type]
+    block = _block(x_RD)
     shift_R, push_R = shift_R1.squeeze(1).contiguous(), push_R1.squeeze(1).contiguous()
+    zero = x_RD.new_zeros(())
     for tile, (start, stop, _) in enumerate(batch.tiles):
         y_TD = batch.labels(tile).contiguous()
         n_labels, dim = y_TD.shape
         g_RT = x_RD.new_empty((sweep.n_rows, n_labels))
-        grid = triton.cdiv(sweep.n_rows, block_rows), triton.cdiv(n_labels, block_labels)
+        grid = triton.cdiv(sweep.n_rows, block.rows), triton.cdiv(n_labels, block.labels)
         _gradient_kernel[grid](
             x_RD,
             y_TD,
@@ -194,13 +214,23 @@ def gradient_tiles(sweep: Sweep, shift_R1: Tensor, push_R1: Tensor) -> Iterator[
             dim,
             scale,
             HAS_ADD=add is not None,
-            BM=block_rows,
-            BN=block_labels,
-            BD=block_dim,
+            **_compiled(block),
         )
         out = sweep.masked.block(sweep.chunk, tile)
-        g_RT[sweep.masked.rows[out], sweep.masked.columns[out]] = 0.0
+        g_RT[sweep.masked.rows[out], sweep.masked.columns[out]] = zero
         yield tile, g_RT
+
+
+def _block(x_RD: Tensor) -> Block:
+    if triton.knobs.runtime.interpret:
+        return BLOCKS["interpreter"]
+    return BLOCKS["float32" if x_RD.dtype == torch.float32 else "half"]
+
+
+def _compiled(block: Block) -> dict[str, int]:
+    """The block as arguments of a launch."""
+    sizes = {"BM": block.rows, "BN": block.labels, "BD": block.dims}
+    return sizes | {"num_warps": block.warps, "num_stages": block.stages}
 
 
 def _scale(sweep: Sweep) -> Any:
@@ -223,8 +253,7 @@ def _masked_index(
     batch, masked = sweep.batch, sweep.masked
     own = masked.chunk(sweep.chunk)
     device = masked.rows.device
-    starts = batch.tile_starts(device)
-    row, column = masked.rows[own], masked.columns[own] + starts[masked.tiles[own]]
+    row, column = masked.rows[own], masked.columns[own] + batch.tile_starts[masked.tiles[own]]
     key = row // block_rows * n_blocks + column // block_labels
     key, order = torch.sort(key)
     n_keys = triton.cdiv(sweep.n_rows, block_rows) * n_blocks

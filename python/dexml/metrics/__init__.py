@@ -7,7 +7,8 @@ groups, and keeps the values that `Result.intervals` and `compare` need. Formula
 On the command line:
 
     python -m dexml.metrics PRED [PRED ...] TRUTH [--train Y] [--filter PAIRS]
-        [--metrics P@1,nDCG@5,PSP@5] [--per-group frequency] [--ci] [--compare OTHER_PRED]
+        [--metrics P@1,nDCG@5,PSP@5] [--per-group frequency] [--views] [--ci]
+        [--compare OTHER_PRED]
     python -m dexml.metrics PRED TRUTH --by-label | --confusions [--data DATA_DIR] [--out FILE]
     python -m dexml.metrics audit draw PRED [TRUTH] --out FILE.csv
     python -m dexml.metrics audit read FILE.csv
@@ -34,6 +35,7 @@ from dexml.metrics.reliability import Bin, Reliability, reliability
 from dexml.metrics.result import Interval, Result
 from dexml.metrics.swapped import SwappedWarning
 from dexml.metrics.tables import to_dataframe, to_latex, to_markdown
+from dexml.metrics.views import View, ViewEvaluator, views
 
 __all__ = [
     "DEFAULT_CONSTANTS",
@@ -53,6 +55,8 @@ __all__ = [
     "Reliability",
     "Result",
     "SwappedWarning",
+    "View",
+    "ViewEvaluator",
     "compare",
     "confusions",
     "decile_groups",
@@ -67,4 +71,5 @@ __all__ = [
     "to_dataframe",
     "to_latex",
     "to_markdown",
+    "views",
 ]

@@ -77,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         "a group name a line for each label (an empty line: none); may be repeated",
     )
     add(
+        "--views",
+        action="store_true",
+        help="scores of all, of seen and of unseen labels (by --train), each ranked alone, and of "
+        "these groups in the whole ranking",
+    )
+    add(
         "--ci",
         metavar="N",
         nargs="?",
@@ -128,6 +134,8 @@ def _check_usage(args: argparse.Namespace) -> None:
         console.usage_error(
             f"--per-group {by_training[0]} needs the training matrix: add --train Y.trn.npz"
         )
+    if args.views and not args.train:
+        console.usage_error("--views needs the training matrix: add --train Y.trn.npz")
     if args.groups and not (args.ci or args.compare):
         console.usage_error("--groups needs --ci or --compare")
     if args.propensity and args.propensity not in PROPENSITY_CONSTANTS:
@@ -150,7 +158,7 @@ def _check_errors(args: argparse.Namespace) -> None:
     fits = ("missed", "false") if args.by_label else ("count", "surprise")
     if args.order is not None and args.order not in fits:
         console.usage_error(f"--order {args.order}: {option} has {' and '.join(fits)}")
-    for name in ("metrics", "ci", "compare", "per_group"):
+    for name in ("metrics", "ci", "compare", "per_group", "views"):
         if getattr(args, name):
             console.usage_error(f"{option} and --{name.replace('_', '-')}: give one of them")
     if len(args.files) > 2:
@@ -180,14 +188,16 @@ def main(argv: list[str]) -> None:
     if args.by_label or args.confusions:
         _errors(args, scorer)
         return
-    other = scorer.score(args.compare) if args.compare else None
+    other = scorer.score(args.compare, scorer.load(args.compare)) if args.compare else None
     scored = []
     for name in args.files[:-1]:
-        result = scorer.score(name)
+        y_pred = scorer.load(name)
+        result = scorer.score(name, y_pred)
         intervals = scorer.intervals(name, result) if args.ci else {}
         comparison = {} if other is None else scorer.compare(name, other, result)
         result.rows.clear()  # large, and not needed any more
-        scored.append(report.Scored(name, result, intervals, comparison))
+        found = scorer.views(name, y_pred) if args.views else {}
+        scored.append(report.Scored(name, result, intervals, comparison, found))
     units = "groups" if args.groups else "points"
     resampled = args.ci or args.compare
     settings = scorer.resampling() | {"confidence": 0.95, "units": units} if resampled else {}

@@ -15,6 +15,7 @@ from dexml import console
 from dexml.metrics.compare import Comparison
 from dexml.metrics.labelgroups import GroupResult
 from dexml.metrics.result import Interval, Result
+from dexml.metrics.views import View
 
 LEVELS = {"***": 0.001, "**": 0.01, "*": 0.05}
 LONGEST_NAME = 30
@@ -22,12 +23,13 @@ LONGEST_NAME = 30
 
 @dataclass(frozen=True)
 class Scored:
-    """A prediction file with its scores, intervals and comparison."""
+    """A prediction file with its scores, intervals, comparison and views."""
 
     name: str
     result: Result
     intervals: dict[str, Interval]
     comparison: dict[str, Comparison]
+    views: dict[str, View]
 
 
 def as_json(scored: Sequence[Scored], other: str | None, resampling: dict[str, Any]) -> str:
@@ -41,6 +43,8 @@ def as_json(scored: Sequence[Scored], other: str | None, resampling: dict[str, A
 
 def _object(entry: Scored, other: str | None, resampling: dict[str, Any]) -> dict[str, Any]:
     out = entry.result.as_json()
+    if entry.views:
+        out["views"] = {name: view.as_json() for name, view in entry.views.items()}
     if entry.intervals:
         out["intervals"] = {name: _numbers(ends) for name, ends in entry.intervals.items()}
     if other is not None:
@@ -70,7 +74,7 @@ def as_csv(scored: Sequence[Scored], other: str | None) -> str:
                 line |= _cells(compared, "difference_", ("low", "high", "standard_error"))
                 line |= _cells(compared, "", ("p_value",))
             lines.append(line)
-        lines += _group_lines(entry)
+        lines += [*_group_lines(entry), *_view_lines(entry)]
     return _csv(lines)
 
 
@@ -91,6 +95,24 @@ def _group_lines(entry: Scored) -> list[dict[str, Any]]:
         for grouping, groups in entry.result.groups.items()
         for name, group in groups.items()
         for metric, value in group.metrics.items()
+    ]
+
+
+def _view_lines(entry: Scored) -> list[dict[str, Any]]:
+    """Return a line for each view and metric."""
+    return [
+        {
+            "pred": entry.name,
+            "metric": metric,
+            "value": value,
+            "view": name,
+            "n_labels": view.n_labels,
+            "n_points": view.n_points,
+            "n_positives": view.n_positives,
+            "n_short": view.n_short,
+        }
+        for name, view in entry.views.items()
+        for metric, value in view.metrics.items()
     ]
 
 
@@ -128,6 +150,9 @@ def as_table(scored: Sequence[Scored], other: str | None) -> str:
             }
         )
     for entry in scored:
+        if entry.views:
+            of_pred = "" if len(scored) == 1 else f" of {short_names([entry.name])[0]}"
+            parts.append(f"Views{of_pred}: each ranked and counted alone\n{_views(entry.views)}")
         for grouping, groups in entry.result.groups.items():
             of_pred = "" if len(scored) == 1 else f" of {short_names([entry.name])[0]}"
             first, *more = _groups(groups)
@@ -162,6 +187,16 @@ def _blocks(lines: Mapping[str, Mapping[str, Mapping[int, str]]]) -> list[str]:
         ]
         parts.append(console.grid(f"{kind}, percent", [f"@{k}" for k in columns], rows))
     return parts
+
+
+def _views(views: Mapping[str, View]) -> str:
+    """Return a table of views: sizes and metrics."""
+    metrics = list(next(iter(views.values())).metrics)
+    rows = []
+    for name, view in views.items():
+        sizes = (view.n_labels, view.n_points, view.n_positives)
+        rows.append((name, [*map(str, sizes), *(f"{100 * view.metrics[m]:.2f}" for m in metrics)]))
+    return console.grid("percent", ["labels", "points", "positives", *metrics], rows)
 
 
 def _groups(groups: Mapping[str, GroupResult]) -> list[str]:

@@ -36,6 +36,7 @@ from dexml.metrics.propensity import (
 )
 from dexml.metrics.result import Interval, Progress, Result
 from dexml.metrics.swapped import SwappedWarning
+from dexml.metrics.views import View, ViewEvaluator, short_note
 
 T = TypeVar("T")
 Prediction = Csr | NDArray[np.integer[Any]]
@@ -68,7 +69,8 @@ class Scorer:
         self.metrics = args.metrics or [f"{kind}@{k}" for kind in kinds for k in (1, 3, 5)]
         self.label_groups: dict[str, LabelGroups] = {}
         y_train = self._load_train() if args.train else None
-        for grouping in args.per_group:
+        seen = ["seen"] if args.views and "seen" not in args.per_group else []
+        for grouping in [*args.per_group, *seen]:
             if grouping in GROUPINGS and y_train is not None:
                 self.label_groups[grouping] = GROUPINGS[grouping](y_train)
             else:
@@ -129,8 +131,12 @@ class Scorer:
         self.propensity = f"A = {a}, B = {b}"
         return y_train
 
-    def score(self, name: str) -> Result:
-        """Score a prediction file."""
+    def load(self, name: str) -> Prediction:
+        """Load a prediction file."""
+        return load_pred(name, self.truth, self.y_true)
+
+    def score(self, name: str, y_pred: Prediction) -> Result:
+        """Score a prediction; `name` is its file."""
         args = self.args
         evaluator = Evaluator(
             self.y_true.shape[1],
@@ -143,7 +149,6 @@ class Scorer:
             keep_rows=bool(args.ci or args.compare),
             num_threads=args.threads,
         )
-        y_pred = load_pred(name, self.truth, self.y_true)
         progress = console.progress(f"scoring {name}", quiet=args.quiet)
         try:
             _update(evaluator, self.y_true, y_pred, self.exclude, progress)
@@ -153,6 +158,25 @@ class Scorer:
         if self.propensity:
             result.conventions["propensity"] = self.propensity
         return result
+
+    def views(self, name: str, y_pred: Prediction) -> dict[str, View]:
+        """Score all, seen and unseen labels of a prediction apart."""
+        args, counts = self.args, self.train_counts
+        if counts is None:
+            raise ValueError("views need the training matrix")
+        evaluator = ViewEvaluator(
+            counts,
+            self.metrics,
+            inv_propensity=self.weights,
+            ties=args.ties,
+            num_threads=args.threads,
+        )
+        progress = console.progress(f"views of {name}", quiet=args.quiet)
+        _update(evaluator, self.y_true, y_pred, self.exclude, progress)
+        found = evaluator.result()
+        if note := short_note(found, evaluator.deepest):
+            self.notes.append(f"{name}: {note}")
+        return found
 
     def label_errors(self, name: str, k: int) -> LabelErrors:
         """Count the errors of a prediction file by label."""
@@ -171,7 +195,7 @@ class Scorer:
         return self._of_file(name, count)
 
     def _of_file(self, name: str, count: Callable[[Prediction], T]) -> T:
-        y_pred = load_pred(name, self.truth, self.y_true)
+        y_pred = self.load(name)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SwappedWarning)  # the command has a note for it
@@ -240,7 +264,11 @@ def load_pred(name: str, truth: str, y_true: Csr) -> Prediction:
 
 
 def _update(
-    evaluator: Evaluator, y_true: Csr, y_pred: Prediction, exclude: Csr | None, progress: Progress
+    evaluator: Evaluator | ViewEvaluator,
+    y_true: Csr,
+    y_pred: Prediction,
+    exclude: Csr | None,
+    progress: Progress,
 ) -> None:
     """Update in chunks, to show progress."""
     n_points = y_true.shape[0]

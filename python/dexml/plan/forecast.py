@@ -18,6 +18,7 @@ from dexml import console
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, Side, torch_device
 from dexml.encoder.layers import blocks
+from dexml.losses.layout import device_bytes
 from dexml.plan.measure import measure
 from dexml.plan.memory import machine, resident
 from dexml.plan.quantities import Plan, PlanInput, PlannedStage
@@ -82,7 +83,10 @@ def count(settings: TrainSettings, encoder: DualEncoder) -> PlanInput:
         for schedule in stage_schedules(settings, n_labels)
     ]
     folder = features.cache_folder(settings)
-    known = [features.cached_path(encoder, texts, folder).exists() for texts in (points, labels)]
+    known = [
+        features.cached_path(encoder, texts, folder, settings.precision).exists()
+        for texts in (points, labels)
+    ]
     ranks = given.held_out.any() and asks_parts(settings)
     parts = parts_to_ask(given)[1:] if ranks else []
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -104,6 +108,7 @@ def count(settings: TrainSettings, encoder: DualEncoder) -> PlanInput:
         world=world,
         local=int(os.environ.get("LOCAL_WORLD_SIZE", world)),
         device=encoder.device.type,
+        device_bytes=device_bytes(encoder.device),
         resident=resident(),
     )
 

@@ -69,13 +69,13 @@ def measure(
         shapes = [(max(1, max_tokens // length), length) for length in (short, long)]
         batch, token, token_pair = _forward(encoder, shapes, generator, settings)
         for stage in planned:
-            if stage.name == "heads":
+            if not stage.encodes:
                 speeds |= _heads(encoder, n_labels, settings, stage, positives)
             else:
                 length = (short + long) // 2
                 shape = (max(1, max_tokens // length), length)
                 speeds |= _backward(encoder, shape, generator, settings)
-                speeds["score"] = _score(encoder, n_labels, settings, positives)
+                speeds["score"] = _score(encoder, n_labels, settings, stage.batch_size, positives)
                 speeds["update"] = _update(device)
     return Speed(batch, token, token_pair, search(device), search(torch.device("cpu")), **speeds)
 
@@ -162,7 +162,8 @@ def _heads(
         nothing = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
         problem = Problem(y, None, nothing, nothing, np.ones(y.shape[1]), features)
         rows = np.arange(batch_size)
-        job = Job(problem, Model.untrained(encoder, y), rows, settings.model_copy(update=changes))
+        model = Model.untrained(encoder, y, table=settings.table)
+        job = Job(problem, model, rows, settings.model_copy(update=changes))
         stage = stages.make("heads", job)
         first = math.ceil(longest(parse_loss(settings.loss)).start * _STEPS)
         step = partial(take_step, stage, rows, 1, first, _STEPS)
@@ -179,9 +180,15 @@ def _heads(
     }
 
 
-def _score(encoder: DualEncoder, n_labels: int, settings: TrainSettings, positives: float) -> float:
+def _score(
+    encoder: DualEncoder,
+    n_labels: int,
+    settings: TrainSettings,
+    batch_size: int,
+    positives: float,
+) -> float:
     """Seconds of one score of the loss alone, forward and backward."""
-    n_points, n_labels = min(settings.encoder_batch_size, _SCORED), min(n_labels, SAMPLES[0])
+    n_points, n_labels = min(batch_size, _SCORED), min(n_labels, SAMPLES[0])
     y = _positives(n_points, n_labels, positives, settings.seed)
     points, labels = (
         torch.from_numpy(_unit_rows(n, encoder.dim)).to(encoder.device)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
+from dexml.losses import layout as layouts
 from dexml.plan.quantities import Machine, PlanInput, PlannedStage, Speed
 from dexml.plan.text import in_bytes
 from dexml.train.gradients import n_runs
-from dexml.train.stages import FEATURE_ROWS, kept_labels
+from dexml.train.rounding import ROWS, UPDATE_BYTES
+from dexml.train.schedule import needs_features
+from dexml.train.stages import FEATURE_ROWS, holds_label_features, kept_labels
 
-LOSS_SCRATCH = 64 * 2**20
-"""Bytes of scores that a loss holds beside its inputs (`dexml.losses.Options`)."""
 _FLOAT = 4
 
 
@@ -50,9 +51,7 @@ def memory(given: PlanInput, speed: Speed) -> dict[str, dict[str, float]]:
     """Bytes by place and part; on a CPU, all processes of a machine share one memory."""
     here = given.local or given.world
     places = {
-        f"{given.device}, {stage.name}": (_heads if stage.name == "heads" else _encoder)(
-            given, speed, stage
-        )
+        f"{given.device}, {stage.name}": _of_stage(given, speed, stage)
         for stage in given.stages
         if stage.schedule.epochs
     }
@@ -68,52 +67,94 @@ def memory(given: PlanInput, speed: Speed) -> dict[str, dict[str, float]]:
     }
 
 
-def _heads(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
-    """Bytes by part of one process on its device in the stage heads."""
-    n_labels, dim = len(given.label_lengths), given.dim
-    own = math.ceil(stage.candidates / given.world)
-    row = (dim if given.settings.residual_lr > 0 else 0) + 1
+def _of_stage(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
+    """Bytes by part of one process on its device in a stage."""
     sizes = _of_device(given, stage)
-    sizes["label features"] = _FLOAT * n_labels * given.width
-    rows, gradients = math.ceil(n_labels / given.world), own
+    if stage.schedule.trains_table:
+        for part, size in _table(given, stage).items():
+            sizes[part] = sizes.get(part, 0) + size
+    encoded = _encoded if stage.schedule.encodes else _frozen
+    return sizes | encoded(given, speed, stage)
+
+
+def _table(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
+    """What a label table takes beside its weights while it is trained."""
+    n_labels, row = len(given.label_lengths), given.row
+    own = math.ceil(stage.candidates / given.world)
+    rounded = given.settings.table == "bf16"
     if stage.drawn:  # each process has the moments of all rows, and takes the gradients of all
-        rows = n_labels
-        gradients += stage.candidates * (2 if given.world > 1 else 1)
-        sizes["label table, weights"] += 8 * n_labels + _FLOAT * own * row
-    sizes["label table, gradients"] = _FLOAT * gradients * row
-    sizes["label table, moments"] = 2 * _FLOAT * rows * row
-    kept = min(own, max(kept_labels(dim), FEATURE_ROWS))
-    sizes["label embeddings, their gradients, activations"] = (
-        2 * _FLOAT * own * dim + kept * speed.label_bytes
-    )
+        gradients = own + stage.candidates * (2 if given.world > 1 else 1)
+        more, rows = 8 * n_labels + _FLOAT * own * row, n_labels
+    else:  # in the order of the texts, where they are encoded: a copy
+        gradients, rows = own, math.ceil(n_labels / given.world)
+        more = own * (given.residual_bytes * (row - 1) + _FLOAT) if stage.schedule.encodes else 0
+    sizes: dict[str, float] = {
+        "label table, weights": more,
+        "label table, gradients": _FLOAT * gradients * row,
+        "label table, moments": 2 * _FLOAT * rows * (1 if rounded else row),
+    }
+    if rounded and row > 1:  # a square and a count of each label, and what an update takes
+        adaptive = given.settings.table_update == "adaptive"
+        sizes["label table, moments"] += 12 * n_labels if adaptive else 0
+        sizes["label table, rounding"] = UPDATE_BYTES * min(ROWS, own) * given.dim
     return sizes
 
 
-def _encoder(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
-    """Bytes by part of one process on its device in the stage encoder."""
+def _frozen(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
+    """What a stage on frozen features takes."""
+    own = math.ceil(stage.candidates / given.world)
+    kept = min(own, max(kept_labels(given.dim), FEATURE_ROWS))
+    activations = _label_embeddings(given, own) + kept * speed.label_bytes
+    held = len(given.label_lengths)
+    if not holds_label_features(stage.schedule, given.settings):
+        held = own if given.device != "cpu" else held  # a CPU has them on the host anyway
+    return {
+        "label features": _FLOAT * held * given.width,
+        "label embeddings, their gradients, activations": activations,
+    }
+
+
+def _encoded(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
+    """What a stage takes that encodes its texts."""
     own = math.ceil(stage.candidates / given.world)
     sums = n_runs(given.settings.deterministic, given.world)
     if given.world > 1:  # what is sent, and what it is put together from
         sums += 2 * (sums * given.world if sums > 1 else 1)
     held = _tokens_held(given, stage) * speed.token_bytes
-    return _of_device(given, stage) | {
+    return {
         "encoder, gradients": sums * _FLOAT * given.n_trained,
         "encoder, moments": 2 * _FLOAT * given.n_trained,
-        "label embeddings and their gradients": 2 * _FLOAT * own * given.dim,
+        "label embeddings and their gradients": _label_embeddings(given, own),
         "activations": held * given.trained_share,
     }
 
 
+def _label_embeddings(given: PlanInput, own: int) -> float:
+    """Embeddings of `own` labels and their gradients; with those of the texts alone, copied."""
+    return 2 * _FLOAT * own * given.dim * (4 if given.settings.text_weight else 1)
+
+
 def _of_device(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
-    """Bytes by part of one process on its device, in either stage."""
+    """Bytes by part of one process on its device, in any stage."""
     batch_size = stage.schedule.batch_size
     own = math.ceil(stage.candidates / given.world)
+    n_scores, split = batch_size * own, given.world > 1 or given.settings.deterministic
+    scratch = layouts.budget(
+        batch_size,
+        own,
+        itemsize=_FLOAT,
+        device=given.device,
+        device_bytes=given.device_bytes,
+        may_keep=not split,
+    )
+    kept = not split and 3 * scratch >= 4 * _FLOAT * n_scores
     return {
         "encoder, weights": _FLOAT * given.n_weights,
         "encoder, as loaded, for the next fit": _FLOAT * given.n_weights,
-        "label table, weights": _FLOAT * len(given.label_lengths) * (given.dim + 1),
+        "label table, weights": len(given.label_lengths)
+        * (given.residual_bytes * given.dim + _FLOAT),
         "point embeddings and their gradients": 2 * _FLOAT * batch_size * given.dim,
-        "loss, scratch": min(LOSS_SCRATCH, 3 * _FLOAT * batch_size * own),
+        f"loss, scores {'kept' if kept else 'formed twice'}": min(scratch, 3 * _FLOAT * n_scores),
     }
 
 
@@ -134,21 +175,23 @@ def _of_host(given: PlanInput) -> dict[str, float]:
     sizes: dict[str, float] = {"pairs": 12 * given.n_positives + 8 * n_points}
     if given.resident:
         sizes = {"loaded already: libraries, texts, pairs": given.resident}
-    if any(stage.name == "heads" for stage in given.stages):
+    frozen = any(not stage.schedule.encodes for stage in given.stages)
+    if any(needs_features(given.settings, stage.name) for stage in given.stages):
         sizes["point features"] = _FLOAT * n_points * given.width
         if given.settings.residual_lr > 0:
             sizes["point features, a copy for the centroids"] = (
                 _FLOAT * n_points * (given.width + given.dim)
             )
-        if given.device != "cpu":
-            sizes["label features, before they move"] = _FLOAT * n_labels * given.width
+        if given.device != "cpu" or not frozen:  # else they are among those of the stage
+            sizes["label features, on the host"] = _FLOAT * n_labels * given.width
     sizes["search vectors of the labels"] = _FLOAT * n_labels * (given.dim + 1)
     return sizes
 
 
 _REMEDIES = {
     "activations": "lower --keep-tokens (and --micro-tokens)",
-    "label table": "train on more processes, or leave the residuals out (--residual-lr 0)",
+    "label table": "train on more processes, round the residuals (--table bf16), or leave them "
+    "out (--residual-lr 0)",
     "label features": "use a narrower encoder, or the stage encoder alone",
     "label embeddings": "train on more processes, or draw negatives in place of all labels",
     "point features": "train on fewer points, or the stage encoder alone",

@@ -30,7 +30,7 @@ class PlannedStage(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``heads`` or ``encoder``."""
+        """``heads``, ``encoder`` or ``joint``."""
         return self.schedule.name
 
     @property
@@ -62,7 +62,7 @@ class PlanInput:
     n_weights: int
     """Numbers in the transformer and the head."""
     n_trained: int
-    """Of them, what the stage encoder trains."""
+    """Of them, what the stages encoder and joint train."""
     n_blocks: int
     """Blocks of the transformer."""
     features_cached: bool = False
@@ -76,6 +76,8 @@ class PlanInput:
     """Processes of this machine; 0: all of them."""
     device: str = "cpu"
     """``cpu`` or ``cuda``."""
+    device_bytes: int = 0
+    """Memory of the GPU, which decides whether scores are kept; 0: not known, or a CPU."""
     resident: int = 0
     """Host memory that this process holds before it trains: libraries, texts, pairs, and the
     encoder where it lies on the host. 0: not known."""
@@ -87,18 +89,28 @@ class PlanInput:
 
     @property
     def trained_share(self) -> float:
-        """Share of the transformer's blocks that the stage encoder trains, from the top."""
+        """Share of the transformer's blocks that a stage trains, from the top."""
         return min(1.0, (self.settings.encoder_layers or self.n_blocks) / self.n_blocks)
 
     @property
     def tuned(self) -> bool:
         """Whether the transformer is trained at all."""
-        return any(stage.name == "encoder" and stage.schedule.epochs for stage in self.stages)
+        return any(stage.schedule.encodes and stage.schedule.epochs for stage in self.stages)
+
+    @property
+    def row(self) -> int:
+        """Numbers of a label in the table that are trained: its residual, if any, and its bias."""
+        return (self.dim if self.settings.residual_lr > 0 else 0) + 1
 
     @property
     def votes(self) -> bool:
         """Whether training points may vote at search: that is chosen after the selection."""
         return self.settings.memory == "auto"
+
+    @property
+    def residual_bytes(self) -> int:
+        """Bytes of a number of a label residual."""
+        return 2 if self.settings.table == "bf16" else 4
 
     def check(self) -> None:
         """Raise a ValueError that names a quantity that cannot be."""
@@ -135,19 +147,19 @@ class Speed:
     host_search: float
     """The same on the host, where prior and votes are chosen."""
     heads_step: float = 0.0
-    """Seconds of a step of the stage heads beside its labels."""
+    """Seconds of a step on frozen features beside its labels."""
     heads_label: float = 0.0
     """Seconds of one label in such a step, with the update of its row."""
     label_bytes: float = 0.0
-    """Bytes kept for the backward pass of a label in the stage heads."""
+    """Bytes kept for the backward pass of a label in such a step."""
     backward: float = 3.0
     """Forward and backward pass of the encoder together, in units of the forward pass."""
     token_bytes: float = 0.0
     """Bytes kept for the backward pass of a token."""
     score: float = 0.0
-    """Seconds of one score of the loss in the stage encoder, forward and backward."""
+    """Seconds of one score of the loss where texts are encoded, forward and backward."""
     update: float = 0.0
-    """Seconds to update one number in the stage encoder."""
+    """Seconds to update one number where texts are encoded."""
 
 
 class Machine(NamedTuple):

@@ -11,7 +11,7 @@ from dexml.plan.memory import memory, problems
 from dexml.plan.quantities import Lengths, Machine, Part, Plan, PlanInput, PlannedStage, Speed
 from dexml.train.memory import MAX_POINTS, PRIORS
 from dexml.train.run import QUERIES
-from dexml.train.schedule import SELECTION, fits, starts_frozen
+from dexml.train.schedule import SELECTION, fits, needs_features, starts_frozen
 
 SHARES = (0.5, 0.9, 0.99)
 """Percentiles of the token lengths that are shown."""
@@ -44,9 +44,9 @@ def plan(given: PlanInput, speed: Speed, machine: Machine) -> Plan:
         for number, stage in enumerate(given.stages):
             if not stage.schedule.epochs:
                 continue
-            if number and stage.name == "heads":  # on features of the encoder that was trained
+            if number and needs_features(settings, stage.name):  # of the trained encoder
                 parts.append(_feature_pass(given, speed, f"{fit}: features"))
-            if stage.name == "encoder":
+            if stage.schedule.encodes:
                 units[stage.name] = _units(given, speed, stage)
             parts.append(_stage(given, speed, stage, fit, n_points - n_held_out))
         if n_held_out:
@@ -118,7 +118,7 @@ def _work(given: PlanInput, speed: Speed, stage: PlannedStage, n_points: int) ->
     candidates = float(stage.candidates)
     if stage.drawn:
         candidates *= n_points / stage.schedule.batch_size
-    if stage.name == "heads":  # nothing is encoded
+    if not stage.schedule.encodes:
         return _Work(0, speed.heads_step + candidates / given.world * speed.heads_label)
     sides = ((given.point_lengths, n_points), (given.label_lengths, candidates))
     tokens = sum(n * float(lengths.mean()) for lengths, n in sides)
@@ -126,13 +126,16 @@ def _work(given: PlanInput, speed: Speed, stage: PlannedStage, n_points: int) ->
     encoded = sum(
         _encode(given, speed, lengths, n / given.world, packed=packed) for lengths, n in sides
     )
-    scores = n_points * candidates / given.world
+    scores = n_points * candidates / given.world * (2 if given.settings.text_weight else 1)
     seconds = encoded * _units(given, speed, stage) + scores * speed.score
-    return _Work(tokens, seconds + given.n_trained * speed.update)
+    updated = float(given.n_trained)
+    if stage.schedule.trains_table:  # of drawn labels, every process updates all rows
+        updated += given.row * candidates / (1 if stage.drawn else given.world)
+    return _Work(tokens, seconds + updated * speed.update)
 
 
 def _units(given: PlanInput, speed: Speed, stage: PlannedStage) -> float:
-    """Forward-units of a token of the stage encoder, which trains the upper blocks."""
+    """Forward-units of a token that is encoded by a transformer whose upper blocks learn."""
     share = given.trained_share
     forward = share if given.settings.cache_layers else 1.0
     _, keep_tokens = given.token_budgets
@@ -151,13 +154,15 @@ def _stage(given: PlanInput, speed: Speed, stage: PlannedStage, fit: str, n_fitt
     last = _work(given, speed, stage, rest) if rest else _Work(0, 0.0)
     an_epoch = whole * full.seconds + last.seconds
     seconds = len(epochs) * an_epoch
-    encode = stage.name == "encoder"
+    encode = schedule.encodes
     if fit == SELECTION:
         n = min(given.n_validation, given.settings.validation_points)
         validations = sum(schedule.validates_after(epoch) for epoch in epochs)
         seconds += validations * _look(given, speed, n, encode=encode)
-    refreshes = sum(schedule.mines_before(epoch) for epoch in epochs)
-    seconds += refreshes * _look(given, speed, n_fitted, encode=encode)
+    for epoch in epochs:
+        mines, clusters = schedule.mines_before(epoch), schedule.clusters_before(epoch)
+        if mines or clusters:  # the clusters themselves take little beside the texts
+            seconds += _look(given, speed, n_fitted, encode=encode, search=mines)
     return Part(
         name=f"{fit}: {stage.name}",
         steps=len(epochs) * schedule.n_batches(n_fitted),

@@ -10,21 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml.data import Csr
-from dexml.predict.explanation import Evidence, Explanation, Neighbours, SharedWords, Voter
-from dexml.predict.served import Served, lexical_of, n_points_of, scorers_in
+from dexml.predict.explanation import (
+    Evidence,
+    Explanation,
+    Neighbours,
+    SharedWords,
+    Voter,
+    WordPairs,
+)
+from dexml.predict.served import Served, bilinear_of, lexical_of, n_points_of, scorers_in
 from dexml.run import PointTexts
 from dexml.scorers import Fusion, NeighbourScorer, Queries, Scorer, VotedScorer
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.contributions import contributions, score_at, standardised
 from dexml.scorers.matches import matches
 from dexml.scorers.meanings import Explained, Group, Meaning
+from dexml.scorers.products import products
 from dexml.scorers.ranker import Network, RankedScorer
 from dexml.scorers.votes import Voters
 
 LARGEST = 5
 """Points that are named, of all that vote and of those with the label."""
 TERMS = 10
-"""Words that are named, and as many pieces of words."""
+"""Words that are named, as many pieces of words, and as many pairs of words."""
 _WIDTH = 100
 """Labels that are looked through first for the rank of one."""
 
@@ -87,6 +95,7 @@ def explain(now: Served, asked: Asked, ids: Sequence[int], k: int = 0) -> list[E
             one.evidence,
             tuple(_neighbours(by, voters, y, label, texts) for by, voters, y in voting),
             tuple(_words(now.scorer, asked.queries, label)),
+            _pairs(now, asked.queries, label),
         )
         for label, one in zip(ids, scored, strict=True)
     ]
@@ -256,3 +265,13 @@ def _words(scorer: Scorer, queries: Queries, label: int) -> Iterator[SharedWords
             len(found),
             tuple(match for match in found if match in named),
         )
+
+
+def _pairs(now: Served, queries: Queries, label: int) -> WordPairs | None:
+    """Say which learned pairs of words speak for the label or against it."""
+    scorer = bilinear_of(now.scorer)
+    if scorer is None or not scorer.known[label]:
+        return None
+    found, bias = products(scorer, queries, label, now.labels.texts), float(scorer.model.bias)
+    total = bias + sum(one.part for one in found)
+    return WordPairs(total, bias, len(found), tuple(found[:TERMS]))

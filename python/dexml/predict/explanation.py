@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from dexml.scorers.matches import Match
 from dexml.scorers.meanings import Group
+from dexml.scorers.products import Product
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,19 @@ class SharedWords:
 
 
 @dataclass(frozen=True)
+class WordPairs:
+    """What the learned pairs of a word of the text and a word of the label say."""
+
+    total: float
+    """The evidence ``fitted``: `bias` and all products."""
+    bias: float
+    n_terms: int
+    """Products that are not 0."""
+    terms: tuple[Product, ...]
+    """The largest of them by absolute value, the largest first."""
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Why a label has its score for a text.
 
@@ -91,6 +105,8 @@ class Explanation:
     candidate: as if it were one. Empty where no scorer knows the label."""
     neighbours: tuple[Neighbours, ...]
     words: tuple[SharedWords, ...]
+    pairs: WordPairs | None = None
+    """None: the run has no learned pairs of words, or they do not know the label."""
     probability: float | None = None
     """How likely the label is right, as in a prediction; None: it has no score, or the run no
     probabilities."""
@@ -124,4 +140,7 @@ class Explanation:
                 vars(one) | {"terms": [match._asdict() for match in one.terms]}
                 for one in self.words
             ],
+            "pairs": None
+            if self.pairs is None
+            else vars(self.pairs) | {"terms": [term._asdict() for term in self.pairs.terms]},
         }

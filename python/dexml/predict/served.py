@@ -288,6 +288,11 @@ def lexical_of(scorer: Scorer) -> LexicalScorer | None:
     return next((s for s in scorers_in(scorer) if isinstance(s, LexicalScorer)), None)
 
 
+def bilinear_of(scorer: Scorer) -> BilinearScorer | None:
+    """Return the first scorer by pairs of words in a scorer; None if there is none."""
+    return next((s for s in scorers_in(scorer) if isinstance(s, BilinearScorer)), None)
+
+
 def n_points_of(scorer: Scorer) -> int | None:
     """Return the number of points that vote in a scorer; None if none can."""
     memory, lexical = memory_of(scorer), lexical_of(scorer)

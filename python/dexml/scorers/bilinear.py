@@ -8,7 +8,11 @@ change it. It abstains on labels without a feature: no known word and no trainin
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +33,13 @@ from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.scorers.searched import Searched, matrix_part, with_rows
 from dexml.sealed import Part, Sealed, array_part
-from dexml.text.bilinear import BilinearFeatures, BilinearModel, BilinearSettings, fit_bilinear
+from dexml.text.bilinear import (
+    BilinearFeatures,
+    BilinearModel,
+    BilinearSettings,
+    Parents,
+    fit_bilinear,
+)
 from dexml.text.lexical import feature_parts
 
 PREFIX = "bilinear/"
@@ -49,12 +59,14 @@ class BilinearScorer:
         model: The weights.
         labels: Rows of the labels, (n_labels, D).
         alive: False for removed labels, shape (n_labels,).
+        source: Hash of all that the weights were fitted from: equal hashes, equal weights.
     """
 
     vocabulary: BilinearFeatures
     model: BilinearModel
     labels: Searched
     alive: NDArray[np.bool_]
+    source: str = ""
 
     @classmethod
     def fit(
@@ -66,9 +78,11 @@ class BilinearScorer:
         seed: int,
         settings: BilinearSettings | None = None,
         vocabulary: BilinearFeatures | None = None,
+        parents: Sequence[str] | None = None,
+        known: BilinearScorer | None = None,
         num_threads: int | None = None,
     ) -> BilinearScorer:
-        """Train on points.
+        """Train on points, unless `known` has the weights.
 
         Args:
             texts: Texts of the points.
@@ -77,21 +91,23 @@ class BilinearScorer:
             seed: Of the order in which the solver visits points.
             settings: Default: `BilinearSettings`.
             vocabulary: Default: of the points and labels, English words stemmed.
+            parents: Of each label, names with blanks between; for the default vocabulary.
+            known: Weights fitted before.
             num_threads: Threads; the result does not depend on it.
         """
         seen = np.flatnonzero(np.bincount(y.indices, minlength=len(labels)))
-        vocabulary = vocabulary or BilinearFeatures.fit(texts, labels.texts, seen)
+        vocabulary = vocabulary or BilinearFeatures.fit(texts, labels.texts, seen, parents=parents)
+        settings = settings or BilinearSettings()
+        x = vocabulary.of_points(texts)
         z = vocabulary.of_labels(labels.texts, np.arange(len(labels)))
-        model = fit_bilinear(
-            vocabulary.of_points(texts),
-            z,
-            y,
-            vocabulary.direct,
-            settings,
-            seed=seed,
-            num_threads=num_threads,
-        )
-        return cls(vocabulary, model, Searched(z), labels.alive)
+        source = _source(x, z, y, vocabulary, settings, seed)
+        if known is not None and known.source == source:
+            model = known.model
+        else:
+            model = fit_bilinear(
+                x, z, y, vocabulary.direct, settings, seed=seed, num_threads=num_threads
+            )
+        return cls(vocabulary, model, Searched(z), labels.alive, source)
 
     @property
     def n_labels(self) -> int:
@@ -250,6 +266,8 @@ class BilinearScorer:
                 "fit": self.model.facts,
                 "bias": self.model.bias,
                 "own_value": words.own_value,
+                "parents": [] if words.parents is None else list(words.parents.names),
+                "source": self.source,
                 "points": vectorizer_facts(words.points),
                 "labels": vectorizer_facts(words.labels),
             }
@@ -258,7 +276,9 @@ class BilinearScorer:
     def parts(self) -> Mapping[str, Part]:
         """Return words, weights and the labels' rows as files of a run."""
         words, model = self.vocabulary, self.model
-        return {
+        parents = words.parents
+        above = {} if parents is None else {PREFIX + "parents": matrix_part(parents.rows)}
+        return above | {
             **vectorizer_parts(PREFIX + "points", words.points),
             **vectorizer_parts(PREFIX + "labels", words.labels),
             PREFIX + "own": array_part(words.own),
@@ -287,12 +307,13 @@ class BilinearScorer:
                 for name in ("points", "labels")
             )
             settings = BilinearSettings(**facts["settings"])
+            parents = _restore_parents(state, facts.get("parents", []), len(labels))
             support, rows = (
                 data.load_scores(state.path(PREFIX + name)) for name in ("support", "rows")
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise state.damaged(str(error)) from None
-        vocabulary = BilinearFeatures(points, words, own, facts["own_value"])
+        vocabulary = BilinearFeatures(points, words, own, facts["own_value"], parents)
         shapes = [
             (support, (points.n_tokens, vocabulary.n_label_features)),
             (rows, (len(labels), vocabulary.n_label_features)),
@@ -307,7 +328,9 @@ class BilinearScorer:
             model.check()
         except ValueError as error:
             raise state.damaged(str(error)) from None
-        return cls(vocabulary, model, Searched(rows), labels.alive)
+        source = facts.get("source")
+        known = source if isinstance(source, str) else ""
+        return cls(vocabulary, model, Searched(rows), labels.alive, known)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return nothing: scores depend on the files of the run alone."""
@@ -316,6 +339,33 @@ class BilinearScorer:
     def note(self, k: int) -> str:
         """Say what ranks."""
         return f"pairs of words, {int(self.known.sum())} labels"
+
+
+def _restore_parents(state: Sealed, names: Sequence[str], n_labels: int) -> Parents | None:
+    """Open the parents of labels; labels may have been added since."""
+    if not names:
+        return None
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("names of parents")
+    rows = data.load_scores(state.path(PREFIX + "parents"))
+    if rows.shape[0] > n_labels or rows.shape[1] != len(names):
+        raise ValueError(f"parents of shape {rows.shape}, expected (L, {len(names)})")
+    return Parents(tuple(names), rows)
+
+
+def _source(
+    x: Csr, z: Csr, y: Csr, words: BilinearFeatures, settings: BilinearSettings, seed: int
+) -> str:
+    """Hash all that the weights are fitted from; another version of dexml may fit others."""
+    version = ""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version("dexml-xmc")
+    about = [version, asdict(settings), seed, x.shape, z.shape]
+    digest = hashlib.sha256(json.dumps(about).encode())
+    digest.update(words.points.tokens() + b"\0" + words.labels.tokens())
+    for array in (x.indptr, x.indices, x.data, z.indptr, z.indices, z.data, y.indptr, y.indices):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 _MEANINGS = {

@@ -289,10 +289,13 @@ def _signed(ids: NDArray[Any]) -> NDArray[Any]:
 
 
 def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Send an array to a device; all tokens pass here."""
+    """Send an array to a device; all tokens pass here.
+
+    CUDA takes the bytes before the call returns, and the host need not wait for what is under way.
+    """
     import torch
 
-    return torch.from_numpy(array).to(device)
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def _is(device: torch.device, wanted: torch.device) -> bool:

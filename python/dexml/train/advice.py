@@ -38,6 +38,6 @@ def advising(out: Path) -> Iterator[None]:
             raise
         raise RuntimeError(
             f"out of memory on {where}; lower --keep-tokens (and go on with --resume), or start "
-            "with lower --micro-tokens, --encoder-batch-size, --head-batch-size, or drawn instead "
-            "of all negatives"
+            "with lower --micro-tokens, --encoder-batch-size, --joint-batch-size or "
+            "--head-batch-size, or drawn instead of all negatives"
         ) from None

@@ -60,6 +60,7 @@ class Sampler:
         """
         self.y, self.exclude, self.rows = y, exclude, rows
         self.settings, self.per_point = settings, schedule.per_point
+        self.clustered = schedule.clustered
         self.shares: Negatives = schedule.negatives
         self.everything = np.arange(y.shape[1])
         self.graph: LabelGraph | None = None
@@ -117,11 +118,16 @@ class Sampler:
         if not any(map(len, pool)):  # only points without labels; a pool must not be empty
             pool.append(generator.integers(self.y.shape[1], size=1))
         ids = np.unique(np.concatenate(pool))
+        log_weight = None
+        if self._log_weights is not None:
+            log_weight = self._log_weight(len(batch))[ids]
+            if self.clustered:
+                log_weight[np.searchsorted(ids, np.unique(pool[0]))] = 0.0
         return Candidates(
             ids,
             self._pairs(self.y, batch, ids),
             None if self.exclude is None else self._pairs(self.exclude, batch, ids),
-            None if self._log_weights is None else self._log_weight(len(batch))[ids],
+            log_weight,
         )
 
     def _pairs(self, y: Csr, batch: NDArray[np.int64], ids: NDArray[np.int64]) -> Pairs:
@@ -154,6 +160,10 @@ class Sampler:
         A label is missing if it is no positive of the batch and no draw hits it. A batch holds each
         point with probability B/N, and a point draws its n distinct labels among those that are
         not its own. Labels that nothing draws weigh 1.
+
+        A batch of near points is no random batch. There, the probability is that of a draw alone,
+        and positives of the batch, which are there for certain, weigh 1 (in `candidates`): also an
+        estimate of the sum over all labels, whatever the batch is.
         """
         assert self._log_weights is not None
         if batch_size in self._log_weights:
@@ -164,7 +174,9 @@ class Sampler:
         each = np.minimum(1.0, n / np.maximum(counts, 1)) if n else np.ones(len(counts))
         with np.errstate(divide="ignore"):  # log 0 for a label that is certain to be drawn
             missed = np.log1p(-each * min(1.0, batch_size / n_points))
-            out = np.bincount(self._y.indices, np.repeat(missed, counts), n_labels)
+            out = np.zeros(n_labels)
+            if not self.clustered:
+                out += np.bincount(self._y.indices, np.repeat(missed, counts), n_labels)
             mixture = {} if self._sampler is None else self._sampler.mixture
             others = max(1.0, n_labels - counts.mean())
             out += batch_size * np.log1p(-min(1.0, mixture.get("uniform", 0) / others))

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from dexml.train.step import Stage
 
 FORMAT_VERSION = 3
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+Rows = slice | NDArray[np.int64]
 _NAME = re.compile(r"\d-\d{9}\.safetensors")
 
 
@@ -44,6 +47,8 @@ class Progress:
     """Validations since the best one."""
     shortlist: str = ""
     """File of the shortlist in use; empty: none yet."""
+    clusters: str = ""
+    """File of the clusters of points in use; empty: none."""
     best: float | None = None
     """Best score of a validation, over all stages."""
     chosen: dict[str, int] = field(default_factory=dict)
@@ -62,7 +67,7 @@ class Progress:
 
     def begin(self, stage: str) -> None:
         """Start a stage: its own counts start at 0."""
-        self.stage, self.shortlist = stage, ""
+        self.stage, self.shortlist, self.clusters = stage, "", ""
         self.epoch = self.done = self.step = self.waited = 0
         self.total = 0.0
 
@@ -208,6 +213,12 @@ def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = 
             parameter.copy_(saved)
         if stage is None:
             return
+        if stage.own_table is not None:
+            for whole, own in _own_parts(stage):
+                own.copy_(whole[_index(stage.own_rows, whole)])
+        if stage.rounded is not None:
+            stage.rounded.counts.copy_(file.get_tensor("rounded.counts"))
+            stage.rounded.squares.copy_(file.get_tensor("rounded.squares"))
         if stage.row_optimizer is not None:
             stage.row_optimizer.counts.copy_(file.get_tensor("rows.counts"))
             for name, moments in stage.row_optimizer.state.items():
@@ -219,7 +230,7 @@ def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = 
             if f"{_MOMENTS[0]}.{name}" in names:
                 both = {m: file.get_tensor(f"{m}.{name}") for m in _MOMENTS}
                 if rows is not None:
-                    both = {m: t[rows].clone() for m, t in both.items()}
+                    both = {m: t[_index(rows, t)].clone() for m, t in both.items()}
                 step = file.get_tensor(f"step.{name}").reshape(())
                 if device.type == "cuda":
                     step = step.to(device)
@@ -238,20 +249,41 @@ def changing(model: Model) -> dict[str, nn.Parameter]:
 
 def complete(stage: Stage) -> None:
     """Put the parts of the label table together, on every process; all call this."""
-    if stage.own_table is None or processes.size() == 1:
+    rows = stage.own_rows
+    if stage.own_table is None or (isinstance(rows, slice) and processes.size() == 1):
         return
-    table = stage.model.table
-    rows = processes.own(len(table.bias))
-    with torch.no_grad():
-        for whole in (table.residual, table.bias):
+    for whole, own in _own_parts(stage):
+        if isinstance(rows, slice):  # the part shares the memory of the whole
             whole[: rows.start] = 0
             whole[rows.stop :] = 0
-            processes.add_up(whole.data)
+        else:
+            whole.zero_()
+            whole[_index(rows, whole)] = own
+        processes.add_up(whole.view(torch.uint8) if whole.dtype == torch.bfloat16 else whole)
+
+
+def _own_parts(stage: Stage) -> list[tuple[Tensor, Tensor]]:
+    """Residuals and biases: those of all labels, and those of this process."""
+    table, own = stage.model.table, stage.own_table
+    assert own is not None
+    return [(table.residual.data, own.residual.data), (table.bias.data, own.bias.data)]
+
+
+def _index(rows: Rows, like: Tensor) -> slice | Tensor:
+    return rows if isinstance(rows, slice) else torch.from_numpy(rows).to(like.device)
 
 
 def _moments(stage: Stage) -> dict[str, Tensor]:
     """State of the optimisers by name, put together over the processes."""
     tensors: dict[str, Tensor] = {}
+    if stage.rounded is not None:
+        for name, values in (("counts", stage.rounded.counts), ("squares", stage.rounded.squares)):
+            whole = values
+            if stage.own_table is not None and len(values) and processes.size() > 1:
+                whole, own = torch.zeros_like(values), _index(stage.own_rows, values)
+                whole[own] = values[own]
+                processes.add_up(whole)
+            tensors[f"rounded.{name}"] = whole
     if stage.row_optimizer is not None:
         tensors["rows.counts"] = stage.row_optimizer.counts
         for name, moments in stage.row_optimizer.state.items():
@@ -266,29 +298,28 @@ def _moments(stage: Stage) -> dict[str, Tensor]:
         tensors[f"step.{name}"] = state["step"].reshape(1)  # bce may start later than the rest
         for moment in _MOMENTS:
             tensor = state[moment]
-            if rows is not None and processes.size() > 1:
+            if rows is not None and (processes.size() > 1 or not isinstance(rows, slice)):
                 n_labels = len(stage.model.table.bias)
                 whole = tensor.new_zeros(n_labels, *tensor.shape[1:])
-                whole[rows] = tensor
+                whole[_index(rows, whole)] = tensor
                 processes.add_up(whole)
                 tensor = whole
             tensors[f"{moment}.{name}"] = tensor
     return tensors
 
 
-def _trained(stage: Stage) -> list[tuple[str, nn.Parameter, slice | None]]:
+def _trained(stage: Stage) -> list[tuple[str, nn.Parameter, Rows | None]]:
     """Parameters of `optimizer` by name; for the label table, with the rows of this process."""
     assert stage.optimizer is not None
     inside = {id(p) for group in stage.optimizer.param_groups for p in group["params"]}
-    trained: list[tuple[str, nn.Parameter, slice | None]] = [
+    trained: list[tuple[str, nn.Parameter, Rows | None]] = [
         (name, p, None) for name, p in stage.model.named_parameters() if id(p) in inside
     ]
     if stage.own_table is not None:
-        rows = processes.own(len(stage.model.table.bias))
         for name in ("residual", "bias"):
             parameter = getattr(stage.own_table, name)
             if id(parameter) in inside:
-                trained.append((f"table.{name}", parameter, rows))
+                trained.append((f"table.{name}", parameter, stage.own_rows))
     return trained
 
 

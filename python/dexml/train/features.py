@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from dexml import console
-from dexml.encoder import DualEncoder, Side, Tokens
+from dexml.encoder import DualEncoder, Precision, Side, Tokens
+from dexml.encoder.device import in_bfloat16
 from dexml.files import read_array
 from dexml.run import folder as rundir
 from dexml.train import processes
@@ -61,6 +63,7 @@ def cached_features(
     progress: bool,
     alone: bool = False,
     gigabytes: float = CACHE_GIGABYTES,
+    precision: Precision = "auto",
 ) -> NDArray[np.float32]:
     """Features of texts by the encoder as it is now, cached under a hash of both.
 
@@ -74,8 +77,9 @@ def cached_features(
         progress: Show a progress bar.
         alone: Let each process encode all texts: then the bits do not depend on their number.
         gigabytes: What the cache may take.
+        precision: Of the transformer.
     """
-    path = cached_path(encoder, tokens, cache)
+    path = cached_path(encoder, tokens, cache, precision)
     device = encoder.device
     cached: NDArray[np.float32] | None = None
     if path.exists():
@@ -92,7 +96,9 @@ def cached_features(
     processes.add_up(ready)
     if cached is not None and int(ready) == processes.size():
         return cached
-    features = encoded(encoder, tokens, desc=desc, progress=progress, alone=alone)
+    features = encoded(
+        encoder, tokens, desc=desc, progress=progress, alone=alone, precision=precision
+    )
 
     def write() -> bool:
         cache.mkdir(parents=True, exist_ok=True)
@@ -104,17 +110,21 @@ def cached_features(
     return features
 
 
-def cached_path(encoder: DualEncoder, tokens: Tokens, cache: Path) -> Path:
+def cached_path(
+    encoder: DualEncoder, tokens: Tokens, cache: Path, precision: Precision = "auto"
+) -> Path:
     """The file in `cache` for the features of these texts by the encoder as it is now.
 
-    Features of an engine, and of each of its forms, have files of their own. Prompts are part of
-    the tokens.
+    Features of an engine, and of each of its forms, have files of their own, and so have those in
+    bfloat16. Prompts are part of the tokens.
     """
     digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
     for array in (tokens.ids.astype(np.int32), tokens.offsets):
         digest.update(array.tobytes())
     if encoder.engine is not None:
         digest.update(f"{encoder.engine.name} {encoder.engine.form}".encode())
+    elif in_bfloat16(encoder.device, precision):
+        digest.update(b"bfloat16")
     for tensor in encoder.transformer.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
     return cache / f"{digest.hexdigest()[:16]}.npy"
@@ -127,12 +137,14 @@ def encoded(
     desc: str,
     progress: bool,
     alone: bool = False,
+    precision: Precision = "auto",
 ) -> NDArray[np.float32]:
     """Encode texts, shared out over the processes; with `alone`, each process encodes all."""
+    encode = partial(encoder.encode_features, desc=desc, progress=progress, precision=precision)
     if processes.size() == 1 or alone:
-        return encoder.encode_features(tokens, desc=desc, progress=progress)
+        return encode(tokens)
     mine = np.arange(processes.rank(), len(tokens), processes.size())
-    part = encoder.encode_features(tokens.select(mine), desc=desc, progress=progress)
+    part = encode(tokens.select(mine))
     out = np.zeros((len(tokens), part.shape[1]), np.float32)
     out[mine] = part
     processes.fill(out, encoder.device)
@@ -152,6 +164,7 @@ def of_all(
             progress=not settings.quiet,
             alone=settings.deterministic,
             gigabytes=settings.cache_gigabytes,
+            precision=settings.precision,
         )
         for desc, texts in zip(("points", "labels"), tokens, strict=True)
     ]
@@ -163,8 +176,13 @@ def current(job: Job, rows: NDArray[np.int64]) -> Features:
     problem, model = job.problem, job.model
     if problem.features is not None and not model.trained_layers:  # still as it was loaded
         return problem.features[0][rows], problem.features[1]
-    options = {"progress": not job.settings.quiet, "alone": job.settings.deterministic}
-    return (
-        encoded(model.encoder, problem.point_tokens.select(rows), desc="points", **options),
-        encoded(model.encoder, problem.label_tokens, desc="labels", **options),
+    settings = job.settings
+    encode = partial(
+        encoded,
+        model.encoder,
+        progress=not settings.quiet,
+        alone=settings.deterministic,
+        precision=settings.precision,
     )
+    points = encode(problem.point_tokens.select(rows), desc="points")
+    return points, encode(problem.label_tokens, desc="labels")

@@ -164,7 +164,7 @@ def _write_table(path: Path, model: Model, prior: float) -> None:
     from safetensors.torch import save_file
 
     table = model.table
-    tensors = {"residual": table.residual.detach(), "bias": table.served_bias(prior)}
+    tensors = {"residual": table.residual.detach().float(), "bias": table.served_bias(prior)}
     try:
         save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path)
     except SafetensorError as error:
@@ -193,9 +193,12 @@ def score_test(
             desc="test points",
             progress=show,
             gigabytes=settings.cache_gigabytes,
+            precision=settings.precision,
         )
     else:  # the first process is alone here, and the cache is something of all of them
-        encoded = encoder.encode_features(tokens, desc="test points", progress=show)
+        encoded = encoder.encode_features(
+            tokens, desc="test points", progress=show, precision=settings.precision
+        )
     score = partial(
         selection.score,
         encoder,

@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dexml import console
 from dexml.run import folder as rundir
-from dexml.train import checkpoint, processes, selection, shortlist, stages
+from dexml.train import checkpoint, clusters, processes, selection, shortlist, stages
 from dexml.train.checkpoint import Progress
 from dexml.train.problem import Job
 from dexml.train.schedule import rate, stage_schedules
@@ -26,7 +29,11 @@ from dexml.train.track import Track
 
 LOG_STEPS = 100
 """Steps between lines of the log, in epochs that are much longer."""
-_RATES = {"heads": "--head-lr, --residual-lr, --bias-lr", "encoder": "--encoder-lr"}
+_RATES = {
+    "heads": "--head-lr, --residual-lr, --bias-lr",
+    "encoder": "--encoder-lr",
+    "joint": "--joint-lr, --residual-lr, --bias-lr",
+}
 
 
 def fit(job: Job, track: Track = lambda line: None) -> Progress:
@@ -54,7 +61,7 @@ def fit(job: Job, track: Track = lambda line: None) -> Progress:
     schedules = stage_schedules(job.settings, job.n_labels)
     names = [schedule.name for schedule in schedules]
     last, progress = checkpoint.newest(folder) or (None, Progress())
-    if any(schedule.name == "encoder" and schedule.epochs for schedule in schedules):
+    if any(schedule.encodes and schedule.epochs for schedule in schedules):
         model.trained_layers = stages.tuned_layers(model.encoder, job.settings)
     first = names.index(progress.stage) if progress.stage in names else 0
     with _stop_signal() as stop:
@@ -94,13 +101,17 @@ def _run_stage(stage: Stage, progress: Progress, stop: Callable[[], bool], track
     if progress.shortlist:
         known = shortlist.load(job.folder / progress.shortlist, len(job.rows))
         stage.sampler.use_shortlist(known)
+    groups = None
+    if progress.clusters:
+        groups = clusters.load(job.folder / progress.clusters, len(job.rows))
     saved = time.perf_counter()
     while progress.epoch < schedule.epochs and not 0 < settings.patience <= progress.waited:
         epoch = progress.epoch + 1
-        if progress.done == 0 and schedule.mines_before(epoch):
-            _refresh_shortlist(stage, epoch, progress, log)
+        if progress.done == 0 and (schedule.mines_before(epoch) or schedule.clusters_before(epoch)):
+            groups = _renew(stage, epoch, progress, log)
         stopping, loss, lr = False, 0.0, 0.0
-        shuffled = batches(job.rows, schedule.batch_size, settings.seed, schedule.number, epoch)
+        seed = (settings.seed, schedule.number, epoch)
+        shuffled = batches(job.rows, schedule.batch_size, *seed, clusters=groups)
         for batch in shuffled[progress.done :]:
             stage.model.train()
             lr = rates.set(rate(progress.step, steps, settings.warmup))
@@ -184,30 +195,44 @@ def _described(stage: Stage, line: Mapping[str, Any]) -> str:
     return f"{stage.job.name}, {stage.name}: {epoch}, loss {line['loss']:.4f}, {score}"
 
 
-def _refresh_shortlist(stage: Stage, epoch: int, progress: Progress, log: _Log) -> None:
-    """Search hard negatives before `epoch`; the file lies beside the checkpoints that name it."""
-    job = stage.job
+def _renew(stage: Stage, epoch: int, progress: Progress, log: _Log) -> NDArray[np.int64] | None:
+    """Search hard negatives and put the points into clusters before `epoch`, where asked for.
+
+    The files lie beside the checkpoints that name them.
+
+    Returns:
+        The clusters of the points, if batches are made of them.
+    """
+    job, schedule = stage.job, stage.schedule
     stage.model.eval()
+    groups = None
     with processes.watched():
-        mined = shortlist.mine(job, stage.texts.features(job.rows))
-    name = f"shortlist-{stage.name}-{epoch}.npy"
-    shortlist.save(job.folder / name, mined)
-    stage.sampler.use_shortlist(mined)
+        encoded = stage.texts.features(job.rows)
+        if schedule.mines:
+            mined = shortlist.mine(job, encoded)
+            progress.shortlist = f"shortlist-{stage.name}-{epoch}.npy"
+            shortlist.save(job.folder / progress.shortlist, mined)
+            stage.sampler.use_shortlist(mined)
+            log.write(epoch=epoch, event="shortlist", **shortlist.statistics(mined))
+        if schedule.clustered:
+            groups = clusters.of(job, encoded[0], epoch)
+            progress.clusters = f"clusters-{stage.name}-{epoch}.npy"
+            shortlist.save(job.folder / progress.clusters, groups)
+            log.write(epoch=epoch, event="clusters", clusters=int(groups.max()) + 1)
     if processes.is_first():
         kept = [checkpoint.read_progress(path) for path in checkpoint.listed(job.folder)]
-        used = {name, *(old.shortlist for old in kept)}
-        for path in job.folder.glob("shortlist-*.npy"):
+        used = {name for one in (progress, *kept) for name in (one.shortlist, one.clusters)}
+        for path in (*job.folder.glob("shortlist-*.npy"), *job.folder.glob("clusters-*.npy")):
             if path.name not in used:
                 path.unlink()
-    log.write(epoch=epoch, event="shortlist", **shortlist.statistics(mined))
-    progress.shortlist = name
+    return groups
 
 
 class _Rates:
     """The learning rates of a stage, which follow one schedule, each below its own peak."""
 
     def __init__(self, stage: Stage) -> None:
-        optimizers = (stage.optimizer, stage.row_optimizer)
+        optimizers = (stage.optimizer, stage.row_optimizer, stage.rounded)
         self.groups = [group for one in optimizers if one is not None for group in one.param_groups]
         self.peaks = [group["lr"] for group in self.groups]
 

@@ -212,10 +212,10 @@ def encoder_fingerprint(encoder: DualEncoder) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(label_texts: list[str], part: data.Part) -> str:
+def fingerprint(label_texts: list[str], part: data.Part, parents: list[str] | None = None) -> str:
     """SHA-256 over everything that is trained on."""
     digest = hashlib.sha256()
-    for texts in (label_texts, part.texts, part.groups or []):
+    for texts in (label_texts, part.texts, part.groups or [], *([parents] if parents else [])):
         digest.update("\n".join(texts).encode() + b"\0")
     for matrix in (part.y, part.exclude):
         for array in () if matrix is None else (matrix.indptr, matrix.indices, matrix.data):

@@ -51,7 +51,8 @@ class CachedLayers:
 
     def states(self, ids: NDArray[np.int64]) -> Tensor:
         """Read the states (B, T, H) of texts of one length, to the encoder's device."""
-        return torch.from_numpy(self.stored[_positions(self.tokens, ids)]).to(self.device)
+        states = torch.from_numpy(self.stored[_positions(self.tokens, ids)])
+        return states.to(self.device, non_blocking=True)
 
 
 def _write(

@@ -1,7 +1,7 @@
 """A light run that grows: a training with an encoder in the folder of a light run.
 
 The light run is served until the new one is saved, by the rename of ``run.json``. What of its words
-is the same by content is not fitted again (`dexml.train.words.tree_in`).
+is the same by content is not fitted again (`dexml.train.words.word_members`).
 """
 
 from __future__ import annotations

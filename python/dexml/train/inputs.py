@@ -40,6 +40,8 @@ class DataSet:
     """Points to select on, (N,); none where there is nothing to select by."""
     scored: NDArray[np.int64]
     """Held-out points that a validation scores."""
+    parents: list[str] | None = None
+    """Of each label, names with blanks between (``raw/Y.parent.txt``)."""
 
     @property
     def fitted(self) -> NDArray[np.int64]:
@@ -56,6 +58,7 @@ def load_data(settings: TrainSettings) -> DataSet:
         OSError: A file cannot be read.
     """
     label_texts = data.load_label_texts(settings.data_dir)
+    parents = data.load_label_parents(settings.data_dir, len(label_texts))
     part = data.load_part(settings.data_dir, "trn", len(label_texts))
     if part.y.shape[0] < _LEAST:
         raise ValueError(
@@ -80,7 +83,7 @@ def load_data(settings: TrainSettings) -> DataSet:
         share = settings.validation * settings.validation_points / n
         scored = held_out & data.validation_mask(keys, share)
     scored_rows = np.flatnonzero(scored)[: settings.validation_points]
-    return DataSet(label_texts, part, y, held_out, scored_rows)
+    return DataSet(label_texts, part, y, held_out, scored_rows, parents)
 
 
 def copies_as_groups(texts: Sequence[str]) -> list[str] | None:

@@ -53,7 +53,9 @@ def train_light(
     propensity = propensity_of(settings)
     weights = inv_propensity(given.part.y, **propensity)
     with hold_folder(settings.out):
-        if open_folder(settings, fingerprint(given.label_texts, given.part), NO_ENCODER):
+        if open_folder(
+            settings, fingerprint(given.label_texts, given.part, given.parents), NO_ENCODER
+        ):
             console.say(f"{settings.out}: this run has finished already; nothing to do")
             return None
         before = begin_log(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, LabelTable, Tokens, upper_layers
 from dexml.encoder.attention import check_packable
-from dexml.train.schedule import ALL_POINTS, parse_stages
+from dexml.train.schedule import ALL_POINTS, STAGES, parse_stages
 from dexml.train.settings import TrainSettings
 
 Features = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -51,7 +51,13 @@ class Model(nn.Module):
         """Names (in this module) of the transformer's parameters that some stage trains."""
 
     @classmethod
-    def untrained(cls, encoder: DualEncoder, y: Csr, exclude: Csr | None = None) -> Model:
+    def untrained(
+        cls,
+        encoder: DualEncoder,
+        y: Csr,
+        exclude: Csr | None = None,
+        table: Literal["float32", "bf16"] = "float32",
+    ) -> Model:
         """The encoder as it is, with an empty label table that counts the positives of `y`.
 
         The offset of bce starts at the log-odds of a positive: of the `n` pairs without filter
@@ -63,9 +69,11 @@ class Model(nn.Module):
             encoder: The encoder.
             y: Positives of the points that are trained on, shape (n, L).
             exclude: Their filter pairs, none of them a positive, shape (n, L).
+            table: Numbers of the label residuals.
         """
+        dtype = torch.bfloat16 if table == "bf16" else torch.float32
         counts = torch.from_numpy(np.bincount(y.indices[y.data > 0], minlength=y.shape[1]))
-        model = cls(encoder, LabelTable(counts, encoder.dim).to(encoder.device))
+        model = cls(encoder, LabelTable(counts, encoder.dim, dtype).to(encoder.device))
         n = y.shape[0] * y.shape[1] - (0 if exclude is None else exclude.nnz)
         with torch.no_grad():
             model.offset.fill_(log_odds(int(counts.sum()), n))
@@ -120,7 +128,7 @@ def load_encoder(settings: TrainSettings) -> DualEncoder:
         more["normalize"] = settings.normalize == "yes"
     if settings.head != "auto":
         more["head"] = settings.head
-    elif "heads" in parse_stages(settings.stages):
+    elif any(STAGES[name].trains_table for name in parse_stages(settings.stages)):
         more["head"] = "shared"
     for name in ("point_prompt", "label_prompt"):
         if (prompt := getattr(settings, name)) != "auto":

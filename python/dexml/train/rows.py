@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dexml.encoder import LabelTable
+from dexml.losses.pairs import moved
 
 
 class RowAdamW:
@@ -24,20 +25,18 @@ class RowAdamW:
         self.table, self.betas, self.eps = table, betas, eps
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in ("residual", "bias"):
-            values = getattr(table, name)
-            if values.requires_grad:
-                self.state[name] = (torch.zeros_like(values), torch.zeros_like(values))
         self.counts = torch.zeros(len(table.bias), dtype=torch.int64, device=table.bias.device)
 
     def add(self, name: str, lr: float) -> None:
         """Train ``residual`` or ``bias`` at this peak rate."""
+        values = getattr(self.table, name).detach()
+        self.state[name] = (torch.zeros_like(values), torch.zeros_like(values))
         self.param_groups.append({"name": name, "lr": lr})
 
     @torch.no_grad()
     def step(self, ids: NDArray[np.int64], residual: Tensor, bias: Tensor) -> None:
         """Update the rows `ids` (K,), each once, by the gradients (K, D) and (K,)."""
-        rows = torch.from_numpy(ids).to(self.counts.device)
+        rows = moved(torch.from_numpy(ids), self.counts.device)
         self.counts[rows] += 1
         t = self.counts[rows].to(residual.dtype)
         for group in self.param_groups:

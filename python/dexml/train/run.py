@@ -85,7 +85,7 @@ def _train(
     encoder = load_encoder(settings).to(device)
 
     # Only now that everything the settings name is there, the run directory is touched.
-    marks = fingerprint(given.label_texts, given.part), encoder_fingerprint(encoder)
+    marks = fingerprint(given.label_texts, given.part, given.parents), encoder_fingerprint(encoder)
 
     def opened() -> bool:
         held.enter_context(hold_folder(settings.out))
@@ -183,7 +183,7 @@ def _fit(
         encoder.load_state_dict(initial)
         held_out = given.scored if name == SELECTION else given.scored[:0]
         exclude = None if problem.exclude is None else problem.exclude[rows]
-        model = Model.untrained(encoder, problem.y[rows], exclude)
+        model = Model.untrained(encoder, problem.y[rows], exclude, settings.table)
         return Job(problem, model, rows, settings, name, held_out)
 
     for name in fits(selects=bool(given.held_out.any()), refit=settings.refit):

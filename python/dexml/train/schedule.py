@@ -17,7 +17,24 @@ from dexml.console import did_you_mean
 if TYPE_CHECKING:
     from dexml.train.settings import TrainSettings
 
-STAGES = ("heads", "encoder")
+
+class StageKind(NamedTuple):
+    """What a stage encodes and what it updates, beside the head: two choices."""
+
+    encodes: bool
+    """The texts of each step go through the transformer, which learns; else through the head
+    alone, from features of the transformer as it is."""
+    trains_table: bool
+    """Residuals and biases of the labels learn; else they stay as they are."""
+
+
+STAGES = {
+    "heads": StageKind(encodes=False, trains_table=True),
+    "encoder": StageKind(encodes=True, trains_table=False),
+    "joint": StageKind(encodes=True, trains_table=True),
+}
+"""The order is that of the numbers in seeds and checkpoints."""
+_EPOCHS = {"heads": "head_epochs", "encoder": "encoder_epochs", "joint": "joint_epochs"}
 SELECTION, ALL_POINTS = "selection", "all points"
 """The two fits of a training."""
 ALL_UP_TO = 32_768
@@ -88,7 +105,8 @@ class LossPart(NamedTuple):
 class StageSchedule:
     """What the settings say about one stage, in numbers."""
 
-    name: Literal["heads", "encoder"]
+    name: str
+    """One of `STAGES`."""
     epochs: int
     batch_size: int
     negatives: Negatives
@@ -97,11 +115,23 @@ class StageSchedule:
     evaluate_every: int = 1
     shortlist_start: int = 0
     shortlist_every: int = 1
+    clustered: bool = False
+    """Whether the points of a step are clusters of near ones."""
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the texts of each step are encoded by a transformer that learns."""
+        return STAGES[self.name].encodes
+
+    @property
+    def trains_table(self) -> bool:
+        """Whether residuals and biases of the labels learn."""
+        return STAGES[self.name].trains_table
 
     @property
     def number(self) -> int:
         """Enters the seeds of the stage and the names of its checkpoints."""
-        return STAGES.index(self.name)
+        return list(STAGES).index(self.name)
 
     def n_batches(self, n_points: int) -> int:
         """Steps of an epoch over this many points; the last may have fewer than `batch_size`."""
@@ -111,13 +141,21 @@ class StageSchedule:
         """Whether the model is validated after `epoch` (from 1); the last one always is."""
         return epoch % self.evaluate_every == 0 or epoch == self.epochs
 
-    def mines_before(self, epoch: int) -> bool:
-        """Whether hard negatives are searched before `epoch` (from 1).
+    @property
+    def mines(self) -> bool:
+        """Whether some negatives are hard ones."""
+        return self.negatives != "all" and "hard" in self.negatives
 
-        The first search comes right after `shortlist_start` epochs, whatever `shortlist_every` is.
-        """
-        if self.negatives == "all" or "hard" not in self.negatives:
-            return False
+    def mines_before(self, epoch: int) -> bool:
+        """Whether hard negatives are searched before `epoch` (from 1)."""
+        return self.mines and self._renews_before(epoch)
+
+    def clusters_before(self, epoch: int) -> bool:
+        """Whether points are put into clusters before `epoch` (from 1)."""
+        return self.clustered and self._renews_before(epoch)
+
+    def _renews_before(self, epoch: int) -> bool:
+        """First right after `shortlist_start` epochs, whatever `shortlist_every` is."""
         done = epoch - 1 - self.shortlist_start
         return done >= 0 and done % self.shortlist_every == 0
 
@@ -131,19 +169,20 @@ def fits(*, selects: bool, refit: bool) -> tuple[str, ...]:
 
 def stage_schedule(name: str, settings: TrainSettings, n_labels: int) -> StageSchedule:
     """Work out the schedule of the stage `name`, whether or not `settings.stages` names it."""
-    often = (settings.evaluate_every, settings.shortlist_start, settings.shortlist_every)
-    if name == "encoder":
-        negatives, per_point = settings.negatives, settings.negatives_per_point
-        epochs, batch_size = settings.encoder_epochs, settings.encoder_batch_size
-        return StageSchedule(
-            "encoder", epochs, batch_size, parse_negatives(negatives), per_point, *often
-        )
-    negatives = settings.head_negatives
+    often = (
+        *(settings.evaluate_every, settings.shortlist_start, settings.shortlist_every),
+        settings.batches == "clusters",
+    )
+    epochs: int = getattr(settings, _EPOCHS[name])
+    if STAGES[name].encodes:
+        sizes = {"encoder": settings.encoder_batch_size, "joint": settings.joint_batch_size}
+        drawn = parse_negatives(settings.negatives)
+        return StageSchedule(name, epochs, sizes[name], drawn, settings.negatives_per_point, *often)
+    negatives, batch_size = settings.head_negatives, settings.head_batch_size
     if negatives == "auto":
         negatives = "all" if n_labels <= ALL_UP_TO else "uniform"
-    epochs, batch_size = settings.head_epochs, settings.head_batch_size
     per_point = max(1, round(settings.head_pool / batch_size))
-    return StageSchedule("heads", epochs, batch_size, parse_negatives(negatives), per_point, *often)
+    return StageSchedule(name, epochs, batch_size, parse_negatives(negatives), per_point, *often)
 
 
 def stage_schedules(settings: TrainSettings, n_labels: int) -> list[StageSchedule]:
@@ -153,13 +192,28 @@ def stage_schedules(settings: TrainSettings, n_labels: int) -> list[StageSchedul
 
 def with_epochs(settings: TrainSettings, epochs: Mapping[str, int]) -> TrainSettings:
     """The same settings, with these epochs of each stage; stages that are not named get none."""
-    changes = {"head_epochs": epochs.get("heads", 0), "encoder_epochs": epochs.get("encoder", 0)}
+    changes = {field: epochs.get(name, 0) for name, field in _EPOCHS.items()}
     return settings.model_copy(update=changes)
 
 
 def starts_frozen(settings: TrainSettings) -> bool:
-    """Whether the first stage is ``heads``, on features of the encoder as it was loaded."""
-    return parse_stages(settings.stages)[0] == "heads"
+    """Whether the first stage needs features of all texts by the encoder as it was loaded."""
+    return needs_features(settings, parse_stages(settings.stages)[0])
+
+
+def needs_features(settings: TrainSettings, name: str) -> bool:
+    """Whether a stage begins with features of all texts: to train on, or for centroids."""
+    return not STAGES[name].encodes or starts_table(settings, name)
+
+
+def starts_table(settings: TrainSettings, name: str) -> bool:
+    """Whether residuals start here, at centroids: in the first stage that trains the table."""
+    training = [
+        stage
+        for stage in parse_stages(settings.stages)
+        if STAGES[stage].trains_table and getattr(settings, _EPOCHS[stage])
+    ]
+    return settings.residual_lr > 0 and training[:1] == [name]
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
@@ -178,7 +232,8 @@ def parse_stages(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in STAGES:
             raise ValueError(
-                f"unknown stage '{name}' (known: {', '.join(STAGES)}){did_you_mean(name, STAGES)}"
+                f"unknown stage '{name}' (known: {', '.join(STAGES)})"
+                f"{did_you_mean(name, tuple(STAGES))}"
             )
     if len(set(names)) < len(names):
         raise ValueError(f"'{text}' names a stage twice")

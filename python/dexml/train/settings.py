@@ -86,7 +86,8 @@ class TrainSettings(Settings):
     stages: str = Field(
         "heads",
         description="what is trained, in turn: heads (head, label residuals and biases on frozen "
-        "features), encoder, or both, as in heads,encoder",
+        "features), encoder (transformer and head), joint (all of them together); as in "
+        "heads,encoder",
     )
     loss: str = Field(
         "decoupled",
@@ -94,6 +95,13 @@ class TrainSettings(Settings):
         "steps: decoupled, soft-top-5 from 0.7",
     )
     temperature: float = Field(0.06, gt=0, description="divides the dot products in the loss")
+    text_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of a second loss in which a label is its text alone, without residual "
+        "and bias, as labels without training points are served (UniDEC); 0: none",
+    )
     alpha: float = Field(2.0, gt=0, description="slope of soft-top-k")
     scale_lr: float = Field(
         1e-2, ge=0, description="peak rate of the scale and the offset that bce learns; 0: neither"
@@ -171,6 +179,16 @@ class TrainSettings(Settings):
     residual_shrink: float = Field(
         10.0, gt=0, description="residuals start at n/(n + this) of the label's centroid"
     )
+    table: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="numbers of the label residuals; bf16: rounded at random without bias, and "
+        "no moments: 2 bytes a number in place of 12",
+    )
+    table_update: Literal["adaptive", "sgd"] = Field(
+        "adaptive",
+        description="how residuals in bf16 move; adaptive: one number a label scales its rate; "
+        "sgd: by --residual-lr times the gradient",
+    )
     bias_lr: float = Field(3e-2, ge=0, description="peak rate of the label biases; 0: none")
 
     encoder_epochs: int = Field(5, ge=0, description="epochs of the stage encoder")
@@ -179,6 +197,16 @@ class TrainSettings(Settings):
     )
     encoder_lr: float = Field(
         5e-5, gt=0, description="peak learning rate of the transformer and the head"
+    )
+    joint_epochs: int = Field(5, ge=0, description="epochs of the stage joint")
+    joint_batch_size: int = Field(
+        64, ge=1, description="points a step of the stage joint, of all processes together"
+    )
+    joint_lr: float = Field(
+        5e-5,
+        gt=0,
+        description="peak learning rate of the transformer and the head in the stage joint; the "
+        "table has --residual-lr and --bias-lr",
     )
     encoder_layers: int = Field(
         0, ge=0, description="transformer layers to train, from the top; 0: all and the embeddings"
@@ -189,8 +217,8 @@ class TrainSettings(Settings):
     )
     negatives: str = Field(
         "uniform",
-        description="negatives of the stage encoder: all, in-batch, or a mixture by share of hard, "
-        "graph, frequency, uniform, as in hard 0.5, uniform 0.5",
+        description="negatives of the stages encoder and joint: all, in-batch, or a mixture by "
+        "share of hard, graph, frequency, uniform, as in hard 0.5, uniform 0.5",
     )
     negatives_per_point: int = Field(
         2, ge=1, description="negatives drawn for each point; all points of a step share them"
@@ -206,11 +234,19 @@ class TrainSettings(Settings):
     graph: Literal["co-occurrence", "random-walk"] = Field(
         "co-occurrence", description="label graph that graph negatives come from"
     )
+    batches: Literal["random", "clusters"] = Field(
+        "random",
+        description="points of a step; clusters: near ones by the model as it is (NGAME), renewed "
+        "when shortlists are",
+    )
+    cluster_size: int = Field(16, ge=1, description="points of a cluster")
     shortlist_size: int = Field(
         100, ge=1, description="labels a point that hard negatives are drawn from"
     )
-    shortlist_start: int = Field(0, ge=0, description="epochs before the first shortlist")
-    shortlist_every: int = Field(5, ge=1, description="epochs that a shortlist serves")
+    shortlist_start: int = Field(
+        0, ge=0, description="epochs before the first shortlist or clusters"
+    )
+    shortlist_every: int = Field(5, ge=1, description="epochs that a shortlist or clusters serve")
 
     weight_decay: float = Field(0.01, ge=0, description="of the head and the transformer")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the mean gradient")
@@ -231,7 +267,9 @@ class TrainSettings(Settings):
         "encoded twice; 0: 16,384 on a CPU, 131,072 on CUDA",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the transformer in training; auto: bfloat16 on CUDA, else float32"
+        "auto",
+        description="of the transformer in training, for features and validation too; "
+        "auto: bfloat16 on CUDA, else float32",
     )
     engine: Literal["auto", "torch", "openvino"] = Field(
         "auto",

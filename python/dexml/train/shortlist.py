@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,23 +50,31 @@ def load(path: Path, n_rows: int) -> NDArray[np.int32]:
     Raises:
         ValueError: Missing, damaged, or of another number of points.
     """
+    found: NDArray[np.int32] = read_rows(path, n_rows, np.int32, ndim=2)
+    return found
+
+
+def read_rows(path: Path, n_rows: int, dtype: type[Any], ndim: int) -> NDArray[Any]:
+    """Read an array with a row for each point that a checkpoint names.
+
+    Raises:
+        ValueError: Missing, damaged, or of another number of points.
+    """
     try:
-        shortlist: NDArray[np.int32] = read_array(path)
+        rows: NDArray[Any] = read_array(path)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path}: damaged or missing ({error}); go back with --overwrite"
         ) from None
-    if shortlist.dtype != np.int32 or shortlist.ndim != 2 or len(shortlist) != n_rows:
-        raise ValueError(
-            f"{path}: {shortlist.dtype} of shape {shortlist.shape} for {n_rows} points"
-        )
-    return shortlist
+    if rows.dtype != dtype or rows.ndim != ndim or len(rows) != n_rows:
+        raise ValueError(f"{path}: {rows.dtype} of shape {rows.shape} for {n_rows} points")
+    return rows
 
 
-def save(path: Path, shortlist: NDArray[np.int32]) -> None:
-    """Write a shortlist, on the first process; a kill leaves no half file."""
+def save(path: Path, rows: NDArray[Any]) -> None:
+    """Write an array with a row for each point, on the first process; a kill leaves no half."""
     if processes.is_first():
-        rundir.write_array(path, shortlist)
+        rundir.write_array(path, rows)
 
 
 def statistics(shortlist: NDArray[np.int32]) -> dict[str, float]:

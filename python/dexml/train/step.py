@@ -1,6 +1,6 @@
 """One training step, exact: embeddings, loss, gradients, update.
 
-The same for both stages, for one process or several. The collectives of a step: the point
+The same for all stages, for one process or several. The collectives of a step: the point
 embeddings, those of the loss, and a single all-reduce of all gradients. Gradients are summed, not
 averaged, because the loss is already the mean over the points of all processes.
 Shapes: B points, K candidates, D dimensions, P pairs.
@@ -18,31 +18,33 @@ from torch import Tensor, nn
 
 from dexml.encoder import LabelTable
 from dexml.losses import Options, Shard
+from dexml.losses.pairs import moved
 from dexml.train import processes
 from dexml.train.candidates import Candidates, Pairs, Sampler
 from dexml.train.gradients import FlatGradients, RowGradients
 from dexml.train.objective import objective
 from dexml.train.problem import Job, Model
+from dexml.train.rounding import RoundedRows
 from dexml.train.rows import RowAdamW
 from dexml.train.schedule import StageSchedule, loss_at, parse_loss
 from dexml.train.settings import TrainSettings
-from dexml.train.texts import Texts, table_rows
+from dexml.train.texts import Texts, TrainedRows, table_rows
 from dexml.train.towers import Plan, Tower, plan, seed_of
 
-_POINTS, _LABELS = 0, 1
-"""Sides, as they enter the seed of a micro-batch."""
+_POINTS, _LABELS, _ROUNDING = 0, 1, 2
+"""Sides, as they enter the seed of a micro-batch; and what enters that of rounding."""
 
 
 @dataclass
 class Scratch:
     """What the steps of a stage leave for the next one; it is no part of a checkpoint."""
 
-    label_plan: Plan | None = None
-    """Of all labels, where all compete: the same in every step."""
     checked: bool = False
     """Whether a step has compared what it encoded twice, and checked what goes into the loss."""
     n_candidates: int = 0
     """Of the last step."""
+    gradient: Tensor | None = None
+    """Of the residuals in bfloat16 that this process trains, where all labels compete."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Stage:
     schedule: StageSchedule
     sampler: Sampler
     texts: Texts
+    label_plan: Plan | None
+    """Of all labels, where all compete: the same in every step."""
     max_tokens: int
     """Of a micro-batch; texts, where they have no lengths."""
     keep_tokens: int
@@ -62,13 +66,17 @@ class Stage:
     optimizer: torch.optim.Optimizer | None
     own_table: LabelTable | None
     """Where all labels compete: this process's part of the label table, updated by `optimizer`."""
+    own_rows: slice | NDArray[np.int64]
+    """The labels of that part, in its order. A slice: it shares the memory of the whole table."""
     row_optimizer: RowAdamW | None
     """Where labels are drawn: updates the rows of the label table that a step has drawn."""
+    rounded: RoundedRows | None
+    """Where residuals are bfloat16: updates them, in place of the other two."""
     scratch: Scratch = field(default_factory=Scratch)
 
     @property
     def name(self) -> str:
-        """``heads`` or ``encoder``."""
+        """``heads``, ``encoder`` or ``joint``."""
         return self.schedule.name
 
     @property
@@ -119,7 +127,25 @@ def take_step(
             stage.optimizer.step()
         if stage.row_optimizer is not None and rows is not None:
             stage.row_optimizer.step(*rows)
+        if stage.rounded is not None:
+            _update_rounded(stage, stage.rounded, rows, step)
     return loss, flags
+
+
+def _update_rounded(
+    stage: Stage, rounded: RoundedRows, rows: RowGradients | None, step: int
+) -> None:
+    """Update the residuals that a step has moved, with random bits of that step."""
+    seed = seed_of(stage.settings.seed, stage.schedule.number, step, _ROUNDING)
+    device = stage.model.table.bias.device
+    if rows is not None:
+        ids = moved(torch.from_numpy(rows.ids), device)
+        rounded.step(stage.model.table.residual, ids, ids, rows.residual, seed)
+    elif stage.own_table is not None and stage.scratch.gradient is not None:
+        ids, own = torch.arange(stage.job.n_labels, device=device), stage.own_rows
+        labels = ids[own] if isinstance(own, slice) else moved(torch.from_numpy(own), device)
+        values = stage.own_table.residual
+        rounded.step(values, ids[: len(labels)], labels, stage.scratch.gradient, seed)
 
 
 def gradients(
@@ -133,33 +159,37 @@ def gradients(
     model, scratch = stage.model, stage.scratch
     candidates = stage.sampler.candidates(batch, epoch)
     scratch.n_candidates = len(candidates.ids)
-    point_plan = _cut(stage, batch, stage.texts.point_lengths)
-    label_plan = scratch.label_plan or _cut(stage, candidates.ids, stage.texts.label_lengths)
-    if stage.sampler.shares == "all":
-        scratch.label_plan = label_plan
-    table = _table(stage, label_plan.own)
+    settings = stage.settings
+    point_plan = cut(batch, stage.texts.point_lengths, stage.max_tokens, settings)
+    label_plan = stage.label_plan
+    if label_plan is None:
+        label_plan = cut(candidates.ids, stage.texts.label_lengths, stage.max_tokens, settings)
+    trained = _trained_rows(stage, label_plan.own)
     keep = stage.keep_tokens // len(label_plan.runs)
-    seed = (stage.settings.seed, stage.schedule.number, step)
+    seed = (settings.seed, stage.schedule.number, step)
     points = Tower(stage.texts.points, point_plan, (*seed, _POINTS), keep)
-    labels = Tower(partial(stage.texts.labels, table), label_plan, (*seed, _LABELS), keep)
+    alone = settings.text_weight > 0  # then the vector of each label's text stands beside its own
+    encode = partial(stage.texts.labels, trained, alone=alone)
+    labels = Tower(encode, label_plan, (*seed, _LABELS), keep)
 
-    dim, like = model.encoder.dim, model.table.residual
-    own_BD, own_KD = points.forward(like, dim), labels.forward(like, dim)
+    dim, like = model.encoder.dim, model.table.bias
+    own_BD, own_KD = points.forward(like, dim), labels.forward(like, dim * (1 + alone))
     points_BD = own_BD
     if processes.size() > 1:
         points_BD = like.new_zeros(len(batch), dim)
         points_BD[point_plan.lo : point_plan.hi] = own_BD
         processes.add_up(points_BD)
-    points_BD, labels_KD = points_BD.requires_grad_(), own_KD.requires_grad_()
-    loss = _loss(
-        stage, candidates, point_plan, label_plan, points_BD, labels_KD, table, step, steps
-    )
+    points_BD = points_BD.requires_grad_()
+    both_KD = [part.contiguous().requires_grad_() for part in own_KD.split(dim, dim=1)]
+    table = None if trained is None else trained.table
+    loss = _loss(stage, candidates, point_plan, label_plan, points_BD, both_KD, table, step, steps)
     loss.backward()
 
     stage.gradients.zero()
-    grad_BD, grad_KD = (
-        t.new_zeros(t.shape) if t.grad is None else t.grad for t in (points_BD, labels_KD)
+    grad_BD, *grads_KD = (
+        t.new_zeros(t.shape) if t.grad is None else t.grad for t in (points_BD, *both_KD)
     )
+    grad_KD = torch.cat(grads_KD, dim=1) if alone else grads_KD[0]
     grad_BD = grad_BD[point_plan.lo : point_plan.hi]
     for run in range(len(point_plan.runs)):
         stage.gradients.gather_in(run)
@@ -167,46 +197,73 @@ def gradients(
         points.backward(run, grad_BD, None if scratch.checked else own_BD.detach())
     scratch.checked = True
     rows = None
-    if stage.row_optimizer is not None and table is not None:
-        rows = _row_gradients(table, label_plan)
+    if stage.row_optimizer is not None and trained is not None:
+        rows = _row_gradients(trained, label_plan, dim)
     return float(loss.detach()), rows
 
 
-def batches(rows: NDArray[np.int64], batch_size: int, *seed: int) -> list[NDArray[np.int64]]:
-    """The batches of an epoch: all rows once, in an order of this seed; none is empty."""
-    shuffled = np.random.default_rng(seed_of(*seed)).permutation(rows)
+def batches(
+    rows: NDArray[np.int64],
+    batch_size: int,
+    *seed: int,
+    clusters: NDArray[np.int64] | None = None,
+) -> list[NDArray[np.int64]]:
+    """The batches of an epoch: all rows once, in an order of this seed; none is empty.
+
+    With `clusters`, (len(rows),), a batch takes whole clusters, drawn at random, one after the
+    other; the last one may go on in the next batch. The order inside a cluster is drawn too.
+    """
+    order = np.random.default_rng(seed_of(*seed)).permutation(len(rows))
+    if clusters is not None:
+        shuffled_clusters = np.random.default_rng(seed_of(*seed, 1)).permutation(
+            int(clusters.max(initial=0)) + 1
+        )
+        order = order[np.argsort(shuffled_clusters[clusters[order]], kind="stable")]
+    shuffled = rows[order]
     return [shuffled[i : i + batch_size] for i in range(0, len(shuffled), batch_size)]
 
 
-def _cut(stage: Stage, ids: NDArray[np.int64], lengths: NDArray[np.int64] | None) -> Plan:
+def cut(
+    ids: NDArray[np.int64],
+    lengths: NDArray[np.int64] | None,
+    max_tokens: int,
+    settings: TrainSettings,
+) -> Plan:
+    """Cut texts into micro-batches and share them out, as the settings say (`towers.plan`)."""
     return plan(
         ids,
         lengths,
-        stage.max_tokens,
-        deterministic=stage.settings.deterministic,
-        packed=stage.settings.packed,
+        max_tokens,
+        deterministic=settings.deterministic,
+        packed=settings.packed,
     )
 
 
-def _table(stage: Stage, own: NDArray[np.int64]) -> LabelTable | None:
+def _trained_rows(stage: Stage, own: NDArray[np.int64]) -> TrainedRows | None:
     """The rows of the label table that this process trains in this step, with empty gradients."""
     table = stage.own_table
     if table is None and stage.row_optimizer is not None:
-        table = table_rows(stage.model.table, own)
-    if table is not None and table.residual.requires_grad:
-        if table.residual.grad is None:
-            table.residual.grad = torch.zeros_like(table.residual)
-        else:
-            table.residual.grad.zero_()
-    return table
+        table = table_rows(stage.model.table, own, wide=True)
+    if table is None or not table.residual.requires_grad:
+        return None if table is None else TrainedRows(table, None)
+    rounded = table.residual.dtype == torch.bfloat16
+    gradient = stage.scratch.gradient if rounded else table.residual.grad
+    if gradient is None:
+        gradient = torch.zeros_like(table.residual.detach(), dtype=table.bias.dtype)
+    gradient.zero_()
+    if rounded:
+        stage.scratch.gradient = gradient
+    else:
+        table.residual.grad = gradient
+    return TrainedRows(table, gradient)
 
 
-def _row_gradients(table: LabelTable, labels: Plan) -> RowGradients:
+def _row_gradients(trained: TrainedRows, labels: Plan, dim: int) -> RowGradients:
     """The gradients of this process's rows among those of all drawn labels."""
-    k, dim = len(labels.ids), table.residual.shape[1]
-    residual, bias = table.residual.new_zeros(k, dim), table.residual.new_zeros(k)
-    if table.residual.grad is not None:
-        residual[labels.lo : labels.hi] = table.residual.grad
+    k, table = len(labels.ids), trained.table
+    residual, bias = table.bias.new_zeros(k, dim), table.bias.new_zeros(k)
+    if trained.gradient is not None:
+        residual[labels.lo : labels.hi] = trained.gradient
     if table.bias.grad is not None:
         bias[labels.lo : labels.hi] = table.bias.grad
     return RowGradients(labels.ids, residual, bias)
@@ -218,17 +275,27 @@ def _loss(
     points: Plan,
     labels: Plan,
     points_BD: Tensor,
-    labels_KD: Tensor,
+    both_KD: list[Tensor],
     table: LabelTable | None,
     step: int,
     steps: int,
 ) -> Tensor:
+    """The loss of a step; with `text_weight`, that of two views of the labels.
+
+    With the weight w: ``w L(points, texts) + (1 - w) L(points, labels)``, where the labels have
+    their vectors and biases, and the texts stand for them alone, with biases of 0. So the encoder
+    learns what the table does not tell it. Source: UniDEC, WWW 2025 (arXiv 2405.03714).
+    """
     settings, model = stage.settings, stage.model
     shape = (len(points.ids), len(labels.ids))
     positions = _inverse(points.order), _inverse(labels.order)
     positives = csr(candidates.positives, *positions, shape)
     ignore = None if candidates.ignore is None else csr(candidates.ignore, *positions, shape)
-    bias = model.table.bias.detach()[labels.own] if table is None else table.bias
+    if table is None:
+        rows = moved(torch.from_numpy(labels.own), model.table.bias.device)
+        bias = model.table.bias.detach()[rows]
+    else:
+        bias = table.bias
     if table is not None:
         bias.grad = None
     options: Options = {
@@ -240,20 +307,28 @@ def _loss(
     log_weight = candidates.log_weight
     if log_weight is not None:
         log_weight = log_weight[torch.from_numpy(labels.order[labels.lo : labels.hi])]
-        log_weight = log_weight.to(bias)
+        log_weight = log_weight.to(bias, non_blocking=True)
     loss_part = loss_at(parse_loss(settings.loss), step, steps)
-    return objective(
-        loss_part,
-        model,
-        points_BD,
-        labels_KD,
-        positives,
-        ignore,
-        bias,
-        log_weight,
-        settings,
-        options,
-    )
+
+    def of(labels_KD: Tensor, bias: Tensor) -> Tensor:
+        return objective(
+            loss_part,
+            model,
+            points_BD,
+            labels_KD,
+            positives,
+            ignore,
+            bias,
+            log_weight,
+            settings,
+            options,
+        )
+
+    own_KD, *text_KD = both_KD
+    loss, weight = of(own_KD, bias), settings.text_weight
+    if not text_KD:
+        return loss
+    return (1 - weight) * loss + weight * of(text_KD[0], torch.zeros_like(bias))
 
 
 def csr(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dexml.encoder import DualEncoder, LabelTable, Tokens, autocast
+from dexml.losses.pairs import moved
 from dexml.train import features
 from dexml.train.frozen import CachedLayers
-from dexml.train.problem import Features, Job
+from dexml.train.problem import Features, Job, Model
 from dexml.train.settings import TrainSettings
+
+
+class TrainedRows(NamedTuple):
+    """Rows of the label table that this process trains in a step. K labels, D dimensions."""
+
+    table: LabelTable
+    gradient: Tensor | None
+    """Of the residuals, (K, D), to add to; None where they are not trained."""
 
 
 class Texts(Protocol):
@@ -32,14 +41,22 @@ class Texts(Protocol):
     def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
         """Embeddings (B, D) of the points `ids`."""
 
-    def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
+    def labels(
+        self,
+        trained: TrainedRows | None,
+        ids: NDArray[np.int64],
+        position: int,
+        *,
+        alone: bool = False,
+    ) -> Tensor:
         """Vectors (B, D) of the labels `ids`.
 
         Args:
-            table: The rows of the label table that this process trains in this step; None where
+            trained: The rows of the label table that this process trains in this step; None where
                 the table is not trained.
             ids: The labels.
-            position: That of the first one among the rows of `table`.
+            position: That of the first one among the rows of `trained`.
+            alone: Return (B, 2 D): beside each vector that of the text alone, without the table.
         """
 
     def features(self, rows: NDArray[np.int64]) -> Features:
@@ -47,38 +64,41 @@ class Texts(Protocol):
 
 
 class FrozenTexts:
-    """Texts of the stage heads: features of an encoder that stays as it is."""
+    """Features of an encoder that stays as it is.
 
-    def __init__(
-        self,
-        encoder: DualEncoder,
-        point_features: NDArray[np.float32],
-        label_features: NDArray[np.float32],
-    ) -> None:
+    Those of labels lie on the encoder's device; if they are not `resident`, those of a step travel.
+    """
+
+    def __init__(self, model: Model, known: Features, *, resident: bool = True) -> None:
         self.point_lengths: NDArray[np.int64] | None = None
         self.label_lengths: NDArray[np.int64] | None = None
-        self.encoder = encoder
-        self.point_features, self.label_features = point_features, label_features
-        self.labels_LH = torch.from_numpy(label_features).to(encoder.device)
+        self.model = model
+        self.point_features, self.label_features = known
+        self.labels_LH = torch.from_numpy(known[1])
+        if resident:
+            self.labels_LH = self.labels_LH.to(model.encoder.device)
 
     def points(self, ids: NDArray[np.int64], position: int) -> Tensor:
         """Embed points from their features."""
-        features_BH = torch.from_numpy(self.point_features[ids]).to(self.encoder.device)
-        embedded: Tensor = self.encoder(features_BH, side="point")
+        encoder = self.model.encoder
+        features_BH = moved(torch.from_numpy(self.point_features[ids]), encoder.device)
+        embedded: Tensor = encoder(features_BH, side="point")
         return embedded
 
-    def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
-        """Embed labels from their features and the rows of this step."""
-        assert table is not None
-        some = slice(position, position + len(ids))
-        rows = table if len(ids) == len(table.bias) else table_rows(table, some)
-        if table.residual.grad is not None:
-            rows.residual.grad = table.residual.grad[some]
+    def labels(
+        self,
+        trained: TrainedRows | None,
+        ids: NDArray[np.int64],
+        position: int,
+        *,
+        alone: bool = False,
+    ) -> Tensor:
+        """Embed labels from their features."""
         features_BH = self.labels_LH
         if len(ids) < len(features_BH):
-            features_BH = features_BH[torch.from_numpy(ids).to(self.encoder.device)]
-        vectors: Tensor = rows(self.encoder, features_BH)
-        return vectors
+            features_BH = features_BH[moved(torch.from_numpy(ids), features_BH.device)]
+        features_BH = moved(features_BH, self.model.encoder.device)
+        return _label_vectors(self.model, trained, features_BH, ids, position, alone)
 
     def features(self, rows: NDArray[np.int64]) -> Features:
         """Look the features up: they do not change."""
@@ -86,7 +106,7 @@ class FrozenTexts:
 
 
 class TunedTexts:
-    """Texts of the stage encoder: they go through the transformer, which learns."""
+    """Texts that go through the transformer, which learns."""
 
     def __init__(self, job: Job) -> None:
         self.job, problem = job, job.problem
@@ -101,12 +121,17 @@ class TunedTexts:
         embedded: Tensor = self.job.model.encoder(self._points.read(ids), side="point")
         return embedded
 
-    def labels(self, table: LabelTable | None, ids: NDArray[np.int64], position: int) -> Tensor:
-        """Encode and embed labels; the table stays as it is."""
-        model = self.job.model
-        rows = torch.from_numpy(ids).to(model.encoder.device)
-        vectors: Tensor = model.table(model.encoder, self._labels.read(ids), rows)
-        return vectors
+    def labels(
+        self,
+        trained: TrainedRows | None,
+        ids: NDArray[np.int64],
+        position: int,
+        *,
+        alone: bool = False,
+    ) -> Tensor:
+        """Encode and embed labels."""
+        features_BH = self._labels.read(ids)
+        return _label_vectors(self.job.model, trained, features_BH, ids, position, alone)
 
     def features(self, rows: NDArray[np.int64]) -> Features:
         """Encode the texts."""
@@ -143,13 +168,45 @@ class _Reader:
             return self.run(self.resident.tensor(ids, encoder.device))
 
 
-def table_rows(table: LabelTable, rows: NDArray[np.int64] | slice) -> LabelTable:
-    """Some rows of a label table as a table; those of a slice share its memory."""
-    at: Any = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(table.bias.device)
+def _label_vectors(
+    model: Model,
+    trained: TrainedRows | None,
+    features_BH: Tensor,
+    ids: NDArray[np.int64],
+    position: int,
+    alone: bool,
+) -> Tensor:
+    """Vectors of labels from their features and the table: see `Texts.labels`."""
+    if trained is None:
+        rows = moved(torch.from_numpy(ids), model.encoder.device)
+        vectors: Tensor = model.table(model.encoder, features_BH, rows)
+    else:
+        some = slice(position, position + len(ids))
+        table, gradient = trained
+        if len(ids) < len(table.bias) or table.residual.dtype == torch.bfloat16:
+            table = table_rows(table, some, wide=True)
+        if gradient is not None:
+            table.residual.grad = gradient[some]
+        vectors = table(model.encoder, features_BH)
+    if not alone:
+        return vectors
+    return torch.cat([vectors, model.encoder(features_BH, side="label")], dim=1)
+
+
+def table_rows(
+    table: LabelTable, rows: NDArray[np.int64] | slice, *, wide: bool = False
+) -> LabelTable:
+    """Some rows of a label table as a table; those of a slice share its memory.
+
+    With `wide`, residuals in bfloat16 become float32, in memory of their own.
+    """
+    at: Any = rows if isinstance(rows, slice) else moved(torch.from_numpy(rows), table.bias.device)
+    residual = table.residual.detach()[at]
+    if wide and residual.dtype == torch.bfloat16:
+        residual = residual.float()
     with torch.device(table.bias.device):
-        part = LabelTable(table.counts[at], table.residual.shape[1])
-    for name in ("residual", "bias"):
-        whole, own = getattr(table, name), getattr(part, name)
-        own.data = whole.detach()[at]
-        own.requires_grad_(whole.requires_grad)
+        part = LabelTable(table.counts[at], 0, residual.dtype)
+    part.residual.data, part.bias.data = residual, table.bias.detach()[at]
+    part.residual.requires_grad_(table.residual.requires_grad)
+    part.bias.requires_grad_(table.bias.requires_grad)
     return part

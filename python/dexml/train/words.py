@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,13 @@ from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import Member, Network
 from dexml.scorers.tree import TreeScorer
+from dexml.sealed import Sealed
 from dexml.text.stop_words import find_stop_words
 from dexml.train.inputs import DataSet
 from dexml.train.ranking import OPTIONAL
 from dexml.train.settings import TrainSettings
+
+T = TypeVar("T")
 
 
 class Also(NamedTuple):
@@ -71,8 +75,9 @@ def word_members(
         lexicon: Of `fit_lexicon`.
         also: What else to train.
         seed: Of the tree, and of pairs of words.
-        folder: Of a run: a label tree in it that was trained from the same is taken as it is. The
-            tree takes nearly all of the time; the rest is fitted as fast as it is read.
+        folder: Of a run: a label tree and pairs of words in it that were trained from the same are
+            taken as they are. These take nearly all of the time; the rest is fitted as fast as it
+            is read.
 
     Returns:
         The lexical scorer, and all members with it as the first.
@@ -87,17 +92,27 @@ def word_members(
         known = None if folder is None else tree_in(folder, lexicon)
         members.append(TreeScorer.fit(words, lexical.y, labels, lexicon, seed=seed, known=known))
     if also.bilinear and y.nnz:
-        members.append(BilinearScorer.fit(texts, lexical.y, labels, seed=seed))
+        pairs = None if folder is None else pairs_in(folder)
+        members.append(
+            BilinearScorer.fit(
+                texts, lexical.y, labels, seed=seed, parents=given.parents, known=pairs
+            )
+        )
     return lexical, tuple(members)
 
 
 def tree_in(folder: Path, lexicon: Lexicon) -> TreeScorer | None:
     """Return the label tree of the run in a folder; None if there is none that can be read."""
+    return _read(folder, lambda state: TreeScorer.restore(state, LabelSet.restore(state), lexicon))
+
+
+def pairs_in(folder: Path) -> BilinearScorer | None:
+    """Return the pairs of words of the run in a folder; None if none can be read."""
+    return _read(folder, lambda state: BilinearScorer.restore(state, LabelSet.restore(state)))
+
+
+def _read(folder: Path, restore: Callable[[Sealed], T | None]) -> T | None:
     try:
-        return sealed.load(
-            folder,
-            FORMAT,
-            lambda state: TreeScorer.restore(state, LabelSet.restore(state), lexicon),
-        )
+        return sealed.load(folder, FORMAT, restore)
     except (OSError, ValueError):
         return None

@@ -69,7 +69,9 @@ def train_zest(
     weights = inv_propensity(given.part.y, **propensity)
     counts = np.bincount(given.y.indices, minlength=given.y.shape[1])
     with hold_folder(settings.out):
-        if open_folder(settings, fingerprint(given.label_texts, given.part), NO_ENCODER):
+        if open_folder(
+            settings, fingerprint(given.label_texts, given.part, given.parents), NO_ENCODER
+        ):
             console.say(f"{settings.out}: this run has finished already; nothing to do")
             return None
         before = begin_log(settings)
@@ -80,6 +82,7 @@ def train_zest(
             np.flatnonzero(counts if own else np.zeros(0)),
             stemmer=stemmer,
             max_size=max_size,
+            parents=given.parents,
         )
         scorer = BilinearScorer.fit(
             given.part.texts,
@@ -112,7 +115,7 @@ def train_zest(
                     scorer, part.texts, part.y, part.exclude, weights, bar.update, by_seen(given.y)
                 )
             write_scores(settings, result, part, propensity, seconds, {})
-            found = views(scorer, part, counts, weights)
+            found = views(scorer, part, counts, weights, ids)
             written = rundir.read_json(settings.out / "metrics.json")
             written["views"] = {name: view.as_json() for name, view in found.items()}
             write_json(settings.out / "metrics.json", written)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import data
-from dexml.data import Csr, FeatureSet
-from dexml.metrics import Evaluator
+from dexml.data import FeatureSet
+from dexml.metrics import View, ViewEvaluator
+from dexml.metrics.views import only_labels
 from dexml.text.bilinear import BilinearFeatures, BilinearModel, BilinearSettings, fit_bilinear
 from dexml.text.lexical import LexicalIndex, feature_parts, join_rows
 from dexml.train.outcome import REPORTED
-from dexml.train.views import View, only_labels
 
 
 def features_of(folder: Path, *, stemmer: str | None, max_size: int | None) -> FeatureSet:
@@ -28,7 +28,14 @@ def features_of(folder: Path, *, stemmer: str | None, max_size: int | None) -> F
     label_texts = data.load_label_texts(folder)
     train = data.load_part(folder, "trn", len(label_texts))
     seen = np.flatnonzero(np.bincount(train.y.indices, minlength=len(label_texts)))
-    words = BilinearFeatures.fit(train.texts, label_texts, seen, stemmer=stemmer, max_size=max_size)
+    words = BilinearFeatures.fit(
+        train.texts,
+        label_texts,
+        seen,
+        stemmer=stemmer,
+        max_size=max_size,
+        parents=data.load_label_parents(folder, len(label_texts)),
+    )
     test = None
     if any(data.layout.find(folder, name).exists() for name in ("Y.tst.npz", "tst_X_Y.txt")):
         test = data.load_part(folder, "tst", len(label_texts))
@@ -74,19 +81,14 @@ def run_features(
     k = max(int(name.split("@")[1]) for name in REPORTED)
     if features.x_test is None or features.y_test is None:
         return FeatureRun(model, {}, np.zeros((0, k), np.int32), np.zeros((0, k), np.float32))
-    seen = np.bincount(y.indices, minlength=y.shape[1]) > 0
+    evaluator = ViewEvaluator(
+        np.bincount(y.indices, minlength=y.shape[1]), REPORTED, inv_propensity=weights
+    )
     index, parts, x = LexicalIndex(z), feature_parts(z, "z"), join_rows([features.x_test])
-    found: dict[str, View] = {}
-    best = None
-    for name, mask in (("all", np.ones_like(seen)), ("seen", seen), ("unseen", ~seen)):
-        truth: Csr = only_labels(features.y_test, mask)
-        hits = model.best(x, index, parts, k, exclude=features.exclude_test, only=mask)
-        best = best or hits
-        if not truth.nnz:
-            continue
-        evaluator = Evaluator(y.shape[1], REPORTED, inv_propensity=weights, empty_rows="skip")
-        evaluator.update(truth, hits[0], exclude=features.exclude_test)
-        n_points = int((np.diff(truth.indptr) > 0).sum())
-        found[name] = View(evaluator.result().metrics, n_points, truth.nnz)
-    assert best is not None
-    return FeatureRun(model, found, *best)
+    hits = {
+        name: model.best(x, index, parts, k, exclude=features.exclude_test, only=mask)
+        for name, mask in evaluator.masks.items()
+    }
+    for name, (ids, _) in hits.items():
+        evaluator.update(features.y_test, ids, exclude=features.exclude_test, view=name)
+    return FeatureRun(model, evaluator.result(), *hits["all"])

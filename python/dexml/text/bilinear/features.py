@@ -2,7 +2,8 @@
 
 A point has the tf-idf of its words and pairs of words. A label has the same of its own text, and if
 it has training points one feature more that is its own, so that frequent labels can be learned by
-heart. Shared words carry the labels without points.
+heart. Shared words carry the labels without points. Where a label has parents, such as the concepts
+above it in a thesaurus, each is a feature too: labels with a parent in common share it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,46 @@ MAX_SIZE = 100_000
 """Words and pairs of words of points that are kept, those that most texts hold."""
 OWN = "__label__"
 """Begins the name of a label's own feature, as in the published files."""
+PARENT = "__parent__"
+"""Begins the name of the feature of a parent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parents:
+    """What stands above labels. P parents.
+
+    Attributes:
+        names: Of the parents, (P,), sorted.
+        rows: Inverse document frequency of the parents of each label, (L, P).
+    """
+
+    names: tuple[str, ...]
+    rows: Csr
+
+    @classmethod
+    def of(cls, parents: Sequence[str]) -> Parents | None:
+        """Read the parents of each label, names with blanks between; None if no label has any."""
+        lists = [sorted(set(one.split())) for one in parents]
+        names = sorted({name for one in lists for name in one})
+        if not names:
+            return None
+        column = {name: i for i, name in enumerate(names)}
+        columns = np.array([column[name] for one in lists for name in one], np.int32)
+        idf = 1 + np.log((1 + len(lists)) / (1 + np.bincount(columns, minlength=len(names))))
+        indptr = np.concatenate([[0], np.cumsum([len(one) for one in lists])]).astype(np.int64)
+        shape = (len(lists), len(names))
+        return cls(
+            tuple(names), csr_array((idf[columns].astype(np.float32), columns, indptr), shape)
+        )
+
+    def of_labels(self, ids: NDArray[np.integer]) -> Csr:
+        """Return the rows of some labels; those of labels that came later are empty."""
+        there = np.asarray(ids) < self.rows.shape[0]
+        lengths = np.zeros(len(there), np.int64)
+        some = csr_array(self.rows[np.asarray(ids)[there]])
+        lengths[there] = np.diff(some.indptr)
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        return csr_array((some.data, some.indices, indptr), shape=(len(there), len(self.names)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +79,14 @@ class BilinearFeatures:
         labels: Words and pairs of words of labels; with single words of points behind them.
         own: Labels with a feature of their own, ascending, (n_own,), int32.
         own_value: Its value before rows are made unit length.
+        parents: Of the labels; None: none are known.
     """
 
     points: Vectorizer
     labels: Vectorizer
     own: NDArray[np.int32]
     own_value: float
+    parents: Parents | None = None
 
     @classmethod
     def fit(
@@ -54,6 +97,7 @@ class BilinearFeatures:
         *,
         stemmer: str | None = "english",
         max_size: int | None = MAX_SIZE,
+        parents: Sequence[str] | None = None,
     ) -> BilinearFeatures:
         """Collect the words of points and labels.
 
@@ -63,6 +107,7 @@ class BilinearFeatures:
             own: Ids of the labels that get a feature of their own: those with training points.
             stemmer: A Snowball stemmer; None: words as they are.
             max_size: Words and pairs of words of points that are kept.
+            parents: Of each label, names with blanks between.
         """
         settings = VectorizerSettings(
             sizes=(1, 2),
@@ -87,18 +132,24 @@ class BilinearFeatures:
             labels.with_tokens(also),
             np.sort(np.asarray(own)).astype(np.int32),
             own_value,
+            None if parents is None else Parents.of(parents),
         )
 
     @property
     def n_label_features(self) -> int:
         """D."""
-        return self.labels.n_tokens + len(self.own)
+        return self.labels.n_tokens + len(self.own) + self._n_parents
+
+    @property
+    def _n_parents(self) -> int:
+        return 0 if self.parents is None else len(self.parents.names)
 
     @cached_property
     def direct(self) -> NDArray[np.int32]:
         """For each label feature the point feature of the same name, or -1, (D,)."""
         (_, labels), (_, points) = self.labels.core, self.points.core
-        return np.append(labels.ids_in(points), np.full(len(self.own), -1, np.int32))
+        others = len(self.own) + self._n_parents
+        return np.append(labels.ids_in(points), np.full(others, -1, np.int32))
 
     def of_points(self, texts: Sequence[str], *, num_threads: int | None = None) -> Csr:
         """Return the rows of points, (n, C), of unit length."""
@@ -107,7 +158,7 @@ class BilinearFeatures:
     def of_labels(self, texts: Sequence[str], ids: NDArray[np.integer]) -> Csr:
         """Return the rows of the labels `ids` with these texts, (n, D), of unit length.
 
-        A label without a known word and without a feature of its own has an empty row.
+        A label without a known word, a feature of its own or a parent has an empty row.
         """
         at = np.searchsorted(self.own, ids)
         known = at < len(self.own)
@@ -115,7 +166,8 @@ class BilinearFeatures:
         indptr = np.concatenate([[0], np.cumsum(known)])
         values = np.full(int(known.sum()), self.own_value, np.float32)
         own = csr_array((values, at[known], indptr), shape=(len(ids), len(self.own)))
-        return join_rows([self.labels.rows(texts), own])
+        above = [] if self.parents is None else [self.parents.of_labels(ids)]
+        return join_rows([self.labels.rows(texts), own, *above])
 
     def point_name(self, column: int) -> str:
         """Return the name of a point feature."""
@@ -125,7 +177,10 @@ class BilinearFeatures:
         """Return the name of a label feature."""
         if column < self.labels.n_tokens:
             return self.labels.token(column)
-        label = int(self.own[column - self.labels.n_tokens])
+        column -= self.labels.n_tokens
+        if self.parents is not None and column >= len(self.own):
+            return PARENT + self.parents.names[column - len(self.own)]
+        label = int(self.own[column])
         return f"{OWN}{label}__{label_texts[label]}"
 
 
