@@ -367,7 +367,10 @@ def test_json_lines_are_read_as_python_reads_each(
         assert "not JSON" in read(path)
         return
     if not records or any(type(record) is not dict for record in records):
-        assert re.search(r"a:\d+: list; expected an object|: empty; expected a table", read(path))
+        if rows and rows[0][1].lstrip()[0] == "[":  # the file is one list of objects
+            assert re.search(r"a: object 0: str; expected an object|a: not JSON", read(path))
+        else:
+            assert re.search(r"a:\d+: list; expected an object|a: empty; expected", read(path))
         return
     names = {name: None for record in records for name in record}
     expected = read({name: [record.get(name) for record in records] for name in names})

@@ -45,6 +45,7 @@ impl Strings {
     }
 
     /// The strings in their order.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
         let mut start = 0;
         self.ends.iter().map(move |&end| {
