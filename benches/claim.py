@@ -7,8 +7,9 @@ The transformer is trained, its last ``--layers`` layers and the head, and nothi
 table, no votes, no ranker, no prior, no refit. The epoch is chosen on the validation part by
 nDCG@5; the test part is scored once. Losses compete against all labels; negatives with the
 decoupled softmax. ``--points`` takes the first training points by hash (by group where the set has
-groups). A run that is there already is kept, so the command goes on where it stopped. Figures go to
-``benches/results/claim/DATA_SET.json``, the picture to ``docs/experiments/claim-DATA_SET.svg``.
+groups). A run that is there already is kept, so the command goes on where it stopped; other
+settings than those of RUNS are refused. Figures go to ``benches/results/claim/DATA_SET.json``, and
+beside them the picture.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ ROWS = {name: ["--loss", name, "--negatives", "all"] for name in LOSSES} | {
     f"{name} negatives": ["--loss", REFERENCE, "--negatives", name] for name in NEGATIVES
 }
 METRICS = ("P@1", "P@5", "P@20", "nDCG@5", "PSP@1", "PSP@5", "R@5", "R@20", "R@100")
+DEPTH = 100
+"""Labels kept of each test point; fewer are padded with -1."""
 COMPARED = ("P@1", "nDCG@5", "R@5", "R@20", "R@100")
 
 
@@ -82,7 +85,7 @@ def train(folder: Path, run: Path, row: str, seed: int, args: argparse.Namespace
 
 
 def rank(folder: Path, run: Path, kept: Path, tokens: int) -> None:
-    """Keep the best 100 labels of each test point, by the dot products of the texts alone.
+    """Keep the best `DEPTH` labels of each test point, by the dot products of the texts alone.
 
     Not by the run's own search, because that adds what the frequency of labels is worth.
     """
@@ -91,7 +94,7 @@ def rank(folder: Path, run: Path, kept: Path, tokens: int) -> None:
     encoder = DualEncoder.load(str(run / "encoder")).eval()
     index = LabelIndex.build(encoder.encode(labels, side="label"), search="exact")
     points = encoder.encode(part.texts, max_tokens=tokens)
-    ids, _ = index.search(points, min(100, len(labels)), exclude=part.exclude)
+    ids, _ = index.search(points, DEPTH, exclude=part.exclude)
     np.save(kept, ids)
 
 
@@ -206,6 +209,22 @@ def picture(figures: dict[str, Any]) -> str:
     return "".join(parts) + "</svg>\n"
 
 
+def settled(args: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """Settings of the trainings in a folder: kept by the first call, and the same in later ones."""
+    names = ("points", "layers", "epochs", "batch", "tokens", "lr", "precision")
+    settings = {name: getattr(args, name) for name in names}
+    settings["encoder"] = Path(args.encoder).name
+    if not path.exists():
+        path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    other = [f"{name} {kept.get(name)}" for name, one in settings.items() if one != kept.get(name)]
+    if other:
+        raise SystemExit(
+            f"error: {path}: made with {', '.join(other)}; give these, or other --runs"
+        )
+    return kept
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data_dir", type=Path)
@@ -222,10 +241,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--page", action="store_true", help="train nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of figures and picture")
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     folder = args.data_dir.resolve()
     name = folder.name
+    settings = settled(args, args.runs / f"{name}.json")
     if args.points:
         cut = args.runs / f"{name}-{args.points}"
         folder = cut if (cut / "raw" / "Y.txt").exists() else subset(folder, args.points, cut)
@@ -243,14 +264,12 @@ def main() -> None:
     if REFERENCE not in rankings:
         raise SystemExit(f"error: {args.runs}: no training with {REFERENCE!r} to compare with")
     found = figures(folder, rankings)
-    settings = {k: v for k, v in vars(args).items() if k not in ("data_dir", "runs", "page")}
-    settings["encoder"] = Path(settings["encoder"]).name
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    out = RESULTS / f"{name}.json"
+    args.out.mkdir(parents=True, exist_ok=True)
     facts = {"data": name, "commit": commit(), "settings": settings, "rows": found}
+    out = args.out / f"{name}.json"
     out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    svg = BENCHES.parent / "docs" / "experiments" / f"claim-{name}.svg"
-    svg.write_text(picture(found), encoding="utf-8")
+    if len(found) > 1:
+        out.with_suffix(".svg").write_text(picture(found), encoding="utf-8")
     print(table_of(found))
 
 

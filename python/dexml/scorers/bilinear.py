@@ -8,11 +8,7 @@ change it. It abstains on labels without a feature: no known word and no trainin
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +25,7 @@ from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.lexicon import restore_vectorizer, vectorizer_facts, vectorizer_parts
 from dexml.scorers.meanings import Group, Meaning, Terms
+from dexml.scorers.provenance import source_of
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.scorers.searched import Searched, matrix_part, with_rows
@@ -100,7 +97,8 @@ class BilinearScorer:
         settings = settings or BilinearSettings()
         x = vocabulary.of_points(texts)
         z = vocabulary.of_labels(labels.texts, np.arange(len(labels)))
-        source = _source(x, z, y, vocabulary, settings, seed)
+        tokens = [vocabulary.points.tokens(), vocabulary.labels.tokens()]
+        source = source_of(asdict(settings), seed, tokens, [x, z], y)
         if known is not None and known.source == source:
             model = known.model
         else:
@@ -351,21 +349,6 @@ def _restore_parents(state: Sealed, names: Sequence[str], n_labels: int) -> Pare
     if rows.shape[0] > n_labels or rows.shape[1] != len(names):
         raise ValueError(f"parents of shape {rows.shape}, expected (L, {len(names)})")
     return Parents(tuple(names), rows)
-
-
-def _source(
-    x: Csr, z: Csr, y: Csr, words: BilinearFeatures, settings: BilinearSettings, seed: int
-) -> str:
-    """Hash all that the weights are fitted from; another version of dexml may fit others."""
-    version = ""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version("dexml-xmc")
-    about = [version, asdict(settings), seed, x.shape, z.shape]
-    digest = hashlib.sha256(json.dumps(about).encode())
-    digest.update(words.points.tokens() + b"\0" + words.labels.tokens())
-    for array in (x.indptr, x.indices, x.data, z.indptr, z.indices, z.data, y.indptr, y.indices):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 _MEANINGS = {

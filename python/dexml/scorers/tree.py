@@ -7,11 +7,7 @@ alone and follows no edits: it abstains on labels added later.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -27,6 +23,7 @@ from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.meanings import Group, Meaning, Terms
+from dexml.scorers.provenance import source_of
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.sealed import Part, Sealed, array_part
@@ -98,7 +95,7 @@ class TreeScorer:
             known: Trees trained before, for a lexicon with the same words.
             num_threads: Threads; the result does not depend on it.
         """
-        source = _source(words, y, lexicon, seed)
+        source = source_of(SETTINGS, seed, [lexicon.words.tokens()], [words], y)
         if known is not None and known.source == source:
             return cls(lexicon, known.arrays, y.shape[1], labels.alive, source)
         ids, bias, weights = _rust.fit_tree(
@@ -256,16 +253,3 @@ class TreeScorer:
     def note(self, k: int) -> str:
         """Say what ranks."""
         return f"{self.arrays['labels'].shape[0]} label trees"
-
-
-def _source(words: Csr, y: Csr, lexicon: Lexicon, seed: int) -> str:
-    """Hash all that trees are trained from; another version of dexml may train others."""
-    version = ""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version("dexml-xmc")
-    about = [version, SETTINGS, seed, words.shape, y.shape]
-    digest = hashlib.sha256(json.dumps(about).encode())
-    digest.update(lexicon.words.tokens())
-    for array in (words.indptr, words.indices, words.data, y.indptr, y.indices):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
