@@ -1,5 +1,6 @@
 """The ranker over members of any kind, and how it is trained and judged."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,6 +58,16 @@ class Table:
 
     def propose(self, queries: Queries, **which: Any) -> list[NDArray[np.int32]]:
         return [self.search(queries, self.width, **which)[0]]
+
+    def propose_unseen(
+        self,
+        queries: Queries,
+        k: int,
+        unseen: NDArray[np.bool_],
+        *,
+        exclude: csr_array | None = None,
+    ) -> list[NDArray[np.int32]]:
+        return [self.search(queries, k, exclude=exclude, only=unseen)[0]]
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         return {"table": pairs.flat(self.score_pairs(queries, pairs.padded))}
@@ -126,6 +137,7 @@ def test_candidates_are_proposals_and_companions(scorer: RankedScorer) -> None:
         companions = [i for i in np.argsort(-near, kind="stable") if near[i] > 0]
         proposed = table.propose(queries, exclude=exclude, only=only)[0][row]
         expected = {*companions[: ranker.COMPANIONS], *proposed[proposed >= 0].tolist()}
+        expected |= {label for label in [11] if allowed[label]}  # it has no points
         assert set(pairs.ids[pairs.indptr[row] : pairs.indptr[row + 1]]) == expected
 
 
@@ -140,6 +152,30 @@ def test_evidence_of_the_labels_themselves(scorer: RankedScorer) -> None:
     together = companion_scores(best, scorer.together.companions, N_LABELS).toarray()
     np.testing.assert_array_equal(evidence["companions"], together[pairs.rows, pairs.ids])
     assert next(iter(evidence)) == "table"
+
+
+@pytest.mark.parametrize("lift", [0.5, 3.0, ranker.LIFTED_OVER])
+def test_a_lift_raises_labels_without_points_by_their_distance_from_the_best(lift: float) -> None:
+    rng = np.random.default_rng(4)
+    lengths = [0, 1, 7, 30, 0, 2]
+    proposals = np.full((len(lengths), N_LABELS), -1, np.int32)
+    for row, n in enumerate(lengths):
+        proposals[row, :n] = rng.permutation(N_LABELS)[:n]
+    pairs = Candidates.union([proposals], N_LABELS)
+    scores = rng.normal(0, 4, len(pairs)).astype(np.float32)
+    unseen = (rng.random(len(pairs)) < 0.4).astype(np.float32)
+    found = ranker.lifted(pairs, scores, unseen, lift)
+    for start, end in itertools.pairwise(pairs.indptr):
+        for pair in range(start, end):
+            best = float(scores[start:end].max())
+            rise = lift * min(1.0, (best - float(scores[pair])) / ranker.LIFTED_OVER)
+            assert found[pair] == pytest.approx(scores[pair] + unseen[pair] * rise, abs=1e-5)
+            assert found[pair] <= best + 1e-5
+        for kind in (0, 1):  # both kinds keep their order among themselves
+            own = np.flatnonzero(unseen[start:end] == kind) + start
+            order = own[np.argsort(scores[own])]
+            assert (np.diff(found[order]) >= -1e-5).all()
+    np.testing.assert_array_equal(ranker.lifted(pairs, scores, unseen, 0), scores)
 
 
 @pytest.mark.parametrize("ranked", [False, True])
@@ -292,6 +328,77 @@ def test_recall_of_unseen_labels_is_among_what_a_ranker_is_judged_by() -> None:
     assert all(row.endswith(" 100.00") for row in rows)
     without = ranking.choose(evidence_of(points), points, "nDCG@5", seed=0)
     assert "R@100 of unseen labels" not in without.facts["gain"]
+
+
+def deep(unseen: NDArray[np.bool_], n: int = 150) -> tuple[ranking.Evidence, ranking.Asked]:
+    """Each text has 160 candidates and four positives; labels without points are far below."""
+    rng = np.random.default_rng(5)
+    n_labels = len(unseen)
+    pairs = Candidates.union([np.tile(np.arange(n_labels, dtype=np.int32), (n, 1))], n_labels)
+    y = np.zeros((n, n_labels), np.float32)
+    for row in range(n):
+        for kind in (unseen, ~unseen):
+            ids = np.flatnonzero(kind)
+            y[row, rng.choice(ids, min(2, len(ids)), replace=False)] = 1
+    missing = np.tile(unseen, n)
+    scores = rng.normal(0, 1, len(pairs)) + 2 * y.ravel() - 2.5 * missing
+    points = ranking.Asked(
+        [f"text {i}" for i in range(n)],
+        csr_array(y),
+        np.ones(n_labels),
+        label_groups=by_seen(csr_array((~unseen[None, :]).astype(np.float32))),
+    )
+    features = np.stack([scores, missing], axis=1).astype(np.float32)
+    names, base = ("base", "unseen"), features[:, 0].copy()
+    return ranking.Evidence(pairs, names, features, y.ravel() > 0, base), points
+
+
+def test_the_largest_lift_is_taken_before_all_labels_lose() -> None:
+    evidence, points = deep(np.arange(160) % 2 == 0)
+    lift, scores, result = ranking.choose_lift(evidence, points, evidence.base, "nDCG@5")
+    names = ("nDCG@5", "P@1", "R@100")
+
+    def at(lift: float) -> tuple[float, Result]:
+        raised = ranker.lifted(evidence.pairs, evidence.base, evidence.features[:, 1], lift)
+        found = ranking.evaluated(evidence, points, raised, "nDCG@5")
+        return found.groups["seen"]["unseen (0)"].metrics["R@100"], found
+
+    plain = at(0)
+    allowed = [(-plain[0], 0.0)]
+    for one in ranking.LIFTS:
+        recall, found = at(one)
+        if any(plain[1].metrics[n] - found.metrics[n] > ranking.MAY_LOSE for n in names):
+            break
+        allowed.append((-recall, one))
+    assert lift == min(allowed)[1] > 0
+    np.testing.assert_array_equal(
+        scores, ranker.lifted(evidence.pairs, evidence.base, evidence.features[:, 1], lift)
+    )
+    assert result.metrics == at(lift)[1].metrics
+
+
+@pytest.mark.parametrize(
+    ("unseen", "n"),
+    [(np.ones(160, np.bool_), 150), (np.zeros(160, np.bool_), 150), (np.arange(160) < 80, 40)],
+    ids=["all unseen", "none unseen", "few points"],
+)
+def test_nothing_is_lifted_where_nothing_can_be_told(unseen: NDArray[np.bool_], n: int) -> None:
+    evidence, points = deep(unseen, n)
+    lift, scores, _ = ranking.choose_lift(evidence, points, evidence.base, "nDCG@5")
+    assert lift == 0
+    np.testing.assert_array_equal(scores, evidence.base)
+
+
+def test_what_is_chosen_is_lifted() -> None:
+    evidence, points = deep(np.arange(160) % 2 == 0)
+    evidence = replace(evidence, base=np.zeros_like(evidence.base))
+    choice = ranking.choose(evidence, points, "nDCG@5", seed=0)
+    lift = choice.facts["lift"]
+    assert choice.network is not None
+    assert choice.network.lift == lift["lift"]
+    if choice.network.lift:
+        assert lift["R@100 of unseen labels"]["with"] > lift["R@100 of unseen labels"]["without"]
+        assert "labels without points lifted by" in ranking.summary(choice)
 
 
 def test_a_ranker_that_does_not_help_is_not() -> None:

@@ -12,7 +12,7 @@ from dexml.metrics import Evaluator, inv_propensity
 from dexml.metrics.propensity import label_counts
 from dexml.report.figures import in_percent
 from dexml.run import folder as rundir
-from dexml.train.outcome import Finished, propensity_of
+from dexml.train.outcome import UNSEEN, Finished, propensity_of
 
 ROWS = {
     "without_ranker": "without the ranker",
@@ -72,6 +72,11 @@ def chosen(folder: Path) -> list[tuple[str, str]]:
                 kept = "kept" if ranker[name].get("used") else "left out"
                 words = {"tree": "label tree", "bilinear": "pairs of words"}[name]
                 found.append((words, kept))
+        if ranker.get("used") and (lift := ranker.get("lift", {})).get("lift"):
+            recall = lift.get(UNSEEN, {"without": 0.0, "with": 0.0})
+            change = f"{in_percent(recall['without'])} → {in_percent(recall['with'])}"
+            words = f"{lift['lift']:g}; {UNSEEN} {change} on validation points"
+            found.append(("labels without points lifted by", words))
     engine = run.get("engine", {})
     if "form" in engine:
         found.append(("encoder", f"{engine.get('name', '')} in {engine['form']}"))

@@ -200,6 +200,17 @@ class BilinearScorer:
             self.found(queries, PROPOSED["found"], exclude=exclude, only=only)[0],
         ]
 
+    def propose_unseen(
+        self,
+        queries: Queries,
+        k: int,
+        unseen: NDArray[np.bool_],
+        *,
+        exclude: Csr | None = None,
+    ) -> list[NDArray[np.int32]]:
+        """Propose the k best labels of a mask."""
+        return [self.search(queries, k, exclude=exclude, only=unseen)[0]]
+
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Give a ranker the evidence for each pair, by name.
 

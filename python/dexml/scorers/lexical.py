@@ -231,6 +231,21 @@ class LexicalScorer:
             nearest(rows.chars, self.chars, "name"),
         ]
 
+    def propose_unseen(
+        self,
+        queries: Queries,
+        k: int,
+        unseen: NDArray[np.bool_],
+        *,
+        exclude: Csr | None = None,
+    ) -> list[NDArray[np.int32]]:
+        """Propose k labels of a mask by their own text, and half as many by pieces of its words."""
+        rows = self.lexicon.rows_of(queries)
+        return [
+            self.words.index.search(rows.text, k, exclude=exclude, only=unseen)[0],
+            self.chars.index.search(rows.chars, -(-k // 2), exclude=exclude, only=unseen)[0],
+        ]
+
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""
         rows = self.lexicon.rows_of(queries)

@@ -161,6 +161,17 @@ class VotedScorer:
         """Propose the best labels to a ranker, by this scorer's own ranking."""
         return [self.search(queries, PROPOSED, exclude=exclude, only=only)[0]]
 
+    def propose_unseen(
+        self,
+        queries: Queries,
+        k: int,
+        unseen: NDArray[np.bool_],
+        *,
+        exclude: Csr | None = None,
+    ) -> list[NDArray[np.int32]]:
+        """Propose k labels of a mask to a ranker: without votes, for they have no points."""
+        return [self.dense.search(queries, k, exclude=exclude, only=unseen)[0]]
+
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""
         dense = pairs.flat(self.dense.score_pairs(queries, pairs.padded))

@@ -33,6 +33,11 @@ BLOCK = 1024
 """Texts ranked at a time: some 250 candidates each, with some 30 features."""
 COMPANIONS = 30
 """Companions of its best labels that are proposed for a text."""
+UNSEEN = 20
+"""Labels without points that each kind of evidence proposes, beside the best of all labels."""
+LIFTED_OVER = 6.0
+"""Distance from a text's best score over which the lift of labels without points grows to its full
+size: about that of the hundredth label."""
 EPOCHS, RATE = 8, 0.03
 """As good as 15 and 0.01 on all validation parts (better with thousands of texts), in half the
 time."""
@@ -68,6 +73,17 @@ class Member(Scorer, Protocol):
         """Propose labels to rank: arrays (n, width) padded with -1, its own ranking first."""
         ...
 
+    def propose_unseen(
+        self,
+        queries: Queries,
+        k: int,
+        unseen: NDArray[np.bool_],
+        *,
+        exclude: Csr | None = None,
+    ) -> list[NDArray[np.int32]]:
+        """Propose k labels of a mask by each kind of evidence that labels without points have."""
+        ...
+
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Return the evidence for each pair by name, float32, (n_pairs,), its own score first.
 
@@ -96,6 +112,8 @@ class Network:
     """(M, H, F)."""
     bias: NDArray[np.float32]
     """(M, H)."""
+    lift: float = 0.0
+    """How far labels without points are raised (`lifted`), 0 to `LIFTED_OVER`."""
 
     @classmethod
     def fit(
@@ -145,7 +163,7 @@ class Network:
 
     def facts(self) -> dict[str, Any]:
         """Return the section of the manifest of a run."""
-        return {"ranker": {"features": list(self.names)}}
+        return {"ranker": {"features": list(self.names), "lift": self.lift}}
 
     def parts(self) -> dict[str, Part]:
         """Return the arrays as files of a run."""
@@ -198,6 +216,11 @@ class RankedScorer:
         """Points of each label that the members know, (n_labels,)."""
         return self.together.counts(self.n_labels)
 
+    @cached_property
+    def unseen(self) -> NDArray[np.bool_]:
+        """Labels that are alive and have no points, (n_labels,)."""
+        return np.asarray(self.alive & (self.counts == 0), np.bool_)
+
     def candidates(
         self,
         queries: Queries,
@@ -208,7 +231,9 @@ class RankedScorer:
     ) -> Candidates:
         """Collect the labels that a member proposes, and companions of the best ones.
 
-        Where that may be fewer than `k`, the first member's k best labels are among them too.
+        Labels without points have to compete with all others there, so members propose some more
+        of them. Where all that may be fewer than `k`, the first member's k best labels are among
+        them too.
         """
         proposals = [
             part
@@ -218,6 +243,13 @@ class RankedScorer:
         if k > proposals[0].shape[1]:
             proposals.append(self.members[0].search(queries, k, exclude=exclude, only=only)[0])
         mask = self.alive if only is None else self.alive & only
+        unseen = self.unseen if only is None else self.unseen & only
+        if unseen.any():
+            proposals += [
+                part
+                for member in self.members
+                for part in member.propose_unseen(queries, UNSEEN, unseen, exclude=exclude)
+            ]
         proposals.append(top_of(self._together(queries, exclude), COMPANIONS, exclude, mask))
         return Candidates.union(proposals, self.n_labels)
 
@@ -283,7 +315,8 @@ class RankedScorer:
         evidence = self.evidence(queries, pairs, exclude)
         if self.network is None:
             return next(iter(evidence.values()))
-        return self.network.score(np.stack([evidence[n] for n in self.network.names], axis=1))
+        scores = self.network.score(np.stack([evidence[n] for n in self.network.names], axis=1))
+        return lifted(pairs, scores, evidence["unseen"], self.network.lift)
 
     def meanings(self) -> Mapping[str, Meaning]:
         """Return what the evidence of all members and of the labels means."""
@@ -328,8 +361,34 @@ _MEANINGS = {
         Group.COMPANIONS, "-ln(1 + rank by companions among the candidates)"
     ),
     "log count": Meaning(Group.FREQUENCY, "training points with the label, ln(1 + n)"),
-    "unseen": Meaning(Group.FREQUENCY, "1 if no training point has the label"),
+    "unseen": Meaning(
+        Group.FREQUENCY, "1 if no training point has the label; its lift is part of it"
+    ),
 }
+
+
+def lifted(
+    pairs: Candidates,
+    scores: NDArray[np.float32],
+    unseen: NDArray[np.float32],
+    lift: float,
+) -> NDArray[np.float32]:
+    """Raise the scores of labels without points, those far below a text's best one most.
+
+    By ``lift x min(1, distance / LIFTED_OVER)``, the distance being that from the best score. So
+    the best label of a text stays the best, and labels without points keep their order.
+
+    Args:
+        pairs: The candidates.
+        scores: Their scores, (n_pairs,).
+        unseen: 1 for labels without points, else 0, (n_pairs,).
+        lift: 0 to `LIFTED_OVER`.
+    """
+    if not lift:
+        return scores
+    distance = pairs.largest(scores) - scores
+    rise = np.float32(lift) * np.minimum(distance / np.float32(LIFTED_OVER), np.float32(1))
+    return np.asarray(scores + unseen * rise, np.float32)
 
 
 def _blocks(queries: Queries) -> Iterator[tuple[slice, Queries]]:
@@ -347,9 +406,12 @@ def restore_network(state: Sealed) -> Network | None:
     """
     if "ranker" not in state.facts:
         return None
-    names = require(state, "ranker", {"features": list})["features"]
+    facts = require(state, "ranker", {"features": list})
+    names, lift = facts["features"], facts.get("lift", 0.0)  # older runs have no lift
     if not names:
         return None
+    if isinstance(lift, bool) or not isinstance(lift, int | float) or not 0 <= lift <= LIFTED_OVER:
+        raise state.damaged("the ranker's lift")
     if not all(isinstance(name, str) for name in names):
         raise state.damaged("names of the ranker's features")
     f = len(names)
@@ -365,4 +427,4 @@ def restore_network(state: Sealed) -> Network | None:
     shapes = len(arrays["linear"]), arrays["weights"].shape, arrays["bias"].shape
     if shapes != (m, (m, h, f), (m, h)):
         raise state.damaged("the ranker's arrays do not fit together")
-    return Network(tuple(names), **arrays)
+    return Network(tuple(names), **arrays, lift=float(lift))

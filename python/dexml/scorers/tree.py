@@ -181,6 +181,17 @@ class TreeScorer:
         """Propose the best labels to a ranker."""
         return [self.search(queries, PROPOSED, exclude=exclude, only=only)[0]]
 
+    def propose_unseen(
+        self,
+        queries: Queries,
+        k: int,
+        unseen: NDArray[np.bool_],
+        *,
+        exclude: Csr | None = None,
+    ) -> list[NDArray[np.int32]]:
+        """Propose nothing: it knows no label without points."""
+        return []
+
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""
         scores = pairs.values_of(self._reached(queries), missing=ABSENT)

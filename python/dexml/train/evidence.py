@@ -143,7 +143,7 @@ def choose_ranker(
     if (network := choice.network) is not None:
         arrays = {name: getattr(network, name) for name in ARRAYS}
         with replacing(path) as beside, beside.open("wb") as file:
-            np.savez(file, names=np.array(network.names), **arrays)
+            np.savez(file, names=np.array(network.names), lift=np.array(network.lift), **arrays)
     if not settings.quiet:
         console.say(ranking.summary(choice))
     return choice
@@ -161,7 +161,8 @@ def final_ranker(given: DataSet, embedded: Embedded, settings: TrainSettings) ->
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = tuple(str(name) for name in arrays["names"])
-            network = Network(names, **{name: arrays[name] for name in ARRAYS})
+            lift = float(arrays["lift"]) if "lift" in arrays else 0.0  # begun by an older dexml
+            network = Network(names, **{name: arrays[name] for name in ARRAYS}, lift=lift)
     except Exception as error:  # on damaged files np.load raises a dozen kinds of errors
         raise ValueError(f"{path}: damaged ({error}); start again with --overwrite") from None
     also = used_by(network)

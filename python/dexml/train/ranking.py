@@ -18,7 +18,7 @@ from dexml.data import Csr, part_numbers
 from dexml.metrics import Evaluator, LabelGroups, Result, compare
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.queries import Queries
-from dexml.scorers.ranker import BLOCK, LINEAR, Network, RankedScorer, Shape
+from dexml.scorers.ranker import BLOCK, LINEAR, Network, RankedScorer, Shape, lifted
 from dexml.train.inputs import DataSet
 from dexml.train.memory import REPORTED, RESAMPLES
 from dexml.train.outcome import UNSEEN, by_seen, unseen_of
@@ -36,6 +36,14 @@ OPTIONAL = {
     ),
 }
 """Features of members that are used only if they help, for they cost most of the time."""
+LIFTS = tuple(step / 4 for step in range(1, 13))
+"""Lifts of labels without points that are tried."""
+JUDGED = ("P@1", "nDCG@5", "R@100")
+"""Metrics that a lift is judged by, beside the one that the ranker is chosen by."""
+MAY_LOSE = 0.003
+"""What a lift may cost of each metric that it is judged by, over all labels."""
+FEWEST_UNSEEN = 100
+"""Right labels without points, and as many with, below which nothing is lifted."""
 _SALT = "dexml ranker folds"
 
 
@@ -119,7 +127,7 @@ class Choice:
     network: Network | None
     facts: dict[str, Any]
     scores: NDArray[np.float32]
-    """Out-of-fold scores of all pairs."""
+    """Out-of-fold scores of all pairs, lifted as they will be served."""
 
 
 def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], object]) -> Evidence:
@@ -183,6 +191,8 @@ def choose(
         }
         if not pays:
             evidence, scores, ranked = plain, plain_scores, simpler
+    plain_ranked = ranked
+    lift, scores, ranked = choose_lift(evidence, asked, scores, select)
     differences = compare(base, ranked, groups=asked.groups, seed=seed, n_resamples=RESAMPLES)
     facts: dict[str, Any] = {
         "select": select,
@@ -200,6 +210,13 @@ def choose(
     if before is not None and after is not None:
         recalls = {"base": before.metrics["R@100"], "ranker": after.metrics["R@100"]}
         facts["gain"][UNSEEN] = recalls | {"pairs": before.n_positives}
+    facts["lift"] = {"lift": lift} | {
+        name: {"without": plain_ranked.metrics[name], "with": ranked.metrics[name]}
+        for name in plain_ranked.metrics
+    }
+    if (plainly := unseen_of(plain_ranked)) is not None and after is not None:
+        recalls = {"without": plainly.metrics["R@100"], "with": after.metrics["R@100"]}
+        facts["lift"][UNSEEN] = recalls
     by_group = group_difference(base, ranked, select, asked.groups)
     if by_group is not None:
         facts["by_group"] = {"difference": by_group[0], "standard_error": by_group[1]}
@@ -215,7 +232,48 @@ def choose(
             seed=seed,
             weights=weights,
         )
+        network = replace(network, lift=lift)
     return Choice(network, facts | {"used": network is not None}, scores)
+
+
+def choose_lift(
+    evidence: Evidence, asked: Asked, scores: NDArray[np.float32], select: str
+) -> tuple[float, NDArray[np.float32], Result]:
+    """Choose how far labels without points are raised (`dexml.scorers.ranker.lifted`).
+
+    The lifts are tried from the smallest one on, up to the first that costs more than `MAY_LOSE` of
+    a metric over all labels; of those before, the one with the best R@100 of labels without points
+    is taken, the smaller one of equals. 0 where fewer than `FEWEST_UNSEEN` right labels have no
+    point, or fewer have one: then nothing can be told.
+
+    Args:
+        evidence: Of the points.
+        asked: The points.
+        scores: Out-of-fold scores of all pairs.
+        select: The metric that the ranker is chosen by.
+
+    Returns:
+        The lift, the scores with it, and their result.
+    """
+    best = 0.0, scores, evaluated(evidence, asked, scores, select)
+    plain = best[2]
+    group = unseen_of(plain)
+    n_unseen = 0 if group is None else group.n_positives
+    if min(n_unseen, asked.y_true.nnz - n_unseen) < FEWEST_UNSEEN:
+        return best
+    unseen = evidence.features[:, evidence.names.index("unseen")]
+    for lift in LIFTS:
+        raised = lifted(evidence.pairs, scores, unseen, lift)
+        result = evaluated(evidence, asked, raised, select)
+        names = (select, *JUDGED)
+        if max(plain.metrics[name] - result.metrics[name] for name in names) > MAY_LOSE:
+            break
+        found, so_far = unseen_of(result), unseen_of(best[2])
+        assert found is not None
+        assert so_far is not None
+        if found.metrics["R@100"] > so_far.metrics["R@100"]:
+            best = lift, raised, result
+    return best
 
 
 def group_difference(
@@ -308,4 +366,8 @@ def summary(choice: Choice) -> str:
             change = f"{100 * one['without']:.2f} -> {100 * one['with']:.2f}"
             kept = "kept" if one["used"] else "left out"
             lines.append(f"{name} {kept}: {facts['select']} {change}")
+    lift = facts["lift"]
+    if lift["lift"]:
+        change = " -> ".join(f"{100 * lift[UNSEEN][key]:.2f}" for key in ("without", "with"))
+        lines.append(f"labels without points lifted by {lift['lift']:g}: {UNSEEN} {change}")
     return "\n".join(lines)
