@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,33 @@ def test_the_parts_sum_to_the_scores_of_predict(predictor: Predictor) -> None:
             assert total(one) == pytest.approx(score, abs=1e-5)
             assert sum(one.parts.values()) == pytest.approx(total(one) - one.start, abs=1e-9)
             assert one.label_text == predictor.label_texts[one.label_id]
+
+
+def test_what_a_label_without_points_is_lifted_by_is_part_of_unseen(
+    folder_of: Callable[[str], Path],
+) -> None:
+    opened = open_run(folder_of("light"))
+    scorer = opened.scorer
+    assert isinstance(scorer, RankedScorer)
+    assert scorer.network is not None
+    raised = replace(scorer, network=replace(scorer.network, lift=2.0))
+    plain, lifted = Predictor(opened, scorer), Predictor(opened, raised)
+    for one in (plain, lifted):
+        one.add_labels(["printer theme in amber"])
+    new = len(plain.label_texts) - 1
+    before, after = (one.explain(TEXT, new) for one in (plain, lifted))
+    assert after.score is not None
+    assert before.score is not None
+    assert after.score > before.score
+    assert total(after) == pytest.approx(after.score, abs=1e-5)
+    ids, scores = lifted.predict([TEXT], len(lifted.label_texts))
+    assert scores[0][ids[0] == new] == pytest.approx(after.score, abs=1e-5)
+    rises = {
+        a.name: a.contribution - b.contribution
+        for a, b in zip(after.evidence, before.evidence, strict=True)
+    }
+    assert rises.pop("unseen") == pytest.approx(after.score - before.score, abs=1e-5)
+    assert set(rises.values()) == {0.0}
 
 
 def test_a_label_is_asked_for_by_id_or_text(predictor: Predictor) -> None:

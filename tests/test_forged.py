@@ -49,6 +49,8 @@ def settings(name: str, value: object) -> Callable[[dict[str, Any]], object]:
     ("change", "message"),
     [
         (lambda info: info["ranker"].update(features=["x"] * 99), r"expected float32 \(99,\)"),
+        (lambda info: info["ranker"].update(lift=-0.5), r"damaged \(the ranker's lift\)"),
+        (lambda info: info["ranker"].update(lift="1"), r"damaged \(the ranker's lift\)"),
         (settings("sublinear", 3), "damaged \\(sublinear = 3\\)"),
         (settings("idf", None), "damaged \\(idf = None\\)"),
         (settings("sizes", [1, 2.5]), "damaged \\(sizes = "),
