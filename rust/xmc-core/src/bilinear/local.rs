@@ -22,9 +22,8 @@ pub(super) struct Given<'a> {
     pub support: LazyRows<'a>,
 }
 
-/// An entry of W: its position, the slot of its label feature, the position of its point feature in the row
-/// of the point.
-pub(super) type Hit = (u32, u32, u32);
+/// An entry of W: its position, and the slot of its label feature.
+pub(super) type Hit = (u32, u32);
 
 /// What a label feature adds to scores.
 #[derive(Clone, Copy, Default)]
@@ -45,7 +44,9 @@ pub(super) struct Local {
     /// Label after label: slots and values; label i ends at `ends[i]`.
     cells: Vec<(u32, f32)>,
     ends: Vec<usize>,
+    /// Feature after feature of the point: those of its i-th feature end at `hit_ends[i]`.
     hits: Vec<Hit>,
+    hit_ends: Vec<u32>,
     values: Vec<f32>,
     sums: Vec<Slot>,
 }
@@ -58,6 +59,7 @@ impl Local {
             cells: Vec::new(),
             ends: Vec::new(),
             hits: Vec::new(),
+            hit_ends: Vec::new(),
             values: Vec::new(),
             sums: Vec::new(),
         })
@@ -88,27 +90,31 @@ impl Local {
     /// Looks for the entries of W, by ascending point feature.
     pub fn find(&mut self, given: &Given<'_>, point: usize) -> Result<()> {
         self.hits.clear();
-        for (own, &column) in given.x.row(point).0.iter().enumerate() {
+        self.hit_ends.clear();
+        for &column in given.x.row(point).0 {
             let first = given.support.start(column as usize);
             for (at, &other) in given.support.get(column as usize)?.0.iter().enumerate() {
                 let slot = self.slots[other as usize];
                 if slot != NONE {
-                    self.hits.push(((first + at) as u32, slot, own as u32));
+                    self.hits.push(((first + at) as u32, slot));
                 }
             }
+            self.hit_ends.push(self.hits.len() as u32);
         }
         Ok(())
     }
 
-    /// Takes the entries of W as `find` found them before.
-    pub fn take(&mut self, hits: &[Hit]) {
+    /// Takes the entries of W as `find` found them before, and where those of each feature end.
+    pub fn take(&mut self, hits: &[Hit], ends: &[u32]) {
         self.hits.clear();
         self.hits.extend_from_slice(hits);
+        self.hit_ends.clear();
+        self.hit_ends.extend_from_slice(ends);
     }
 
-    /// The entries of W.
-    pub fn hits(&self) -> &[Hit] {
-        &self.hits
+    /// The entries of W, and where those of each feature of the point end.
+    pub fn hits(&self) -> (&[Hit], &[u32]) {
+        (&self.hits, &self.hit_ends)
     }
 
     /// Reads the weights.
@@ -117,11 +123,15 @@ impl Local {
         self.values.extend_from_slice(given.x.row(point).1);
         self.sums.clear();
         self.sums.resize(self.columns.len(), Slot::default());
-        for &(at, slot, own) in &self.hits {
-            let sums = &mut self.sums[slot as usize];
-            let value = f64::from(self.values[own as usize]);
-            sums.score += value * weights[at as usize].into();
-            sums.square += value * value;
+        let mut first = 0;
+        for (&value, &end) in self.values.iter().zip(&self.hit_ends) {
+            let value = f64::from(value);
+            for &(at, slot) in &self.hits[first..end as usize] {
+                let sums = &mut self.sums[slot as usize];
+                sums.score += value * weights[at as usize].into();
+                sums.square += value * value;
+            }
+            first = end as usize;
         }
     }
 
@@ -155,9 +165,13 @@ impl Local {
 
     /// Writes all steps to the weights.
     pub fn write(&self, weights: &mut [f64]) {
-        for &(at, slot, own) in &self.hits {
-            let value = f64::from(self.values[own as usize]);
-            weights[at as usize] += value * self.sums[slot as usize].change;
+        let mut first = 0;
+        for (&value, &end) in self.values.iter().zip(&self.hit_ends) {
+            let value = f64::from(value);
+            for &(at, slot) in &self.hits[first..end as usize] {
+                weights[at as usize] += value * self.sums[slot as usize].change;
+            }
+            first = end as usize;
         }
     }
 }

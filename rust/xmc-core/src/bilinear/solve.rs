@@ -250,7 +250,7 @@ pub fn refine(
         weights: zeroed(n_weights)?,
         bias: 0.0,
         local: Local::new(z.n_cols())?,
-        kept: Kept { spans: zeroed(n_points)?, cells: Vec::new() },
+        kept: Kept { starts: filled(n_points, NOT_KEPT)?, ..Kept::default() },
         dropped: Vec::new(),
     };
     let mut order: Vec<u32> = crate::memory::collected(0..n_points as u32)?;
@@ -284,11 +284,16 @@ pub fn refine(
     Ok(Refined { weights, bias: bias as f32, objective, n_passes, converged })
 }
 
+/// Where the entries of a point would begin that are not kept.
+const NOT_KEPT: (usize, usize) = (usize::MAX, usize::MAX);
+
 /// Entries of W that points look at.
+#[derive(Default)]
 struct Kept {
-    /// Begin and end for each point; 0 and 0 if not known.
-    spans: Vec<(u64, u64)>,
-    cells: Vec<Hit>,
+    /// Of each point: where its entries begin in `hits`, and in `ends` where those of a feature end.
+    starts: Vec<(usize, usize)>,
+    hits: Vec<Hit>,
+    ends: Vec<u32>,
 }
 
 /// Where the solver stands.
@@ -367,18 +372,21 @@ impl Solver<'_> {
     fn load(&mut self, point: usize) -> Result<()> {
         let Self { given, shortlist, local, kept, weights, .. } = self;
         local.place(given, shortlist.row(point))?;
-        let (first, end) = kept.spans[point];
-        if first < end {
-            local.take(&kept.cells[first as usize..end as usize]);
-        } else {
+        let start = kept.starts[point];
+        if start == NOT_KEPT {
             local.find(given, point)?;
-            let room = KEPT_BYTES / size_of::<Hit>();
-            if local.hits().len() <= room - kept.cells.len().min(room) {
-                let first = kept.cells.len() as u64;
-                reserve(&mut kept.cells, local.hits().len())?;
-                kept.cells.extend_from_slice(local.hits());
-                kept.spans[point] = (first, kept.cells.len() as u64);
+            let (hits, ends) = local.hits();
+            if kept.hits.len() + hits.len() <= KEPT_BYTES / size_of::<Hit>() {
+                kept.starts[point] = (kept.hits.len(), kept.ends.len());
+                reserve(&mut kept.hits, hits.len())?;
+                kept.hits.extend_from_slice(hits);
+                reserve(&mut kept.ends, ends.len())?;
+                kept.ends.extend_from_slice(ends);
             }
+        } else {
+            let ends = &kept.ends[start.1..start.1 + given.x.row(point).0.len()];
+            let n_hits = ends.last().map_or(0, |&end| end as usize);
+            local.take(&kept.hits[start.0..start.0 + n_hits], ends);
         }
         local.read(given, point, weights);
         Ok(())
