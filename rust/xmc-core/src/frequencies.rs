@@ -226,10 +226,13 @@ mod tests {
             spoilt[at] = spoilt[at - 1];
             assert!(!plain(&indptr, &spoilt, &data), "{at}");
         }
-        let around = |at: usize| !indptr.contains(&(at as i64));
-        let border = (BLOCK..indices.len()).step_by(BLOCK).find(|&at| around(at)).unwrap();
-        let mut spoilt = indices.clone();
-        spoilt[border] = spoilt[border - 1];
-        assert!(!plain(&indptr, &spoilt, &data));
+        let mut long: Vec<i32> = (0..2 * BLOCK as i32).collect();
+        let one_row = |labels: &[i32]| {
+            let (indptr, ones) = ([0, labels.len() as i64], vec![1.0; labels.len()]);
+            Frequencies::of_plain(labels.len(), &indptr, labels, &ones).unwrap().is_some()
+        };
+        assert!(one_row(&long));
+        long[BLOCK] = long[BLOCK - 1];
+        assert!(!one_row(&long));
     }
 }
