@@ -204,6 +204,7 @@ impl<S: Score> Rankings for CsrView<'_, S> {
         }
         Ok((&scratch.kept, &scratch.values, n_excluded))
     }
+
     /// The rank of a hit is the number of labels that come before it: to count them for a few hits is
     /// cheaper than to sort the row.
     fn find_hits(
@@ -215,9 +216,9 @@ impl<S: Score> Rankings for CsrView<'_, S> {
         hits: &mut Vec<Hit>,
     ) -> bool {
         let (labels, scores) = self.row(row);
-        let plain = labels.windows(2).filter(|pair| pair[0] >= pair[1]).count() == 0
+        let usual = labels.windows(2).filter(|pair| pair[0] >= pair[1]).count() == 0
             && scores.iter().filter(|score| score.is_nan()).count() == 0;
-        if !plain {
+        if !usual {
             return false;
         }
         finder.find(labels, positives, hits);
