@@ -226,7 +226,7 @@ GOOD = replace(
         (
             GOOD,
             {"groups": [["a"], ["b"]]},
-            r"groups: give a string or a number for each point \(unh",
+            r"groups: give a string or a number for each point \(.*unh",
         ),
         (GOOD, {"seed": -1}, r"seed must be in 0..2\^64 - 1, not -1"),
         (GOOD, {"n_resamples": 1}, "n_resamples must be at least 2, not 1"),

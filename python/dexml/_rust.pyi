@@ -22,6 +22,7 @@ __all__ = [
     "Vocabulary",
     "check_csr",
     "co_occurrence",
+    "default_threads",
     "drop_pairs_csr",
     "drop_pairs_ids",
     "favour",
@@ -56,6 +57,7 @@ __all__ = [
     "save_pairs",
     "score_ranker",
     "select_support",
+    "set_default_threads",
     "stop_word_languages",
     "stop_words_of",
     "topk_csr",
@@ -891,3 +893,16 @@ def stop_word_languages() -> list[str]:
 
 def stop_words_of(language: str) -> list[str]:
     """Return the stop words of a language, by its code."""
+
+def default_threads() -> int | None:
+    """Return how many threads calls from this thread use where ``num_threads`` is None.
+
+    None: one for each available core.
+    """
+
+def set_default_threads(num_threads: int | None) -> int | None:
+    """Set `default_threads`, for the calling thread alone, and return what it was.
+
+    Raises:
+        ValueError: `num_threads` is not in 1..=1024.
+    """

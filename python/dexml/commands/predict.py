@@ -33,12 +33,18 @@ from dexml.files import is_stream, target_of
 from dexml.index import EXACT_TEST_UP_TO, EXACT_UP_TO
 from dexml.predict import Explanation, Prediction, Predictor
 from dexml.scorers.ranker import RankedScorer
+from dexml.threads import core_threads
 
 
 def main(argv: list[str]) -> None:
     """Run ``python -m dexml.predict``."""
     settings = config.parse(PredictSettings, argv, "python -m dexml.predict")
     _check(settings)
+    with core_threads(settings.threads):
+        _run(settings)
+
+
+def _run(settings: PredictSettings) -> None:
     # Test points are scored once, and the scores are compared with others: exact search is worth
     # its time up to more labels.
     exact_up_to = EXACT_UP_TO if settings.texts else EXACT_TEST_UP_TO

@@ -27,6 +27,7 @@ from dexml.commands.inputs import (
 from dexml.config import Settings
 from dexml.data import Csr
 from dexml.predict import Predictor
+from dexml.threads import MAX_THREADS
 
 BLOCK = 4096
 """Texts encoded and searched at a time: memory does not grow with the input."""
@@ -117,7 +118,9 @@ class PredictSettings(Settings):
         "auto", description="auto: exact up to 50,000 labels (131,072 for test points)"
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the encoder")
+    threads: int | None = Field(
+        None, ge=1, le=MAX_THREADS, description="CPU threads; default all cores"
+    )
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto", description="of the transformer; auto: as training chose, bfloat16 on CUDA"
     )

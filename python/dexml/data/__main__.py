@@ -69,7 +69,12 @@ def arguments() -> argparse.ArgumentParser:
     )
     raw.add_argument("source", type=Path, help="folder with lbl.json, trn.json, tst.json (or .gz)")
     raw.add_argument("target", type=Path, nargs="?", help="new folder; by default the source")
-    raw.add_argument("--text", choices=["title", "content", "both"], default="both")
+    raw.add_argument(
+        "--text",
+        choices=["title", "content", "both"],
+        default="both",
+        help="what becomes the text of points and labels; default: both",
+    )
     raw.add_argument(
         "--repair", action="store_true", help="drop bad labels of points and say how many"
     )

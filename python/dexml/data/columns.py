@@ -254,6 +254,7 @@ def _delimited(text: str, path: Path) -> Table:
     header = text.split("\n", 1)[0]
     delimiter = max("\t,;", key=header.count)
     before = csv.field_size_limit(CSV_CELL)
+    line = 1
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         names = [name.strip() for name in next(reader)]
@@ -272,7 +273,11 @@ def _delimited(text: str, path: Path) -> Table:
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: {error}") from None
+        where = "" if reader.line_num == line else f" (read to line {reader.line_num})"
+        cure = (
+            "" if "limit" in str(error) else '; close quotes, and write one inside a cell twice, ""'
+        )
+        raise ValueError(f"{path}:{line}: {error}{where}{cure}") from None
     finally:
         csv.field_size_limit(before)
     columns = {name: [cells[at] for cells in rows] for at, name in enumerate(names)}
@@ -287,6 +292,9 @@ def _parquet(content: bytes, path: Path) -> Table:
     try:
         table = parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: damaged Parquet file ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path}: damaged Parquet file; copy or write it again ({reason})"
+        ) from None
     columns = {name: _of_arrow(table[name]) for name in table.column_names}
     return Table(columns, str(path), lambda row: f"{path} row {row}")

@@ -220,6 +220,7 @@ def _names(cell: Any, separator: str | None, at: Callable[[], str]) -> list[str]
         kind = type(cell).__name__
         raise ValueError(f"{at()}: {kind}; expected a list of labels")
     names: list[str] = []
+    kinds = set()
     for value in cell:
         value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, bool) or not isinstance(value, str | int):
@@ -229,6 +230,9 @@ def _names(cell: Any, separator: str | None, at: Callable[[], str]) -> list[str]
         if not name:
             raise ValueError(f"{at()}: a label is empty")
         names.append(name)
+        kinds.add(isinstance(value, str))
+    if len(kinds) > 1:
+        raise ValueError(f"{at()}: texts and numbers among its labels; write all as texts")
     return names
 
 

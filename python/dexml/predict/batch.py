@@ -53,8 +53,8 @@ class BatchPredictor:
                 of the run as it is now.
             **options: Those of `Predictor.open`, and of `Predictor.predict` for all texts alike
                 (``min_probability``, ``min_precision``, ``min_recall``, ``by_frequency``,
-                ``only``, ``favour``, ``strength``). ``threads`` is 1 by default, as a cluster runs
-                a process a core.
+                ``only``, ``favour``, ``strength``). ``threads`` is 1 by default, for the
+                encoder and for all else, as a cluster runs a process a core.
 
         Raises:
             TypeError: An unknown option.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from copy import copy
 from dataclasses import replace
+from functools import wraps
 from os import PathLike
 from threading import RLock
-from typing import SupportsIndex
+from typing import Concatenate, ParamSpec, SupportsIndex, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,11 +44,27 @@ from dexml.scorers.calibration import BEST, Calibration, Missing
 from dexml.scorers.dense import Search
 from dexml.scorers.embedder import Precision
 from dexml.scorers.thresholds import Threshold, at_precision, at_probability, at_recall
+from dexml.threads import core_threads
 
+P = ParamSpec("P")
+T = TypeVar("T")
 K = 10
 """Labels a text, where nobody says how many."""
 PADDED_UP_TO = 1000
 """Columns that an answer may have though there are fewer labels."""
+
+
+def _with_its_threads(
+    method: Callable[Concatenate[Predictor, P], T],
+) -> Callable[Concatenate[Predictor, P], T]:
+    """Run a method with as many threads of the core as the run was opened with."""
+
+    @wraps(method)
+    def bound(self: Predictor, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with core_threads(self._threads):
+            return method(self, *args, **kwargs)
+
+    return bound
 
 
 class Predictor:
@@ -67,7 +84,7 @@ class Predictor:
                 ``opened.scorer`` and something else. Only a scorer that contains the run's own can
                 be saved.
         """
-        self._run = opened.run
+        self._run, self._threads = opened.run, opened.threads
         self._home = copy(opened.home)  # `save` changes it, and others may serve `opened` too
         # One reference, replaced as a whole: a call that has read it sees one moment.
         scorer = opened.scorer if scorer is None else scorer
@@ -100,9 +117,11 @@ class Predictor:
                 exact up to `exact_up_to` labels or without a graph. A light run has no graph.
             device: Of the encoder: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA if there is
                 one.
-            threads: CPU threads of a call's encoder; default all that this process may use. With
-                torch a setting of the whole process; default: as it is. A server that answers in
-                several threads does best with 1.
+            threads: CPU threads of a call: of the encoder, and of search, words, votes and ranker;
+                default all that this process may use. Answers do not depend on it. For an encoder
+                in torch it is a setting of the whole process (default: as it is); products of
+                large matrices are numpy's, which counts its own threads (``OMP_NUM_THREADS``). A
+                server that answers in several threads does best with 1.
             precision: Of the transformer: ``float32``, ``bfloat16``, ``int8`` (without torch), or
                 ``auto``: bfloat16 on CUDA, with OpenVINO what training chose, else float32.
             engine: ``openvino`` (on a CPU, without torch), ``torch``, or ``auto``: OpenVINO on a
@@ -280,6 +299,7 @@ class Predictor:
         assert min_probability is not None
         return at_probability(calibration, min_probability)
 
+    @_with_its_threads
     def predict(
         self,
         texts: Iterable[str],
@@ -389,6 +409,7 @@ class Predictor:
         found = found if cut is None else found.cut(cut, now.counts, narrow=whole)
         return unsure.applied(found, 1 - probabilities[:, 0], near)
 
+    @_with_its_threads
     def encode(
         self, texts: Iterable[str], *, on_progress: OnProgress | None = None
     ) -> NDArray[np.float32]:
@@ -415,6 +436,7 @@ class Predictor:
             )
         return dense.vectors(Queries(checked(texts), on_progress)).copy()
 
+    @_with_its_threads
     def explain(
         self,
         text: str,
@@ -443,6 +465,7 @@ class Predictor:
         asked, ids = self._asked(now, text, exclude, only), [now.labels.id_of(label)]
         return self._with_probabilities(now, asked, explain(now, asked, ids))[0]
 
+    @_with_its_threads
     def explain_best(
         self,
         text: str,
@@ -494,6 +517,7 @@ class Predictor:
             check_ids(row[~is_padding], len(texts), f"ids[{number}]")
         return [[texts[i] for i in row if i >= 0] for row in rows.tolist()]
 
+    @_with_its_threads
     def add_labels(
         self, texts: Iterable[str], *, on_progress: OnProgress | None = None
     ) -> NDArray[np.int32]:
@@ -516,6 +540,7 @@ class Predictor:
             self._now = self._now.after(Change(labels, added=added, on_progress=on_progress))
         return ids
 
+    @_with_its_threads
     def remove_labels(self, ids: ArrayLike) -> None:
         """Remove labels from every later answer; their ids stay unused.
 
@@ -527,6 +552,7 @@ class Predictor:
             rows = _rows(labels, ids)
             self._now = self._now.after(Change(labels.removed(rows), removed=rows))
 
+    @_with_its_threads
     def update_labels(
         self, ids: ArrayLike, texts: Iterable[str], *, on_progress: OnProgress | None = None
     ) -> None:
@@ -550,6 +576,7 @@ class Predictor:
             change = Change(labels.updated(rows, new), updated=rows, on_progress=on_progress)
             self._now = self._now.after(change)
 
+    @_with_its_threads
     def add_points(
         self, texts: Iterable[str], y: Csr | Sequence[Iterable[int]]
     ) -> NDArray[np.int64]:
@@ -578,6 +605,7 @@ class Predictor:
             self._now = self._now.after(Change(labels, points=Queries(new), y=matrix))
             return np.arange(n_points, n_points + len(new))
 
+    @_with_its_threads
     def save(self, *, lock: bool = True) -> None:
         """Write labels and points as they are now to the run, where `open` finds them.
 

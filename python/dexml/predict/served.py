@@ -38,6 +38,7 @@ from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.ranker import Member, RankedScorer, restore_network
 from dexml.scorers.tree import TreeScorer
 from dexml.sealed import Home, Part, Sealed
+from dexml.threads import MAX_THREADS, core_threads
 
 NONE = Missing(OLD)
 
@@ -149,6 +150,7 @@ class Opened:
         texts: Of the points that vote, if it keeps them.
         calibration: The probabilities of the scorer's scores, or why there are none.
         home: What of labels, scorer and texts lies in the folder.
+        threads: CPU threads of a call; None: all cores.
     """
 
     run: Run
@@ -157,6 +159,7 @@ class Opened:
     texts: PointTexts | None = None
     calibration: Calibration | Missing = NONE
     home: Home = field(default_factory=Home)
+    threads: int | None = None
 
 
 def open_run(
@@ -181,6 +184,8 @@ def open_run(
     folder = Path(folder)
     check_there(folder)
     threads = None if threads is None else at_least_one("threads", threads)
+    if threads is not None and threads > MAX_THREADS:
+        raise ValueError(f"threads = {threads}; expected at most {MAX_THREADS}")
 
     def build(state: Sealed) -> Opened:
         labels = LabelSet.restore(state)
@@ -198,11 +203,12 @@ def open_run(
         if texts is not None and len(texts) != n_points_of(scorer):
             raise state.damaged(f"{len(texts)} texts for {n_points_of(scorer)} points")
         calibration = restore_calibration(state)
-        opened = Opened(Run(state), labels, scorer, texts, calibration)
+        opened = Opened(Run(state), labels, scorer, texts, calibration, threads=threads)
         opened.home.note(state, Served(labels, scorer, texts, calibration).parts())
         return opened
 
-    return sealed.load(folder, FORMAT, build)
+    with core_threads(threads):
+        return sealed.load(folder, FORMAT, build)
 
 
 def _restore_scorer(

@@ -359,8 +359,10 @@ class LexicalScorer:
         try:
             roles = ("points", "positives", "centroids", "label_words", "label_chars")
             paths = [state.path(PREFIX + role) for role in roles]
-            with ThreadPoolExecutor() as threads:  # each is unpacked by one thread
-                loading = threads.map(data.load_scores, paths)
+            # Each is unpacked by one thread; another thread does not know what this one may use.
+            n = _rust.default_threads()
+            with ThreadPoolExecutor(n, "", _rust.set_default_threads, (n,)) as pool:
+                loading = pool.map(data.load_scores, paths)
                 lexicon = Lexicon.restore(state, facts)
                 points, y, centroids, words, chars = loading
         except (ValueError, KeyError, TypeError, AttributeError) as error:

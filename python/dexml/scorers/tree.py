@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
     "max_rounds": 5,
     "cost": 1.0,
     "tolerance": 0.1,
-    "max_passes": 10,
+    "max_passes": 5,
     "threshold": 0.1,
 }
 """How the trees are trained."""

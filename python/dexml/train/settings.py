@@ -79,7 +79,9 @@ class TrainSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="seed of every random choice")
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of torch; 0: its own choice")
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads; 0: all cores, in torch its own choice"
+    )
     point_tokens: int = Field(64, ge=3, description="tokens of a point's text at most")
     label_tokens: int = Field(64, ge=3, description="tokens of a label's text at most")
 

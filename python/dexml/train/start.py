@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dexml import console
 from dexml.metrics import Result
+from dexml.threads import core_threads
 from dexml.train.outcome import Finished
 from dexml.train.settings import NO_ENCODER, TrainSettings
 
@@ -35,6 +36,11 @@ def train(
         OSError: The disk is full, or a file cannot be read.
         ImportError: A package that an encoder needs is missing.
     """
+    with core_threads(settings.threads or None):
+        return _train(settings, conclude)
+
+
+def _train(settings: TrainSettings, conclude: Callable[[Finished], None] | None) -> Result | None:
     if settings.encoder == NO_ENCODER:
         from dexml.train.light import train_light
 

@@ -17,12 +17,15 @@ from dexml.scorers.lexicon import Lexicon
 from dexml.scorers.ranker import Member, Network
 from dexml.scorers.tree import TreeScorer
 from dexml.sealed import Sealed
+from dexml.text.bilinear import BilinearSettings
 from dexml.text.stop_words import find_stop_words
 from dexml.train.inputs import DataSet
 from dexml.train.ranking import OPTIONAL
 from dexml.train.settings import TrainSettings
 
 T = TypeVar("T")
+PAIRS = BilinearSettings(passes=4)
+"""Pairs of words beside other evidence: more passes cost time and change nothing."""
 
 
 class Also(NamedTuple):
@@ -95,7 +98,11 @@ def word_members(
         pairs = None if folder is None else pairs_in(folder)
         members.append(
             BilinearScorer.fit(
-                texts, lexical.y, labels, seed=seed, parents=given.parents, known=pairs
+                *(texts, lexical.y, labels),
+                seed=seed,
+                settings=PAIRS,
+                parents=given.parents,
+                known=pairs,
             )
         )
     return lexical, tuple(members)

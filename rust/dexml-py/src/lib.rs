@@ -42,6 +42,8 @@ mod _rust {
         pair_scores, vote_sums,
     };
     #[pymodule_export]
+    use super::pool::{default_threads, set_default_threads};
+    #[pymodule_export]
     use super::ranker::{fit_ranker, score_ranker};
     #[pymodule_export]
     use super::ranking::{

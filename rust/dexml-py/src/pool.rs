@@ -3,13 +3,14 @@
 //! Never rayon's global pool: its threads do not survive `fork`, and work sent to it by the child
 //! would wait for ever.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
-use pyo3::PyResult;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::{PyResult, pyfunction};
 use xmc_core::rayon::{ThreadPool, ThreadPoolBuilder};
 
 const MAX_THREADS: i64 = 1024;
@@ -22,18 +23,42 @@ struct Pools {
 
 static POOLS: Mutex<Pools> = Mutex::new(Pools { process: 0, by_threads: BTreeMap::new() });
 
-/// The pool with this many threads, or one for each available core.
+thread_local! {
+    /// Threads of calls that do not say how many, where this thread makes the call.
+    static DEFAULT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// How many threads the calls of this thread use where they do not say it; None: all cores.
+#[pyfunction]
+pub(crate) fn default_threads() -> Option<usize> {
+    DEFAULT.get()
+}
+
+/// Changes it, for this thread alone, and returns what it was.
+#[pyfunction]
+#[pyo3(signature = (num_threads))]
+pub(crate) fn set_default_threads(num_threads: Option<i64>) -> PyResult<Option<usize>> {
+    let num_threads = num_threads.map(checked).transpose()?;
+    Ok(DEFAULT.replace(num_threads))
+}
+
+fn checked(num_threads: i64) -> PyResult<usize> {
+    if (1..=MAX_THREADS).contains(&num_threads) {
+        return Ok(num_threads as usize);
+    }
+    let message = format!("num_threads must be in 1..={MAX_THREADS}, not {num_threads}");
+    Err(PyValueError::new_err(message))
+}
+
+/// The pool with this many threads; None: as many as this thread has as its default, or one for
+/// each available core.
 ///
 /// Called with the interpreter attached: `fork` holds the interpreter as well, so that the child
 /// never inherits the lock taken.
 pub(crate) fn pool(num_threads: Option<i64>) -> PyResult<Arc<ThreadPool>> {
     let num_threads = match num_threads {
-        None => available_cores(),
-        Some(n) if (1..=MAX_THREADS).contains(&n) => n as usize,
-        Some(n) => {
-            let message = format!("num_threads must be in 1..={MAX_THREADS}, not {n}");
-            return Err(PyValueError::new_err(message));
-        }
+        None => DEFAULT.get().unwrap_or_else(available_cores),
+        Some(n) => checked(n)?,
     };
     let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
     let process = std::process::id();

@@ -1,0 +1,34 @@
+"""How many threads the Rust core uses, where a call does not say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dexml import _rust
+
+MAX_THREADS = 1024
+"""More are refused by the core."""
+
+
+@contextmanager
+def core_threads(num_threads: int | None) -> Iterator[None]:
+    """Let calls of the core use this many threads, where they have no number of their own.
+
+    It holds for the thread that enters, until it leaves: another Python thread keeps its own
+    number, whatever it is doing meanwhile. Answers do not depend on it.
+
+    Args:
+        num_threads: From 1 to 1024; None leaves the number as it is, at first that of the cores.
+
+    Raises:
+        ValueError: `num_threads` is out of range.
+    """
+    if num_threads is None:
+        yield
+        return
+    before = _rust.set_default_threads(num_threads)
+    try:
+        yield
+    finally:
+        _rust.set_default_threads(before)

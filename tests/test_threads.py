@@ -1,0 +1,138 @@
+"""How many threads the core uses: per call, per Python thread, per run that is opened."""
+
+import json
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dexml import _rust
+from dexml.predict import BatchPredictor, Predictor
+from dexml.threads import core_threads
+
+TEXTS = ["a driver of the kernel", "music player", "server for mails", ""]
+
+
+def test_the_number_holds_inside_and_is_restored() -> None:
+    assert _rust.default_threads() is None
+    with core_threads(3):
+        assert _rust.default_threads() == 3
+        with core_threads(None):
+            assert _rust.default_threads() == 3
+        with core_threads(1):
+            assert _rust.default_threads() == 1
+        assert _rust.default_threads() == 3
+    assert _rust.default_threads() is None
+
+
+def test_it_is_restored_after_an_exception() -> None:
+    with core_threads(2):
+        with pytest.raises(KeyError), core_threads(5):
+            raise KeyError
+        assert _rust.default_threads() == 2
+    assert _rust.default_threads() is None
+
+
+def test_another_python_thread_keeps_its_own() -> None:
+    inside, looked = threading.Barrier(2, timeout=20), threading.Barrier(2, timeout=20)
+
+    def work(n: int) -> int | None:
+        with core_threads(n):
+            inside.wait()
+            seen = _rust.default_threads()
+            looked.wait()
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, (1, 2))) == [1, 2]
+        with core_threads(4):
+            assert pool.submit(_rust.default_threads).result() is None
+
+
+@pytest.mark.parametrize("n", [0, -1, 1025])
+def test_numbers_out_of_range_are_refused(n: int) -> None:
+    with pytest.raises(ValueError, match=rf"num_threads must be in 1..=1024, not {n}"):
+        _rust.set_default_threads(n)
+    assert _rust.default_threads() is None
+
+
+def test_a_run_with_too_many_threads_is_refused(light_run: Path) -> None:
+    with pytest.raises(ValueError, match="threads = 1025; expected at most 1024"):
+        Predictor.open(light_run, threads=1025)
+
+
+def test_a_predictor_leaves_the_number_of_the_caller(light_run: Path) -> None:
+    predictor = Predictor.open(light_run, threads=2)
+    seen = []
+    predictor.predict(TEXTS, 3, on_progress=lambda _: seen.append(_rust.default_threads()))
+    with pytest.raises(ValueError, match="k = 0"):
+        predictor.predict(TEXTS, 0)
+    assert set(seen) <= {2}
+    assert _rust.default_threads() is None
+
+
+def test_answers_are_the_same_bits_for_any_number(light_run: Path) -> None:
+    def answers(threads: int | None) -> list[bytes]:
+        predictor = Predictor.open(light_run, threads=threads)
+        predictor.add_labels(["a mail reader"])
+        predictor.add_points(["reads mails"], [[len(predictor.label_texts) - 1]])
+        found = predictor.predict([*TEXTS, "reads mails"], 5)
+        why = predictor.explain_best(TEXTS[0], 2)
+        scores = json.dumps([one.score for one in why])
+        return [found.ids.tobytes(), found.scores.tobytes(), scores.encode()]
+
+    expected = answers(None)
+    for threads in (1, 2, 3, 7):
+        assert answers(threads) == expected
+
+
+COUNT = """
+import sys
+from pathlib import Path
+
+from dexml.predict import BatchPredictor, Predictor
+
+how, run, threads = sys.argv[1:]
+texts = ["a driver of the kernel", "music player"] * 50
+if how == "batch":
+    BatchPredictor(run, k=3)({"text": texts})
+elif how == "open":
+    predictor = Predictor.open(run, threads=int(threads))
+    predictor.predict(texts, 3)
+    predictor.explain("music player", 0)
+    predictor.add_labels(["a mail reader"])
+elif how == "predict":
+    from dexml.commands.predict import main
+
+    Path("texts.txt").write_text("\\n".join(texts))
+    main([run, "texts.txt", "--threads", threads, "--out", "out.npz", "--quiet"])
+else:
+    from dexml.commands.train import main
+
+    main([run, "--out", "RUN", "--encoder", "none", "--threads", threads, "--quiet"])
+names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+print(1 + max(int(name.removeprefix("dexml-")) for name in names if name.startswith("dexml-")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
+@pytest.mark.parametrize(
+    ("how", "threads"), [("batch", 1), ("open", 1), ("open", 3), ("predict", 1), ("train", 1)]
+)
+def test_no_larger_pool_is_started(
+    how: str, threads: int, light_run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """A pool lives as long as its process, and its threads are numbered."""
+    given = tiny_data if how == "train" else light_run
+    command = [sys.executable, "-c", COUNT, how, str(given), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.splitlines()[-1]) == threads
+
+
+def test_a_batch_predictor_says_what_it_is_opened_with(light_run: Path) -> None:
+    with pytest.raises(ValueError, match="threads = 0; expected at least 1"):
+        BatchPredictor(light_run, threads=0).predictor()
