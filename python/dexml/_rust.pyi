@@ -46,6 +46,8 @@ __all__ = [
     "p_value",
     "pair_scores",
     "parse_metrics",
+    "plain_inv_propensity",
+    "plain_label_counts",
     "random_walk",
     "ranks_in_rows",
     "refine_support",
@@ -210,6 +212,28 @@ def label_counts(
 ) -> NDArray[np.int64]:
     """Count the values > 0 of each label."""
 
+def plain_label_counts(
+    shape: tuple[int, int],
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    data: NDArray[np.float32],
+) -> NDArray[np.int64] | None:
+    """As `label_counts`, checked in the same pass; None if the matrix is not plain.
+
+    Plain is sorted without duplicates, labels in range, values neither NaN nor below 0.
+    """
+
+def plain_inv_propensity(
+    shape: tuple[int, int],
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    data: NDArray[np.float32],
+    a: float,
+    b: float,
+    weights: NDArray[np.float64],
+) -> bool:
+    """Weigh each label as `inv_propensity` into `weights`; false if the matrix is not plain."""
+
 def inv_propensity(
     counts: NDArray[np.int64], n_points: int, a: float, b: float
 ) -> NDArray[np.float64]:
@@ -301,15 +325,17 @@ def mix_votes(
     """
 
 def drop_pairs_csr(
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    data: NDArray[_Float],
+    scores: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[_Float]],
     n_labels: int,
     exclude: _Pattern,
+    kept: tuple[NDArray[np.int32], NDArray[_Float]],
     *,
     num_threads: int | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[_Float]]:
-    """Return the stored entries that are not excluded, in their order."""
+) -> NDArray[np.int64]:
+    """Write the stored entries that are not excluded, in their order, into `kept`.
+
+    Its arrays have room for all entries; what is behind the last row pointer stays as it was.
+    """
 
 def drop_pairs_ids(
     ids: NDArray[_Id],

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust, console
-from dexml.data import Csr, label_parts
+from dexml.data import Csr, label_parts, truth_parts
 
 _AMAZON, _WIKIPEDIA = (0.6, 2.6), (0.5, 0.4)
 DEFAULT_CONSTANTS = (0.55, 1.5)
@@ -54,8 +54,11 @@ def inv_propensity(y_train: Csr, *, a: float = 0.55, b: float = 1.5) -> NDArray[
         ValueError: There are fewer than 3 training points, a constant is not finite, or `y_train`
             is not a CSR matrix, has a pair twice, a NaN or a negative value.
     """
-    counts = label_counts(y_train)
-    return _rust.inv_propensity(counts, y_train.shape[0], a, b)
+    parts = truth_parts(y_train, "y_train")
+    weights = np.empty(y_train.shape[1])
+    if _rust.plain_inv_propensity(y_train.shape, *parts, a, b, weights):
+        return weights
+    return _rust.inv_propensity(label_counts(y_train), y_train.shape[0], a, b)
 
 
 def label_counts(y_train: Csr) -> NDArray[np.int64]:
@@ -64,8 +67,11 @@ def label_counts(y_train: Csr) -> NDArray[np.int64]:
     Raises:
         ValueError: `y_train` is not a CSR matrix, or has a pair twice, a NaN or a negative value.
     """
-    _, indices, values = label_parts(y_train, "y_train")
-    return _rust.label_counts(y_train.shape[1], indices, values)
+    counts = _rust.plain_label_counts(y_train.shape, *truth_parts(y_train, "y_train"))
+    if counts is None:  # not sorted, or wrong: looked at row by row
+        _, indices, values = label_parts(y_train, "y_train")
+        counts = _rust.label_counts(y_train.shape[1], indices, values)
+    return counts
 
 
 def benchmark_of(path: str | os.PathLike[str]) -> str | None:

@@ -6,9 +6,11 @@ use numpy::{Element, PyArray1};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
-use xmc_core::{Csr, JsonColumn, ParseOptions, Repairs, Scores, check_matrix};
+use xmc_core::{Csr, Frequencies, JsonColumn, ParseOptions, Repairs, Result, Scores, check_matrix};
 
-use crate::arrays::{CsrArgs, CsrArrays, PatternArgs, PatternArrays, holds, moved, vector};
+use crate::arrays::{
+    CsrArgs, CsrArrays, PatternArgs, PatternArrays, holds, moved, vector, writable,
+};
 use crate::border::{count, detached, in_pool, interruptible};
 
 type Vector<'py, T> = Bound<'py, PyArray1<T>>;
@@ -257,6 +259,59 @@ pub(crate) fn label_counts<'py>(
     let (indices, data) = (indices.as_slice()?, data.as_slice()?);
     let counts = detached(py, || xmc_core::label_counts(n_labels, indices, data))?;
     Ok(moved(py, counts))
+}
+
+/// As `label_counts`, of a matrix that is checked in the same pass; None if it is not plain.
+#[pyfunction]
+pub(crate) fn plain_label_counts<'py>(
+    py: Python<'py>,
+    shape: (i64, i64),
+    indptr: Bound<'py, PyAny>,
+    indices: Bound<'py, PyAny>,
+    data: Bound<'py, PyAny>,
+) -> PyResult<Option<Vector<'py, i64>>> {
+    let counts = of_plain(py, shape, [indptr, indices, data], |found, _| found.counts())?;
+    Ok(counts.map(|counts| moved(py, counts)))
+}
+
+/// As `inv_propensity`, of a matrix that is checked in the same pass, into `weights`; false if it is
+/// not plain.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn plain_inv_propensity<'py>(
+    py: Python<'py>,
+    shape: (i64, i64),
+    indptr: Bound<'py, PyAny>,
+    indices: Bound<'py, PyAny>,
+    data: Bound<'py, PyAny>,
+    a: f64,
+    b: f64,
+    weights: Bound<'py, PyAny>,
+) -> PyResult<bool> {
+    let mut weights = writable::<f64>("weights", &weights)?;
+    let weights = weights.as_slice_mut()?;
+    let then = |found: Frequencies, n| found.inv_propensity(n, a, b, weights);
+    Ok(of_plain(py, shape, [indptr, indices, data], then)?.is_some())
+}
+
+/// Counts a matrix, if it is plain, and passes the counts and the number of rows on.
+fn of_plain<T: Send>(
+    py: Python<'_>,
+    (n_rows, n_labels): (i64, i64),
+    [indptr, indices, data]: [Bound<'_, PyAny>; 3],
+    then: impl FnOnce(Frequencies, usize) -> Result<T> + Send,
+) -> PyResult<Option<T>> {
+    let (n_rows, n_labels) = (count("n_rows", n_rows)?, count("n_labels", n_labels)?);
+    let indptr = vector::<i64>("indptr", &indptr)?;
+    let (indices, data) = (vector::<i32>("indices", &indices)?, vector::<f32>("data", &data)?);
+    let (indptr, indices, data) = (indptr.as_slice()?, indices.as_slice()?, data.as_slice()?);
+    detached(py, || {
+        if indptr.len() != n_rows + 1 {
+            return Ok(None);
+        }
+        let found = Frequencies::of_plain(n_labels, indptr, indices, data)?;
+        found.map(|found| then(found, n_rows)).transpose()
+    })
 }
 
 /// Inverse propensity of each label.

@@ -33,7 +33,8 @@ mod _rust {
     #[pymodule_export]
     use super::files::{
         check_csr, inv_propensity, json_columns, label_counts, load_bow, load_bytes, load_labels,
-        load_pairs, load_scores, save_bow, save_labels, save_npz, save_pairs,
+        load_pairs, load_scores, plain_inv_propensity, plain_label_counts, save_bow, save_labels,
+        save_npz, save_pairs,
     };
     #[pymodule_export]
     use super::lexical::{

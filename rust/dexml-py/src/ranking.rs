@@ -1,13 +1,13 @@
 //! Top-k of sparse and dense scores.
 
-use numpy::{Element, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{Element, PyArray1, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use xmc_core::{Error, Id, Ranked, Result, Score};
 
 use crate::arrays::{
     CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, holds, matrix, moved, moved_ranking,
-    vector,
+    vector, writable,
 };
 use crate::border::{count, detached, in_pool};
 
@@ -138,44 +138,46 @@ pub(crate) fn merge_topk<'py>(
     moved_ranking(py, n_rows, top)
 }
 
-/// Scores without excluded pairs.
+/// Writes the scores without excluded pairs into `kept`, indices and data with room for all; returns
+/// the row pointers.
 #[pyfunction]
-#[pyo3(signature = (indptr, indices, data, n_labels, exclude, *, num_threads=None))]
+#[pyo3(signature = (scores, n_labels, exclude, kept, *, num_threads=None))]
 pub(crate) fn drop_pairs_csr<'py>(
     py: Python<'py>,
-    indptr: Bound<'py, PyAny>,
-    indices: Bound<'py, PyAny>,
-    data: Bound<'py, PyAny>,
+    scores: CsrArgs<'py>,
     n_labels: i64,
     exclude: PatternArgs<'py>,
+    kept: PatternArgs<'py>,
     num_threads: Option<i64>,
-) -> PyResult<CsrArgs<'py>> {
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let n_labels = count("n_labels", n_labels)?;
-    let double = holds::<f64>(&data);
-    let scores = (indptr, indices, data);
-    if double {
-        left_of::<f64>(py, &scores, n_labels, &exclude, num_threads)
+    if holds::<f64>(&scores.2) {
+        left_of::<f64>(py, &scores, n_labels, &exclude, &kept, num_threads)
     } else {
-        left_of::<f32>(py, &scores, n_labels, &exclude, num_threads)
+        left_of::<f32>(py, &scores, n_labels, &exclude, &kept, num_threads)
     }
 }
 
-fn left_of<'py, T: Element + Copy + Default>(
+fn left_of<'py, T: Element + Copy>(
     py: Python<'py>,
     scores: &CsrArgs<'py>,
     n_labels: usize,
     exclude: &PatternArgs<'py>,
+    (indices, data): &PatternArgs<'py>,
     num_threads: Option<i64>,
-) -> PyResult<CsrArgs<'py>> {
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let scores = CsrArrays::<T>::borrow("y_pred", scores)?;
     let exclude = PatternArrays::borrow("exclude", exclude)?;
     let (scores, exclude) = (scores.slices()?, exclude.slices()?);
-    let left = in_pool(py, num_threads, || {
+    let (mut indices, mut data) =
+        (writable("kept indices", indices)?, writable("kept data", data)?);
+    let (indices, data) = (indices.as_slice_mut()?, data.as_slice_mut()?);
+    let indptr = in_pool(py, num_threads, || {
         let scores = scores.check("y_pred", n_labels)?;
-        xmc_core::drop_pairs_csr(scores, exclude.check("exclude", n_labels)?)
+        let exclude = exclude.check("exclude", n_labels)?;
+        xmc_core::drop_pairs_into(scores, exclude, indices, data)
     })?;
-    let (indices, data) = (moved(py, left.indices), moved(py, left.data));
-    Ok((moved(py, left.indptr).into_any(), indices.into_any(), data.into_any()))
+    Ok(moved(py, indptr))
 }
 
 /// Ranked ids without excluded pairs.

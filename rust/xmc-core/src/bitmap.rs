@@ -53,12 +53,6 @@ impl Filter {
         met
     }
 
-    /// False if the label is certainly absent.
-    #[inline]
-    pub(crate) fn may_contain(&self, label: i32) -> bool {
-        self.0[label as usize / 64 % WORDS] >> (label as usize % 64) & 1 == 1
-    }
-
     /// Empties a filter that holds these labels and no others.
     #[inline]
     pub(crate) fn clear(&mut self, labels: &[i32]) {

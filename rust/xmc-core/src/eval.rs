@@ -67,6 +67,11 @@ impl Plan {
         self.metrics.iter().map(|&metric| rows::width(metric)).sum()
     }
 
+    /// Whether metrics need nothing of a ranking but its hits.
+    fn needs_hits_only(&self) -> bool {
+        self.cuts.width == 0 && self.log_width == 0
+    }
+
     /// Appends the weight classes of labels, if there are weights.
     #[inline]
     fn gather(&self, labels: &[i32], out: &mut Vec<u32>) {

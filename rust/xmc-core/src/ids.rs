@@ -19,6 +19,9 @@ pub trait Id: sealed::Sealed + Copy + Into<i64> + Send + Sync {
     /// The row as labels, all of which are in range.
     #[doc(hidden)]
     fn labels<'a>(row: &'a [Self], scratch: &'a mut Vec<i32>) -> &'a [i32];
+    /// The row as labels, if it can be read as it stands.
+    #[doc(hidden)]
+    fn plain(row: &[Self]) -> Option<&[i32]>;
 }
 
 impl Id for i32 {
@@ -32,6 +35,11 @@ impl Id for i32 {
     #[inline]
     fn labels<'a>(row: &'a [Self], _scratch: &'a mut Vec<i32>) -> &'a [i32] {
         row
+    }
+
+    #[inline]
+    fn plain(row: &[Self]) -> Option<&[i32]> {
+        Some(row)
     }
 }
 
@@ -48,6 +56,11 @@ impl Id for i64 {
         scratch.clear();
         scratch.extend(row.iter().map(|&id| id as i32));
         scratch
+    }
+
+    #[inline]
+    fn plain(_row: &[Self]) -> Option<&[i32]> {
+        None
     }
 }
 

@@ -9,6 +9,7 @@ mod error;
 mod eval;
 mod favour;
 mod file;
+mod frequencies;
 mod graph;
 mod ids;
 #[cfg(feature = "json")]
@@ -56,6 +57,7 @@ pub use file::{
 };
 #[cfg(feature = "compression")]
 pub use file::{load_scores, save_npz};
+pub use frequencies::Frequencies;
 pub use graph::{Bipartite, CoOccurrence, DegreeCaps, MAX_STEPS, Normalise, RandomWalk};
 pub use ids::Id;
 #[cfg(feature = "json")]
@@ -72,7 +74,9 @@ pub use repair::Repairs;
 pub use resample::{Difference, Interval, Resampler, Terms, interval, p_value};
 pub use sample::{NegativeSampler, Negatives, Shortlists, Source};
 pub use text::ParseOptions;
-pub use topk::{Ranked, TopK, drop_pairs_csr, drop_pairs_ids, merge_topk, topk_csr, topk_dense};
+pub use topk::{
+    Ranked, TopK, drop_pairs_csr, drop_pairs_ids, drop_pairs_into, merge_topk, topk_csr, topk_dense,
+};
 pub use tree::{
     LabelTree, TREE_FLOOR, TreeArrays, TreeOptions, fit_tree, rank_tree, reach_tree, score_tree,
 };

@@ -1,10 +1,8 @@
 //! Label frequencies and inverse propensities.
 
 use crate::error::{Error, Fault, Result};
-use crate::memory::{collected, zeroed};
-
-/// Entries whose counts fit into 32 bits.
-const PART: usize = u32::MAX as usize;
+use crate::frequencies::Frequencies;
+use crate::memory::collected;
 
 /// Counts whose weights are computed in advance.
 const SMALL: usize = 1024;
@@ -19,21 +17,43 @@ pub fn label_counts(n_labels: usize, indices: &[i32], data: &[f32]) -> Result<Ve
         let (expected, found) = (indices.len(), data.len());
         return Err(Error::Length { name: "data".into(), what: "values", expected, found });
     }
-    let mut counts: Vec<i64> = zeroed(n_labels)?;
-    // 32-bit counters: they are accessed at random, and half the bytes fit the cache better.
-    for (part, (indices, data)) in indices.chunks(PART).zip(data.chunks(PART)).enumerate() {
-        let mut part_counts: Vec<u32> = zeroed(n_labels)?;
-        for (position, (&label, &value)) in indices.iter().zip(data).enumerate() {
-            // As u32, a negative label is out of range too.
-            let Some(count) = part_counts.get_mut(label as u32 as usize) else {
-                let fault = Fault::LabelOutOfRange { label: label.to_string(), n_labels };
-                return Err(Error::at_row("indices", part * PART + position, fault));
-            };
-            *count += u32::from(value > 0.0);
-        }
-        counts.iter_mut().zip(part_counts).for_each(|(count, part)| *count += i64::from(part));
+    let mut frequencies = Frequencies::new(n_labels)?;
+    if let Some(position) = frequencies.add(indices, data)? {
+        let fault = Fault::LabelOutOfRange { label: indices[position].to_string(), n_labels };
+        return Err(Error::at_row("indices", position, fault));
     }
-    Ok(counts)
+    frequencies.counts()
+}
+
+/// Weight by number of training positives.
+pub(crate) struct Curve {
+    c: f64,
+    a: f64,
+    b: f64,
+}
+
+impl Curve {
+    /// As [`inv_propensity`] has it.
+    pub(crate) fn new(n_points: usize, a: f64, b: f64) -> Result<Self> {
+        if n_points < 3 {
+            let (name, rule, value) = ("n_points", "must be at least 3", n_points.to_string());
+            return Err(Error::Parameter { name, rule, value });
+        }
+        if !a.is_finite() {
+            let (name, rule, value) = ("a", "must be finite", a.to_string());
+            return Err(Error::Parameter { name, rule, value });
+        }
+        if !b.is_finite() || b < 0.0 {
+            let (name, rule, value) = ("b", "must be finite and >= 0", b.to_string());
+            return Err(Error::Parameter { name, rule, value });
+        }
+        Ok(Self { c: ((n_points as f64).ln() - 1.0) * (b + 1.0).powf(a), a, b })
+    }
+
+    #[inline]
+    pub(crate) fn at(&self, count: i64) -> f64 {
+        1.0 + self.c * (count as f64 + self.b).powf(-self.a)
+    }
 }
 
 /// Inverse propensities `1 + C (n_l + b)^-a` with `C = (ln N - 1)(b + 1)^a`.
@@ -46,23 +66,12 @@ pub fn label_counts(n_labels: usize, indices: &[i32], data: &[f32]) -> Result<Ve
 /// if `b` is not finite or negative; [`Error::BadWeight`] if a weight comes out not finite or not
 /// positive.
 pub fn inv_propensity(counts: &[i64], n_points: usize, a: f64, b: f64) -> Result<Vec<f64>> {
-    if n_points < 3 {
-        let (name, rule, value) = ("n_points", "must be at least 3", n_points.to_string());
-        return Err(Error::Parameter { name, rule, value });
-    }
-    if !a.is_finite() {
-        return Err(Error::Parameter { name: "a", rule: "must be finite", value: a.to_string() });
-    }
-    if !b.is_finite() || b < 0.0 {
-        let (name, rule, value) = ("b", "must be finite and >= 0", b.to_string());
-        return Err(Error::Parameter { name, rule, value });
-    }
-    let c = ((n_points as f64).ln() - 1.0) * (b + 1.0).powf(a);
-    let weigh = |count: i64| 1.0 + c * (count as f64 + b).powf(-a);
+    let curve = Curve::new(n_points, a, b)?;
     // Most labels are rare: a power for each small count, not for each label.
-    let small: Vec<f64> = (0..counts.len().min(SMALL) as i64).map(weigh).collect();
+    let small: Vec<f64> =
+        (0..counts.len().min(SMALL) as i64).map(|count| curve.at(count)).collect();
     let known = |count: i64| small.get(usize::try_from(count).ok()?).copied();
-    let weight = |&count: &i64| known(count).unwrap_or_else(|| weigh(count));
+    let weight = |&count: &i64| known(count).unwrap_or_else(|| curve.at(count));
     let weights = collected(counts.iter().map(weight))?;
     check_weights(&weights)?;
     Ok(weights)

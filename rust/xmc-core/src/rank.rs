@@ -11,7 +11,7 @@ mod sealed {
 }
 
 /// A score type, `f32` or `f64`. Ranking never rounds, for rounding creates ties.
-pub trait Score: sealed::Sealed + Copy + Send + Sync {
+pub trait Score: sealed::Sealed + Copy + PartialOrd + Send + Sync {
     /// An integer whose ascending order is the ranking.
     #[doc(hidden)]
     type Key: Ord + Copy + Send + Sync;

@@ -9,7 +9,7 @@ use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Fault, Result};
 use crate::memory::filled;
 use crate::rank::{Excluded, Score, keep_best};
-pub use drop_pairs::{drop_pairs_csr, drop_pairs_ids};
+pub use drop_pairs::{drop_pairs_csr, drop_pairs_ids, drop_pairs_into};
 pub use merge::{Ranked, merge_topk};
 
 /// Rows handed to a thread at a time; the scratch memory is shared by them.

@@ -131,6 +131,11 @@ impl Weights {
         Ok(Self { class, fixed: fixed.collect(), unit: half * rest })
     }
 
+    /// Number of classes.
+    pub(super) fn len(&self) -> usize {
+        self.fixed.len()
+    }
+
     /// The weight of a class.
     #[inline]
     pub(super) fn of(&self, class: u32) -> i64 {

@@ -2,6 +2,8 @@
 
 use super::Plan;
 use super::options::Ties;
+use super::sums::Hit;
+use super::truth::Finder;
 use crate::bitmap::{Bitmap, Filter};
 use crate::csr::CsrView;
 use crate::error::{Error, Fault, Result};
@@ -10,6 +12,9 @@ use crate::rank::{Excluded, Score, keep_best};
 
 /// Rows up to this length are checked for duplicates with a filter, longer ones with a bitmap.
 const LONG: usize = 1024;
+
+/// Hits of a row up to which their ranks are counted one by one.
+const FEW_HITS: usize = 32;
 
 /// Memory for ranking one row after another.
 pub(super) struct RankScratch<Key> {
@@ -79,6 +84,17 @@ pub(super) trait Rankings: Sync {
         excluded: &Excluded,
         scratch: &'s mut RankScratch<Self::Key>,
     ) -> Result<Ranked<'s>>;
+
+    /// The hits of a row from which nothing is excluded, without making its ranking, which costs more.
+    /// False if the row is one for `rank`, which is also who says what is wrong with it.
+    fn find_hits(
+        &self,
+        row: usize,
+        plan: &Plan,
+        positives: &[i32],
+        finder: &mut Finder,
+        hits: &mut Vec<Hit>,
+    ) -> bool;
 }
 
 /// Ranked ids, row-major.
@@ -117,6 +133,23 @@ impl<I: Id> Rankings for Ids<'_, I> {
         let n_excluded = labels.len() - scratch.kept.len();
         scratch.kept.truncate(plan.max_k);
         Ok((&scratch.kept, &[], n_excluded))
+    }
+
+    #[inline]
+    fn find_hits(
+        &self,
+        row: usize,
+        plan: &Plan,
+        positives: &[i32],
+        finder: &mut Finder,
+        hits: &mut Vec<Hit>,
+    ) -> bool {
+        let ids = &self.ids[row * self.width..(row + 1) * self.width];
+        let Ok(ids) = without_padding(ids, plan.n_labels) else { return false };
+        let Some(labels) = I::plain(ids).filter(|labels| labels.len() <= LONG) else {
+            return false;
+        };
+        finder.find_checked(labels, plan.max_k, positives, hits).is_none()
     }
 }
 
@@ -170,5 +203,48 @@ impl<S: Score> Rankings for CsrView<'_, S> {
             scratch.values.extend(keys.iter().map(|&key| S::value(key)));
         }
         Ok((&scratch.kept, &scratch.values, n_excluded))
+    }
+
+    /// The rank of a hit is the number of labels that come before it: to count them for a few hits is
+    /// cheaper than to sort the row.
+    fn find_hits(
+        &self,
+        row: usize,
+        plan: &Plan,
+        positives: &[i32],
+        finder: &mut Finder,
+        hits: &mut Vec<Hit>,
+    ) -> bool {
+        let (labels, scores) = self.row(row);
+        let usual = labels.windows(2).filter(|pair| pair[0] >= pair[1]).count() == 0
+            && scores.iter().filter(|score| score.is_nan()).count() == 0;
+        if !usual {
+            return false;
+        }
+        finder.find(labels, positives, hits);
+        if hits.len() > FEW_HITS {
+            return false;
+        }
+        for hit in hits.iter_mut() {
+            let at = hit.rank as usize;
+            let own = scores[at];
+            // Counted in 32 bits, which are vectorised well.
+            let (mut better, mut equal) = (0u32, 0u32);
+            for &score in scores {
+                better += u32::from(score > own);
+                equal += u32::from(score == own);
+            }
+            hit.rank = better;
+            if equal > 1 {
+                let before = match plan.options.ties {
+                    Ties::Smaller => &scores[..at],
+                    Ties::Larger => &scores[at + 1..],
+                };
+                hit.rank += before.iter().filter(|&&score| score == own).count() as u32;
+            }
+        }
+        hits.retain(|hit| (hit.rank as usize) < plan.max_k);
+        hits.sort_unstable_by_key(|hit| hit.rank);
+        true
     }
 }

@@ -6,6 +6,7 @@ use super::ROWS_PER_TASK;
 use crate::csr::{Csr, CsrPattern, CsrView};
 use crate::error::{Error, Result};
 use crate::ids::{Id, without_padding};
+use crate::memory::with_room;
 use crate::rank::Excluded;
 
 /// Up to this many excluded labels are searched for one by one, each in one fast pass.
@@ -21,9 +22,35 @@ pub fn drop_pairs_csr<T: Copy + Default + Send + Sync>(
     y_pred: CsrView<'_, T>,
     exclude: CsrPattern<'_>,
 ) -> Result<Csr<T>> {
+    let n_entries = y_pred.window().2.len();
+    let (mut indices, mut data) = (vec![0; n_entries], vec![T::default(); n_entries]);
+    let indptr = drop_pairs_into(y_pred, exclude, &mut indices, &mut data)?;
+    let n_kept = indptr.last().map_or(0, |&end| end as usize);
+    indices.truncate(n_kept);
+    data.truncate(n_kept);
+    Ok(Csr { n_cols: y_pred.n_cols(), indptr, indices, data })
+}
+
+/// As [`drop_pairs_csr`], into memory of the caller, which has room for all entries of `y_pred`.
+/// Returns the row pointers: what is behind the last is left as it was.
+///
+/// # Errors
+/// [`Error::Length`] if `exclude` has another shape or the memory another length.
+pub fn drop_pairs_into<T: Copy + Send + Sync>(
+    y_pred: CsrView<'_, T>,
+    exclude: CsrPattern<'_>,
+    kept_indices: &mut [i32],
+    kept_data: &mut [T],
+) -> Result<Vec<i64>> {
     let n_rows = y_pred.n_rows();
     exclude.check_shape(n_rows, y_pred.n_cols())?;
     let (first, indptr, indices, data) = y_pred.window();
+    for (name, found) in [("kept indices", kept_indices.len()), ("kept data", kept_data.len())] {
+        if found != indices.len() {
+            let (name, expected) = (name.to_owned(), indices.len());
+            return Err(Error::Length { name, what: "entries", expected, found });
+        }
+    }
     let at = |row: usize| (indptr[row] - first) as usize;
 
     // Of each block of rows: its entries, and where among them the excluded ones are.
@@ -43,7 +70,8 @@ pub fn drop_pairs_csr<T: Copy + Default + Send + Sync>(
         })
         .collect();
 
-    let mut kept = Csr { n_cols: y_pred.n_cols(), indptr: vec![0], indices: vec![], data: vec![] };
+    let mut kept_indptr = with_room(n_rows + 1)?;
+    kept_indptr.push(0);
     let mut n_dropped = 0;
     for (&start, (.., dropped)) in starts.iter().zip(&blocks) {
         let mut dropped = dropped.iter().peekable();
@@ -51,13 +79,11 @@ pub fn drop_pairs_csr<T: Copy + Default + Send + Sync>(
             while dropped.next_if(|&&position| at(start) + position < at(row + 1)).is_some() {
                 n_dropped += 1;
             }
-            kept.indptr.push((at(row + 1) - n_dropped) as i64);
+            kept_indptr.push((at(row + 1) - n_dropped) as i64);
         }
     }
 
-    kept.indices = vec![0; indices.len() - n_dropped];
-    kept.data = vec![T::default(); indices.len() - n_dropped];
-    let mut rest = (kept.indices.as_mut_slice(), kept.data.as_mut_slice());
+    let mut rest = (kept_indices, kept_data);
     let mut tasks = Vec::with_capacity(blocks.len());
     for (labels, values, dropped) in blocks {
         let n = labels.len() - dropped.len();
@@ -70,7 +96,7 @@ pub fn drop_pairs_csr<T: Copy + Default + Send + Sync>(
         copy_without(labels, &dropped, kept_labels);
         copy_without(values, &dropped, kept_values);
     });
-    Ok(kept)
+    Ok(kept_indptr)
 }
 
 /// Ranked ids without the pairs in `exclude`: later ids move up, and rows are filled with -1.
@@ -176,5 +202,8 @@ mod tests {
             drop_pairs_csr(y_pred, exclude).unwrap_err().to_string(),
             "exclude: 4 labels, expected 5"
         );
+        let y_pred = CsrView::new("y_pred", 4, &[0, 0, 1], &[3], &[0f64]).unwrap();
+        let error = drop_pairs_into(y_pred, exclude, &mut [0], &mut []).unwrap_err();
+        assert_eq!(error.to_string(), "kept data: 0 entries, expected 1");
     }
 }
