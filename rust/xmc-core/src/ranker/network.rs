@@ -3,12 +3,8 @@
 //! Pairs come in tiles of [`TILE`] side by side and hidden units in chunks of [`LANES`], so that the
 //! sums of 4 pairs and 8 units stay in registers. Units that fill the last chunk are 0 throughout:
 //! they score 0 and have gradient 0.
-//!
-//! The sums are compiled twice, for any processor and for one with AVX2, and which to take is chosen
-//! when they run. Their order is written down and nothing is fused, so both give the same bits.
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use pulp::{Arch, Simd, WithSimd};
 
 use crate::error::Result;
 use crate::memory::{filled, zeroed};
@@ -102,26 +98,11 @@ impl Network {
 
     /// The scores of the pairs of a tile: (`n_features`, [`TILE`]).
     pub fn scores(&self, tile: &[[f32; TILE]]) -> [f32; TILE] {
-        Arch::new().dispatch(Scores { parts: self.parts(), tile })
-    }
-}
-
-/// What [`Network::scores`] computes. A closure would not be compiled for AVX2.
-struct Scores<'a> {
-    parts: Parts<'a>,
-    tile: &'a [[f32; TILE]],
-}
-
-impl WithSimd for Scores<'_> {
-    type Output = [f32; TILE];
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Self::Output {
-        let Self { parts, tile } = self;
+        let parts = self.parts();
         let mut scores = linear_scores(&parts, tile);
-        for (chunk, output) in parts.output.iter().enumerate() {
+        for chunk in 0..self.shape.n_chunks() {
             for (score, z) in scores.iter_mut().zip(hidden(&parts, chunk, tile)) {
-                *score += dot(&gelu(&z).0, output);
+                *score += dot(&gelu(&z).0, &parts.output[chunk]);
             }
         }
         scores
@@ -157,68 +138,36 @@ impl Pass {
             let none = [[0.0; LANES]; TILE];
             self.active = filled(n_tiles.saturating_mul(n_chunks), (none, none))?;
         }
-        Arch::new().dispatch(Forward { pass: self, parts: network.parts(), tiles });
-        Ok(())
-    }
-
-    /// Leaves the gradient of the loss by every parameter in `gradient`, given `slopes`.
-    pub fn backward(&mut self, network: &Network, tiles: &[[f32; TILE]]) {
-        Arch::new().dispatch(Backward { pass: self, parts: network.parts(), tiles });
-    }
-}
-
-/// What [`Pass::forward`] computes.
-struct Forward<'a> {
-    pass: &'a mut Pass,
-    parts: Parts<'a>,
-    tiles: &'a [[f32; TILE]],
-}
-
-impl WithSimd for Forward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Self { pass, parts, tiles } = self;
-        let n_chunks = parts.output.len();
-        for (t, tile) in tiles.chunks_exact(parts.linear.len()).enumerate() {
+        let parts = network.parts();
+        for (t, tile) in tiles.chunks_exact(shape.n_features).enumerate() {
             let mut scores = linear_scores(&parts, tile);
             for chunk in 0..n_chunks {
-                let block = &mut pass.active[t * n_chunks + chunk];
+                let block = &mut self.active[t * n_chunks + chunk];
                 for (pair, z) in hidden(&parts, chunk, tile).iter().enumerate() {
                     (block.0[pair], block.1[pair]) = gelu(z);
                     scores[pair] += dot(&block.0[pair], &parts.output[chunk]);
                 }
             }
-            pass.scores[t] = scores;
+            self.scores[t] = scores;
         }
+        Ok(())
     }
-}
 
-/// What [`Pass::backward`] computes.
-struct Backward<'a> {
-    pass: &'a mut Pass,
-    parts: Parts<'a>,
-    tiles: &'a [[f32; TILE]],
-}
-
-impl WithSimd for Backward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Self { pass: Pass { slopes, active, gradient, .. }, parts, tiles } = self;
-        let (n_features, n_chunks) = (parts.linear.len(), parts.output.len());
-        gradient.params.fill(0.0);
-        let sums = gradient.parts_mut();
-        for (t, tile) in tiles.chunks_exact(n_features).enumerate() {
-            let slopes = slopes[t];
+    /// Leaves the gradient of the loss by every parameter in `gradient`, given `slopes`.
+    pub fn backward(&mut self, network: &Network, tiles: &[[f32; TILE]]) {
+        let shape = network.shape;
+        let n_chunks = shape.n_chunks();
+        let output = network.parts().output;
+        self.gradient.params.fill(0.0);
+        let sums = self.gradient.parts_mut();
+        for (t, tile) in tiles.chunks_exact(shape.n_features).enumerate() {
+            let slopes = self.slopes[t];
             for (sum, x) in sums.linear.iter_mut().zip(tile) {
                 *sum +=
                     (x[0] * slopes[0] + x[1] * slopes[1]) + (x[2] * slopes[2] + x[3] * slopes[3]);
             }
-            for (chunk, output) in parts.output.iter().enumerate() {
-                let (active, derivative) = &active[t * n_chunks + chunk];
+            for (chunk, output) in output.iter().enumerate() {
+                let (active, derivative) = &self.active[t * n_chunks + chunk];
                 let mut back: Block = [[0.0; LANES]; TILE];
                 for pair in 0..TILE {
                     for lane in 0..LANES {
@@ -227,7 +176,7 @@ impl WithSimd for Backward<'_> {
                         sums.bias[chunk][lane] += back[pair][lane];
                     }
                 }
-                let rows = chunk * n_features..(chunk + 1) * n_features;
+                let rows = chunk * shape.n_features..(chunk + 1) * shape.n_features;
                 for (sum, x) in sums.weights[rows].iter_mut().zip(tile) {
                     for lane in 0..LANES {
                         sum[lane] += (x[0] * back[0][lane] + x[1] * back[1][lane])
@@ -239,7 +188,7 @@ impl WithSimd for Backward<'_> {
     }
 }
 
-#[inline(always)]
+#[inline]
 fn linear_scores(parts: &Parts<'_>, tile: &[[f32; TILE]]) -> [f32; TILE] {
     let mut scores = [0.0; TILE];
     for (x, w) in tile.iter().zip(parts.linear) {
@@ -251,7 +200,7 @@ fn linear_scores(parts: &Parts<'_>, tile: &[[f32; TILE]]) -> [f32; TILE] {
 }
 
 /// The inputs of a chunk's hidden units.
-#[inline(always)]
+#[inline]
 fn hidden(parts: &Parts<'_>, chunk: usize, tile: &[[f32; TILE]]) -> Block {
     let mut block = [parts.bias[chunk]; TILE];
     let rows = chunk * tile.len()..(chunk + 1) * tile.len();
@@ -265,7 +214,7 @@ fn hidden(parts: &Parts<'_>, chunk: usize, tile: &[[f32; TILE]]) -> Block {
     block
 }
 
-#[inline(always)]
+#[inline]
 fn dot(a: &[f32; LANES], b: &[f32; LANES]) -> f32 {
     let mut products = [0.0; LANES];
     for lane in 0..LANES {
@@ -277,7 +226,7 @@ fn dot(a: &[f32; LANES], b: &[f32; LANES]) -> f32 {
 }
 
 /// GELU in the tanh form, z * sigmoid(2u) with u = sqrt(2/pi) (z + 0.044715 z^3), and its derivative.
-#[inline(always)]
+#[inline]
 fn gelu(z: &[f32; LANES]) -> ([f32; LANES], [f32; LANES]) {
     /// 2 sqrt(2/pi)
     const TWICE: f32 = 1.595_769;
@@ -297,7 +246,7 @@ fn gelu(z: &[f32; LANES]) -> ([f32; LANES], [f32; LANES]) {
 /// e^x to about two units in the last place, for any finite x (beyond +-87 as for +-87).
 ///
 /// Written out because a loop over it becomes vector code, which a call into the C library does not.
-#[inline(always)]
+#[inline]
 fn exp(x: f32) -> f32 {
     /// Adding it rounds to a whole number, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
