@@ -353,9 +353,16 @@ def deep(unseen: NDArray[np.bool_], n: int = 150) -> tuple[ranking.Evidence, ran
     return ranking.Evidence(pairs, names, features, y.ravel() > 0, base), points
 
 
-def test_the_largest_lift_is_taken_before_all_labels_lose() -> None:
+def unlifted(
+    evidence: ranking.Evidence, points: ranking.Asked
+) -> tuple[ranking.Evidence, ranking.Asked, NDArray[np.float32], Result, str]:
+    ranked = ranking.evaluated(evidence, points, evidence.base, "nDCG@5")
+    return evidence, points, evidence.base, ranked, "nDCG@5"
+
+
+def test_the_best_lift_is_taken_before_all_labels_lose() -> None:
     evidence, points = deep(np.arange(160) % 2 == 0)
-    lift, scores, result = ranking.choose_lift(evidence, points, evidence.base, "nDCG@5")
+    lift, scores, result = ranking.choose_lift(*unlifted(evidence, points))
     names = ("nDCG@5", "P@1", "R@100")
 
     def at(lift: float) -> tuple[float, Result]:
@@ -384,7 +391,7 @@ def test_the_largest_lift_is_taken_before_all_labels_lose() -> None:
 )
 def test_nothing_is_lifted_where_nothing_can_be_told(unseen: NDArray[np.bool_], n: int) -> None:
     evidence, points = deep(unseen, n)
-    lift, scores, _ = ranking.choose_lift(evidence, points, evidence.base, "nDCG@5")
+    lift, scores, _ = ranking.choose_lift(*unlifted(evidence, points))
     assert lift == 0
     np.testing.assert_array_equal(scores, evidence.base)
 
@@ -395,10 +402,28 @@ def test_what_is_chosen_is_lifted() -> None:
     choice = ranking.choose(evidence, points, "nDCG@5", seed=0)
     lift = choice.facts["lift"]
     assert choice.network is not None
-    assert choice.network.lift == lift["lift"]
-    if choice.network.lift:
-        assert lift["R@100 of unseen labels"]["with"] > lift["R@100 of unseen labels"]["without"]
-        assert "labels without points lifted by" in ranking.summary(choice)
+    assert choice.network.lift == lift["lift"] > 0
+    assert lift["R@100 of unseen labels"]["with"] > lift["R@100 of unseen labels"]["without"]
+    assert "labels without points lifted by" in ranking.summary(choice)
+
+
+def test_a_ranker_is_kept_without_a_lift_that_would_cost_it_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    evidence, points = deep(np.arange(160) % 2 == 0)
+    evidence = replace(evidence, base=np.zeros_like(evidence.base))
+
+    def worse(
+        evidence: ranking.Evidence, asked: ranking.Asked, *_: object
+    ) -> tuple[float, NDArray[np.float32], Result]:
+        return 1.0, evidence.base, ranking.evaluated(evidence, asked, evidence.base, "nDCG@5")
+
+    monkeypatch.setattr(ranking, "choose_lift", worse)
+    choice = ranking.choose(evidence, points, "nDCG@5", seed=0)
+    assert choice.network is not None
+    assert choice.network.lift == choice.facts["lift"]["lift"] == 0
+    assert "lifted" not in ranking.summary(choice)
+    assert choice.scores.any()
 
 
 def test_a_ranker_that_does_not_help_is_not() -> None:
@@ -406,6 +431,7 @@ def test_a_ranker_that_does_not_help_is_not() -> None:
     choice = ranking.choose(evidence_of(points, telling=False), points, "nDCG@5", seed=0)
     assert choice.network is None
     assert not choice.facts["used"]
+    assert choice.facts["lift"]["lift"] == 0
     assert "within the noise" in ranking.summary(choice)
 
 

@@ -1,4 +1,4 @@
-"""How many threads the Rust core uses, where a call does not say it."""
+"""How many threads the Rust core uses in calls that name no number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def core_threads(num_threads: int | None) -> Iterator[None]:
     """Let calls of the core use this many threads, where they have no number of their own.
 
     It holds for the thread that enters, until it leaves: another Python thread keeps its own
-    number, whatever it is doing meanwhile. Answers do not depend on it.
+    number, whatever it is doing meanwhile. Answers do not depend on it. Do not use it around a
+    ``yield`` or an ``await``: the caller would go on with this number.
 
     Args:
         num_threads: From 1 to 1024; None leaves the number as it is, at first that of the cores.

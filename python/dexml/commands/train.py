@@ -13,6 +13,7 @@ from dexml.metrics import DEFAULT_CONSTANTS
 from dexml.metrics.propensity import propensity_note
 from dexml.report.of_training import report_training
 from dexml.run import Run
+from dexml.threads import core_threads
 from dexml.train import TrainSettings, train
 from dexml.train.settings import NO_ENCODER
 
@@ -26,7 +27,12 @@ def main(argv: list[str]) -> None:
     argv = with_recipe(argv)
     if not {*PLAN}.isdisjoint(argv) and not any(word.split("=")[0] == "--out" for word in argv):
         argv = [*argv, "--out", os.devnull]  # a plan writes nothing there
-    settings = with_folder(config.parse(TrainSettings, argv, "python -m dexml.train"))
+    settings = config.parse(TrainSettings, argv, "python -m dexml.train")
+    with core_threads(settings.threads or None):
+        _run(with_folder(settings))
+
+
+def _run(settings: TrainSettings) -> None:
     if settings.plan or settings.plan_json:
         _check_plan(settings)
     elif settings.resume and settings.overwrite:

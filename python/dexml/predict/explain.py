@@ -26,7 +26,7 @@ from dexml.scorers.contributions import contributions, score_at, standardised
 from dexml.scorers.matches import matches
 from dexml.scorers.meanings import Explained, Group, Meaning
 from dexml.scorers.products import products
-from dexml.scorers.ranker import Network, RankedScorer, lifted
+from dexml.scorers.ranker import Network, RankedScorer
 from dexml.scorers.votes import Voters
 
 LARGEST = 5
@@ -106,12 +106,11 @@ def _ranked(scorer: RankedScorer, asked: Asked, ids: Sequence[int], k: int) -> I
     queries, network, meanings = asked.queries, scorer.network, scorer.meanings()
     pairs = scorer.candidates(queries, k, exclude=asked.exclude, only=asked.only)
     own = scorer.evidence(queries, pairs, asked.exclude)
-    scores = next(iter(own.values()))
+    scores = plain = next(iter(own.values()))
     if network is not None:
-        scores = network.score(_matrix(network, own))
-        scores = lifted(pairs, scores, own["unseen"], network.lift)
+        plain, scores = network.ranked(pairs, own)
     for label in ids:
-        among, evidence = pairs, own
+        among, evidence, lift = pairs, own, scores - plain
         at = np.flatnonzero(pairs.ids == label)
         score, rank = None, None
         if len(at):
@@ -127,11 +126,12 @@ def _ranked(scorer: RankedScorer, asked: Asked, ids: Sequence[int], k: int) -> I
             among = Candidates.union([pairs.padded, also], pairs.n_labels)
             evidence = scorer.evidence(queries, among, asked.exclude)
             at = np.flatnonzero(among.ids == label)
+            before, after = network.ranked(among, evidence)
+            lift = after - before
         start, shares = _shares(network, _matrix(network, own), _matrix(network, evidence)[at[0]])
         by_name = dict(zip(network.names, shares.tolist(), strict=True))
         if network.lift:
-            rise = float(_lift(network, among, evidence)[at[0]])
-            by_name["unseen"] = by_name.get("unseen", 0.0) + rise
+            by_name["unseen"] = by_name.get("unseen", 0.0) + float(lift[at[0]])
         parts = tuple(
             _evidence(name, float(evidence[name][at[0]]), by_name[name], meanings)
             for name in dict.fromkeys([*meanings, *network.names])
@@ -142,15 +142,6 @@ def _ranked(scorer: RankedScorer, asked: Asked, ids: Sequence[int], k: int) -> I
 
 def _matrix(network: Network, evidence: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.stack([evidence[name] for name in network.names], axis=1)
-
-
-def _lift(
-    network: Network, among: Candidates, evidence: Mapping[str, NDArray[np.float32]]
-) -> NDArray[np.float64]:
-    """Return how far each candidate is raised because no point has it."""
-    scores = network.score(_matrix(network, evidence))
-    raised = lifted(among, scores, evidence["unseen"], network.lift)
-    return raised.astype(np.float64) - scores
 
 
 def _shares(

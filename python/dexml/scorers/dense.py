@@ -235,13 +235,18 @@ class DenseScorer:
             "engine": self.embedder.engine,
         }
 
+    def is_exact(self, k: int) -> bool:
+        """Whether a search for k labels compares all of them."""
+        chosen = self.index.search_for(k) if self.how == "auto" else self.how
+        return chosen == "exact" or self.index.facts.kind == "exact"
+
     def note(self, k: int) -> str:
         """Say how k labels a text are found, and how well."""
         facts, known = self.index.facts, self.index.recall_for(k)
         exact = f"exact, {facts.n_alive} labels"
         if self.how == "exact" or facts.kind == "exact":
             return exact
-        if self.how == "auto" and self.index.search_for(k) == "exact":
+        if self.is_exact(k):
             return f"{exact} (the graph does not find enough for k = {k})"
         hnsw = f"HNSW, {facts.n_alive} labels"
         if known is None:

@@ -169,7 +169,12 @@ class VotedScorer:
         *,
         exclude: Csr | None = None,
     ) -> list[NDArray[np.int32]]:
-        """Propose k labels of a mask to a ranker: without votes, for they have no points."""
+        """Propose k labels of a mask to a ranker: without votes, for they have no points.
+
+        None where a graph is searched: a mask would need a search of all labels.
+        """
+        if not self.dense.is_exact(PROPOSED):
+            return []
         return [self.dense.search(queries, k, exclude=exclude, only=unseen)[0]]
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:

@@ -30,7 +30,7 @@ from dexml.sealed import Part, Sealed, array_part
 
 PREFIX = "ranker/"
 BLOCK = 1024
-"""Texts ranked at a time: some 250 candidates each, with some 30 features."""
+"""Texts ranked at a time: some 300 candidates each, with some 30 features."""
 COMPANIONS = 30
 """Companions of its best labels that are proposed for a text."""
 UNSEEN = 20
@@ -160,6 +160,13 @@ class Network:
             num_threads=num_threads,
         )
         return cls(tuple(names), *arrays)
+
+    def ranked(
+        self, pairs: Candidates, evidence: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Score candidates from their evidence by name: without the lift, and with it."""
+        scores = self.score(np.stack([evidence[name] for name in self.names], axis=1))
+        return scores, lifted(pairs, scores, evidence["unseen"], self.lift)
 
     def facts(self) -> dict[str, Any]:
         """Return the section of the manifest of a run."""
@@ -315,8 +322,7 @@ class RankedScorer:
         evidence = self.evidence(queries, pairs, exclude)
         if self.network is None:
             return next(iter(evidence.values()))
-        scores = self.network.score(np.stack([evidence[n] for n in self.network.names], axis=1))
-        return lifted(pairs, scores, evidence["unseen"], self.network.lift)
+        return self.network.ranked(pairs, evidence)[1]
 
     def meanings(self) -> Mapping[str, Meaning]:
         """Return what the evidence of all members and of the labels means."""

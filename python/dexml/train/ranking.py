@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust, console
 from dexml.data import Csr, part_numbers
-from dexml.metrics import Evaluator, LabelGroups, Result, compare
+from dexml.metrics import Comparison, Evaluator, LabelGroups, Result, compare
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.queries import Queries
 from dexml.scorers.ranker import BLOCK, LINEAR, Network, RankedScorer, Shape, lifted
@@ -191,9 +191,13 @@ def choose(
         }
         if not pays:
             evidence, scores, ranked = plain, plain_scores, simpler
-    plain_ranked = ranked
-    lift, scores, ranked = choose_lift(evidence, asked, scores, select)
-    differences = compare(base, ranked, groups=asked.groups, seed=seed, n_resamples=RESAMPLES)
+    unlifted, judged = ranked, _judge(base, ranked, asked, select, seed)
+    lift = 0.0
+    if judged.better:
+        chosen = choose_lift(evidence, asked, scores, ranked, select)
+        again = _judge(base, chosen[2], asked, select, seed)
+        if again.better:  # else the ranker serves as it is
+            (lift, scores, ranked), judged = chosen, again
     facts: dict[str, Any] = {
         "select": select,
         "points": len(asked.texts),
@@ -203,7 +207,7 @@ def choose(
         **optional,
         "gain": {
             name: {"base": d.a, "ranker": d.b, "standard_error": d.standard_error}
-            for name, d in differences.items()
+            for name, d in judged.differences.items()
         },
     }
     before, after = unseen_of(base), unseen_of(ranked)
@@ -211,18 +215,18 @@ def choose(
         recalls = {"base": before.metrics["R@100"], "ranker": after.metrics["R@100"]}
         facts["gain"][UNSEEN] = recalls | {"pairs": before.n_positives}
     facts["lift"] = {"lift": lift} | {
-        name: {"without": plain_ranked.metrics[name], "with": ranked.metrics[name]}
-        for name in plain_ranked.metrics
+        name: {"without": unlifted.metrics[name], "with": ranked.metrics[name]}
+        for name in unlifted.metrics
     }
-    if (plainly := unseen_of(plain_ranked)) is not None and after is not None:
+    if (plainly := unseen_of(unlifted)) is not None and after is not None:
         recalls = {"without": plainly.metrics["R@100"], "with": after.metrics["R@100"]}
         facts["lift"][UNSEEN] = recalls
-    by_group = group_difference(base, ranked, select, asked.groups)
-    if by_group is not None:
-        facts["by_group"] = {"difference": by_group[0], "standard_error": by_group[1]}
+    if judged.by_group is not None:
+        facts["by_group"] = dict(
+            zip(("difference", "standard_error"), judged.by_group, strict=True)
+        )
     network = None
-    surely = by_group is not None and by_group[0] - 1.96 * by_group[1] > 0
-    if surely or differences[select].low > 0:
+    if judged.better:
         network = Network.fit(
             evidence.names,
             evidence.features,
@@ -236,8 +240,27 @@ def choose(
     return Choice(network, facts | {"used": network is not None}, scores)
 
 
+class _Judged(NamedTuple):
+    """How a ranker compares with the first member, and whether it is better by more than noise."""
+
+    differences: Mapping[str, Comparison]
+    by_group: tuple[float, float] | None
+    better: bool
+
+
+def _judge(base: Result, ranked: Result, asked: Asked, select: str, seed: int) -> _Judged:
+    differences = compare(base, ranked, groups=asked.groups, seed=seed, n_resamples=RESAMPLES)
+    by_group = group_difference(base, ranked, select, asked.groups)
+    surely = by_group is not None and by_group[0] - 1.96 * by_group[1] > 0
+    return _Judged(differences, by_group, surely or differences[select].low > 0)
+
+
 def choose_lift(
-    evidence: Evidence, asked: Asked, scores: NDArray[np.float32], select: str
+    evidence: Evidence,
+    asked: Asked,
+    scores: NDArray[np.float32],
+    ranked: Result,
+    select: str,
 ) -> tuple[float, NDArray[np.float32], Result]:
     """Choose how far labels without points are raised (`dexml.scorers.ranker.lifted`).
 
@@ -250,14 +273,14 @@ def choose_lift(
         evidence: Of the points.
         asked: The points.
         scores: Out-of-fold scores of all pairs.
+        ranked: Their result.
         select: The metric that the ranker is chosen by.
 
     Returns:
         The lift, the scores with it, and their result.
     """
-    best = 0.0, scores, evaluated(evidence, asked, scores, select)
-    plain = best[2]
-    group = unseen_of(plain)
+    best = 0.0, scores, ranked
+    group = unseen_of(ranked)
     n_unseen = 0 if group is None else group.n_positives
     if min(n_unseen, asked.y_true.nnz - n_unseen) < FEWEST_UNSEEN:
         return best
@@ -266,7 +289,7 @@ def choose_lift(
         raised = lifted(evidence.pairs, scores, unseen, lift)
         result = evaluated(evidence, asked, raised, select)
         names = (select, *JUDGED)
-        if max(plain.metrics[name] - result.metrics[name] for name in names) > MAY_LOSE:
+        if max(ranked.metrics[name] - result.metrics[name] for name in names) > MAY_LOSE:
             break
         found, so_far = unseen_of(result), unseen_of(best[2])
         assert found is not None
