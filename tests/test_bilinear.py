@@ -233,6 +233,22 @@ def test_missing_positives_are_added_if_asked_for() -> None:
     assert without.facts["positives_found"] < with_all.facts["positives_found"] == y.nnz
 
 
+@pytest.mark.parametrize("limit", [1, 2, 4, 100])
+def test_rows_of_the_support_keep_their_largest_values(limit: int) -> None:
+    x, z, y, direct = problem(3)
+    whole = fit_bilinear(x, z, y, direct, BilinearSettings(k=3), seed=0).support
+    cut = fit_bilinear(x, z, y, direct, BilinearSettings(k=3, row_limit=limit), seed=0).support
+    cut_rows = 0
+    for row in range(whole.shape[0]):
+        span = slice(whole.indptr[row], whole.indptr[row + 1])
+        pairs = list(zip(-whole.data[span], whole.indices[span], strict=True))
+        cut_rows += len(pairs) > limit
+        own = slice(cut.indptr[row], cut.indptr[row + 1])
+        found = list(zip(-cut.data[own], cut.indices[own], strict=True))
+        assert sorted(found) == sorted(pairs)[:limit]
+    assert (cut_rows > 0) == (limit < 100)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -243,6 +259,7 @@ def test_missing_positives_are_added_if_asked_for() -> None:
         ({"loss": "hinge"}, "loss must be 'squared-hinge' or 'logistic', not 'hinge'"),
         ({"score_alpha": 2.0}, "score_alpha must be in 0..=1, not 2"),
         ({"shortlist": 0}, "k must be at least 1, not 0"),
+        ({"row_limit": 0}, "row_limit = 0; expected at least 1"),
     ],
 )
 def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:

@@ -24,8 +24,8 @@ from dexml.train.ranking import OPTIONAL
 from dexml.train.settings import TrainSettings
 
 T = TypeVar("T")
-PAIRS = BilinearSettings(passes=4)
-"""Pairs of words beside other evidence: more passes cost time and change nothing."""
+PAIRS = BilinearSettings(passes=4, row_limit=300)
+"""Pairs of words beside other evidence: more passes and longer rows cost time and gain nothing."""
 
 
 class Also(NamedTuple):
