@@ -36,8 +36,8 @@ class BilinearSettings:
     k: int = 40
     """Pairs of features kept for each point feature, and again for each label feature."""
     row_limit: int | None = None
-    """Pairs of a point feature that stay, the largest, where more label features chose it too. None:
-    all."""
+    """Pairs of a point feature that stay, the largest, where label features chose more of them.
+    None: all."""
     alpha: float = 0.02
     """What their choice goes by, from 0 (precision) to 1 (Jaccard index)."""
     direct_weight: float = 0.5
