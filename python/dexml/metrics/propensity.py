@@ -67,7 +67,8 @@ def label_counts(y_train: Csr) -> NDArray[np.int64]:
     Raises:
         ValueError: `y_train` is not a CSR matrix, or has a pair twice, a NaN or a negative value.
     """
-    counts = _rust.plain_label_counts(y_train.shape, *truth_parts(y_train, "y_train"))
+    parts = truth_parts(y_train, "y_train")
+    counts = _rust.plain_label_counts(y_train.shape, *parts)
     if counts is None:  # not sorted, or wrong: looked at row by row
         _, indices, values = label_parts(y_train, "y_train")
         counts = _rust.label_counts(y_train.shape[1], indices, values)
