@@ -128,7 +128,7 @@ def _ranked(scorer: RankedScorer, asked: Asked, ids: Sequence[int], k: int) -> I
             at = np.flatnonzero(among.ids == label)
             before, after = network.ranked(among, evidence)
             lift = after - before
-        start, shares = _shares(network, _matrix(network, own), _matrix(network, evidence)[at[0]])
+        start, shares = _shares(network, network.matrix(own), network.matrix(evidence)[at[0]])
         by_name = dict(zip(network.names, shares.tolist(), strict=True))
         if network.lift:
             by_name["unseen"] = by_name.get("unseen", 0.0) + float(lift[at[0]])
@@ -138,10 +138,6 @@ def _ranked(scorer: RankedScorer, asked: Asked, ids: Sequence[int], k: int) -> I
             if name in by_name
         )
         yield _Scored(score, rank, len(pairs), start, parts)
-
-
-def _matrix(network: Network, evidence: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.stack([evidence[name] for name in network.names], axis=1)
 
 
 def _shares(

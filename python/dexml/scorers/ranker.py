@@ -161,11 +161,15 @@ class Network:
         )
         return cls(tuple(names), *arrays)
 
+    def matrix(self, evidence: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Put evidence by name into the order of the features, (n_pairs, F)."""
+        return np.stack([evidence[name] for name in self.names], axis=1)
+
     def ranked(
         self, pairs: Candidates, evidence: Mapping[str, NDArray[np.float32]]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Score candidates from their evidence by name: without the lift, and with it."""
-        scores = self.score(np.stack([evidence[name] for name in self.names], axis=1))
+        scores = self.score(self.matrix(evidence))
         return scores, lifted(pairs, scores, evidence["unseen"], self.lift)
 
     def facts(self) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def choose(
     lift = 0.0
     if judged.better:
         chosen = choose_lift(evidence, asked, scores, ranked, select)
-        again = _judge(base, chosen[2], asked, select, seed)
+        again = _judge(base, chosen[2], asked, select, seed) if chosen[0] else judged
         if again.better:  # else the ranker serves as it is
             (lift, scores, ranked), judged = chosen, again
     facts: dict[str, Any] = {

@@ -11,6 +11,7 @@ from pydantic_settings import CliPositionalArg
 from dexml import _rust
 from dexml.config import Settings
 from dexml.metrics import DEFAULT_CONSTANTS, propensity_constants
+from dexml.threads import MAX_THREADS
 from dexml.train.schedule import LOSS_EXAMPLES, parse_loss, parse_negatives, parse_stages
 
 SWITCHES = (
@@ -80,7 +81,7 @@ class TrainSettings(Settings):
     seed: int = Field(0, ge=0, description="seed of every random choice")
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto takes CUDA if it is there")
     threads: int = Field(
-        0, ge=0, le=1024, description="CPU threads; 0: all cores, in torch its own choice"
+        0, ge=0, le=MAX_THREADS, description="CPU threads; 0: all cores, in torch its own choice"
     )
     point_tokens: int = Field(64, ge=3, description="tokens of a point's text at most")
     label_tokens: int = Field(64, ge=3, description="tokens of a label's text at most")
