@@ -48,7 +48,7 @@ class Timed:
 def once(run: str, texts: list[str], workers: int) -> dict[str, float]:
     """Answer the texts with so many workers."""
     rows = ray.data.from_items(
-        [{"text": text} for text in texts], override_num_blocks=len(texts) // BATCH
+        [{"text": text} for text in texts], override_num_blocks=max(1, len(texts) // BATCH)
     )
     table = rows.map_batches(
         Timed,

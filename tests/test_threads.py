@@ -126,13 +126,19 @@ print(1 + max(int(name.removeprefix("dexml-")) for name in names if name.startsw
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
 @pytest.mark.parametrize(
-    ("how", "threads"), [("batch", 1), ("open", 1), ("open", 3), ("predict", 1), ("train", 1)]
+    ("how", "threads"),
+    [("batch", 1), ("open", 1), ("open", 3), ("predict", 1), ("train", 1), ("table", 1)],
 )
 def test_no_larger_pool_is_started(
     how: str, threads: int, light_run: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     """A pool lives as long as its process, and its threads are numbered."""
-    given = tiny_data if how == "train" else light_run
+    table = tmp_path / "posts.jsonl"
+    rows = [
+        {"text": text, "labels": [f"{len(text.split())} words"]} for text in filter(None, TEXTS)
+    ]
+    table.write_text("\n".join(json.dumps(row) for row in rows * 10))
+    given = {"train": tiny_data, "table": table}.get(how, light_run)
     command = [sys.executable, "-c", COUNT, how, str(given), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
