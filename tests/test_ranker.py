@@ -56,18 +56,14 @@ class Table:
         rows = self.scores[[int(text.split()[1]) for text in queries.texts]]
         return np.where(ids >= 0, np.take_along_axis(rows, np.maximum(ids, 0), axis=1), -np.inf)
 
-    def propose(self, queries: Queries, **which: Any) -> list[NDArray[np.int32]]:
-        return [self.search(queries, self.width, **which)[0]]
-
-    def propose_unseen(
-        self,
-        queries: Queries,
-        k: int,
-        unseen: NDArray[np.bool_],
-        *,
-        exclude: csr_array | None = None,
+    def propose(
+        self, queries: Queries, *, unseen: Also | None = None, **which: Any
     ) -> list[NDArray[np.int32]]:
-        return [self.search(queries, k, exclude=exclude, only=unseen)[0]]
+        best = [self.search(queries, self.width, **which)[0]]
+        if unseen is None:
+            return best
+        k, mask = unseen
+        return [*best, self.search(queries, k, exclude=which.get("exclude"), only=mask)[0]]
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         return {"table": pairs.flat(self.score_pairs(queries, pairs.padded))}

@@ -617,11 +617,13 @@ class InvertedIndex:
         *,
         exclude: _Pattern | None = None,
         only: NDArray[np.bool_] | None = None,
+        also: tuple[int, NDArray[np.bool_]] | None = None,
         rows: _Truth | None = None,
         num_threads: int | None = None,
     ) -> _Ranking:
         """The k rows of largest inner product that share a term, padded with -1 and -inf.
 
+        Behind them, with `also`, those of a second ranking: so many of the rows of a mask.
         With `rows`, those that were indexed, the result is the same and may come sooner.
         """
 
@@ -645,9 +647,13 @@ class InvertedIndex:
         *,
         exclude: _Pattern | None = None,
         only: NDArray[np.bool_] | None = None,
+        voted: tuple[_Truth, float] | None = None,
         num_threads: int | None = None,
     ) -> _Ranking:
-        """`search` for ``k[0]`` rows, and for ``k[1]`` by columns below `n_columns`, in one."""
+        """`search` for ``k[0]`` rows, and for ``k[1]`` by columns below `n_columns`, in one.
+
+        With `voted`, the first ranking is by the score plus a weight times the votes for a row.
+        """
 
 def join_rows(
     parts: Sequence[_Truth],
@@ -683,9 +689,10 @@ class Bilinear:
         *,
         exclude: _Pattern | None = None,
         only: NDArray[np.bool_] | None = None,
+        also: tuple[int, NDArray[np.bool_]] | None = None,
         num_threads: int | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The k labels of largest inner product by the first weights, (n, k)."""
+        """The k labels of largest inner product by the first weights; `also`: as in a search."""
 
     def terms(
         self, x: _Truth, z: _Truth, pairs: _Pattern, *, num_threads: int | None = None

@@ -37,7 +37,7 @@ from dexml.text.bilinear import (
     Parents,
     fit_bilinear,
 )
-from dexml.text.lexical import feature_parts
+from dexml.text.lexical import Also, feature_parts
 
 PREFIX = "bilinear/"
 PROPOSED = {"best": 60, "found": 60}
@@ -193,23 +193,30 @@ class BilinearScorer:
         *,
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
+        unseen: Also | None = None,
     ) -> list[NDArray[np.int32]]:
         """Propose the best labels to a ranker, and those that the first weights find."""
-        return [
-            self.search(queries, PROPOSED["best"], exclude=exclude, only=only)[0],
-            self.found(queries, PROPOSED["found"], exclude=exclude, only=only)[0],
-        ]
+        width = max(*PROPOSED.values(), self.model.settings.shortlist)
+        mask = self.known if only is None else self.known & only
+        also = None
+        if unseen is not None:
+            also = max(unseen[0], self.model.settings.shortlist), self.known & unseen[1]
+        x, index = self._asked(queries), self.labels.index
+        found, _ = self.model.find(x, index, width, exclude=exclude, only=mask, also=also)
+        there = found >= 0
+        indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int64)
+        fitted, lexical = self.model.terms(x, self._rows, (indptr, found[there]))
+        scores = np.full(found.shape, -np.inf, np.float32)
+        scores[there] = self.model.combine(fitted, lexical)
 
-    def propose_unseen(
-        self,
-        queries: Queries,
-        k: int,
-        unseen: NDArray[np.bool_],
-        *,
-        exclude: Csr | None = None,
-    ) -> list[NDArray[np.int32]]:
-        """Propose the k best labels of a mask."""
-        return [self.search(queries, k, exclude=exclude, only=unseen)[0]]
+        def best(part: slice, k: int) -> NDArray[np.int32]:
+            kept = there[:, part]
+            indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64)
+            ids, values = found[:, part][kept], scores[:, part][kept]
+            return _rust.topk_csr(indptr, ids, values, self.n_labels, k)[0]
+
+        proposed = [best(slice(width), PROPOSED["best"]), found[:, : PROPOSED["found"]]]
+        return proposed if unseen is None else [*proposed, best(slice(width, None), unseen[0])]
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Give a ranker the evidence for each pair, by name.

@@ -33,6 +33,7 @@ from dexml.scorers.searched import Searched, longer, matrix_part, with_rows
 from dexml.scorers.votes import Voters
 from dexml.sealed import Part, Sealed
 from dexml.text.lexical import (
+    Also,
     join_rows,
     label_centroids,
     neighbour_votes,
@@ -136,21 +137,14 @@ class LexicalScorer:
         only: NDArray[np.bool_] | None = None,
     ) -> Hits:
         """Find the k best labels of each text; labels without any evidence are not found."""
-
-        def make() -> tuple[object, Hits]:
-            return (exclude, only), self._best(queries, width, exclude, only)
-
-        # A ranker asks for candidates, and again for the best of them. The result holds what it
-        # depends on, so that no later object can get its id.
-        width = max(k, PROPOSED["base"])
-        key = (self, "best", width, id(exclude), id(only))
-        ids, scores = queries.once(key, make)[1]
+        # A ranker asks for candidates, and again for the best of them.
+        ids, scores = self._found(queries, max(k, PROPOSED["base"]), exclude, only)[0]
         return np.ascontiguousarray(ids[:, :k]), np.ascontiguousarray(scores[:, :k])
 
     def _found(
         self, queries: Queries, k: int, exclude: Csr | None, only: NDArray[np.bool_] | None
     ) -> tuple[Hits, Hits]:
-        """Search by centroid and text, and by centroid alone: its columns are the first ones."""
+        """Search by all evidence, and by centroid alone: its columns are the first ones."""
 
         def make() -> tuple[object, tuple[Hits, Hits]]:
             found = self._base.index.search_both(
@@ -160,22 +154,13 @@ class LexicalScorer:
                 self.lexicon.n_joined,
                 exclude=exclude,
                 only=self._mask(only),
+                votes=self.votes(queries)[0],
+                weight=VOTE_WEIGHT,
             )
             return (exclude, only), found
 
+        # The result holds what it depends on, so that no later object can get its id.
         return queries.once((self, "found", k, id(exclude), id(only)), make)[1]
-
-    def _best(
-        self, queries: Queries, k: int, exclude: Csr | None, only: NDArray[np.bool_] | None
-    ) -> Hits:
-        hits, mask = self._found(queries, k, exclude, only)[0][0], self._mask(only)
-        votes = self.votes(queries)[0]
-        # A label that is not among the k best without votes can only pass them by votes.
-        voted = top_of(votes, int(np.diff(votes.indptr).max(initial=1)), exclude, mask)
-        pairs = Candidates.union([hits, voted], self.n_labels)
-        base = self._base.scores(self._asked(queries), pairs)
-        scores = _voted(base, pairs.values_of(votes))
-        return _rust.topk_csr(pairs.indptr, pairs.ids, scores, self.n_labels, k)
 
     def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Score the labels `ids` (n, m) of each text; -inf for padding and removed labels."""
@@ -216,34 +201,26 @@ class LexicalScorer:
         *,
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
+        unseen: Also | None = None,
     ) -> list[NDArray[np.int32]]:
-        """Propose the labels that each kind of evidence finds, (n, width) padded with -1."""
+        """Propose the labels that each kind of evidence finds, (n, width) padded with -1.
+
+        Of those in `unseen`, k by their own text and half as many by pieces of its words.
+        """
         rows, mask = self.lexicon.rows_of(queries), self._mask(only)
 
-        def nearest(own: Csr, theirs: Searched, kind: str) -> NDArray[np.int32]:
-            return theirs.index.search(own, PROPOSED[kind], exclude=exclude, only=mask)[0]
+        def nearest(own: Csr, theirs: Searched, kind: str, part: int) -> NDArray[np.int32]:
+            also = None if unseen is None else (-(-unseen[0] // part), unseen[1])
+            k = PROPOSED[kind]
+            return theirs.index.search(own, k, exclude=exclude, only=mask, also=also)[0]
 
+        best, by_centroid = self._found(queries, PROPOSED["base"], exclude, only)
         return [
-            self.search(queries, PROPOSED["base"], exclude=exclude, only=only)[0],
-            self._found(queries, PROPOSED["base"], exclude, only)[1][0],
+            best[0],
+            by_centroid[0],
             top_of(self.votes(queries)[0], PROPOSED["votes"], exclude, mask),
-            nearest(rows.text, self.words, "text"),
-            nearest(rows.chars, self.chars, "name"),
-        ]
-
-    def propose_unseen(
-        self,
-        queries: Queries,
-        k: int,
-        unseen: NDArray[np.bool_],
-        *,
-        exclude: Csr | None = None,
-    ) -> list[NDArray[np.int32]]:
-        """Propose k labels of a mask by their own text, and half as many by pieces of its words."""
-        rows = self.lexicon.rows_of(queries)
-        return [
-            self.words.index.search(rows.text, k, exclude=exclude, only=unseen)[0],
-            self.chars.index.search(rows.chars, -(-k // 2), exclude=exclude, only=unseen)[0],
+            nearest(rows.text, self.words, "text", 1),
+            nearest(rows.chars, self.chars, "name", 2),
         ]
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
@@ -414,7 +391,11 @@ class LexicalScorer:
     def _mask(self, only: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
         if only is not None:
             return only & self.alive
-        return None if self.alive.all() else self.alive
+        return None if self._all_alive else self.alive
+
+    @cached_property
+    def _all_alive(self) -> bool:
+        return bool(self.alive.all())
 
 
 _MEANINGS = {

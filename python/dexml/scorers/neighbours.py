@@ -21,6 +21,7 @@ from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.scorers.votes import Voters
 from dexml.sealed import Part
+from dexml.text.lexical import Also
 
 PROPOSED = 100
 """Labels that the dense scorer with its votes proposes to a ranker."""
@@ -157,25 +158,18 @@ class VotedScorer:
         *,
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
+        unseen: Also | None = None,
     ) -> list[NDArray[np.int32]]:
-        """Propose the best labels to a ranker, by this scorer's own ranking."""
-        return [self.search(queries, PROPOSED, exclude=exclude, only=only)[0]]
+        """Propose the best labels to a ranker, by this scorer's own ranking.
 
-    def propose_unseen(
-        self,
-        queries: Queries,
-        k: int,
-        unseen: NDArray[np.bool_],
-        *,
-        exclude: Csr | None = None,
-    ) -> list[NDArray[np.int32]]:
-        """Propose k labels of a mask to a ranker: without votes, for they have no points.
-
-        None where a graph is searched: a mask would need a search of all labels.
+        And those of `unseen`: without votes, for they have no points. None where a graph is
+        searched: a mask would need a search of all labels.
         """
-        if not self.dense.is_exact(PROPOSED):
-            return []
-        return [self.dense.search(queries, k, exclude=exclude, only=unseen)[0]]
+        best = [self.search(queries, PROPOSED, exclude=exclude, only=only)[0]]
+        if unseen is None or not self.dense.is_exact(PROPOSED):
+            return best
+        k, mask = unseen
+        return [*best, self.dense.search(queries, k, exclude=exclude, only=mask)[0]]
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""

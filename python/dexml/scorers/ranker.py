@@ -27,6 +27,7 @@ from dexml.scorers.points import entries
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change, Scorer
 from dexml.sealed import Part, Sealed, array_part
+from dexml.text.lexical import Also
 
 PREFIX = "ranker/"
 BLOCK = 1024
@@ -69,19 +70,13 @@ class Member(Scorer, Protocol):
         *,
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
+        unseen: Also | None = None,
     ) -> list[NDArray[np.int32]]:
-        """Propose labels to rank: arrays (n, width) padded with -1, its own ranking first."""
-        ...
+        """Propose labels to rank: arrays (n, width) padded with -1, its own ranking first.
 
-    def propose_unseen(
-        self,
-        queries: Queries,
-        k: int,
-        unseen: NDArray[np.bool_],
-        *,
-        exclude: Csr | None = None,
-    ) -> list[NDArray[np.int32]]:
-        """Propose k labels of a mask by each kind of evidence that labels without points have."""
+        With `unseen` there are so many labels of a mask more among them, by each kind of evidence
+        that labels without points have.
+        """
         ...
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
@@ -246,21 +241,16 @@ class RankedScorer:
         of them. Where all that may be fewer than `k`, the first member's k best labels are among
         them too.
         """
+        unseen = self.unseen if only is None else self.unseen & only
+        more = (UNSEEN, unseen) if unseen.any() else None
         proposals = [
             part
             for member in self.members
-            for part in member.propose(queries, exclude=exclude, only=only)
+            for part in member.propose(queries, exclude=exclude, only=only, unseen=more)
         ]
         if k > proposals[0].shape[1]:
             proposals.append(self.members[0].search(queries, k, exclude=exclude, only=only)[0])
         mask = self.alive if only is None else self.alive & only
-        unseen = self.unseen if only is None else self.unseen & only
-        if unseen.any():
-            proposals += [
-                part
-                for member in self.members
-                for part in member.propose_unseen(queries, UNSEEN, unseen, exclude=exclude)
-            ]
         proposals.append(top_of(self._together(queries, exclude), COMPANIONS, exclude, mask))
         return Candidates.union(proposals, self.n_labels)
 

@@ -27,6 +27,7 @@ from dexml.scorers.provenance import source_of
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.sealed import Part, Sealed, array_part
+from dexml.text.lexical import Also
 
 PREFIX = "tree/"
 N_TREES, BEAM = 3, 10
@@ -177,20 +178,10 @@ class TreeScorer:
         *,
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
+        unseen: Also | None = None,
     ) -> list[NDArray[np.int32]]:
-        """Propose the best labels to a ranker."""
+        """Propose the best labels to a ranker; it knows none without points."""
         return [self.search(queries, PROPOSED, exclude=exclude, only=only)[0]]
-
-    def propose_unseen(
-        self,
-        queries: Queries,
-        k: int,
-        unseen: NDArray[np.bool_],
-        *,
-        exclude: Csr | None = None,
-    ) -> list[NDArray[np.int32]]:
-        """Propose nothing: it knows no label without points."""
-        return []
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""

@@ -14,7 +14,7 @@ use crate::arrays::{
     owned, vector,
 };
 use crate::border::{count, in_pool, interruptible};
-use crate::lexical::{PyInvertedIndex, PyTokenizer, PyVocabulary};
+use crate::lexical::{AlsoArgs, AlsoArray, PyInvertedIndex, PyTokenizer, PyVocabulary};
 
 /// The pairs of features that a model may weigh, with first weights.
 #[pyfunction]
@@ -153,7 +153,7 @@ impl PyBilinear {
     }
 
     /// The k labels of largest inner product by the first weights.
-    #[pyo3(signature = (index, x, k, *, exclude=None, only=None, num_threads=None))]
+    #[pyo3(signature = (index, x, k, *, exclude=None, only=None, also=None, num_threads=None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn find<'py>(
         &self,
@@ -163,12 +163,15 @@ impl PyBilinear {
         k: i64,
         exclude: Option<PatternArgs<'py>>,
         only: Option<Bound<'py, PyAny>>,
+        also: Option<AlsoArgs<'py>>,
         num_threads: Option<i64>,
     ) -> PyResult<Ranking<'py>> {
         let k = count("k", k)?;
         let x = CsrArrays::<f32>::borrow("x", &x)?;
         let exclude = exclude.map(|pairs| PatternArrays::borrow("exclude", &pairs)).transpose()?;
         let only = only.map(|only| vector::<bool>("only", &only)).transpose()?;
+        let also = also.map(AlsoArray::borrow).transpose()?;
+        let also = also.as_ref().map(AlsoArray::get).transpose()?;
         let x = x.slices()?;
         let exclude = exclude.as_ref().map(PatternArrays::slices).transpose()?;
         let only = only.as_ref().map(|only| only.as_slice()).transpose()?;
@@ -177,7 +180,7 @@ impl PyBilinear {
             let x = x.check_features("x", model.n_features())?;
             let n_labels = index.n_rows();
             let exclude = exclude.map(|exclude| exclude.check("exclude", n_labels)).transpose()?;
-            Ok((x.n_rows(), model.find(x, index, k, exclude, only)?))
+            Ok((x.n_rows(), model.find(x, index, k, exclude, only, also)?))
         })?;
         moved_ranking(py, n_rows, top)
     }

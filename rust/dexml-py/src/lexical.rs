@@ -2,13 +2,14 @@
 
 use std::sync::OnceLock;
 
-use numpy::PyUntypedArrayMethods;
+use numpy::{PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyString};
 use xmc_core::lexical::{
-    self, Cut, Documents, Grams, InvertedIndex, Tokenizer, TokenizerOptions, Vocabulary, Weights,
+    self, Also, Cut, Documents, Grams, InvertedIndex, Tokenizer, TokenizerOptions, Vocabulary, Voted,
+    Weights,
 };
 use xmc_core::{Ranked, Result};
 
@@ -243,6 +244,22 @@ impl PyVocabulary {
     }
 }
 
+/// A second ranking, as Python passes it: how many rows, and a mask.
+pub(crate) type AlsoArgs<'py> = (i64, Bound<'py, PyAny>);
+
+/// The same, borrowed.
+pub(crate) struct AlsoArray<'py>(usize, PyReadonlyArray1<'py, bool>);
+
+impl<'py> AlsoArray<'py> {
+    pub(crate) fn borrow((k, only): AlsoArgs<'py>) -> PyResult<Self> {
+        Ok(Self(count("k", k)?, vector("only", &only)?))
+    }
+
+    pub(crate) fn get(&self) -> PyResult<Also<'_>> {
+        Ok(Also { k: self.0, only: self.1.as_slice()? })
+    }
+}
+
 /// Sparse rows by column.
 #[pyclass(name = "InvertedIndex", module = "dexml._rust", frozen)]
 pub(crate) struct PyInvertedIndex {
@@ -284,8 +301,10 @@ impl PyInvertedIndex {
         self.inner.n_postings()
     }
 
-    /// The rows of largest inner product.
-    #[pyo3(signature = (queries, k, *, exclude=None, only=None, rows=None, num_threads=None))]
+    /// The rows of largest inner product, and behind them those of a second ranking.
+    #[pyo3(signature = (
+        queries, k, *, exclude=None, only=None, also=None, rows=None, num_threads=None
+    ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn search<'py>(
         &self,
@@ -294,6 +313,7 @@ impl PyInvertedIndex {
         k: i64,
         exclude: Option<PatternArgs<'py>>,
         only: Option<Bound<'py, PyAny>>,
+        also: Option<AlsoArgs<'py>>,
         rows: Option<CsrArgs<'py>>,
         num_threads: Option<i64>,
     ) -> PyResult<Ranking<'py>> {
@@ -301,18 +321,20 @@ impl PyInvertedIndex {
         let queries = CsrArrays::<f32>::borrow("queries", &queries)?;
         let exclude = exclude.map(|pairs| PatternArrays::borrow("exclude", &pairs)).transpose()?;
         let only = only.map(|only| vector::<bool>("only", &only)).transpose()?;
+        let also = also.map(AlsoArray::borrow).transpose()?;
         let rows = rows.map(|rows| CsrArrays::<f32>::borrow("rows", &rows)).transpose()?;
         let queries = queries.slices()?;
         let rows = rows.as_ref().map(CsrArrays::slices).transpose()?;
         let exclude = exclude.as_ref().map(PatternArrays::slices).transpose()?;
         let only = only.as_ref().map(|only| only.as_slice()).transpose()?;
+        let also = also.as_ref().map(AlsoArray::get).transpose()?;
         let index = &self.inner;
         let (n_rows, top) = in_pool(py, num_threads, || {
             let queries = queries.check_features("queries", index.n_features())?;
             let n_rows = index.n_rows();
             let exclude = exclude.map(|exclude| exclude.check("exclude", n_rows)).transpose()?;
             let rows = rows.map(|rows| rows.lazy("rows", index.n_features())).transpose()?;
-            Ok((queries.n_rows(), index.search(queries, k, exclude, only, rows)?))
+            Ok((queries.n_rows(), index.search(queries, k, exclude, only, also, rows)?))
         })?;
         moved_ranking(py, n_rows, top)
     }
@@ -340,13 +362,15 @@ impl PyInvertedIndex {
         let (n_rows, top) = in_pool(py, num_threads, || {
             let left = left.check_features("left", n_left)?;
             let right = right.lazy("right", index.n_features())?;
-            Ok((left.n_rows(), index.search_product(left, right, k, None, only)?))
+            Ok((left.n_rows(), index.search_product(left, right, k, None, only, None)?))
         })?;
         moved_ranking(py, n_rows, top)
     }
 
-    /// Two searches in one: of all columns, and of those below `n_columns`.
-    #[pyo3(signature = (queries, k, n_columns, *, exclude=None, only=None, num_threads=None))]
+    /// Two searches in one: of all columns, with votes that count, and of those below `n_columns`.
+    #[pyo3(signature = (
+        queries, k, n_columns, *, exclude=None, only=None, voted=None, num_threads=None
+    ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn search_both<'py>(
         &self,
@@ -356,12 +380,16 @@ impl PyInvertedIndex {
         n_columns: i64,
         exclude: Option<PatternArgs<'py>>,
         only: Option<Bound<'py, PyAny>>,
+        voted: Option<(CsrArgs<'py>, f32)>,
         num_threads: Option<i64>,
     ) -> PyResult<Ranking<'py>> {
         let (k, n_columns) = ((count("k", k.0)?, count("k", k.1)?), count("n_columns", n_columns)?);
         let queries = CsrArrays::<f32>::borrow("queries", &queries)?;
         let exclude = exclude.map(|pairs| PatternArrays::borrow("exclude", &pairs)).transpose()?;
         let only = only.map(|only| vector::<bool>("only", &only)).transpose()?;
+        let weight = voted.as_ref().map_or(0.0, |voted| voted.1);
+        let votes = voted.map(|voted| CsrArrays::<f32>::borrow("votes", &voted.0)).transpose()?;
+        let votes = votes.as_ref().map(CsrArrays::slices).transpose()?;
         let queries = queries.slices()?;
         let exclude = exclude.as_ref().map(PatternArrays::slices).transpose()?;
         let only = only.as_ref().map(|only| only.as_slice()).transpose()?;
@@ -370,7 +398,10 @@ impl PyInvertedIndex {
             let queries = queries.check_features("queries", index.n_features())?;
             let n_rows = index.n_rows();
             let exclude = exclude.map(|exclude| exclude.check("exclude", n_rows)).transpose()?;
-            Ok((queries.n_rows(), index.search_both(queries, k, n_columns, exclude, only)?))
+            let votes = votes.map(|votes| votes.check_features("votes", n_rows)).transpose()?;
+            let voted = votes.map(|votes| Voted { votes, weight });
+            let top = index.search_both(queries, k, n_columns, exclude, only, voted)?;
+            Ok((queries.n_rows(), top))
         })?;
         moved_ranking(py, n_rows, top)
     }

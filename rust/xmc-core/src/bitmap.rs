@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::memory::zeroed;
 
 /// An exact set: one bit per label, `L / 8` bytes, cleared label by label.
+#[derive(Default)]
 pub(crate) struct Bitmap(Vec<u64>);
 
 impl Bitmap {

@@ -19,7 +19,7 @@
 //!
 //!     let index = InvertedIndex::new(rows.view("rows")?)?;
 //!     let query = vocabulary.rows(&tokenizer, Documents::Texts(&["RED fox"]), &weights, &|| true)?;
-//!     let top = index.search(query.view("queries")?, 3, None, None, None)?;
+//!     let top = index.search(query.view("queries")?, 3, None, None, None, None)?;
 //!     assert_eq!(top.ids, [0, 1, -1]); // the third text shares no word with the query
 //!     Ok(())
 //! }
@@ -35,7 +35,7 @@
 //! | a vocabulary | V × (B + 21) |
 //! | rows | 8 × N + 8 × rows; up to as much again while they are computed |
 //! | an inverted index | 8 × N + 9 × V + 4 × rows; T × V × 8 more while it is built |
-//! | a search | 8 × (indexed rows) for each thread, and the result |
+//! | a search | 8 × (indexed rows) for each thread, which keeps up to 8 MiB of it, and the result |
 //! | label centroids | 8 × V for each thread, and the result |
 //! | scores of pairs | 8,192 + 32 to 64 × (terms of the query) for each thread, (rows) / 8, and the result |
 
@@ -61,7 +61,7 @@ pub use join::join_rows;
 pub use lazy::LazyRows;
 pub use mix::mix_rows;
 pub use pairs::pair_scores;
-pub use search::InvertedIndex;
+pub use search::{Also, InvertedIndex, Voted};
 pub(crate) use sums::Sums;
 pub use tfidf::Weights;
 pub use tokens::{Documents, Grams, MAX_SIZE, Tokenizer, TokenizerOptions};

@@ -4,6 +4,10 @@ use bytemuck::Zeroable;
 
 use crate::error::{Error, Result};
 
+/// Elements, at most, of a vector that a thread keeps for its next call: a call for a single query would
+/// else spend most of its time on fresh memory.
+pub(crate) const SPARE: usize = 1 << 20;
+
 /// Reserves space for `n` more elements; fails with an error instead of aborting the process.
 pub(crate) fn reserve<T>(vector: &mut Vec<T>, n: usize) -> Result<()> {
     vector.try_reserve(n).map_err(|_| out_of_memory::<T>(n))

@@ -22,7 +22,7 @@ from dexml import _rust
 from dexml.data import Csr, CsrParts, csr_parts, pair_parts
 from dexml.data.parts import canonical
 from dexml.text.lexical import LexicalIndex, Vectorizer, feature_parts
-from dexml.text.lexical.search import Hits, Pattern
+from dexml.text.lexical.search import Also, Hits, Pattern
 
 Loss = Literal["squared-hinge", "logistic"]
 _ROWS = 4096
@@ -101,6 +101,7 @@ class BilinearModel:
         *,
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
+        also: Also | None = None,
         num_threads: int | None = None,
     ) -> Hits:
         """Find the k labels that the first weights rank highest for each point.
@@ -111,11 +112,13 @@ class BilinearModel:
             k: Labels a point.
             exclude: Pairs to leave out, (n, L).
             only: Whether each label may be found, (L,).
+            also: A second ranking, as in `dexml.text.lexical.LexicalIndex.search`.
             num_threads: Threads; default all cores.
 
         Returns:
             ``ids`` and the sums by the first weights, (n, k), padded with -1 and -inf. A label that
-            shares no feature with a point by the support is not found.
+            shares no feature with a point by the support is not found. With `also` as many columns
+            more behind them.
         """
         pairs = pair_parts(exclude, (x.shape[0], index.shape[0]), "exclude")
         indptr, indices, data = feature_parts(x, "x")
@@ -129,9 +132,12 @@ class BilinearModel:
                     k,
                     exclude=None if pairs is None else (pairs[0][window], pairs[1]),
                     only=only,
+                    also=also,
                     num_threads=num_threads,
                 )
             )
+        if len(found) == 1:
+            return found[0]
         ids, sums = zip(*found, strict=True)
         return np.concatenate(ids), np.concatenate(sums)
 

@@ -6,6 +6,7 @@ as asked for, and gives the same bits for any number of them. Needs numpy and sc
 
 from dexml.text.lexical.copies import near_copies
 from dexml.text.lexical.search import (
+    Also,
     LexicalIndex,
     feature_parts,
     join_rows,
@@ -24,6 +25,7 @@ from dexml.text.lexical.vectorizer import (
 )
 
 __all__ = [
+    "Also",
     "LexicalIndex",
     "Vectorizer",
     "VectorizerSettings",

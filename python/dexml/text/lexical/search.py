@@ -19,6 +19,8 @@ from dexml.data.parts import canonical, joined
 
 Hits: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float32]]
 Pattern: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32]]
+Also: TypeAlias = tuple[int, NDArray[np.bool_]]
+"""A second ranking of the same scores: how many rows, of those of a mask (n_rows,)."""
 _QUERIES_PER_CALL = 4096
 """Ctrl-C is answered between calls."""
 
@@ -145,6 +147,7 @@ class LexicalIndex:
         *,
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
+        also: Also | None = None,
         num_threads: int | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Find the k rows of largest inner product with each query, equal ones by the smaller row.
@@ -156,19 +159,28 @@ class LexicalIndex:
             k: Rows a query.
             exclude: Pairs to leave out, shape (N, n_rows).
             only: Whether each row may be found, shape (n_rows,).
+            also: A second ranking: its number of rows, and which rows may be found instead of
+                `only`.
             num_threads: Threads; default all cores.
 
         Returns:
-            ``ids`` int32 and ``scores`` float32, both (N, k), best first, padded with -1 and -inf.
+            ``ids`` int32 and ``scores`` float32, both (N, k), best first, padded with -1 and -inf;
+            with `also` as many columns more behind them, in the same way.
 
         Raises:
             ValueError: Shapes disagree, `k` is below 1, or a value is not finite.
         """
         only = None if only is None else np.ascontiguousarray(only)
 
-        def of(window: CsrParts, exclude: Pattern | None) -> Hits:
+        def of(rows: slice, window: CsrParts, exclude: Pattern | None) -> Hits:
             return self._index.search(
-                window, k, exclude=exclude, only=only, rows=self._rows, num_threads=num_threads
+                window,
+                k,
+                exclude=exclude,
+                only=only,
+                also=also,
+                rows=self._rows,
+                num_threads=num_threads,
             )
 
         return self._windows(queries, exclude, of)
@@ -182,9 +194,14 @@ class LexicalIndex:
         *,
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
+        votes: Csr | None = None,
+        weight: float = 0.0,
         num_threads: int | None = None,
     ) -> tuple[Hits, Hits]:
         """Search twice at the cost of once: by all columns, and by those below `n_columns` alone.
+
+        With `votes`, the first search ranks by the inner product plus the weighted votes. Without
+        a term in common, a row with votes above 0 is found too.
 
         Args:
             queries: Shape (N, n_features).
@@ -193,20 +210,24 @@ class LexicalIndex:
             n_columns: Columns of the second search.
             exclude: As in `search`, as the rest.
             only: As in `search`.
+            votes: Votes for the rows, shape (N, n_rows).
+            weight: What a whole vote is worth.
             num_threads: Threads; default all cores.
 
         Returns:
             What `search` returns for all columns, and for the first of them.
         """
         only = None if only is None else np.ascontiguousarray(only)
+        cast = None if votes is None else feature_parts(votes, "votes")
 
-        def of(window: CsrParts, exclude: Pattern | None) -> Hits:
+        def of(rows: slice, window: CsrParts, exclude: Pattern | None) -> Hits:
             return self._index.search_both(
                 window,
                 (k, k_below),
                 n_columns,
                 exclude=exclude,
                 only=only,
+                voted=None if cast is None else ((cast[0][rows], *cast[1:]), weight),
                 num_threads=num_threads,
             )
 
@@ -214,7 +235,10 @@ class LexicalIndex:
         return (ids[:, :k], scores[:, :k]), (ids[:, k:], scores[:, k:])
 
     def _windows(
-        self, queries: Csr, exclude: Csr | None, of: Callable[[CsrParts, Pattern | None], Hits]
+        self,
+        queries: Csr,
+        exclude: Csr | None,
+        of: Callable[[slice, CsrParts, Pattern | None], Hits],
     ) -> Hits:
         n_queries = queries.shape[0]
         if queries.shape[1] != self.shape[1]:
@@ -225,7 +249,7 @@ class LexicalIndex:
         for first in range(0, max(n_queries, 1), _QUERIES_PER_CALL):
             window = slice(first, first + _QUERIES_PER_CALL + 1)
             some = None if pairs is None else (pairs[0][window], pairs[1])
-            found.append(of((indptr[window], indices, data), some))
+            found.append(of(window, (indptr[window], indices, data), some))
         if len(found) == 1:
             return found[0]
         ids, scores = zip(*found, strict=True)

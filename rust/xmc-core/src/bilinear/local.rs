@@ -1,11 +1,13 @@
 //! The part of W that one point and some labels look at.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::Result;
 use crate::lexical::LazyRows;
-use crate::memory::{filled, with_room, zeroed};
+use crate::memory::{SPARE, reserve, with_room, zeroed};
 
 /// No slot.
 const NONE: u32 = u32::MAX;
@@ -36,7 +38,13 @@ struct Slot {
     change: f64,
 }
 
+thread_local! {
+    /// What `scores_of` left on this thread: the slots alone are megabytes.
+    static LEFT: Cell<Option<Local>> = const { Cell::new(None) };
+}
+
 /// The part of W that one point and some labels look at: each label feature has a slot.
+#[derive(Default)]
 pub(super) struct Local {
     /// The slot of each label feature, or `NONE`.
     slots: Vec<u32>,
@@ -53,16 +61,18 @@ pub(super) struct Local {
 
 impl Local {
     pub fn new(n_features: usize) -> Result<Self> {
-        Ok(Self {
-            slots: filled(n_features, NONE)?,
-            columns: Vec::new(),
-            cells: Vec::new(),
-            ends: Vec::new(),
-            hits: Vec::new(),
-            hit_ends: Vec::new(),
-            values: Vec::new(),
-            sums: Vec::new(),
-        })
+        let mut local = Self::default();
+        local.widen(n_features)?;
+        Ok(local)
+    }
+
+    /// Makes room for more features. The slots of `columns` are freed by `place`, the others are.
+    fn widen(&mut self, n_features: usize) -> Result<()> {
+        if let Some(more) = n_features.checked_sub(self.slots.len()) {
+            reserve(&mut self.slots, more)?;
+            self.slots.resize(n_features, NONE);
+        }
+        Ok(())
     }
 
     /// Gives the features of labels their slots.
@@ -195,25 +205,23 @@ pub(super) fn scores_of<W: Copy + Into<f64> + Sync>(
     }
     let done: Vec<Result<()>> = tasks
         .into_par_iter()
-        .map_init(
-            || None,
-            |scratch, (block, scores)| {
-                let local = match scratch {
-                    Some(local) => local,
-                    None => scratch.insert(Local::new(given.z.n_cols())?),
-                };
-                let mut scores = scores.iter_mut();
-                for point in block {
-                    local.place(given, pairs.row(point))?;
-                    local.find(given, point)?;
-                    local.read(given, point, weights);
-                    for (label, score) in (0..pairs.row(point).len()).zip(&mut scores) {
-                        *score = local.score(label).0;
-                    }
+        .map(|(block, scores)| {
+            let mut local = LEFT.take().unwrap_or_default();
+            local.widen(given.z.n_cols())?;
+            let mut scores = scores.iter_mut();
+            for point in block {
+                local.place(given, pairs.row(point))?;
+                local.find(given, point)?;
+                local.read(given, point, weights);
+                for (label, score) in (0..pairs.row(point).len()).zip(&mut scores) {
+                    *score = local.score(label).0;
                 }
-                Ok(())
-            },
-        )
+            }
+            if local.slots.len() <= SPARE {
+                LEFT.set(Some(local));
+            }
+            Ok(())
+        })
         .collect();
     done.into_iter().collect::<Result<()>>()?;
     Ok(scores)

@@ -6,7 +6,7 @@ use super::local::{Given, scores_of};
 use super::{Loss, check_direct, length, parameter};
 use crate::csr::{Csr, CsrPattern, CsrView};
 use crate::error::{Error, Fault, Result};
-use crate::lexical::{InvertedIndex, LazyRows, check_columns, check_rows};
+use crate::lexical::{Also, InvertedIndex, LazyRows, check_columns, check_rows};
 use crate::memory::{collected, filled, with_room, zeroed};
 use crate::rank::{Score, keep_best};
 use crate::topk::TopK;
@@ -144,7 +144,8 @@ impl Bilinear {
 
     /// Finds the k labels of largest inner product by the first weights for each point (points x point features).
     /// Labels without a common feature are not found, and neither are those of a pair in `exclude` (points x
-    /// labels), or whose entry in `only` is false. `index` is over the labels' features.
+    /// labels), or whose entry in `only` is false. `index` is over the labels' features; `also`: as for
+    /// [`InvertedIndex::search`].
     ///
     /// # Errors
     /// As [`InvertedIndex::search_product`].
@@ -155,8 +156,9 @@ impl Bilinear {
         k: usize,
         exclude: Option<CsrPattern<'_>>,
         only: Option<&[bool]>,
+        also: Option<Also<'_>>,
     ) -> Result<TopK> {
-        index.search_product(x, self.support()?, k, exclude, only)
+        index.search_product(x, self.support()?, k, exclude, only, also)
     }
 
     /// The terms of the scores of pairs, one for each stored entry of `pairs` (points x labels): by the fitted
@@ -241,7 +243,7 @@ impl Bilinear {
             let block = first..(first + ROWS).min(x.n_rows());
             let rows = x.rows(block.clone());
             let out = exclude.map(|pairs| pairs.rows(block));
-            let found = self.find(rows, &labels.index, width, out, only)?;
+            let found = self.find(rows, &labels.index, width, out, only, None)?;
             let top = self.rerank(rows, labels, &found, k)?;
             best.ids.extend(top.ids);
             best.scores.extend(top.scores);

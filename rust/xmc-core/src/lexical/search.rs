@@ -1,11 +1,13 @@
 //! Exact search by inner product over sparse rows.
 
+use std::cell::Cell;
+
 use super::bounds::{Bounds, Pruned};
 use super::lazy::LazyRows;
 use super::{Sums, check_columns, check_rows};
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Result};
-use crate::memory::filled;
+use crate::memory::{SPARE, reserve};
 use crate::postings::{Postings, unpacked};
 use crate::rank::{Excluded, Score, keep_best};
 use crate::topk::TopK;
@@ -29,20 +31,65 @@ pub struct InvertedIndex {
     bounds: Bounds,
 }
 
+/// A second ranking of the same inner products: the best `k` of the rows of a mask.
+#[derive(Debug, Clone, Copy)]
+pub struct Also<'a> {
+    /// Rows a query.
+    pub k: usize,
+    /// Whether each row may be found.
+    pub only: &'a [bool],
+}
+
+/// Votes that count beside the inner products of a search: rows get `weight` times their votes.
+#[derive(Debug, Clone, Copy)]
+pub struct Voted<'a> {
+    /// Votes (queries x rows).
+    pub votes: CsrView<'a>,
+    /// What a whole vote is worth.
+    pub weight: f32,
+}
+
 /// Memory of one task.
 #[derive(Default)]
 struct Scratch {
-    sums: Vec<f64>,
+    sums: Touched,
     touched: Vec<u32>,
     excluded: Excluded,
     pruned: Pruned,
+    second: Vec<u64>,
 }
 
-/// Memory of a task with two searches.
+thread_local! {
+    /// What the last search of this thread left, all `UNTOUCHED`: to fill it anew takes longer than
+    /// many a search.
+    static LEFT: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
+}
+
+/// The sums of a task, all `UNTOUCHED` between queries; at least as many as there are rows.
 #[derive(Default)]
-struct Pair {
-    one: Scratch,
-    below: Vec<u64>,
+struct Touched(Vec<f64>);
+
+impl Touched {
+    /// Takes the sums out. Whoever fails does not put them back.
+    fn take(&mut self, n_rows: usize) -> Result<Vec<f64>> {
+        let mut sums = std::mem::take(&mut self.0);
+        if sums.is_empty() {
+            sums = LEFT.take();
+        }
+        if let Some(more) = n_rows.checked_sub(sums.len()) {
+            reserve(&mut sums, more)?;
+            sums.resize(n_rows, UNTOUCHED);
+        }
+        Ok(sums)
+    }
+}
+
+impl Drop for Touched {
+    fn drop(&mut self) {
+        if (1..=SPARE).contains(&self.0.len()) {
+            LEFT.set(std::mem::take(&mut self.0));
+        }
+    }
 }
 
 impl InvertedIndex {
@@ -94,6 +141,9 @@ impl InvertedIndex {
     /// have most of the values and none is negative: these columns are then only read for rows that
     /// may be among the best.
     ///
+    /// With `also`, each row of the result holds the `k` rows and then those of the second ranking, both
+    /// padded.
+    ///
     /// # Errors
     /// [`Error::Parameter`] for `k = 0`; [`Error::Length`] if shapes disagree; [`Error::Content`] for a
     /// query that is not ascending or a value that is not finite, and for a bad row pointer in `rows`.
@@ -103,48 +153,65 @@ impl InvertedIndex {
         k: usize,
         exclude: Option<CsrPattern<'_>>,
         only: Option<&[bool]>,
+        also: Option<Also<'_>>,
         rows: Option<LazyRows<'_>>,
     ) -> Result<TopK> {
         self.check(queries, exclude, only)?;
+        let width = self.width(k, also)?;
         if let Some(rows) = rows {
             rows.check_shape(self.n_rows, self.n_features())?;
         }
-        TopK::fill::<f32, Scratch, _>(queries.n_rows(), k, |row, keys, scratch| {
-            if scratch.sums.len() != self.n_rows {
-                scratch.sums = filled(self.n_rows, UNTOUCHED)?;
-            }
+        TopK::fill::<f32, Scratch, _>(queries.n_rows(), width, |row, keys, scratch| {
+            let mut lent = scratch.sums.take(self.n_rows)?;
+            let sums = &mut lent[..self.n_rows];
             scratch.excluded.load(exclude, row);
             let (columns, values) = queries.row(row);
             let lengths = columns.iter().map(|&column| self.postings.column(column).len());
             let n_postings: usize = lengths.sum();
-            let Scratch { sums, touched, excluded, pruned } = scratch;
-            let drops =
-                |id: i32| only.is_some_and(|only| !only[id as usize]) || excluded.contains(id);
+            let Scratch { touched, excluded, pruned, second, .. } = scratch;
+            let first_drops = dropping(excluded, only);
+            let second_drops = dropping(excluded, also.map(|also| also.only));
+            let k_second = also.map_or(0, |also| also.k);
+            second.clear();
             if n_postings < self.n_rows / LISTED_PART {
                 self.add_listed(columns, values, sums, touched);
                 for id in touched.drain(..) {
                     let sum = std::mem::replace(&mut sums[id as usize], UNTOUCHED);
-                    if !drops(id as i32) {
-                        keys.push((sum as f32).key(id as i32));
+                    let key = (sum as f32).key(id as i32);
+                    if !first_drops(id as i32) {
+                        keys.push(key);
+                    }
+                    if also.is_some() && !second_drops(id as i32) {
+                        second.push(key);
                     }
                 }
                 keep_best(keys, k);
+                keep_best(second, k_second);
             } else {
+                let (mut first_done, mut second_done) = (false, also.is_none());
                 let bounded =
                     rows.filter(|_| pruned.take(&self.bounds, &self.postings, columns, values));
                 if let Some(rows) = bounded {
                     self.add(pruned.columns(), pruned.values(), sums);
-                    let found = pruned.best(&self.bounds, rows, sums, k, drops, keys)?;
+                    let mut best = |k, drops: &dyn Fn(i32) -> bool, keys: &mut Vec<u64>| {
+                        pruned.best(&self.bounds, rows, sums, k, drops, keys)
+                    };
+                    first_done = best(k, &first_drops, keys)?;
+                    second_done = second_done || best(k_second, &second_drops, second)?;
                     sums.fill(UNTOUCHED);
-                    if found {
-                        keys.sort_unstable();
-                        return Ok(());
-                    }
                 }
-                self.add(columns, values, sums);
-                collect(sums, k, true, drops, keys);
+                if !(first_done && second_done) {
+                    self.add(columns, values, sums);
+                }
+                if !second_done {
+                    collect(sums, k_second, first_done, &second_drops, second);
+                }
+                if !first_done {
+                    collect(sums, k, true, &first_drops, keys);
+                }
             }
-            keys.sort_unstable();
+            scratch.sums.0 = lent;
+            finish(keys, k, also.map(|_| &mut scratch.second));
             Ok(())
         })
     }
@@ -152,6 +219,9 @@ impl InvertedIndex {
     /// Two searches in one: as [`search`](Self::search), and again as if rows and queries had only the
     /// columns below `n_columns`. Each row of the result holds `k` rows and then the `k_below` of the
     /// second search, both padded.
+    ///
+    /// With `voted`, the first search ranks by `score + weight x votes`, both rounded, among the rows with
+    /// votes above 0 and the `k` best without them: no other row can be among the best.
     ///
     /// # Errors
     /// As [`search`](Self::search).
@@ -162,33 +232,56 @@ impl InvertedIndex {
         n_columns: usize,
         exclude: Option<CsrPattern<'_>>,
         only: Option<&[bool]>,
+        voted: Option<Voted<'_>>,
     ) -> Result<TopK> {
         self.check(queries, exclude, only)?;
-        if k == 0 || k_below == 0 {
-            let rule = "must be at least 1";
-            return Err(Error::Parameter { name: "k", rule, value: 0.to_string() });
-        }
-        let none = f32::NEG_INFINITY.key(-1);
-        let width = k.saturating_add(k_below);
-        TopK::fill::<f32, Pair, _>(queries.n_rows(), width, |row, keys, Pair { one, below }| {
-            if one.sums.len() != self.n_rows {
-                one.sums = filled(self.n_rows, UNTOUCHED)?;
+        if let Some(Voted { votes, .. }) = voted {
+            check_columns(votes, self.n_rows)?;
+            check_rows(votes)?;
+            if votes.n_rows() != queries.n_rows() {
+                let (name, what) = (votes.name().to_owned(), "rows");
+                let (expected, found) = (queries.n_rows(), votes.n_rows());
+                return Err(Error::Length { name, what, expected, found });
             }
-            one.excluded.load(exclude, row);
-            let Scratch { sums, excluded, .. } = one;
-            let drops =
-                |id: i32| only.is_some_and(|only| !only[id as usize]) || excluded.contains(id);
+        }
+        if k == 0 || k_below == 0 {
+            return Err(no_k());
+        }
+        let width = k.saturating_add(k_below);
+        TopK::fill::<f32, Scratch, _>(queries.n_rows(), width, |row, keys, scratch| {
+            let mut lent = scratch.sums.take(self.n_rows)?;
+            let sums = &mut lent[..self.n_rows];
+            scratch.excluded.load(exclude, row);
+            let Scratch { excluded, second, .. } = scratch;
+            let drops = dropping(excluded, only);
             let (columns, values) = queries.row(row);
             let middle = columns.partition_point(|&column| (column as usize) < n_columns);
             self.add(&columns[..middle], &values[..middle], sums);
-            below.clear();
-            collect(sums, k_below, false, drops, below);
+            second.clear();
+            collect(sums, k_below, false, &drops, second);
             self.add(&columns[middle..], &values[middle..], sums);
-            collect(sums, k, true, drops, keys);
-            keys.sort_unstable();
-            below.sort_unstable();
-            keys.resize(k, none);
-            keys.append(below);
+            if let Some(Voted { votes, weight }) = voted {
+                collect(sums, k, false, &drops, keys);
+                let (ids, values) = votes.row(row);
+                // A row without votes keeps its key; one with votes gets another.
+                keys.retain(|&key| {
+                    let at = ids.binary_search(&f32::label(key));
+                    at.map_or(true, |at| values[at] <= 0.0)
+                });
+                for (&id, &value) in ids.iter().zip(values) {
+                    if value > 0.0 && !drops(id) {
+                        // From 0.0: an untouched sum is -0.0.
+                        let score = (0.0 + sums[id as usize]) as f32 + weight * value;
+                        keys.push(score.key(id));
+                    }
+                }
+                keep_best(keys, k);
+                sums.fill(UNTOUCHED);
+            } else {
+                collect(sums, k, true, &drops, keys);
+            }
+            scratch.sums.0 = lent;
+            finish(keys, k, Some(&mut scratch.second));
             Ok(())
         })
     }
@@ -209,18 +302,20 @@ impl InvertedIndex {
         k: usize,
         exclude: Option<CsrPattern<'_>>,
         only: Option<&[bool]>,
+        also: Option<Also<'_>>,
     ) -> Result<TopK> {
         right.check_shape(left.n_cols(), self.n_features())?;
         self.check_given(left, exclude, only)?;
-        TopK::fill::<f32, (Scratch, Option<Sums>), _>(left.n_rows(), k, |row, keys, scratch| {
-            let (Scratch { sums, excluded, .. }, product) = scratch;
-            if sums.len() != self.n_rows {
-                *sums = filled(self.n_rows, UNTOUCHED)?;
-            }
+        let width = self.width(k, also)?;
+        TopK::fill::<f32, (Scratch, Option<Sums>), _>(left.n_rows(), width, |row, keys, scratch| {
+            let (scratch, product) = scratch;
+            let mut lent = scratch.sums.take(self.n_rows)?;
+            let sums = &mut lent[..self.n_rows];
             let product = match product {
                 Some(product) => product,
                 None => product.insert(Sums::new(self.n_features())?),
             };
+            let Scratch { excluded, second, .. } = scratch;
             excluded.load(exclude, row);
             let (columns, values) = left.row(row);
             for (&column, &value) in columns.iter().zip(values) {
@@ -235,12 +330,33 @@ impl InvertedIndex {
                     }
                 }
             });
-            let drops =
-                |id: i32| only.is_some_and(|only| !only[id as usize]) || excluded.contains(id);
-            collect(sums, k, true, drops, keys);
-            keys.sort_unstable();
+            second.clear();
+            if let Some(also) = also {
+                collect(sums, also.k, false, &dropping(excluded, Some(also.only)), second);
+            }
+            collect(sums, k, true, &dropping(excluded, only), keys);
+            scratch.sums.0 = lent;
+            finish(keys, k, also.map(|_| &mut scratch.second));
             Ok(())
         })
+    }
+
+    /// Columns of a result.
+    fn width(&self, k: usize, also: Option<Also<'_>>) -> Result<usize> {
+        let Some(Also { k: more, only }) = also else { return Ok(k) };
+        if k == 0 || more == 0 {
+            return Err(no_k());
+        }
+        self.check_mask(only)?;
+        Ok(k.saturating_add(more))
+    }
+
+    fn check_mask(&self, only: &[bool]) -> Result<()> {
+        if only.len() == self.n_rows {
+            return Ok(());
+        }
+        let (name, expected, found) = ("only".to_owned(), self.n_rows, only.len());
+        Err(Error::Length { name, what: "rows", expected, found })
     }
 
     fn check(
@@ -263,10 +379,7 @@ impl InvertedIndex {
         if let Some(exclude) = exclude {
             exclude.check_shape(queries.n_rows(), self.n_rows)?;
         }
-        if let Some(only) = only.filter(|only| only.len() != self.n_rows) {
-            let (name, expected, found) = ("only".to_owned(), self.n_rows, only.len());
-            return Err(Error::Length { name, what: "rows", expected, found });
-        }
+        only.map_or(Ok(()), |only| self.check_mask(only))?;
         check_rows(queries)
     }
 
@@ -310,6 +423,25 @@ impl InvertedIndex {
     }
 }
 
+fn no_k() -> Error {
+    Error::Parameter { name: "k", rule: "must be at least 1", value: 0.to_string() }
+}
+
+/// Which rows must not be found.
+fn dropping<'a>(excluded: &'a Excluded, only: Option<&'a [bool]>) -> impl Fn(i32) -> bool + 'a {
+    move |id| only.is_some_and(|only| !only[id as usize]) || excluded.contains(id)
+}
+
+/// Sorts the keys of a query, and appends those of a second ranking to the first one's k.
+fn finish(keys: &mut Vec<u64>, k: usize, second: Option<&mut Vec<u64>>) {
+    keys.sort_unstable();
+    if let Some(second) = second {
+        keys.resize(k, f32::NEG_INFINITY.key(-1));
+        second.sort_unstable();
+        keys.append(second);
+    }
+}
+
 /// Leaves the keys of the k best rows that were reached in `keys`, and with `clear` the sums as they
 /// were before.
 ///
@@ -320,7 +452,7 @@ fn collect(
     sums: &mut [f64],
     k: usize,
     clear: bool,
-    drops: impl Fn(i32) -> bool,
+    drops: &impl Fn(i32) -> bool,
     keys: &mut Vec<u64>,
 ) {
     let capacity = k.saturating_mul(2).max(256);

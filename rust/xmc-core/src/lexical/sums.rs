@@ -1,11 +1,19 @@
 //! Weighted sums of sparse rows, one sum at a time.
 
+use std::cell::Cell;
+use std::mem::take;
+
 use crate::bitmap::Bitmap;
 use crate::csr::Part;
 use crate::error::Result;
-use crate::memory::{reserve, zeroed};
+use crate::memory::{SPARE, reserve, zeroed};
 
-/// A sum of sparse rows: 8 bytes a column, and the columns that were reached.
+thread_local! {
+    /// What the last sum of this thread left, to be used again.
+    static LEFT: Cell<Option<(Vec<f64>, Bitmap, Vec<i32>)>> = const { Cell::new(None) };
+}
+
+/// A sum of sparse rows: 8 bytes for each of at least as many columns, and the columns that were reached.
 pub(crate) struct Sums {
     totals: Vec<f64>,
     seen: Bitmap,
@@ -14,6 +22,11 @@ pub(crate) struct Sums {
 
 impl Sums {
     pub(crate) fn new(n_cols: usize) -> Result<Self> {
+        if let Some((totals, seen, columns)) = LEFT.take().filter(|left| left.0.len() >= n_cols) {
+            let mut sums = Self { totals, seen, columns };
+            sums.drain(|_, _| ()); // a call that failed leaves what it had
+            return Ok(sums);
+        }
         Ok(Self { totals: zeroed(n_cols)?, seen: Bitmap::new(n_cols)?, columns: Vec::new() })
     }
 
@@ -30,10 +43,10 @@ impl Sums {
     }
 
     /// Hands over the sum, in the order in which columns were reached, and starts anew.
-    pub(crate) fn drain(&mut self, mut take: impl FnMut(i32, f64)) {
+    pub(crate) fn drain(&mut self, mut hand: impl FnMut(i32, f64)) {
         for column in self.columns.drain(..) {
             self.seen.remove(column);
-            take(column, std::mem::take(&mut self.totals[column as usize]));
+            hand(column, take(&mut self.totals[column as usize]));
         }
     }
 
@@ -41,9 +54,18 @@ impl Sums {
     pub(crate) fn push_to(&mut self, part: &mut Part) -> Result<()> {
         let Self { totals, seen, columns } = self;
         columns.sort_unstable();
-        let sum = |&column: &i32| (column, std::mem::take(&mut totals[column as usize]) as f32);
+        let sum = |&column: &i32| (column, take(&mut totals[column as usize]) as f32);
         part.push_row(columns.iter().map(sum))?;
         columns.drain(..).for_each(|column| seen.remove(column));
         Ok(())
+    }
+}
+
+impl Drop for Sums {
+    fn drop(&mut self) {
+        if (1..=SPARE).contains(&self.totals.len()) {
+            let Self { totals, seen, columns } = self;
+            LEFT.set(Some((take(totals), take(seen), take(columns))));
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Scores of labels by beam search.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use super::model::LabelTree;
@@ -7,7 +9,7 @@ use super::points::unit_scale;
 use super::{TREE_FLOOR, check_length, parameter};
 use crate::csr::{Csr, CsrPattern, CsrView, csr_from_parts};
 use crate::error::{Error, Fault, Result};
-use crate::memory::{filled, zeroed};
+use crate::memory::{SPARE, filled, zeroed};
 use crate::postings::{row_of, unpacked};
 use crate::rank::{Excluded, Score, keep_best};
 use crate::topk::TopK;
@@ -125,6 +127,11 @@ fn check(tree: &LabelTree, x: CsrView<'_>, beam: usize) -> Result<()> {
     Ok(())
 }
 
+thread_local! {
+    /// `Scratch::places` of the last task of this thread.
+    static LEFT: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+}
+
 /// Memory of a task.
 #[derive(Default)]
 struct Scratch {
@@ -133,7 +140,7 @@ struct Scratch {
     /// For each feature of the query, how many of its weights are behind the search.
     passed: Vec<usize>,
     /// For each classifier of a level, 1 + its place in `margins`; 0 if no node of the beam has it.
-    /// All 0 between levels.
+    /// All 0 between levels; at least as many as there are classifiers in a tree.
     places: Vec<u32>,
     margins: Vec<f64>,
     /// Log-probabilities and nodes of the beam, nodes ascending, and of their children.
@@ -146,6 +153,14 @@ struct Scratch {
     excluded: Excluded,
 }
 
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if (1..=SPARE).contains(&self.places.len()) {
+            LEFT.set(std::mem::take(&mut self.places));
+        }
+    }
+}
+
 impl Scratch {
     /// Leaves the labels that the beams of query `row` reach in `scored`.
     fn reach(&mut self, tree: &LabelTree, x: CsrView<'_>, row: usize, beam: usize) -> Result<()> {
@@ -155,7 +170,10 @@ impl Scratch {
         self.query.extend(features.iter().zip(values).map(|(&f, &value)| (f, value * scale)));
         self.passed.clear();
         self.passed.resize(self.query.len(), 0);
-        if self.places.len() != tree.shape.n_rows() {
+        if self.places.is_empty() {
+            self.places = LEFT.take();
+        }
+        if self.places.len() < tree.shape.n_rows() {
             self.places = zeroed(tree.shape.n_rows())?;
         }
         self.reached.clear();
