@@ -3,7 +3,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyOSError, PyValueError};
 use pyo3::{PyErr, PyResult, Python};
@@ -40,6 +41,9 @@ pub(crate) fn interruptible<T: Send>(
     work: impl FnOnce(&(dyn Fn() -> bool + Sync)) -> Result<T> + Send,
 ) -> PyResult<T> {
     let pool = pool(num_threads)?;
+    if pool.current_thread_index().is_some() {
+        return detached_here(py, |keep_going| pool.install(|| work(keep_going)));
+    }
     let stop = AtomicBool::new(false);
     let keep_going = || !stop.load(Ordering::Relaxed);
     let mut raised = None;
@@ -61,6 +65,27 @@ pub(crate) fn interruptible<T: Send>(
             }
         })
     });
+    raised.map_or_else(|| result.map_err(exception), Err)
+}
+
+/// As [`interruptible`], where this thread itself does the work: it looks for Ctrl-C when it is asked
+/// whether to go on.
+fn detached_here<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&(dyn Fn() -> bool + Sync)) -> Result<T> + Send,
+) -> PyResult<T> {
+    let (looked, raised) = (Mutex::new(Instant::now()), Mutex::new(None));
+    let keep_going = || {
+        let mut looked = looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut raised = raised.lock().unwrap_or_else(PoisonError::into_inner);
+        if raised.is_none() && looked.elapsed() >= POLL {
+            *raised = Python::attach(|py| -> PyResult<()> { py.check_signals() }).err();
+            *looked = Instant::now();
+        }
+        raised.is_none()
+    };
+    let result = py.detach(|| work(&keep_going));
+    let raised = raised.into_inner().unwrap_or_else(PoisonError::into_inner);
     raised.map_or_else(|| result.map_err(exception), Err)
 }
 

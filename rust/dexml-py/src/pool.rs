@@ -3,9 +3,10 @@
 //! Never rayon's global pool: its threads do not survive `fork`, and work sent to it by the child
 //! would wait for ever.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
@@ -14,6 +15,8 @@ use pyo3::{PyResult, pyfunction};
 use xmc_core::rayon::{ThreadPool, ThreadPoolBuilder};
 
 const MAX_THREADS: i64 = 1024;
+/// Threads that get a pool of themselves, at most: a few kilobytes of each stay when the thread ends.
+const MAX_OWN: usize = 64;
 
 /// The pools of one process, by number of threads.
 struct Pools {
@@ -26,6 +29,25 @@ static POOLS: Mutex<Pools> = Mutex::new(Pools { process: 0, by_threads: BTreeMap
 thread_local! {
     /// Threads of calls that do not say how many, where this thread makes the call.
     static DEFAULT: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The pool whose only thread is this one.
+    static OWN: OnceCell<Option<Arc<ThreadPool>>> = const { OnceCell::new() };
+}
+
+static N_OWN: AtomicUsize = AtomicUsize::new(0);
+
+/// The pool whose only thread is the calling one: a call with one thread then stays where it is,
+/// where handing it over and back would take longer than many a search. It survives `fork`, as the
+/// thread does. None for threads beyond the first 64.
+fn own_pool() -> Option<Arc<ThreadPool>> {
+    OWN.with(|own| own.get_or_init(new_own_pool).clone())
+}
+
+fn new_own_pool() -> Option<Arc<ThreadPool>> {
+    if N_OWN.fetch_add(1, Ordering::Relaxed) >= MAX_OWN {
+        N_OWN.store(MAX_OWN, Ordering::Relaxed);
+        return None;
+    }
+    ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().ok().map(Arc::new)
 }
 
 /// How many threads the calls of this thread use where they do not say it; None: all cores.
@@ -60,6 +82,11 @@ pub(crate) fn pool(num_threads: Option<i64>) -> PyResult<Arc<ThreadPool>> {
         None => DEFAULT.get().unwrap_or_else(available_cores),
         Some(n) => checked(n)?,
     };
+    if num_threads == 1
+        && let Some(own) = own_pool()
+    {
+        return Ok(own);
+    }
     let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
     let process = std::process::id();
     if pools.process != process {
