@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +18,7 @@ Csr: TypeAlias = csr_array
 
 CsrParts = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]
 """``indptr``, ``indices`` and ``data`` as the Rust core takes them."""
+_MAX_ID = int(np.iinfo(np.int32).max)
 
 
 def expect_csr(y: Any, name: str) -> None:
@@ -24,6 +27,8 @@ def expect_csr(y: Any, name: str) -> None:
     Raises:
         ValueError: Dense, masked, one-dimensional, in another sparse format, lists, or no matrix.
     """
+    if isinstance(y, csr_array) and y.ndim == 2:
+        return
     if issparse(y) and y.ndim != 2:
         raise ValueError(
             f"{name}: one-dimensional; expected points x labels, csr_array({name}.reshape(1, -1)) "
@@ -222,7 +227,7 @@ def label_matrix(y: Any, n_points: int, n_labels: int, name: str = "y") -> Csr:
 
 def _entries(y: Csr, name: str) -> tuple[NDArray[np.int32], NDArray[Any]]:
     expect_csr(y, name)
-    if y.shape[1] > np.iinfo(np.int32).max:
+    if y.shape[1] > _MAX_ID:
         raise ValueError(f"{name}: {y.shape[1]} labels; ids are int32")
     indices = np.ascontiguousarray(y.indices)
     if indices.dtype != np.int32:
@@ -264,7 +269,7 @@ def joined(
 
     scipy wants one dtype for both index arrays: ``indptr`` becomes int32 where that is enough.
     """
-    if len(indices) <= np.iinfo(np.int32).max:
+    if len(indices) <= _MAX_ID:
         return csr_array((data, indices, indptr.astype(np.int32)), shape=shape)
     return csr_array((data, indices.astype(np.int64), indptr), shape=shape)
 
@@ -276,6 +281,16 @@ def canonical(
     data: NDArray[Any],
 ) -> Csr:
     """Build a CSR as `joined` does, from rows that are sorted and without duplicates."""
-    y: Csr = joined(shape, indptr, indices, data)
+    if shape[0] == 1 and data.dtype == np.float32 and len(indices) <= _MAX_ID:
+        # One text at a time is what servers ask for, and scipy's checks take longer than a search.
+        y: Csr = copy(_empty_row(shape[1]))
+        y.indptr, y.indices, y.data = indptr.astype(np.int32), indices, data
+    else:
+        y = joined(shape, indptr, indices, data)
     y.has_canonical_format = True
     return y
+
+
+@lru_cache(maxsize=64)
+def _empty_row(n_columns: int) -> Csr:
+    return csr_array((1, n_columns), dtype=np.float32)

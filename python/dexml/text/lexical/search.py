@@ -385,5 +385,7 @@ def feature_parts(rows: Csr, name: str) -> CsrParts:
         sorted_rows.sum_duplicates()
         parts = csr_parts(sorted_rows, name)
     indptr, indices, data = parts
+    if data.dtype == np.float32:
+        return parts
     with np.errstate(over="ignore"):  # an infinite value is refused later, with its place
         return indptr, indices, data.astype(np.float32, copy=False)
