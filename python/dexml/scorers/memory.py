@@ -118,22 +118,28 @@ class PointMemory:
         """
         return self.points.nearest(queries, k, own)
 
-    def voters(self, queries: NDArray[np.float32]) -> Voters:
-        """Find the points that vote on each query, as in `nearest`."""
-        ids, cosines = self.nearest(queries, self.settings.neighbours)
+    def voters(self, queries: NDArray[np.float32], near: Hits | None = None) -> Voters:
+        """Find the points that vote on each query, as in `nearest`.
+
+        Args:
+            queries: As in `nearest`.
+            near: What that found for `neighbours` points a query, where it is known already.
+        """
+        ids, cosines = near or self.nearest(queries, self.settings.neighbours)
         return Voters(ids, cosines, shares(cosines, self.settings.temperature))
 
-    def votes(self, queries: NDArray[np.float32]) -> Csr:
+    def votes(self, queries: NDArray[np.float32], near: Hits | None = None) -> Csr:
         """Count the votes for each label, before the weight.
 
         Args:
             queries: As in `nearest`.
+            near: As in `voters`.
 
         Returns:
             Shape (n, n_labels), float64, ids ascending in each row; all voters together give a
             label at most 1.
         """
-        voters, _, weights = self.voters(queries)
+        voters, _, weights = self.voters(queries, near)
         known = voters >= 0
         indptr = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
         cast = csr_array(

@@ -88,7 +88,8 @@ class NeighbourScorer:
 
     def voters(self, queries: Queries) -> Voters:
         """Find the points that vote on each text."""
-        return self.memory.voters(self.dense.vectors(queries))
+        near = _nearest(self.dense, self.memory, queries)
+        return self.memory.voters(self.dense.vectors(queries), near)
 
     def update(self, change: Change) -> NeighbourScorer:
         """Return this scorer after an edit; new points vote at once."""
@@ -136,12 +137,29 @@ class VotedScorer:
         only: NDArray[np.bool_] | None = None,
     ) -> Hits:
         """Find the k best labels of each text."""
-        hits = self.dense.search(queries, k, exclude=exclude, only=only)
+        hits = self._hits(queries, k, exclude, only)
         index = self.dense.index
         if not index.alive.all():  # points may still vote for labels that were removed
             only = index.alive if only is None else only & index.alive
         vectors = self.dense.vectors(queries)
-        return self.memory.mix(vectors, hits, index.vectors, k, exclude=exclude, only=only)
+        votes = self.memory.settings.weight > 0
+        near = _nearest(self.dense, self.memory, queries) if votes else None
+        return self.memory.mix(
+            vectors, hits, index.vectors, k, exclude=exclude, only=only, near=near
+        )
+
+    def _hits(
+        self, queries: Queries, k: int, exclude: Csr | None, only: NDArray[np.bool_] | None
+    ) -> Hits:
+        """Find the k best labels by the dense score, where they are not known already."""
+        # The result holds what it depends on, so that no later object can get its id.
+        key = (self.dense, "proposed", id(exclude), id(only))
+        if k == PROPOSED or (key in queries.once and k < PROPOSED and self.dense.is_exact(k)):
+            found = queries.once(
+                key, lambda: (exclude, only, self.dense.search(queries, PROPOSED, exclude=exclude, only=only))
+            )[2]
+            return found[0][:, :k], found[1][:, :k]
+        return self.dense.search(queries, k, exclude=exclude, only=only)
 
     def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Score the labels `ids` (n, m) of each text; -inf for padding and removed labels.
@@ -176,10 +194,7 @@ class VotedScorer:
         dense = pairs.flat(self.dense.score_pairs(queries, pairs.padded))
         votes = _votes(self.dense, self.memory, queries)
         vote = pairs.values_of(votes)
-        nearest = queries.once(
-            (self.dense.embedder, self.memory, "nearest"),
-            lambda: self.memory.nearest(self.dense.vectors(queries), 1)[1][:, 0],
-        )
+        nearest = _nearest(self.dense, self.memory, queries)[1][:, 0]
         base = np.asarray(dense + np.float32(self.memory.settings.weight) * vote, np.float32)
         logits = np.exp((dense - pairs.largest(dense)) / SHARPNESS)
         total = np.zeros(pairs.n_texts, np.float32)
@@ -211,7 +226,8 @@ class VotedScorer:
 
     def voters(self, queries: Queries) -> Voters:
         """Find the points that vote on each text."""
-        return self.memory.voters(self.dense.vectors(queries))
+        near = _nearest(self.dense, self.memory, queries)
+        return self.memory.voters(self.dense.vectors(queries), near)
 
     def update(self, change: Change) -> VotedScorer:
         """Return this scorer after an edit; new points vote at once."""
@@ -259,7 +275,18 @@ _MEANINGS = {
 def _votes(dense: DenseScorer, memory: PointMemory, queries: Queries) -> Csr:
     """Count the votes for the labels of each text, once for all scorers that ask."""
     key = (dense.embedder, memory, "votes")
-    return queries.once(key, lambda: memory.votes(dense.vectors(queries)))
+    return queries.once(
+        key, lambda: memory.votes(dense.vectors(queries), _nearest(dense, memory, queries))
+    )
+
+
+def _nearest(dense: DenseScorer, memory: PointMemory, queries: Queries) -> Hits:
+    """Find the points that vote on each text, once for all scorers that ask."""
+
+    def make() -> Hits:
+        return memory.nearest(dense.vectors(queries), memory.settings.neighbours)
+
+    return queries.once((dense.embedder, memory, "nearest"), make)
 
 
 def _memory_after(change: Change, memory: PointMemory, dense: DenseScorer) -> PointMemory:

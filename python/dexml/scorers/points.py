@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from scipy.sparse import csr_array, vstack
 from dexml import data, topk
 from dexml.data import Csr
 from dexml.files import write_array
-from dexml.index import Hits, exact_search
+from dexml.index import Hits
+from dexml.index.exact import Space, check_queries, longest
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,11 @@ class Points:
     def dim(self) -> int:
         """Dimensions of a point, without the bias."""
         return int(self.base.shape[1])
+
+    @cached_property
+    def _spaces(self) -> list[Space]:
+        """What is searched, and how long its vectors are: to measure them takes half a search."""
+        return [Space(part, longest(part)) for part in (self.base, self.added)]
 
     def with_more(self, vectors: NDArray[np.float32], y: Csr) -> Points:
         """Append points; `y` may have more labels than before."""
@@ -70,12 +77,13 @@ class Points:
         if own is not None and np.shape(own) != (len(queries),):
             raise ValueError(f"own: shape {np.shape(own)} for {len(queries)} queries")
         queries = unit(queries[:, : self.dim], "queries")
+        check_queries(queries, self.dim, k)
         parts = []
-        for start, vectors in ((0, self.base), (len(self.base), self.added)):
-            if len(vectors) or not len(self):  # an empty memory answers with padding
-                stop = start + len(vectors)
+        for start, space in zip((0, len(self.base)), self._spaces, strict=True):
+            if len(space) or not len(self):  # an empty memory answers with padding
+                stop = start + len(space)
                 without = None if own is None else _own_pairs(np.asarray(own), start, stop)
-                ids, cosines = exact_search(queries, vectors, k, exclude=without)
+                ids, cosines = space.search(queries, k, exclude=without)
                 parts.append((np.where(ids < 0, -1, ids + np.int32(start)), cosines))
         if len(parts) == 1:
             return parts[0]

@@ -31,6 +31,11 @@ class Once:
         return result
 
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a result is kept under `key`."""
+        return key in self._results
+
+
 class Queries:
     """Texts to find labels for, or texts of new points.
 
