@@ -47,9 +47,14 @@ class Candidates:
         return len(self.indptr) - 1
 
     @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Labels of each text, (n,)."""
+        return np.diff(self.indptr)
+
+    @cached_property
     def rows(self) -> NDArray[np.int64]:
         """The text of each pair."""
-        return np.repeat(np.arange(self.n_texts), np.diff(self.indptr))
+        return np.repeat(np.arange(self.n_texts), self.lengths)
 
     @cached_property
     def matrix(self) -> Csr:
@@ -60,7 +65,7 @@ class Candidates:
     @cached_property
     def padded(self) -> NDArray[np.int32]:
         """The labels of each text as a row, padded with -1, shape (n, longest)."""
-        lengths = np.diff(self.indptr)
+        lengths = self.lengths
         ids = np.full((self.n_texts, int(lengths.max(initial=0))), -1, np.int32)
         ids[np.arange(ids.shape[1]) < lengths[:, None]] = self.ids
         return ids
@@ -71,7 +76,7 @@ class Candidates:
 
     def select(self, texts: NDArray[np.int64]) -> tuple[Candidates, NDArray[np.int64]]:
         """Return the pairs of some texts, and their positions among all pairs."""
-        lengths = np.diff(self.indptr)[texts]
+        lengths = self.lengths[texts]
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         shift = np.repeat(self.indptr[texts] - indptr[:-1], lengths)
         pairs = np.arange(indptr[-1]) + shift
@@ -101,13 +106,18 @@ class Candidates:
         Negative, so that it rises with the score as all evidence does.
         """
         ranks = _rust.ranks_in_rows(self.indptr, np.ascontiguousarray(scores))
-        longest = int(np.diff(self.indptr).max(initial=0))
-        return -np.log1p(np.arange(longest)).astype(np.float32)[ranks]
+        return self._by_rank[ranks]
+
+    @cached_property
+    def _by_rank(self) -> NDArray[np.float32]:
+        return -np.log1p(np.arange(self.lengths.max(initial=0))).astype(np.float32)
 
     def largest(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Return for each pair the largest score of its text."""
         best = np.zeros(self.n_texts, np.float32)
-        there = np.diff(self.indptr) > 0
+        if self.n_texts == 1 and len(scores):
+            return np.full(len(scores), scores.max(), np.float32)
+        there = self.lengths > 0
         if len(scores):
             best[there] = np.maximum.reduceat(scores, self.indptr[:-1][there])
         return best[self.rows]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from dexml import _rust
-from dexml.data import Csr, csr_parts
+from dexml.data import Csr, CsrParts, csr_parts
 from dexml.data.parts import canonical, joined
 from dexml.index import Hits
 from dexml.scorers.points import positives_of, widened
@@ -36,6 +36,11 @@ class Cooccurrence:
     def companions(self) -> Csr:
         """How often each label comes with another: `companions`."""
         return companions(self.y)
+
+    @cached_property
+    def parts(self) -> CsrParts:
+        """The arrays of `companions`, as the core takes them."""
+        return csr_parts(self.companions, "companions")
 
     def counts(self, n_labels: int) -> NDArray[np.int64]:
         """Count the points of each label, shape (n_labels,); labels that `y` lacks have none."""
@@ -73,7 +78,7 @@ def companions(y: Csr) -> Csr:
     return matrix
 
 
-def companion_scores(hits: Hits, matrix: Csr, n_labels: int) -> Csr:
+def companion_scores(hits: Hits, matrix: Csr | CsrParts, n_labels: int) -> Csr:
     """Score the companions of each text's best labels, shape (n, n_labels).
 
     A label's score is the sum over the best labels m of ``sqrt(softmax(score / temperature))``
@@ -81,19 +86,18 @@ def companion_scores(hits: Hits, matrix: Csr, n_labels: int) -> Csr:
 
     Args:
         hits: The best labels of each text, ids and scores, at least `BEST` columns.
-        matrix: Of `companions`.
+        matrix: Of `companions`, or its arrays.
         n_labels: Columns of the result, at least those of `matrix`.
     """
     ids, scores = hits[0][:, :BEST], hits[1][:, :BEST].astype(np.float64)
-    known = (ids >= 0) & (ids < matrix.shape[0])
+    parts = matrix if isinstance(matrix, tuple) else csr_parts(matrix, "companions")
+    known = (ids >= 0) & (ids < len(parts[0]) - 1)
     first = np.where(known.any(axis=1), np.where(known, scores, -np.inf).max(axis=1), 0.0)
     grown = np.where(known, np.exp((scores - first[:, None]) / TEMPERATURE), 0.0)
     total = grown.sum(axis=1, keepdims=True)
     shares = np.sqrt(grown / np.where(total > 0, total, 1.0))
-    parts = _rust.mix_rows(
-        np.where(known, ids, np.int32(-1)), shares, csr_parts(matrix, "companions"), n_labels
-    )
-    return canonical((len(ids), n_labels), *parts)
+    mixed = _rust.mix_rows(np.where(known, ids, np.int32(-1)), shares, parts, n_labels)
+    return canonical((len(ids), n_labels), *mixed)
 
 
 def top_of(

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from dexml import _rust, data
-from dexml.data import Csr
+from dexml.data import Csr, csr_parts
+from dexml.data.parts import canonical
 from dexml.index import Hits
 from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
@@ -34,9 +35,9 @@ from dexml.scorers.votes import Voters
 from dexml.sealed import Part, Sealed
 from dexml.text.lexical import (
     Also,
+    Pattern,
     join_rows,
     label_centroids,
-    neighbour_votes,
     pair_scores,
     vote_shares,
 )
@@ -178,9 +179,15 @@ class LexicalScorer:
 
         def make() -> tuple[Csr, NDArray[np.float32]]:
             ids, cosines = self._nearest(queries)
-            return neighbour_votes(ids, cosines, self.y), cosines[:, 0]
+            sums = _rust.vote_sums(ids, vote_shares(cosines), self._positives, self.n_labels)
+            return canonical((len(ids), self.n_labels), *sums), cosines[:, 0]
 
         return queries.once((self, "votes"), make)
+
+    @cached_property
+    def _positives(self) -> Pattern:
+        """Row pointers and ids of the points' labels, as the core takes them."""
+        return csr_parts(positives_of(self.y, self.n_points), "y")[:2]
 
     def _nearest(self, queries: Queries) -> Hits:
         def make() -> Hits:

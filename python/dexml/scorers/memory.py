@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from dexml import _rust, console, data
-from dexml.data import Csr, csr_parts, pair_parts
+from dexml.data import Csr, pair_parts
+from dexml.data.parts import canonical
 from dexml.index import Hits
 from dexml.run import require
 from dexml.scorers.points import Points, positives_of, unit, widened
@@ -136,19 +136,14 @@ class PointMemory:
             near: As in `voters`.
 
         Returns:
-            Shape (n, n_labels), float64, ids ascending in each row; all voters together give a
+            Shape (n, n_labels), float32, ids ascending in each row; all voters together give a
             label at most 1.
         """
         voters, _, weights = self.voters(queries, near)
-        known = voters >= 0
-        indptr = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
-        cast = csr_array(
-            (weights[known].astype(np.float64), voters[known], indptr),
-            shape=(len(queries), self.n_points),
+        sums = _rust.vote_sums(
+            np.ascontiguousarray(voters), weights, self.points.labels, self.n_labels
         )
-        votes = csr_array(cast @ self.points.y)
-        votes.sort_indices()
-        return votes
+        return canonical((len(queries), self.n_labels), *sums)
 
     def mix(
         self,
@@ -210,7 +205,6 @@ class PointMemory:
         mask, b = mask_of(only, n_labels), self.settings.neighbours
         if near is not None and (near[0].shape != near[1].shape or len(near[0]) != n):
             raise ValueError(f"near: shapes {near[0].shape} and {near[1].shape} for {n} queries")
-        labels = csr_parts(points.y, "y")[:2]
         label_vectors = np.ascontiguousarray(label_vectors, np.float32)
         out = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         with console.bar(total=n, desc="votes", unit="point", disable=not progress) as bar:
@@ -226,7 +220,7 @@ class PointMemory:
                     np.ascontiguousarray(queries[rows], np.float32),
                     label_vectors,
                     (voters, shares(cosines, self.settings.temperature)),
-                    labels,
+                    points.labels,
                     (ids[rows], scores[rows]),
                     k,
                     weight=self.settings.weight,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from dexml import data, topk
-from dexml.data import Csr
+from dexml.data import Csr, csr_parts
 from dexml.files import write_array
 from dexml.index import Hits
 from dexml.index.exact import Space, check_queries, longest
@@ -39,6 +39,11 @@ class Points:
     def dim(self) -> int:
         """Dimensions of a point, without the bias."""
         return int(self.base.shape[1])
+
+    @cached_property
+    def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Row pointers and ids of `y`, as the core takes them."""
+        return csr_parts(self.y, "y")[:2]
 
     @cached_property
     def _spaces(self) -> list[Space]:

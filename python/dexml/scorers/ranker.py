@@ -274,7 +274,7 @@ class RankedScorer:
 
         def make() -> tuple[Csr | None, Csr]:
             hits = self.members[0].search(queries, BEST, exclude=exclude)
-            return exclude, companion_scores(hits, self.together.companions, self.n_labels)
+            return exclude, companion_scores(hits, self.together.parts, self.n_labels)
 
         # The result holds `exclude`, so that no later matrix can get its id.
         return queries.once((self, "companions", id(exclude)), make)[1]

@@ -8,6 +8,7 @@ from dexml.text.lexical.copies import near_copies
 from dexml.text.lexical.search import (
     Also,
     LexicalIndex,
+    Pattern,
     feature_parts,
     join_rows,
     label_centroids,
@@ -27,6 +28,7 @@ from dexml.text.lexical.vectorizer import (
 __all__ = [
     "Also",
     "LexicalIndex",
+    "Pattern",
     "Vectorizer",
     "VectorizerSettings",
     "feature_parts",
