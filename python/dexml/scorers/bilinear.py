@@ -316,7 +316,7 @@ class BilinearScorer:
             state, "bilinear", {"settings": dict, "fit": dict, "bias": float, "own_value": float}
         )
         own = state.array(PREFIX + "own", np.int32, (None,))
-        refined = state.array(PREFIX + "refined", np.float32, (None,))
+        refined = state.array(PREFIX + "refined", np.float32, (None,), mmap_mode="r")
         try:
             points, words = (
                 restore_vectorizer(state, PREFIX + name, facts[name])

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, vstack
 
 from dexml import _rust
 from dexml.data import Csr, CsrParts, csr_parts
-from dexml.data.parts import canonical, joined
+from dexml.data.parts import canonical
 from dexml.index import Hits
 from dexml.scorers.points import positives_of, widened
 
@@ -62,20 +62,23 @@ def companions(y: Csr) -> Csr:
     Returns:
         Shape (L, L), float32, without the diagonal; n_m is the number of points of label m.
     """
-    lengths = np.diff(y.indptr)
-    kept = (lengths > 1) & (lengths <= LONGEST)
-    counts = np.bincount(y.indices, minlength=y.shape[1]).astype(np.float64)
-    some = csr_array(y[np.flatnonzero(kept)]).astype(np.float64)
-    together = csr_array(some.T.tocsr() @ some)
-    rows = np.repeat(np.arange(y.shape[1]), np.diff(together.indptr))
-    apart = rows != together.indices
-    share = together.data / (counts[rows] + 2.0)  # = P(l given m) x n_m / (n_m + 2)
-    indptr = np.concatenate([[0], np.cumsum(apart)])[together.indptr]
-    # Ids of int32, as the core takes them for each text.
-    indices = together.indices[apart].astype(np.int32)
-    matrix = joined(together.shape, indptr, indices, share[apart].astype(np.float32))
-    matrix.sort_indices()
-    return matrix
+    n_labels = y.shape[1]
+    indptr, indices, _ = csr_parts(y, "y")
+    counts = np.bincount(indices, minlength=n_labels)
+    parts = _rust.co_occurrence(
+        (indptr, indices, np.ones(len(indices), np.float32)),
+        n_labels,
+        top=max(n_labels, 1),
+        normalise="count",
+        min_count=1,
+        keep_self=False,
+        max_point_labels=LONGEST,
+        max_label_points=None,
+    )
+    together = canonical((n_labels, n_labels), *parts)
+    rows = np.repeat(counts + 2.0, np.diff(together.indptr))
+    together.data = (together.data / rows).astype(np.float32)  # = P(l given m) x n_m / (n_m + 2)
+    return together
 
 
 def companion_scores(hits: Hits, matrix: Csr | CsrParts, n_labels: int) -> Csr:

@@ -237,8 +237,9 @@ class TreeScorer:
             "labels": state.array(PREFIX + "labels", np.int32, (None, None)),
             "bias": state.array(PREFIX + "bias", np.float32, (None, None)),
             "indptr": state.array(PREFIX + "indptr", np.int64, (None,)),
-            "indices": state.array(PREFIX + "indices", np.int32, (None,)),
-            "data": state.array(PREFIX + "data", np.float32, (None,)),
+            # Mapped: the core copies the weights, and only a save reads them again.
+            "indices": state.array(PREFIX + "indices", np.int32, (None,), mmap_mode="r"),
+            "data": state.array(PREFIX + "data", np.float32, (None,), mmap_mode="r"),
         }
         known = source if isinstance(source, str) else ""
         scorer = cls(lexicon, arrays, facts["n_trained"], labels.alive, known)
