@@ -304,6 +304,48 @@ def test_search_is_the_sparse_product(
     assert again.tobytes() == scores.tobytes()
 
 
+@pytest.mark.parametrize("common", [False, True])
+def test_a_second_ranking_is_a_search_of_its_own(common: bool) -> None:
+    queries, rows = abs(rows_of(0, 40)), abs(rows_of(1, 90))
+    if common:  # most values in few columns, which are read for the best rows only
+        more = csr_array(np.random.default_rng(2).integers(1, 8, (130, 20)).astype(np.float32))
+        queries = csr_array(hstack([more[90:], queries], format="csr"))
+        rows = csr_array(hstack([more[:90], rows], format="csr"))
+    index, exclude = LexicalIndex(rows), rows_of(2, 40, 90)
+    some, few = np.arange(90) % 4 > 0, np.arange(90) % 9 == 0
+    ids, scores = index.search(queries, 7, exclude=exclude, only=some, also=(5, few))
+    assert ids.shape == scores.shape == (40, 12)
+    for part, k, only in ((slice(7), 7, some), (slice(7, None), 5, few)):
+        alone = index.search(queries, k, exclude=exclude, only=only)
+        np.testing.assert_array_equal(ids[:, part], alone[0])
+        np.testing.assert_array_equal(scores[:, part], alone[1])
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        index.search(queries, 7, also=(0, few))
+    with pytest.raises(ValueError, match="only: 3 rows, expected 90"):
+        index.search(queries, 7, also=(2, few[:3]))
+
+
+def test_votes_count_in_a_double_search() -> None:
+    queries, rows = rows_of(0, 40), rows_of(1, 90)
+    only, votes = np.arange(90) % 4 > 0, abs(rows_of(3, 40, 90))
+    index, below = LexicalIndex(rows), rows.shape[1] // 2
+    (ids, scores), part = index.search_both(
+        queries, 7, 5, below, only=only, votes=votes, weight=0.25
+    )
+    q, r = queries.toarray().astype(np.float64), rows.toarray().astype(np.float64)
+    cast = votes.toarray()
+    sums = (q @ r.T).astype(np.float32) + np.float32(0.25) * cast
+    known = ((q != 0).astype(int) @ (r != 0).astype(int).T > 0) | (cast > 0)
+    dense = np.where(known & only, sums, -np.inf)
+    expected = np.argsort(-dense, axis=1, kind="stable")[:, :7]
+    best = np.take_along_axis(dense, expected, axis=1)
+    np.testing.assert_array_equal(scores, best)
+    np.testing.assert_array_equal(ids, np.where(np.isneginf(best), -1, expected))
+    np.testing.assert_array_equal(part[0], index.search_both(queries, 7, 5, below, only=only)[1][0])
+    with pytest.raises(ValueError, match=r"votes: shape \(40, 3\), expected \(40, 90\)"):
+        index.search_both(queries, 7, 5, below, votes=rows_of(3, 40, 3))
+
+
 def test_a_double_search_is_two_searches() -> None:
     queries, rows = rows_of(0, 40), rows_of(1, 90)
     only, exclude = np.arange(90) % 4 > 0, rows_of(2, 40, 90)

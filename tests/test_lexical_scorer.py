@@ -175,6 +175,16 @@ def test_every_kind_of_evidence_proposes_its_best(scorer: LexicalScorer) -> None
     np.testing.assert_array_equal(base, scorer.search(Queries(ASKED), PROPOSED["base"])[0])
 
 
+def test_labels_of_a_mask_are_proposed_as_well(scorer: LexicalScorer) -> None:
+    expected, mask = twin(scorer, ASKED), np.arange(len(LABELS)) % 3 == 0
+    plain = scorer.propose(Queries(ASKED))
+    more = scorer.propose(Queries(ASKED), unseen=(5, mask))
+    allowed = np.broadcast_to(mask, (len(ASKED), len(LABELS)))
+    for alone, both, kind, k in zip(plain[3:], more[3:], ("text", "name"), (5, 3), strict=True):
+        np.testing.assert_array_equal(both[:, :-k], alone)
+        assert_best(both[:, -k:], expected[kind], allowed)
+
+
 def matrices(scorer: LexicalScorer) -> dict[str, NDArray[Any]]:
     return {
         "points": scorer.points.rows.toarray(),

@@ -19,6 +19,7 @@ from dexml.scorers.candidates import Candidates
 from dexml.scorers.cooccurrence import BEST, Cooccurrence, companion_scores
 from dexml.scorers.ranker import LINEAR, Network, RankedScorer, Shape
 from dexml.sealed import Part
+from dexml.text.lexical import Also
 from dexml.train import ranking
 from dexml.train.outcome import by_seen
 from dexml.train.ranking import group_difference

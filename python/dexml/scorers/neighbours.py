@@ -156,7 +156,12 @@ class VotedScorer:
         key = (self.dense, "proposed", id(exclude), id(only))
         if k == PROPOSED or (key in queries.once and k < PROPOSED and self.dense.is_exact(k)):
             found = queries.once(
-                key, lambda: (exclude, only, self.dense.search(queries, PROPOSED, exclude=exclude, only=only))
+                key,
+                lambda: (
+                    exclude,
+                    only,
+                    self.dense.search(queries, PROPOSED, exclude=exclude, only=only),
+                ),
             )[2]
             return found[0][:, :k], found[1][:, :k]
         return self.dense.search(queries, k, exclude=exclude, only=only)

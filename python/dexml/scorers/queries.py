@@ -30,7 +30,6 @@ class Once:
         result: T = self._results[key]
         return result
 
-
     def __contains__(self, key: Hashable) -> bool:
         """Whether a result is kept under `key`."""
         return key in self._results

@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyString};
 use xmc_core::lexical::{
-    self, Also, Cut, Documents, Grams, InvertedIndex, Tokenizer, TokenizerOptions, Vocabulary, Voted,
-    Weights,
+    self, Also, Cut, Documents, Grams, InvertedIndex, Tokenizer, TokenizerOptions, Vocabulary,
+    Voted, Weights,
 };
 use xmc_core::{Ranked, Result};
 

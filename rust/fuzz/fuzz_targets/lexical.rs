@@ -70,10 +70,10 @@ fuzz_target!(|input: Input| {
         only.resize(n_rows, true);
     }
     let (k, only) = (usize::from(input.k % 20), only.as_deref());
-    let found = index.search(asked, k, Some(pattern), only, None);
+    let found = index.search(asked, k, Some(pattern), only, None, None);
     let Ok(found) = found else { return };
     let (width, middle) = (k, usize::from(input.middle));
-    let both = index.search_both(asked, (k, k), middle, Some(pattern), only).expect("as before");
+    let both = index.search_both(asked, (k, k), middle, Some(pattern), only, None).expect("as before");
     for query in 0..n_queries {
         let terms = row(&queries, query);
         let dropped = &pairs.1[pairs.0[query] as usize..pairs.0[query + 1] as usize];
@@ -110,7 +110,8 @@ fuzz_target!(|input: Input| {
         }
     }
     if input.lazy.is_none() {
-        let with_rows = index.search(asked, k, Some(pattern), only, Some(lazy)).expect("the same");
+        let with_rows =
+            index.search(asked, k, Some(pattern), only, None, Some(lazy)).expect("the same");
         assert_eq!(with_rows, found);
         let scores = scores.expect("valid");
         for query in 0..n_queries {
@@ -121,6 +122,6 @@ fuzz_target!(|input: Input| {
             }
         }
     } else {
-        let _ = index.search(asked, k, Some(pattern), only, Some(lazy));
+        let _ = index.search(asked, k, Some(pattern), only, None, Some(lazy));
     }
 });

@@ -1,6 +1,8 @@
 //! Allocations whose size comes from a header or a caller: they fail with an error, not an abort.
 
-use bytemuck::Zeroable;
+use std::hint::black_box;
+
+use bytemuck::{NoUninit, Zeroable, bytes_of};
 
 use crate::error::{Error, Result};
 
@@ -30,6 +32,17 @@ pub(crate) fn filled<T: Copy>(n: usize, value: T) -> Result<Vec<T>> {
     let mut vector = with_room(n)?;
     vector.resize(n, value);
     Ok(vector)
+}
+
+/// Bytes that the processor fetches together.
+const LINE: usize = 64;
+
+/// Reads a value of each cache line: a few of these then come at the same time, where whoever works
+/// through the values would wait for one after the other.
+#[inline]
+pub(crate) fn touch<T: NoUninit>(items: &[T]) {
+    let lines = items.iter().step_by(LINE / size_of::<T>());
+    black_box(lines.fold(0u8, |all, item| all ^ bytes_of(item)[0]));
 }
 
 /// Collects an iterator of known length.

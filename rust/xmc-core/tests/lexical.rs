@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use xmc_core::lexical::{InvertedIndex, join_rows, label_centroids, pair_scores};
+use xmc_core::lexical::{Also, InvertedIndex, Voted, join_rows, label_centroids, pair_scores};
 use xmc_core::rayon::ThreadPoolBuilder;
 use xmc_core::{Csr, CsrPattern, CsrView, TopK};
 
@@ -92,7 +92,7 @@ proptest! {
             let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let top = pool.install(|| {
                 let index = InvertedIndex::new(features("rows", &r)).unwrap();
-                index.search(features("queries", &q), k, Some(e), only, None).unwrap()
+                index.search(features("queries", &q), k, Some(e), only, None, None).unwrap()
             });
             prop_assert_eq!(&top.ids, &expected.ids);
             let bits = |scores: &[f32]| scores.iter().map(|&s| (s + 0.0).to_bits()).collect::<Vec<_>>();
@@ -140,17 +140,33 @@ proptest! {
         let only = masked.then_some(&mask[..n]);
         let (q, r) = (csr(&queries, 40), csr(&indexed, 40));
         let index = InvertedIndex::new(features("rows", &r)).unwrap();
-        let search = |rows| index.search(features("q", &q), k, None, only, rows).unwrap();
+        let search = |rows| index.search(features("q", &q), k, None, only, None, rows).unwrap();
         let (plain, bounded) = (search(None), search(Some(features("rows", &r).into())));
         prop_assert_eq!(&plain, &slow_search(&queries, &indexed, k, &vec![Row::new(); 9], only));
         prop_assert_eq!(&bounded, &plain);
+        // A second ranking, of the rows of another mask, is a search of its own.
+        let others: Vec<bool> = mask[..n].iter().rev().copied().collect();
+        let also = Some(Also { k: 4, only: &others });
+        let second = slow_search(&queries, &indexed, 4, &vec![Row::new(); 9], Some(&others));
+        for rows in [None, Some(features("rows", &r).into())] {
+            let top = index.search(features("q", &q), k, None, only, also, rows).unwrap();
+            prop_assert_eq!(top.k, k + 4);
+            for row in 0..9 {
+                let span = row * (k + 4)..(row + 1) * (k + 4);
+                let (ids, scores) = (&top.ids[span.clone()], &top.scores[span]);
+                prop_assert_eq!(&ids[..k], &plain.ids[row * k..(row + 1) * k]);
+                prop_assert_eq!(&scores[..k], &plain.scores[row * k..(row + 1) * k]);
+                prop_assert_eq!(&ids[k..], &second.ids[row * 4..(row + 1) * 4]);
+                prop_assert_eq!(&scores[k..], &second.scores[row * 4..(row + 1) * 4]);
+            }
+        }
 
         let cut = |rows: &[Row]| -> Vec<Row> {
             rows.iter().map(|row| row.range(..34).map(|(&c, &v)| (c, v)).collect()).collect()
         };
         let (few, short) = (cut(&queries), cut(&indexed));
         let below = slow_search(&few, &short, 3, &vec![Row::new(); 9], only);
-        let both = index.search_both(features("q", &q), (k, 3), 34, None, only).unwrap();
+        let both = index.search_both(features("q", &q), (k, 3), 34, None, only, None).unwrap();
         prop_assert_eq!(both.k, k + 3);
         for row in 0..9 {
             let found = &both.ids[row * (k + 3)..(row + 1) * (k + 3)];
@@ -159,6 +175,33 @@ proptest! {
             let scores = &both.scores[row * (k + 3)..(row + 1) * (k + 3)];
             prop_assert_eq!(&scores[..k], &plain.scores[row * k..(row + 1) * k]);
             prop_assert_eq!(&scores[k..], &below.scores[row * 3..(row + 1) * 3]);
+        }
+
+        // Votes count for every row, whether it shares a column with the query or not.
+        let votes: Vec<Row> = (0..9)
+            .map(|row| (0..n).filter(|id| (id + row) % 5 == 0).map(|id| (id as i32, (id % 3) as f32)).collect())
+            .collect();
+        let v = csr(&votes, n);
+        let voted = Voted { votes: features("votes", &v), weight: 0.5 };
+        let both = index.search_both(features("q", &q), (k, 3), 34, None, only, Some(voted)).unwrap();
+        for row in 0..9 {
+            let mut scored: Vec<(usize, f32)> = (0..n)
+                .filter(|&id| only.is_none_or(|only| only[id]))
+                .filter_map(|id| {
+                    let (score, common) = product(&queries[row], &indexed[id]);
+                    let vote = votes[row].get(&(id as i32)).copied().unwrap_or(0.0);
+                    (common || vote > 0.0).then_some((id, score + 0.5 * vote))
+                })
+                .collect();
+            scored.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            scored.resize(k.max(scored.len()), (usize::MAX, f32::NEG_INFINITY));
+            let span = row * (k + 3)..(row + 1) * (k + 3);
+            let (ids, scores) = (&both.ids[span.clone()], &both.scores[span]);
+            let expected: Vec<i32> = scored[..k].iter().map(|&(id, _)| id as i32).collect();
+            prop_assert_eq!(&ids[..k], &expected);
+            let expected: Vec<f32> = scored[..k].iter().map(|&(_, score)| score).collect();
+            prop_assert_eq!(&scores[..k], &expected);
+            prop_assert_eq!(&ids[k..], &below.ids[row * 3..(row + 1) * 3]);
         }
     }
 
@@ -220,12 +263,12 @@ fn index_errors_and_empty_sides() {
     let one = csr(&[Row::from([(2, 1.0)])], N_FEATURES);
     let index = InvertedIndex::new(features("rows", &empty)).unwrap();
     assert_eq!((index.n_rows(), index.n_features(), index.n_postings()), (0, 9, 0));
-    assert_eq!(index.search(features("q", &one), 2, None, None, None).unwrap().ids, [-1, -1]);
+    assert_eq!(index.search(features("q", &one), 2, None, None, None, None).unwrap().ids, [-1, -1]);
     let index = InvertedIndex::new(features("rows", &one)).unwrap();
-    assert!(index.search(features("q", &empty), 2, None, None, None).unwrap().ids.is_empty());
+    assert!(index.search(features("q", &empty), 2, None, None, None, None).unwrap().ids.is_empty());
 
     let message = |queries: &Csr, k, only| {
-        index.search(features("q", queries), k, None, only, None).unwrap_err().to_string()
+        index.search(features("q", queries), k, None, only, None, None).unwrap_err().to_string()
     };
     assert_eq!(message(&one, 0, None), "k must be at least 1, not 0");
     assert_eq!(message(&csr(&[], 3), 1, None), "q: 3 features, expected 9");
@@ -236,6 +279,24 @@ fn index_errors_and_empty_sides() {
     let fault = InvertedIndex::new(unsorted).unwrap_err().to_string();
     assert_eq!(fault, "rows: row 0: column 3 is not in ascending order");
     let pattern = CsrPattern::new("exclude", 2, &[0, 0], &[]).unwrap();
-    let shape = index.search(features("q", &one), 1, Some(pattern), None, None).unwrap_err();
+    let shape = index.search(features("q", &one), 1, Some(pattern), None, None, None).unwrap_err();
     assert_eq!(shape.to_string(), "exclude: 2 labels, expected 1");
+
+    let also = |k, only| {
+        let also = Some(Also { k, only });
+        index.search(features("q", &one), 1, None, None, also, None).unwrap_err().to_string()
+    };
+    assert_eq!(also(0, &[true]), "k must be at least 1, not 0");
+    assert_eq!(also(1, &[true; 3]), "only: 3 rows, expected 1");
+    let voted = |votes| {
+        let voted = Some(Voted { votes, weight: 1.0 });
+        index
+            .search_both(features("q", &one), (1, 1), 3, None, None, voted)
+            .unwrap_err()
+            .to_string()
+    };
+    let votes = CsrView::of_features("votes", 2, &[0, 0], &[], &[]).unwrap();
+    assert_eq!(voted(votes), "votes: 2 features, expected 1");
+    let votes = CsrView::of_features("votes", 1, &[0], &[], &[]).unwrap();
+    assert_eq!(voted(votes), "votes: 0 rows, expected 1");
 }

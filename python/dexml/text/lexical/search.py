@@ -218,6 +218,9 @@ class LexicalIndex:
             What `search` returns for all columns, and for the first of them.
         """
         only = None if only is None else np.ascontiguousarray(only)
+        if votes is not None and votes.shape != (queries.shape[0], self.shape[0]):
+            shape = (queries.shape[0], self.shape[0])
+            raise ValueError(f"votes: shape {votes.shape}, expected {shape}")
         cast = None if votes is None else feature_parts(votes, "votes")
 
         def of(rows: slice, window: CsrParts, exclude: Pattern | None) -> Hits:

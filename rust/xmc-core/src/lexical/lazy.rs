@@ -3,7 +3,10 @@
 use super::fault_of;
 use crate::csr::CsrView;
 use crate::error::{Error, Fault, Result};
-use crate::memory::with_room;
+use crate::memory::{touch, with_room};
+
+/// Rows that are fetched together.
+pub(super) const FETCHED: usize = 16;
 
 /// The rows of a sparse matrix of which a call reads a few: each is checked when it is read.
 ///
@@ -106,6 +109,16 @@ impl<'a> LazyRows<'a> {
             return Err(fault(Fault::LabelOutOfRange { label, n_labels }.of_feature()));
         }
         Ok((columns, values))
+    }
+
+    /// Brings a few rows, at most `FETCHED`, near: they lie far apart in memory.
+    pub(super) fn fetch(&self, rows: &[i32]) -> Result<()> {
+        for &row in rows {
+            let (columns, values) = self.get(row as usize)?;
+            touch(columns);
+            touch(values);
+        }
+        Ok(())
     }
 
     /// The columns and values of a row as they are, if its row pointers are right.

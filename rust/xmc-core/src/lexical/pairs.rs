@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::lazy::{LazyRows, Terms};
+use super::lazy::{FETCHED, LazyRows, Terms};
 use super::{BLOCK_ROWS, check_columns, check_rows};
 use crate::bitmap::Bitmap;
 use crate::csr::{CsrPattern, CsrView};
@@ -52,13 +52,16 @@ pub fn pair_scores<'a>(
             for row in block {
                 let (columns, values) = queries.row(row);
                 terms.load(columns, values)?;
-                for (&other, cell) in pairs.row(row).iter().zip(&mut cells) {
-                    // Checked just before it is used: a row comes from far away, but once.
-                    let fresh = seen.insert(other);
-                    let other = other as usize;
-                    let (columns, values) =
-                        if fresh { rows.read(other)? } else { rows.get(other)? };
-                    *cell = terms.product(columns, values);
+                for others in pairs.row(row).chunks(FETCHED) {
+                    rows.fetch(others)?;
+                    for (&other, cell) in others.iter().zip(&mut cells) {
+                        // Checked just before it is used: a row comes from far away, but once.
+                        let fresh = seen.insert(other);
+                        let other = other as usize;
+                        let (columns, values) =
+                            if fresh { rows.read(other)? } else { rows.get(other)? };
+                        *cell = terms.product(columns, values);
+                    }
                 }
             }
             Ok(())

@@ -162,8 +162,8 @@ impl InvertedIndex {
             rows.check_shape(self.n_rows, self.n_features())?;
         }
         TopK::fill::<f32, Scratch, _>(queries.n_rows(), width, |row, keys, scratch| {
-            let mut lent = scratch.sums.take(self.n_rows)?;
-            let sums = &mut lent[..self.n_rows];
+            let mut taken = scratch.sums.take(self.n_rows)?;
+            let sums = &mut taken[..self.n_rows];
             scratch.excluded.load(exclude, row);
             let (columns, values) = queries.row(row);
             let lengths = columns.iter().map(|&column| self.postings.column(column).len());
@@ -210,7 +210,7 @@ impl InvertedIndex {
                     collect(sums, k, true, &first_drops, keys);
                 }
             }
-            scratch.sums.0 = lent;
+            scratch.sums.0 = taken;
             finish(keys, k, also.map(|_| &mut scratch.second));
             Ok(())
         })
@@ -249,8 +249,8 @@ impl InvertedIndex {
         }
         let width = k.saturating_add(k_below);
         TopK::fill::<f32, Scratch, _>(queries.n_rows(), width, |row, keys, scratch| {
-            let mut lent = scratch.sums.take(self.n_rows)?;
-            let sums = &mut lent[..self.n_rows];
+            let mut taken = scratch.sums.take(self.n_rows)?;
+            let sums = &mut taken[..self.n_rows];
             scratch.excluded.load(exclude, row);
             let Scratch { excluded, second, .. } = scratch;
             let drops = dropping(excluded, only);
@@ -280,7 +280,7 @@ impl InvertedIndex {
             } else {
                 collect(sums, k, true, &drops, keys);
             }
-            scratch.sums.0 = lent;
+            scratch.sums.0 = taken;
             finish(keys, k, Some(&mut scratch.second));
             Ok(())
         })
@@ -309,8 +309,8 @@ impl InvertedIndex {
         let width = self.width(k, also)?;
         TopK::fill::<f32, (Scratch, Option<Sums>), _>(left.n_rows(), width, |row, keys, scratch| {
             let (scratch, product) = scratch;
-            let mut lent = scratch.sums.take(self.n_rows)?;
-            let sums = &mut lent[..self.n_rows];
+            let mut taken = scratch.sums.take(self.n_rows)?;
+            let sums = &mut taken[..self.n_rows];
             let product = match product {
                 Some(product) => product,
                 None => product.insert(Sums::new(self.n_features())?),
@@ -335,7 +335,7 @@ impl InvertedIndex {
                 collect(sums, also.k, false, &dropping(excluded, Some(also.only)), second);
             }
             collect(sums, k, true, &dropping(excluded, only), keys);
-            scratch.sums.0 = lent;
+            scratch.sums.0 = taken;
             finish(keys, k, also.map(|_| &mut scratch.second));
             Ok(())
         })

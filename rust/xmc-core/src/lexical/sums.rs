@@ -8,9 +8,12 @@ use crate::csr::Part;
 use crate::error::Result;
 use crate::memory::{SPARE, reserve, zeroed};
 
+/// The fields of a sum.
+type Fields = (Vec<f64>, Bitmap, Vec<i32>);
+
 thread_local! {
     /// What the last sum of this thread left, to be used again.
-    static LEFT: Cell<Option<(Vec<f64>, Bitmap, Vec<i32>)>> = const { Cell::new(None) };
+    static LEFT: Cell<Option<Fields>> = const { Cell::new(None) };
 }
 
 /// A sum of sparse rows: 8 bytes for each of at least as many columns, and the columns that were reached.
