@@ -206,9 +206,9 @@ def test_texts_are_embedded_once_for_all_members(
         encoded.append(texts)
         return encode(self, texts, *rest)
 
-    def watch_votes(self: PointMemory, queries: Any) -> Any:
+    def watch_votes(self: PointMemory, queries: Any, near: Any = None) -> Any:
         counted.append(len(queries))
-        return votes(self, queries)
+        return votes(self, queries, near)
 
     monkeypatch.setattr(Embedder, "_encode", watch_encode)
     monkeypatch.setattr(PointMemory, "votes", watch_votes)

@@ -1,6 +1,7 @@
 """How many threads the core uses: per call, per Python thread, per run that is opened."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -120,7 +121,8 @@ else:
 
     main([run, "--out", "RUN", "--encoder", "none", "--threads", threads, "--quiet"])
 names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
-print(1 + max(int(name.removeprefix("dexml-")) for name in names if name.startswith("dexml-")))
+numbers = [int(name.removeprefix("dexml-")) for name in names if name.startswith("dexml-")]
+print(1 + max(numbers, default=0))  # with one thread it is the one that calls
 """
 
 
@@ -148,3 +150,40 @@ def test_no_larger_pool_is_started(
 def test_a_batch_predictor_says_what_it_is_opened_with(light_run: Path) -> None:
     with pytest.raises(ValueError, match="threads = 0; expected at least 1"):
         BatchPredictor(light_run, threads=0).predictor()
+
+
+def test_threads_of_a_server_get_the_same_answers(light_run: Path) -> None:
+    """More Python threads than there are pools of the calling thread."""
+    predictor = Predictor.open(light_run, threads=1)
+    expected = predictor.predict(TEXTS, 5).scores.tobytes()
+    found: list[bytes] = []
+    for _ in range(70):
+        thread = threading.Thread(
+            target=lambda: found.append(predictor.predict(TEXTS, 5).scores.tobytes())
+        )
+        thread.start()
+        thread.join(timeout=60)
+    assert found == [expected] * 70
+
+
+FORK = """
+import os, signal, sys
+from dexml.predict import Predictor
+
+one, three = (Predictor.open(sys.argv[1], threads=n) for n in (1, 3))
+texts = ["a driver of the kernel", "music player"]
+expected = one.predict(texts, 5).scores.tobytes()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # a child that waits for ever is killed
+    same = [p.predict(texts, 5).scores.tobytes() == expected for p in (one, three, one)]
+    os._exit(0 if all(same) else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_goes_on_with_one_thread_and_with_more(light_run: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK, str(light_run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr[-2000:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dexml import _rust
 from dexml.files import digest_of, is_foreign, is_sealed, read_array, spelled
 
 T = TypeVar("T")
@@ -79,12 +81,14 @@ class Sealed:
             FileNotFoundError: A part is missing.
             ValueError: A part is damaged, or a file in a folder of parts does not belong to them.
         """
-        seen: list[dict[str, Any]] = []
+        seen: dict[str, dict[str, Any]] = {}
         for role, seal in self.parts.items():
-            if seal not in seen:  # one file may have two roles
-                self.check(role)
-                seen.append(seal)
-        names = {str(seal["name"]) for seal in seen}
+            if seal not in seen.values():  # one file may have two roles
+                seen[role] = seal
+        with ThreadPoolExecutor(_rust.default_threads()) as pool:
+            for _ in pool.map(self.check, seen):  # raises the error of the first one
+                pass
+        names = {str(seal["name"]) for seal in seen.values()}
         tops = {name.split("/")[0] for name in names if "/" in name}
         names |= {self.format.manifest, *self.format.free}
         for top in ["."] if self.format.whole else sorted(tops):

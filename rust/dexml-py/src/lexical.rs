@@ -388,8 +388,8 @@ impl PyInvertedIndex {
         let exclude = exclude.map(|pairs| PatternArrays::borrow("exclude", &pairs)).transpose()?;
         let only = only.map(|only| vector::<bool>("only", &only)).transpose()?;
         let weight = voted.as_ref().map_or(0.0, |voted| voted.1);
-        let votes = voted.map(|voted| CsrArrays::<f32>::borrow("votes", &voted.0)).transpose()?;
-        let votes = votes.as_ref().map(CsrArrays::slices).transpose()?;
+        let cast = voted.map(|voted| CsrArrays::<f32>::borrow("votes", &voted.0)).transpose()?;
+        let cast = cast.as_ref().map(CsrArrays::slices).transpose()?;
         let queries = queries.slices()?;
         let exclude = exclude.as_ref().map(PatternArrays::slices).transpose()?;
         let only = only.as_ref().map(|only| only.as_slice()).transpose()?;
@@ -398,8 +398,8 @@ impl PyInvertedIndex {
             let queries = queries.check_features("queries", index.n_features())?;
             let n_rows = index.n_rows();
             let exclude = exclude.map(|exclude| exclude.check("exclude", n_rows)).transpose()?;
-            let votes = votes.map(|votes| votes.check_features("votes", n_rows)).transpose()?;
-            let voted = votes.map(|votes| Voted { votes, weight });
+            let cast = cast.map(|votes| votes.check_features("votes", n_rows)).transpose()?;
+            let voted = cast.map(|votes| Voted { votes, weight });
             let top = index.search_both(queries, k, n_columns, exclude, only, voted)?;
             Ok((queries.n_rows(), top))
         })?;

@@ -288,15 +288,15 @@ fn index_errors_and_empty_sides() {
     };
     assert_eq!(also(0, &[true]), "k must be at least 1, not 0");
     assert_eq!(also(1, &[true; 3]), "only: 3 rows, expected 1");
-    let voted = |votes| {
+    let refused = |votes| {
         let voted = Some(Voted { votes, weight: 1.0 });
         index
             .search_both(features("q", &one), (1, 1), 3, None, None, voted)
             .unwrap_err()
             .to_string()
     };
-    let votes = CsrView::of_features("votes", 2, &[0, 0], &[], &[]).unwrap();
-    assert_eq!(voted(votes), "votes: 2 features, expected 1");
-    let votes = CsrView::of_features("votes", 1, &[0], &[], &[]).unwrap();
-    assert_eq!(voted(votes), "votes: 0 rows, expected 1");
+    let given = CsrView::of_features("votes", 2, &[0, 0], &[], &[]).unwrap();
+    assert_eq!(refused(given), "votes: 2 features, expected 1");
+    let given = CsrView::of_features("votes", 1, &[0], &[], &[]).unwrap();
+    assert_eq!(refused(given), "votes: 0 rows, expected 1");
 }
