@@ -121,6 +121,29 @@ def test_result_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     same(exact_search(queries, vectors, 25), whole)
 
 
+@pytest.mark.parametrize("block", [exact._SCORE_BLOCK, 1000])
+@pytest.mark.parametrize("share", [0.02, 0.7, 1.0])
+def test_a_second_ranking_is_a_search_of_its_own(
+    share: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact, "_SCORE_BLOCK", block)
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((300, 8)).astype(np.float32)
+    vectors[150:200] = vectors[:50]  # ties
+    queries = rng.standard_normal((30, 8)).astype(np.float32)
+    index, mask = LabelIndex.build(vectors, search="exact"), rng.random(300) < share
+    exclude = csr_array((rng.random((30, 300)) < 0.1).astype(np.float32))
+    for removed in (np.arange(5), np.arange(6, 300, 7)):
+        index.remove_labels(removed)
+        for only in (None, rng.random(300) < 0.8):
+            ids, scores = index.search(queries, 12, exclude=exclude, only=only, also=(7, mask))
+            assert ids.shape == scores.shape == (30, 19)
+            for part, k, group in ((slice(12), 12, only), (slice(12, None), 7, mask)):
+                alone = index.search(queries, k, exclude=exclude, only=group)
+                np.testing.assert_array_equal(ids[:, part], alone[0])
+                np.testing.assert_array_equal(scores[:, part], alone[1])
+
+
 def test_shards_of_several_processes_join_to_the_whole(tmp_path: Path) -> None:
     queries, vectors = unit(1, 20), unit(0, 301)
     vectors[200:250] = vectors[:50]

@@ -8,7 +8,7 @@ labels with equal vectors tie (the smaller id first), and the result is proven: 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -149,10 +149,19 @@ class Space:
         exclude: Csr | None = None,
         device: str = "cpu",
         progress: bool = False,
+        also: tuple[int, NDArray[np.int64]] | None = None,
     ) -> Hits:
-        """As `exact_search`, of checked arguments."""
-        ids = np.full((len(queries), k), -1, np.int32)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
+        """As `exact_search`, of checked arguments.
+
+        `also`, for a CPU and without a `group`: a second ranking of the same products, of so many
+        labels and with more labels `banned`; its columns come behind those of the first.
+        """
+        rankings = [(slice(k), k, self)]
+        if also is not None:
+            other = replace(self, banned=also[1])
+            rankings.append((slice(k, k + also[0]), also[0], other))
+        ids = np.full((len(queries), rankings[-1][0].stop), -1, np.int32)
+        scores = np.full(ids.shape, -np.inf, np.float32)
         if exclude is not None and self.group is not None:
             exclude = exclude[:, self.group]
         left = np.arange(len(queries))
@@ -168,14 +177,17 @@ class Space:
             for start in range(0, len(left), _ROWS):
                 rows = left[start : start + _ROWS]
                 bar.update(len(rows))
-                width = k + SPARE
+                spread = 1
                 while len(rows) and len(self):
-                    near, unseen = self._candidates(
-                        queries[rows], width, _rows(exclude, rows), room
-                    )
-                    ids[rows], scores[rows] = ranked(queries[rows], self.vectors, near, k)
-                    rows = rows[~self.settled(queries[rows], scores[rows, -1], unseen)]
-                    width *= 4
+                    some, sure = queries[rows], np.ones(len(rows), np.bool_)
+                    wanted = [(spread * (n + SPARE), space) for _, n, space in rankings]
+                    found = self._candidates(some, wanted, _rows(exclude, rows), room)
+                    for (part, n, _), (near, unseen) in zip(rankings, found, strict=True):
+                        best = ranked(some, self.vectors, near, n)
+                        ids[rows, part], scores[rows, part] = best
+                        sure &= self.settled(some, best[1][:, -1], unseen)
+                    rows = rows[~sure]
+                    spread *= 4
         return ids, scores
 
     def settled(
@@ -219,31 +231,42 @@ class Space:
     def _candidates(
         self,
         queries: NDArray[np.float32],
-        width: int,
+        wanted: list[tuple[int, Space]],
         exclude: Csr | None,
         room: NDArray[np.float32],
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Fetch the `width` best by matrix products, and the last of these as a bound.
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        """Fetch the best by matrix products, and the last of these as a bound.
 
-        `room` holds the products of a block.
+        So many each time as `wanted` says, without the labels that are banned there. `room` holds
+        the products of a block.
         """
-        width = min(width, len(self))
         pairs = None if exclude is None else csr_parts(exclude, "exclude")[:2]
-        near: Hits | None = None
+        near: list[Hits | None] = [None] * len(wanted)
         for first, block in self.blocks(max(1, len(room) // len(queries))):
             products = room[: len(queries) * len(block)].reshape(len(queries), len(block))
             np.matmul(queries, block.T, out=products)
-            banned = self.banned_in(first, len(block))
-            if banned is not None:
-                products[:, banned] = -np.inf
-            part = _rust.topk_dense(products, min(width, len(block)), pairs, first_label=first)
-            near = part if near is None else merge([near[0], part[0]], [near[1], part[1]], width)
-        assert near is not None
+            for at, (width, space) in enumerate(wanted):
+                banned = space.banned_in(first, len(block))
+                if banned is not None:
+                    products[:, banned] = -np.inf
+                part = _rust.topk_dense(products, min(width, len(block)), pairs, first_label=first)
+                if (known := near[at]) is not None:
+                    best = min(width, len(self))
+                    part = merge([known[0], part[0]], [known[1], part[1]], best)
+                near[at] = part
+        return [
+            self._fetched(hits, width)
+            for hits, (width, _) in zip(near, wanted, strict=True)
+            if hits
+        ]
+
+    def _fetched(self, near: Hits, width: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return labels, and the largest product that was not fetched at most; -inf if all were."""
         places, products = near
         places[np.isneginf(products)] = -1
-        return self.labels(places), products[:, -1] if width < len(self) else np.full(
-            len(queries), -np.inf, np.float32
-        )
+        if width < len(self):
+            return self.labels(places), products[:, -1]
+        return self.labels(places), np.full(len(places), -np.inf, np.float32)
 
 
 def ranked(

@@ -200,6 +200,7 @@ class LabelIndex:
         device: str = "cpu",
         num_threads: int | None = None,
         progress: bool = False,
+        also: tuple[int, Only] | None = None,
     ) -> Hits:
         """Find the k best labels of each query.
 
@@ -212,10 +213,12 @@ class LabelIndex:
             device: Of exact search: ``cpu`` or ``cuda``.
             num_threads: Threads of the graph and of the ranking; default all cores.
             progress: Show a bar (exact search).
+            also: A second ranking: so many labels of another group. Always exact, both of them.
 
         Returns:
             ``ids`` int32 and ``scores`` float32, (n, k), best first, padded with -1 and -inf;
             equal scores: the smaller id first. A pair has one score, whichever search finds it.
+            With `also` as many columns more behind them.
 
         Raises:
             ValueError: Shapes disagree, `k` is below 1, a query is not finite, there is no graph.
@@ -231,9 +234,9 @@ class LabelIndex:
             raise ValueError("search = 'hnsw': this index has no graph; build it with hnsw")
         if search == "auto":
             search = self.search_for(k) if device == "cpu" else "exact"
-        if search == "exact" or only is not None:
+        if search == "exact" or only is not None or also is not None:
             return now.exact(
-                queries, k, exclude=exclude, only=only, device=device, progress=progress
+                queries, k, exclude=exclude, only=only, device=device, progress=progress, also=also
             )
         known = self.recall_for(k) or max(self._facts.recalls, key=lambda row: row.k)
         ef = known.ef if k <= known.k else max(known.ef, 3 * k)

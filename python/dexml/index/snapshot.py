@@ -88,18 +88,31 @@ class Snapshot:
         only: Only | None = None,
         device: str = "cpu",
         progress: bool = False,
+        also: tuple[int, Only] | None = None,
     ) -> Hits:
-        """Compare all labels, or those of a group."""
-        space = self.space
-        if only is not None:
-            inside = np.zeros(len(self), np.bool_)
-            inside[chosen(only, len(self))] = True
-            inside &= self.alive
-            if 2 * int(inside.sum()) < len(self):
-                space = Space(self.vectors, self.longest, group=np.flatnonzero(inside))
-            else:
-                space = Space(self.vectors, self.longest, banned=np.flatnonzero(~inside))
-        return space.search(queries, k, exclude=exclude, device=device, progress=progress)
+        """Compare all labels, or those of a group; `also`: as in `LabelIndex.search`."""
+        space = self.space if only is None else self._space_of(only)
+        if also is None:
+            return space.search(queries, k, exclude=exclude, device=device, progress=progress)
+        other = self._space_of(also[1])
+        if only is None and other.banned is not None and space.group is None and device == "cpu":
+            both = also[0], other.banned
+            return space.search(queries, k, exclude=exclude, progress=progress, also=both)
+        found = [
+            one.search(queries, n, exclude=exclude, device=device, progress=progress)
+            for one, n in ((space, k), (other, also[0]))
+        ]
+        ids, scores = zip(*found, strict=True)
+        return np.concatenate(ids, axis=1), np.concatenate(scores, axis=1)
+
+    def _space_of(self, only: Only) -> Space:
+        """What is searched for a group; few labels are gathered, of many the others are masked."""
+        inside = np.zeros(len(self), np.bool_)
+        inside[chosen(only, len(self))] = True
+        inside &= self.alive
+        if 2 * int(inside.sum()) < len(self):
+            return Space(self.vectors, self.longest, group=np.flatnonzero(inside))
+        return Space(self.vectors, self.longest, banned=np.flatnonzero(~inside))
 
     def near(
         self,

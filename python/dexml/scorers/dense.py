@@ -26,6 +26,7 @@ from dexml.scorers.meanings import Group, Meaning, Terms
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
 from dexml.sealed import Part, Sealed
+from dexml.text.lexical import Also
 
 Search = Literal["auto", "exact", "hnsw"]
 INDEX = "index/"
@@ -126,10 +127,11 @@ class DenseScorer:
         *,
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
+        also: Also | None = None,
     ) -> Hits:
-        """Find the k best labels of each text."""
+        """Find the k best labels of each text; `also`: as in `LabelIndex.search`."""
         vectors = self.vectors(queries)
-        return self.index.search(vectors, k, exclude=exclude, only=only, search=self.how)
+        return self.index.search(vectors, k, exclude=exclude, only=only, search=self.how, also=also)
 
     def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Score the labels `ids` (n, m) of each text, to the bit as `search` does.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,20 +151,31 @@ class VotedScorer:
     def _hits(
         self, queries: Queries, k: int, exclude: Csr | None, only: NDArray[np.bool_] | None
     ) -> Hits:
-        """Find the k best labels by the dense score, where they are not known already."""
-        # The result holds what it depends on, so that no later object can get its id.
-        key = (self.dense, "proposed", id(exclude), id(only))
-        if k == PROPOSED or (key in queries.once and k < PROPOSED and self.dense.is_exact(k)):
-            found = queries.once(
-                key,
-                lambda: (
-                    exclude,
-                    only,
-                    self.dense.search(queries, PROPOSED, exclude=exclude, only=only),
-                ),
-            )[2]
-            return found[0][:, :k], found[1][:, :k]
+        """Find the k best labels by the dense score, among what was proposed if it is exact."""
+        key = self._key(exclude, only)
+        if key in queries.once and k <= PROPOSED and self.dense.is_exact(k):
+            ids, scores = self._proposed(queries, exclude, only, None)
+            return ids[:, :k], scores[:, :k]
         return self.dense.search(queries, k, exclude=exclude, only=only)
+
+    def _key(self, exclude: Csr | None, only: NDArray[np.bool_] | None) -> Hashable:
+        return self.dense, "proposed", id(exclude), id(only)
+
+    def _proposed(
+        self,
+        queries: Queries,
+        exclude: Csr | None,
+        only: NDArray[np.bool_] | None,
+        unseen: Also | None,
+    ) -> Hits:
+        """Find the best labels by the dense score, and behind them those of `unseen`, once."""
+
+        def make() -> tuple[object, Hits]:
+            hits = self.dense.search(queries, PROPOSED, exclude=exclude, only=only, also=unseen)
+            return (exclude, only), hits
+
+        # The result holds what it depends on, so that no later object can get its id.
+        return queries.once(self._key(exclude, only), make)[1]
 
     def score_pairs(self, queries: Queries, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Score the labels `ids` (n, m) of each text; -inf for padding and removed labels.
@@ -188,11 +199,9 @@ class VotedScorer:
         And those of `unseen`: without votes, for they have no points. None where a graph is
         searched: a mask would need a search of all labels.
         """
-        best = [self.search(queries, PROPOSED, exclude=exclude, only=only)[0]]
-        if unseen is None or not self.dense.is_exact(PROPOSED):
-            return best
-        k, mask = unseen
-        return [*best, self.dense.search(queries, k, exclude=exclude, only=mask)[0]]
+        also = unseen if self.dense.is_exact(PROPOSED) else None
+        more = self._proposed(queries, exclude, only, also)[0][:, PROPOSED:]
+        return [self.search(queries, PROPOSED, exclude=exclude, only=only)[0], more]
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""
