@@ -184,6 +184,52 @@ def test_a_table_of_labels() -> None:
     assert ids_of(found.y_train) == [[1]]
 
 
+def test_lines_of_fasttext(tmp_path: Path) -> None:
+    path = tmp_path / "train.ft"
+    path.write_text("__label__b-c __label__a a text\n\nno label\nat the __label__a end\n")
+    found = data.from_table(path)
+    assert found.train_texts == ["a text", "no label", "at the end"]
+    assert (found.label_texts, ids_of(found.y_train)) == (["b-c", "a"], [[0, 1], [], [1]])
+
+
+def test_lines_of_pecos_and_labels_a_line(tmp_path: Path) -> None:
+    path, names = tmp_path / "train.txt", tmp_path / "labels.txt"
+    path.write_text("2,0\ta text\n\tno label\n1:0.5,2:1e-1\ttwo\twords\n")
+    names.write_text("zero\none, of many\ntwo\n")
+    found = data.from_table(path, path, names)
+    assert found.train_texts == ["a text", "no label", "two\twords"]
+    assert found.label_texts == ["zero", "one, of many", "two"]
+    assert ids_of(found.y_train) == ids_of(found.y_test) == [[0, 2], [], [1, 2]]
+    (tmp_path / "labels.txt.gz").write_bytes(gzip.compress(names.read_bytes()))
+    assert data.from_table(path, labels=tmp_path / "labels.txt.gz").label_texts[2] == "two"
+    names.write_text("id,text\n0,zero\n1,one\n2,two\n")  # a table, whatever its name
+    assert data.from_table(path, labels=names).label_texts == ["zero", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "labels", "message"),
+    [
+        ("0\ta\nno tab\n", "a\n", r"t.txt:2: no tab; expected 'label,label<TAB>text'"),
+        ("0\ta\n0,x\tb\n", "a\n", r"t.txt:2: 'x'; expected the number of a label"),
+        ("0\ta\n0,-1\tb\n", "a\n", r"t.txt:2: '-1'; expected the number of a label"),
+        ("0\ta\n0,1\tb\n", "a\n", r"t.txt:2, column 'labels': label '1' is not in the table"),
+        ("0\ta\n0,0\tb\n", "a\n", r"t.txt:2, column 'labels': label '0' twice"),
+        ("0\ta\n", "", r"l.txt: empty"),
+        ("__label__x __label__x a\n", None, r"t.txt:1, column 'labels': label 'x' twice"),
+    ],
+)
+def test_bad_lines_are_named(
+    tmp_path: Path, content: str, labels: str | None, message: str
+) -> None:
+    (tmp_path / "t.txt").write_text(content)
+    names = None
+    if labels is not None:
+        names = tmp_path / "l.txt"
+        names.write_text(labels)
+    with pytest.raises(ValueError, match=message):
+        data.from_table(tmp_path / "t.txt", labels=names)
+
+
 def test_test_points_by_table_and_by_column() -> None:
     table = {"text": ["a", "b", "c"], "labels": [["x"], ["y"], ["z"]]}
     found = data.from_table(table, {"text": ["d"], "labels": [["y", "w"]]})

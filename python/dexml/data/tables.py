@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from scipy.sparse import csr_array
 from dexml.data.columns import StringLists, Table, open_table, string_lists
 from dexml.data.layout import Dataset, save_dataset
 from dexml.data.parts import Csr
+from dexml.data.rows import feature_texts, features_of, is_bag, load_bags, plain_name
 from dexml.files import replacing
 
 Pattern = tuple[NDArray[np.int64], NDArray[np.int32]]
@@ -54,16 +56,18 @@ def from_table(
 ) -> Dataset:
     """Read a data set from tables.
 
-    A table is a file (JSON lines or a JSON list of objects, CSV or TSV with a header, Parquet;
-    plain, gzip or zstd; told apart by content), a data frame of pandas or polars, a table of
-    pyarrow, a ``datasets.Dataset``, or a dict of columns.
+    A table is a file (JSON lines or a JSON list of objects, CSV or TSV with a header, Parquet,
+    lines of fastText or of PECOS, a bag of words; plain, gzip or zstd; told apart by content), a
+    data frame of pandas or polars, a table of pyarrow, a ``datasets.Dataset``, or a dict of
+    columns. Points of a bag of words are rows of features, and its labels have no texts.
 
     Args:
         train: Table of points: a text and its labels a row.
         test: The same for points to score at the end; may be left out.
         labels: Table of labels, with columns ``id`` (or ``label``) and ``text``, for labels that
-            points name by an id. Left out: what points name is the label's text. Labels are
-            numbered in the order of this table, else in that in which points name them first.
+            points name by an id; or a file ``.txt`` with a label a line, named by number from 0.
+            Left out: what points name is the label's text. Labels are numbered in the order of
+            this table, else in that in which points name them first.
         columns: Names of columns, and what separates labels in a string.
 
     Returns:
@@ -77,6 +81,9 @@ def from_table(
         ImportError: A Parquet file, and pyarrow is not installed.
     """
     columns = columns or Columns()
+    if isinstance(train, str | os.PathLike) and is_bag(Path(train)):
+        given = (None if one is None else Path(one) for one in (test, labels))
+        return _from_bags(Path(train), *given)
     wanted = [columns.text, columns.labels, *([columns.split] if columns.split else [])]
     sides = [("train", open_table(train, "train", wanted))]
     if test is not None:
@@ -115,6 +122,24 @@ def from_table(
         exclude_test=None,
         train_groups=None,
         test_groups=None,
+    )
+
+
+def _from_bags(train: Path, test: Path | None, labels: Path | None) -> Dataset:
+    bags = load_bags(train, test, labels)
+    x, y = bags.train
+    x_test, y_test = bags.test or (csr_array((0, x.shape[1])), csr_array((0, y.shape[1])))
+    return Dataset(
+        train_texts=feature_texts(x),
+        test_texts=feature_texts(x_test),
+        label_texts=[plain_name(text) for text in bags.label_texts],
+        y_train=y,
+        y_test=y_test,
+        exclude_train=None,
+        exclude_test=None,
+        train_groups=None,
+        test_groups=None,
+        features=features_of(x),
     )
 
 
@@ -162,11 +187,15 @@ def folder_from_table(
             )
         if known.read_text(encoding="utf-8") == mark:
             return False
-    found = from_table(train, test, labels, columns=columns)
+    if is_bag(train):
+        given: Any = load_bags(train, test, labels)
+    else:
+        found = from_table(train, test, labels, columns=columns)
+        tested = (found.test_texts, found.y_test) if found.test_texts else None
+        given = found.label_texts, (found.train_texts, found.y_train), tested
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as beside:
-        tested = (found.test_texts, found.y_test) if found.test_texts else None
-        save_dataset(beside, found.label_texts, (found.train_texts, found.y_train), tested)
+        save_dataset(beside, *given)
         (beside / SOURCE).write_text(mark, encoding="utf-8")
     return True
 
