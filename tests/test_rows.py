@@ -45,7 +45,7 @@ def write_pecos(folder: Path, n: int = 150) -> Path:
         x, y = points(size, seed)
         save_npz(folder / f"X.{part}.npz", csr_matrix(x))
         save_npz(folder / f"Y.{part}.npz", csr_matrix(y))
-    names = [f"label {name}" for name in "abcde"] + ["4:3 screens"]
+    names = [f"label {name}" for name in "abcde"] + ["4:3 | screens"]
     (folder / "output-items.txt").write_text("\n".join(names) + "\n")
     return folder
 
@@ -99,7 +99,7 @@ def test_a_folder_of_pecos_is_a_data_set(pecos: Path) -> None:
     found = data.load_dataset(pecos)
     assert found.features == data.Features(N_FEATURES, counts=False)
     assert found.label_texts[0] == "label a"
-    assert found.label_texts[5] == "| 4:3 screens"  # or it would be the feature 4
+    assert found.label_texts[5] == "| 4:3 | screens"  # or it would be the feature 4
     assert found.train_texts == data.feature_texts(points(150, 0)[0])
     assert f"features={N_FEATURES}" in repr(found)
 
@@ -110,7 +110,7 @@ def test_texts_come_before_features(pecos: Path, tmp_path: Path) -> None:
     (folder / "X.trn.txt").write_text("\n".join(texts))
     part = data.load_part(folder, "trn", N_LABELS)
     assert (part.texts, part.features) == (texts, None)
-    assert data.load_label_texts(folder)[5] == "4:3 screens"
+    assert data.load_label_texts(folder)[5] == "4:3 | screens"
 
 
 def test_labels_without_names_and_labels_with_features(tmp_path: Path) -> None:
@@ -198,6 +198,19 @@ def test_a_bag_of_words_is_trained_on(tmp_path: Path) -> None:
     assert found.features is not None
     assert found.label_texts == ["0", "1", "2", "3", "4", "5"]
     assert (len(found.train_texts), len(found.test_texts)) == (120, 30)
+
+
+def test_rows_in_memory_are_written_as_they_came(pecos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(pecos, folder)
+    data.save_labels(folder / "lbl_X_Xf.txt", csr_array(2 * np.eye(N_LABELS, N_FEATURES)))
+    for source in (pecos, folder):
+        found = data.load_dataset(source)
+        data.folder_from_dataset(tmp_path / "written", found)
+        again = data.load_dataset(tmp_path / "written")
+        assert again.train_texts == found.train_texts
+        assert again.label_texts == found.label_texts
+        assert again.features == found.features
 
 
 def test_bags_that_do_not_fit_are_named(tmp_path: Path) -> None:

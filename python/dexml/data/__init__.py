@@ -5,6 +5,7 @@ ids that are sorted in each row. Formats: ``docs/formats.md``. Needs only numpy 
 """
 
 from dexml.data.features import FeatureSet, load_features, save_features
+from dexml.data.folders import folder_from_dataset, folder_from_table
 from dexml.data.layout import (
     Dataset,
     Part,
@@ -50,7 +51,7 @@ from dexml.data.rows import (
     load_rows,
     require_texts,
 )
-from dexml.data.tables import Columns, folder_from_table, from_table, is_table
+from dexml.data.tables import Columns, from_table, is_table
 from dexml.data.texts import (
     lines,
     load_texts,
@@ -80,6 +81,7 @@ __all__ = [
     "csr_parts",
     "expect_csr",
     "feature_texts",
+    "folder_from_dataset",
     "folder_from_table",
     "from_table",
     "hits_of",

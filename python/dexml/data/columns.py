@@ -188,7 +188,7 @@ def _read(path: Path, wanted: Sequence[str]) -> Table:
     header = re.split("[\t,;]", text.split("\n", 1)[0].strip())
     if not wanted and named.endswith(".txt") and "text" not in header:
         texts = [line.strip() for line in text.removesuffix("\n").split("\n")]
-        lines = {"id": list(range(len(texts))), "text": texts}
+        lines: dict[str, Sequence[Any]] = {"id": list(range(len(texts))), "text": texts}
         return Table(lines, str(path), lambda row: f"{path}:{row + 1}")
     if text.startswith(PREFIX):
         return _fasttext(text, path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from dexml import _rust
 from dexml.data.matrices import load_bow, load_labels
@@ -68,6 +69,16 @@ def feature_texts(x: Csr, name: str = "features") -> list[str]:
     return _rust.feature_texts((indptr, indices, values), x.shape[1])
 
 
+def rows_of(texts: Sequence[str], n_features: int) -> Csr:
+    """Read what `feature_texts` wrote: CSR (n, n_features)."""
+    indptr = np.concatenate([[0], np.cumsum([text.count(":") for text in texts], dtype=np.int64)])
+    numbers = np.zeros(0)
+    if indptr[-1]:  # an empty text would be read as a number
+        numbers = np.fromstring(" ".join(texts).replace(":", " "), np.float64, sep=" ")
+    features, values = numbers[0::2].astype(np.int32), numbers[1::2].astype(np.float32)
+    return csr_array((values, features, indptr), shape=(len(texts), n_features))
+
+
 def check_feature_texts(texts: Sequence[str], name: str = "texts") -> None:
     """Refuse texts that are not rows of features.
 
@@ -102,6 +113,14 @@ def plain_name(name: str) -> str:
     """Return a label's name so that no part of it is taken for a feature, as of ``4:3 screens``."""
     first = name.split(maxsplit=1)[:1]
     return f"{NAME_OF_LABEL} {name}" if first and _rust.not_a_feature(first) is None else name
+
+
+def split_label(line: str) -> tuple[str, str]:
+    """Take apart what `label_lines` or `plain_name` put together: features and name."""
+    row, bar, name = line.partition(f"{NAME_OF_LABEL} ")
+    if bar and (not row or (row.endswith(" ") and _rust.not_a_feature([row]) is None)):
+        return row, name
+    return "", line
 
 
 def is_bag(path: Path) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,15 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dexml.data.columns import StringLists, Table, open_table, string_lists
-from dexml.data.layout import Dataset, save_dataset
+from dexml.data.layout import Dataset
 from dexml.data.parts import Csr
 from dexml.data.rows import feature_texts, features_of, is_bag, load_bags, plain_name
-from dexml.files import replacing
 
 Pattern = tuple[NDArray[np.int64], NDArray[np.int32]]
 """Labels of rows: indptr (n + 1,) and label numbers."""
 TABULAR = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 TRAIN, TEST = ("train", "trn"), ("test", "tst")
 """Names of the two sides in a split column."""
-SOURCE = "table.json"
-"""In a folder made of tables: what it was made of."""
 ID, TEXT = ("id", "label"), "text"
 """Columns of a table of labels: one of the first, and this one."""
 
@@ -149,62 +145,6 @@ def is_table(path: Path) -> bool:
         return False
     name = path.name.removesuffix(".gz").removesuffix(".zst")
     return path.exists() or name.endswith(TABULAR)
-
-
-def folder_from_table(
-    folder: Path,
-    train: Path,
-    test: Path | None = None,
-    labels: Path | None = None,
-    *,
-    columns: Columns | None = None,
-) -> bool:
-    """Write tables in files as a folder in the LF layout; False if it is there already.
-
-    A folder that was made of other content, or read in another way, is replaced.
-
-    Args:
-        folder: To write.
-        train: Table of points.
-        test: Table of test points.
-        labels: Table of labels.
-        columns: As in `from_table`.
-
-    Raises:
-        FileExistsError: `folder` holds something that was not made here.
-        FileNotFoundError: A file is missing.
-        ValueError: See `from_table`.
-    """
-    columns = columns or Columns()
-    sources = {"train": train, "test": test, "labels": labels}
-    made_of = {name: _digest(path) for name, path in sources.items() if path is not None}
-    mark = json.dumps({"sha256": made_of, **asdict(columns)}, indent=2) + "\n"
-    if folder.exists():
-        known = folder / SOURCE
-        if not known.is_file():
-            raise FileExistsError(
-                f"{folder}: holds something else; the data set of {train} goes there"
-            )
-        if known.read_text(encoding="utf-8") == mark:
-            return False
-    if is_bag(train):
-        given: Any = load_bags(train, test, labels)
-    else:
-        found = from_table(train, test, labels, columns=columns)
-        tested = (found.test_texts, found.y_test) if found.test_texts else None
-        given = found.label_texts, (found.train_texts, found.y_train), tested
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(folder) as beside:
-        save_dataset(beside, *given)
-        (beside / SOURCE).write_text(mark, encoding="utf-8")
-    return True
-
-
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _texts(table: Table, column: str) -> list[str]:
