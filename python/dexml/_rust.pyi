@@ -533,7 +533,7 @@ class Tokenizer:
 
     def __new__(
         cls,
-        grams: Literal["words", "chars"],
+        grams: Literal["words", "chars", "features"],
         sizes: tuple[int, int],
         *,
         edges: bool = True,
@@ -769,6 +769,12 @@ def pair_scores(
     Of `rows`, those of a pair are checked; `trusted`: their columns ascend and all is finite.
     """
 
+def feature_texts(features: _Truth, n_features: int) -> list[str]:
+    """Write each row as a text, ``17:0.25 40:1``; `Tokenizer` with ``features`` reads it."""
+
+def not_a_feature(texts: list[str]) -> tuple[int, str] | None:
+    """Return the first text that is not a row of features, and the token that is none."""
+
 def mix_rows(
     ids: NDArray[np.int32],
     weights: NDArray[np.float64],
@@ -817,6 +823,7 @@ def fit_ranker(
     seed: int,
     weights: NDArray[np.float32] | None = None,
     non_negative: bool = False,
+    sampled: bool = False,
     num_threads: int | None = None,
 ) -> _Ranker:
     """Train a ranker on the candidates of queries, with the decoupled softmax. Ctrl-C is heard.
@@ -825,6 +832,7 @@ def fit_ranker(
     `weights` (n_pairs,) multiplies the loss term of each positive. Queries without a positive or
     without a negative only count for mean and deviation. `epochs=0` returns the networks as they
     start. `non_negative` keeps the weights of a linear ranker (`hidden=0`) at 0 or above.
+    `sampled`: after the first epoch, negatives that hardly pull are taken by chance.
     """
 
 def score_ranker(

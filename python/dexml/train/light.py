@@ -10,15 +10,15 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import console
+from dexml import console, data
 from dexml.metrics import Result, inv_propensity
-from dexml.run import FORMAT, LabelSet, PointTexts
+from dexml.run import FEATURES, FORMAT, LabelSet, PointTexts
 from dexml.run.labels import TRAINED, text_part
 from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.cooccurrence import Cooccurrence
@@ -103,7 +103,7 @@ def _choose(
     ranks = settings.ranker == "auto"
     parts = parts_to_ask(given)
     if not settings.quiet:
-        members, times = tried(settings), f" {len(parts)} times" if len(parts) > 1 else ""
+        members, times = tried(settings, given), f" {len(parts)} times" if len(parts) > 1 else ""
         console.say(f"fitting {members}{times} for the ranker to learn from ...")
     rows = np.concatenate([part.asked for part in parts])
     with _bar(len(rows), "evidence", settings) as bar:
@@ -132,7 +132,7 @@ def _evidence(
     on_progress: Callable[[int], object],
 ) -> ranking.Evidence:
     """Fit the members and ask them; their indexes of all points are gone afterwards."""
-    also = asked_for(settings)
+    also = asked_for(settings, given)
     scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=settings.seed)
     return ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
 
@@ -162,6 +162,8 @@ def _save(
     }
     parts = labels.parts() | {TRAINED: text_part(labels.texts)} | dict(scorer.parts())
     parts |= calibration.parts()
+    if given.part.features is not None:
+        sections[FEATURES] = asdict(given.part.features)
     if settings.keep_texts:
         texts = PointTexts.of([given.part.texts[i] for i in rows])
         sections |= texts.facts()
@@ -181,6 +183,8 @@ def _score_test(
     part = load_test_part(settings, len(given.label_texts))
     if part is None:
         return Finished(settings, given.label_texts, given.y, seconds)
+    name = f"{settings.data_dir}: test points"
+    data.check_same_features(given.part.features, part.features, name)
     with _bar(len(part.texts), "test points", settings) as bar:
         result, ids, scores = evaluate_scorer(
             scorer, part.texts, part.y, part.exclude, weights, bar.update, by_seen(given.y)
@@ -198,9 +202,11 @@ def _announce(given: DataSet, settings: TrainSettings) -> None:
         console.say("note: no validation part; labels are ranked without a ranker")
     if not settings.quiet:
         n_points, n_labels = given.y.shape
+        features = given.part.features
+        kind = "" if features is None else f"rows of {features.n_features} features; "
         console.say(
             f"{n_points - n_held_out} training and {n_held_out} validation points, "
-            f"{n_labels} labels, {given.y.nnz / max(1, n_points):.1f} a point; no encoder"
+            f"{n_labels} labels, {given.y.nnz / max(1, n_points):.1f} a point; {kind}no encoder"
         )
 
 
