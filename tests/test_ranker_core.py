@@ -169,7 +169,7 @@ def test_sampled_negatives_teach_nearly_the_same() -> None:
     whole, sampled = (fit(data, hidden=4, epochs=8, sampled=s) for s in (False, True))
     a, b = (_rust.score_ranker(model, data["features"]) for model in (whole, sampled))
     assert not np.array_equal(a, b)
-    assert np.corrcoef(np.stack([a, b]))[0, 1] > 0.99
+    assert np.linalg.norm(a - b) < 0.15 * np.linalg.norm(a - a.mean())
     one = fit(data, epochs=1, sampled=True)  # the first epoch looks at all
     for sampled, whole in zip(one, fit(data, epochs=1), strict=True):
         np.testing.assert_array_equal(sampled, whole)
