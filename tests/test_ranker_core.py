@@ -167,12 +167,12 @@ def test_non_negative_weights() -> None:
 def test_sampled_negatives_teach_nearly_the_same() -> None:
     data = scene(n_queries=200)
     whole, sampled = (fit(data, hidden=4, epochs=8, sampled=s) for s in (False, True))
-    scores = [_rust.score_ranker(model, data["features"]) for model in (whole, sampled)]
-    assert not np.array_equal(*scores)
-    assert np.corrcoef(scores)[0, 1] > 0.99
+    a, b = (_rust.score_ranker(model, data["features"]) for model in (whole, sampled))
+    assert not np.array_equal(a, b)
+    assert np.linalg.norm(a - b) < 0.15 * np.linalg.norm(a - a.mean())
     one = fit(data, epochs=1, sampled=True)  # the first epoch looks at all
-    for a, b in zip(one, fit(data, epochs=1), strict=True):
-        np.testing.assert_array_equal(a, b)
+    for sampled, whole in zip(one, fit(data, epochs=1), strict=True):
+        np.testing.assert_array_equal(sampled, whole)
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
