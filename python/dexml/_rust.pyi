@@ -26,6 +26,7 @@ __all__ = [
     "drop_pairs_csr",
     "drop_pairs_ids",
     "favour",
+    "feature_texts",
     "fit_ranker",
     "fit_tree",
     "gains_given",
@@ -43,6 +44,7 @@ __all__ = [
     "merge_topk",
     "mix_rows",
     "mix_votes",
+    "not_a_feature",
     "p_value",
     "pair_scores",
     "parse_metrics",
@@ -769,7 +771,7 @@ def pair_scores(
     Of `rows`, those of a pair are checked; `trusted`: their columns ascend and all is finite.
     """
 
-def feature_texts(features: _Truth, n_features: int) -> list[str]:
+def feature_texts(rows: _Truth, n_features: int) -> list[str]:
     """Write each row as a text, ``17:0.25 40:1``; `Tokenizer` with ``features`` reads it."""
 
 def not_a_feature(texts: list[str]) -> tuple[int, str] | None:

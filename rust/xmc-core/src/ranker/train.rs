@@ -94,26 +94,32 @@ impl Lessons {
         pass.backward(network, tiles);
         loss
     }
+}
+
+impl Lesson {
+    fn n_tiles(self) -> usize {
+        self.n_pairs.div_ceil(TILE)
+    }
 
     /// Chooses the tiles of a query that count, by their pairs' last scores.
     ///
     /// Of most queries a few negatives pull with nearly all of the force. A tile with a positive or
     /// with a fair part of the force is kept. Any other is kept by chance, in proportion to its force
     /// but not too rarely, and then counts for those like it that are not.
-    fn choose(&self, lesson: Lesson, last: &[[f32; TILE]], factors: &mut [f32], rng: &mut Rng) {
-        let last = last[lesson.tile..][..lesson.n_tiles()].as_flattened();
-        let negatives = &last[lesson.n_positives..lesson.n_pairs];
+    fn choose(self, last: &[[f32; TILE]], factors: &mut [f32], rng: &mut Rng) {
+        let last = last[self.tile..][..self.n_tiles()].as_flattened();
+        let negatives = &last[self.n_positives..self.n_pairs];
         let largest = negatives.iter().fold(f32::MIN, |a, &b| a.max(b));
         factors.fill(0.0);
         let (mut total, mut strongest) = (0.0, 0.0f32);
-        for (pair, score) in (lesson.n_positives..).zip(negatives) {
+        for (pair, score) in (self.n_positives..).zip(negatives) {
             factors[pair / TILE] += (score - largest).exp();
         }
         for &force in &*factors {
             total += force;
             strongest = strongest.max(force);
         }
-        let always = lesson.n_positives.div_ceil(TILE);
+        let always = self.n_positives.div_ceil(TILE);
         let fair = strongest.min(total * FAIR); // the strongest is kept: without any, no loss
         for (tile, factor) in factors.iter_mut().enumerate() {
             let chance = (*factor / fair).max(RARELY);
@@ -125,12 +131,6 @@ impl Lessons {
                 0.0
             };
         }
-    }
-}
-
-impl Lesson {
-    fn n_tiles(self) -> usize {
-        self.n_pairs.div_ceil(TILE)
     }
 }
 
@@ -210,7 +210,7 @@ pub(super) fn member(
                 if options.sampled && epoch > 0 {
                     let seeds = [CHOICE, member, epoch as u64, query as u64];
                     let rng = &mut Rng::new(options.seed, &seeds);
-                    lessons.choose(lesson, last_now, &mut pass.factors[..lesson.n_tiles()], rng);
+                    lesson.choose(last_now, &mut pass.factors[..lesson.n_tiles()], rng);
                 }
                 lessons.study(lesson, network_now, pass);
                 Ok(())
@@ -443,7 +443,7 @@ mod tests {
         let (mut mean, mut n_tiles, n) = (vec![0.0; whole.len()], 0, 20_000);
         for draw in 0..n {
             let mut rng = Rng::new(5, &[draw]);
-            lessons.choose(lesson, &last, &mut pass.factors, &mut rng);
+            lesson.choose(&last, &mut pass.factors, &mut rng);
             assert_eq!(pass.factors[0], 1.0); // both positives
             n_tiles += pass.factors.iter().filter(|factor| **factor > 0.0).count();
             lessons.study(lesson, &network, &mut pass);
@@ -468,7 +468,7 @@ mod tests {
             let mut last = [[0.0; TILE]; 10];
             last[6][1] = scores;
             for draw in 0..50 {
-                lessons.choose(lesson, &last, &mut factors, &mut Rng::new(1, &[draw]));
+                lesson.choose(&last, &mut factors, &mut Rng::new(1, &[draw]));
                 assert!(factors[1..].iter().any(|&factor| factor > 0.0));
                 assert!(factors.iter().all(|&factor| factor == 0.0 || factor >= 1.0));
             }
