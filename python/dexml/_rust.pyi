@@ -714,6 +714,7 @@ def select_support(
     alpha: float,
     direct_weight: float,
     threshold: float = 0.0,
+    row_limit: int | None = None,
     num_threads: int | None = None,
 ) -> _Truth:
     """Pairs of features that a bilinear model may weigh: (n_features, n_label_features)."""

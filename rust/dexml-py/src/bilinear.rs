@@ -20,7 +20,7 @@ use crate::lexical::{PyInvertedIndex, PyTokenizer, PyVocabulary};
 #[pyfunction]
 #[pyo3(signature = (
     x, n_features, z, n_label_features, y, direct, *, k, alpha, direct_weight, threshold=0.0,
-    num_threads=None
+    row_limit=None, num_threads=None
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
 pub(crate) fn select_support<'py>(
@@ -35,9 +35,11 @@ pub(crate) fn select_support<'py>(
     alpha: f64,
     direct_weight: f32,
     threshold: f64,
+    row_limit: Option<i64>,
     num_threads: Option<i64>,
 ) -> PyResult<CsrArgs<'py>> {
-    let options = SupportOptions { k: count("k", k)?, alpha, direct_weight, threshold };
+    let row_limit = row_limit.map(|n| count("row_limit", n)).transpose()?;
+    let options = SupportOptions { k: count("k", k)?, alpha, direct_weight, threshold, row_limit };
     let (n_c, n_d) =
         (count("n_features", n_features)?, count("n_label_features", n_label_features)?);
     let (x, z) = (CsrArrays::<f32>::borrow("x", &x)?, CsrArrays::<f32>::borrow("z", &z)?);

@@ -245,8 +245,6 @@ def fit_bilinear(
         ValueError: Shapes disagree, or a value or setting is out of range.
     """
     settings = settings or BilinearSettings()
-    if settings.row_limit is not None and settings.row_limit < 1:
-        raise ValueError(f"row_limit = {settings.row_limit}; expected at least 1")
     if y.shape != (x.shape[0], z.shape[0]):
         raise ValueError(f"y: shape {y.shape}, expected {(x.shape[0], z.shape[0])}")
     seen = np.bincount(y.indices, minlength=y.shape[1]) > 0
@@ -263,10 +261,9 @@ def fit_bilinear(
         k=settings.k,
         alpha=settings.alpha,
         direct_weight=settings.direct_weight,
+        row_limit=settings.row_limit,
         num_threads=num_threads,
     )
-    if settings.row_limit is not None:
-        support = _cut_rows(*support, settings.row_limit)
     weights = canonical((x.shape[1], z.shape[1]), *support)
     pairs = _shortlists(
         x, LexicalIndex(z, num_threads=num_threads), weights, seen, settings, num_threads
@@ -299,26 +296,6 @@ def fit_bilinear(
         "converged": converged,
     }
     return BilinearModel(weights, refined, bias, direct, settings, facts)
-
-
-def _cut_rows(
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    data: NDArray[np.float32],
-    limit: int,
-) -> CsrParts:
-    """Keep the largest values of each row, the first ones of equals."""
-    kept = np.ones(len(data), np.bool_)
-    for row in np.flatnonzero(np.diff(indptr) > limit):
-        span = slice(indptr[row], indptr[row + 1])
-        values = data[span]
-        least = np.partition(values, len(values) - limit)[len(values) - limit]
-        larger = values > least
-        equal = np.flatnonzero(values == least)
-        larger[equal[: limit - larger.sum()]] = True
-        kept[span] = larger
-    ends = np.concatenate([[0], np.cumsum(kept)])
-    return ends[indptr], indices[kept], data[kept]
 
 
 def _shortlists(
