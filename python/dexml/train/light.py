@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import console
+from dexml.heap import give_back
 from dexml.metrics import Result, inv_propensity
 from dexml.run import FORMAT, LabelSet, PointTexts
 from dexml.run.labels import TRAINED, text_part
@@ -65,6 +66,7 @@ def train_light(
         if lexicon.stop_words and not settings.quiet:
             console.say(f"{len(lexicon.stop_words)} stop words left out")
         choice, calibration = _choose(given, lexicon, weights, settings)
+        give_back()
         rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
         network = None if choice is None else choice.network
         scorer = ranked_scorer(given, rows, lexicon, also=used_by(network), seed=settings.seed)
@@ -134,7 +136,10 @@ def _evidence(
     """Fit the members and ask them; their indexes of all points are gone afterwards."""
     also = asked_for(settings)
     scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=settings.seed)
-    return ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
+    evidence = ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
+    del scorer
+    give_back()
+    return evidence
 
 
 def _save(

@@ -40,6 +40,7 @@
 //! | scores of pairs | 8,192 + 32 to 64 × (terms of the query) for each thread, (rows) / 8, and the result |
 
 mod bounds;
+mod build;
 mod centroids;
 mod interner;
 mod join;
@@ -56,6 +57,7 @@ use rayon::prelude::*;
 
 use crate::csr::CsrView;
 use crate::error::{Error, Fault, Result};
+pub use build::IndexBuilder;
 pub use centroids::label_centroids;
 pub use join::join_rows;
 pub use lazy::LazyRows;

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::Result;
 use crate::lexical::LazyRows;
-use crate::memory::{filled, with_room, zeroed};
+use crate::memory::{filled, reserve, with_room, zeroed};
 
 /// No slot.
 const NONE: u32 = u32::MAX;
@@ -23,7 +23,9 @@ pub(super) struct Given<'a> {
 }
 
 /// An entry of W: its position, and the slot of its label feature.
-pub(super) type Hit = (u32, u32);
+type Hit = (u32, u32);
+/// The same in half of the memory: its position in the row of its point feature, and the slot.
+pub(super) type ShortHit = (u16, u16);
 
 /// What a label feature adds to scores.
 #[derive(Clone, Copy, Default)]
@@ -104,17 +106,51 @@ impl Local {
         Ok(())
     }
 
-    /// Takes the entries of W as `find` found them before, and where those of each feature end.
-    pub fn take(&mut self, hits: &[Hit], ends: &[u32]) {
+    /// Takes the entries of W as they were kept, and where those of each feature of the point end.
+    pub fn take(&mut self, given: &Given<'_>, point: usize, hits: &[ShortHit], ends: &[u32]) {
         self.hits.clear();
-        self.hits.extend_from_slice(hits);
+        let mut from = 0;
+        for (&column, &end) in given.x.row(point).0.iter().zip(ends) {
+            let first = given.support.start(column as usize) as u32;
+            let own = hits[from..end as usize].iter();
+            self.hits.extend(own.map(|&(at, slot)| (first + u32::from(at), u32::from(slot))));
+            from = end as usize;
+        }
         self.hit_ends.clear();
         self.hit_ends.extend_from_slice(ends);
     }
 
-    /// The entries of W, and where those of each feature of the point end.
-    pub fn hits(&self) -> (&[Hit], &[u32]) {
-        (&self.hits, &self.hit_ends)
+    /// How many entries of W were found.
+    pub fn n_hits(&self) -> usize {
+        self.hits.len()
+    }
+
+    /// Appends the entries of W and where those of each feature of the point end; false, and nothing is appended,
+    /// if a number of one is too large to be kept short.
+    pub fn keep(
+        &self,
+        given: &Given<'_>,
+        point: usize,
+        hits: &mut Vec<ShortHit>,
+        ends: &mut Vec<u32>,
+    ) -> Result<bool> {
+        let n_before = hits.len();
+        reserve(hits, self.hits.len())?;
+        let mut from = 0;
+        for (&column, &end) in given.x.row(point).0.iter().zip(&self.hit_ends) {
+            let first = given.support.start(column as usize) as u32;
+            for &(at, slot) in &self.hits[from..end as usize] {
+                let (Ok(at), Ok(slot)) = (u16::try_from(at - first), u16::try_from(slot)) else {
+                    hits.truncate(n_before);
+                    return Ok(false);
+                };
+                hits.push((at, slot));
+            }
+            from = end as usize;
+        }
+        reserve(ends, self.hit_ends.len())?;
+        ends.extend_from_slice(&self.hit_ends);
+        Ok(true)
     }
 
     /// Reads the weights.
