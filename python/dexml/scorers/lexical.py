@@ -85,10 +85,12 @@ class LexicalScorer:
             labels: The labels.
             lexicon: Fitted on texts of points and labels.
         """
-        points, own = lexicon.rows(texts).joined, lexicon.rows(labels.texts)
+        own = lexicon.rows(labels.texts)
+        words, chars = Searched(own.text), Searched(own.chars)
+        del own
+        points = lexicon.joined(texts)
         y = positives_of(y, len(texts))
         centroids = label_centroids(points, y, max_terms=CENTROID_TERMS)
-        words, chars = Searched(own.text), Searched(own.chars)
         return cls(lexicon, Searched(points), y, centroids, words, chars, labels.alive)
 
     @property

@@ -25,6 +25,7 @@ from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.favoured import PROPENSITY
 from dexml.scorers.lexicon import Lexicon
+from dexml.scorers.queries import Queries
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
@@ -72,6 +73,7 @@ def train_light(
         scorer = ranked_scorer(given, rows, lexicon, also=used_by(network), seed=settings.seed)
         scorer = replace(scorer, network=network)
         _save(settings, given, rows, scorer, choice, calibration)
+        give_back()
 
         seconds = before + time.perf_counter() - started
         finished = _score_test(settings, given, scorer, weights, propensity, seconds)
@@ -136,10 +138,17 @@ def _evidence(
     """Fit the members and ask them; their indexes of all points are gone afterwards."""
     also = asked_for(settings)
     scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=settings.seed)
+    _make_ready(scorer, given.part.texts[:1])
     evidence = ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
     del scorer
     give_back()
     return evidence
+
+
+def _make_ready(scorer: RankedScorer, texts: list[str]) -> None:
+    """Build the indexes, which a first search does, and give back what that took."""
+    scorer.search(Queries(texts), 1)
+    give_back()
 
 
 def _save(
@@ -186,6 +195,7 @@ def _score_test(
     part = load_test_part(settings, len(given.label_texts))
     if part is None:
         return Finished(settings, given.label_texts, given.y, seconds)
+    _make_ready(scorer, part.texts[:1])
     with _bar(len(part.texts), "test points", settings) as bar:
         result, ids, scores = evaluate_scorer(
             scorer, part.texts, part.y, part.exclude, weights, bar.update, by_seen(given.y)

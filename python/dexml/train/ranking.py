@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dexml import _rust, console
 from dexml.data import Csr, part_numbers
+from dexml.heap import give_back
 from dexml.metrics import Comparison, Evaluator, LabelGroups, Result, compare
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.queries import Queries
@@ -147,19 +148,17 @@ def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], obje
         found = scorer.evidence(queries, pairs, exclude)
         names = tuple(found)
         first, n_pairs = n_pairs, n_pairs + len(pairs)
-        if n_pairs > len(matrix):
-            # Longer in place, by an eighth at least: several blocks would have to be copied into
-            # one, and take twice the memory meanwhile.
-            n_rows = max(n_pairs, len(matrix) * 9 // 8)
-            matrix.resize((n_rows, len(names)), refcheck=False)
+        # Longer in place: blocks that are put together at the end take twice the memory.
+        matrix.resize((n_pairs, len(names)), refcheck=False)
         for column, name in enumerate(names):
             matrix[first:n_pairs, column] = found[name]
         ids.append(pairs.ids)
         lengths.append(np.diff(pairs.indptr))
-        on_progress(len(queries))
+        del queries, found
+        give_back()
+        on_progress(len(lengths[-1]))
     indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     pairs = Candidates(indptr, np.concatenate(ids), scorer.n_labels)
-    matrix.resize((n_pairs, len(names)), refcheck=False)
     positive = pairs.values_of(asked.y_true) > 0
     return Evidence(pairs, names, matrix, positive, matrix[:, 0].copy())
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use xmc_core::Csr;
 use xmc_core::bilinear::{
     self, Bilinear, BilinearParts, Labels, Loss, RefineOptions, SupportOptions, TextModel,
 };
-use xmc_core::Csr;
 use xmc_core::lexical::Tokenizer;
 
 use crate::arrays::{

@@ -8,7 +8,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyList, PyString};
 use xmc_core::lexical::{
-    self, Cut, Documents, Grams, IndexBuilder, InvertedIndex, Tokenizer, TokenizerOptions, Vocabulary, Weights,
+    self, Cut, Documents, Grams, IndexBuilder, InvertedIndex, Tokenizer, TokenizerOptions,
+    Vocabulary, Weights,
 };
 use xmc_core::{Ranked, Result};
 

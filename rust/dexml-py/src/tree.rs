@@ -111,14 +111,14 @@ impl PyLabelTree {
         Ok(Self { inner, num_threads })
     }
 
-    /// The labels in the order of the leaves, a copy: (n_trees, n).
+    /// The labels in the order of the leaves, a copy: (`n_trees`, n).
     fn labels<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<i32>>> {
         let (n, labels) = (self.inner.n_trees(), owned(self.inner.labels()).map_err(exception)?);
         let width = labels.len() / n;
         moved(py, labels).reshape([n, width])
     }
 
-    /// Bias of each classifier, a copy: (n_trees, m).
+    /// Bias of each classifier, a copy: (`n_trees`, m).
     fn bias<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let (n, bias) = (self.inner.n_trees(), owned(self.inner.bias()).map_err(exception)?);
         let width = bias.len() / n;

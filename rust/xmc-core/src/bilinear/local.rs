@@ -254,3 +254,43 @@ pub(super) fn scores_of<W: Copy + Into<f64> + Sync>(
     done.into_iter().collect::<Result<()>>()?;
     Ok(scores)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_are_kept_come_back_unless_their_numbers_are_too_large() {
+        let long = 1 << 16;
+        let columns: Vec<i32> = (0..=long).collect();
+        let support = [&[0, 2, 5][..], &columns].concat();
+        let ends = [0, 3, 3, support.len() as i64];
+        let ones = vec![1.0f32; support.len()];
+        let n = columns.len();
+        let support = CsrView::of_features("support", n, &ends, &support, &ones).unwrap();
+        let of_labels = [2, 5, long];
+        let z = CsrView::of_features("z", n, &[0, 2, 3], &of_labels, &[1.0; 3]).unwrap();
+        let x = CsrView::of_features("x", 3, &[0, 3], &[0, 1, 2], &[1.0; 3]).unwrap();
+        let given = Given { x, z: z.into(), support: support.into() };
+        let mut local = Local::new(n).unwrap();
+        let (mut hits, mut hit_ends) = (vec![(9, 9)], vec![]);
+
+        local.place(&given, &[0]).unwrap();
+        local.find(&given, 0).unwrap();
+        let found = (local.hits.clone(), local.hit_ends.clone());
+        assert_eq!(found, (vec![(1, 0), (2, 1), (5, 0), (8, 1)], vec![2, 2, 4]));
+        assert!(local.keep(&given, 0, &mut hits, &mut hit_ends).unwrap());
+        assert_eq!(hits[1..], [(1, 0), (2, 1), (2, 0), (5, 1)]);
+        local.find(&given, 0).unwrap();
+        local.take(&given, 0, &hits[1..], &hit_ends);
+        assert_eq!((local.hits.clone(), local.hit_ends.clone()), found);
+
+        // The last column of the long row is too far behind.
+        local.place(&given, &[1]).unwrap();
+        local.find(&given, 0).unwrap();
+        assert_eq!(local.n_hits(), 1);
+        assert!(!local.keep(&given, 0, &mut hits, &mut hit_ends).unwrap());
+        assert_eq!((hits.len(), hit_ends.len()), (5, 3));
+    }
+}

@@ -50,12 +50,8 @@ pub(crate) fn csr_from_parts<S: Send>(
 ) -> Result<Csr> {
     let n_blocks = n_rows.div_ceil(rows_per_block);
     let n_together = BLOCKS_A_THREAD * rayon::current_num_threads();
-    let mut csr = Csr {
-        n_cols,
-        indptr: with_room(n_rows + 1)?,
-        indices: Vec::new(),
-        data: Vec::new(),
-    };
+    let mut csr =
+        Csr { n_cols, indptr: with_room(n_rows + 1)?, indices: Vec::new(), data: Vec::new() };
     csr.indptr.push(0);
     let mut parts: Vec<Result<Part>> = with_room(n_together.min(n_blocks))?;
     // Some blocks at a time, so that the parts of a large matrix never take as much memory as it does.
@@ -103,4 +99,47 @@ fn append(csr: &mut Csr, parts: &mut Vec<Result<Part>>) -> Result<()> {
         csr.data.extend_from_slice(&part.values);
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_are_computed_one_after_another_are_in_order() {
+        let n_rows = 700;
+        let build = |broken: usize| {
+            csr_from_parts(
+                (n_rows, n_rows),
+                3,
+                &|| true,
+                || Ok(()),
+                |(), block, part| {
+                    for row in block {
+                        if row >= broken {
+                            let (name, rule) = ("row", "must be good");
+                            return Err(Error::Parameter { name, rule, value: row.to_string() });
+                        }
+                        let n = row % 3;
+                        part.push_row((0..n).map(|at| ((row + at) as i32, at as f32)))?;
+                    }
+                    Ok(())
+                },
+            )
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let csr = pool.install(|| build(n_rows)).unwrap();
+        assert_eq!((csr.n_cols, csr.n_rows()), (n_rows, n_rows));
+        let rows = csr.view("rows").unwrap();
+        for row in 0..n_rows {
+            let expected: Vec<i32> = (0..row % 3).map(|at| (row + at) as i32).collect();
+            assert_eq!(rows.row(row).0, expected);
+        }
+        // The first of several errors, in whichever block it is.
+        for broken in [1, 400, 699] {
+            let message = pool.install(|| build(broken)).unwrap_err().to_string();
+            assert_eq!(message, format!("row must be good, not {broken}"));
+        }
+    }
 }
