@@ -22,7 +22,7 @@ import numpy as np
 from peers.sparse import draw_titles
 
 BATCH = 1024
-BLOCK = 16_384
+BLOCK = 100_000
 """Titles that are turned into rows at a time."""
 ONCE = 300
 """Texts that are asked one by one."""

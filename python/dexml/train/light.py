@@ -78,6 +78,8 @@ def train_light(
         seconds = before + time.perf_counter() - started
         finished = _score_test(settings, given, scorer, weights, propensity, seconds)
         finished = finished._replace(calibration=calibration, counts=scorer.counts)
+        del scorer
+        give_back()
         if conclude is not None:
             conclude(finished)
         end_log(settings)

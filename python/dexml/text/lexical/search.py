@@ -99,7 +99,8 @@ class LexicalIndex:
         """Index rows that come in blocks, which are taken out of the list one by one.
 
         Rows and index together need not fit into memory: a block is freed as soon as it is indexed,
-        unless somebody else knows it. The index then has no rows to read, and so no short cut for
+        unless somebody else knows it. (The allocator of Linux keeps what is freed of small blocks;
+        let a block have ten million values or more.) The index then has no rows to read, and so no short cut for
         columns that most rows have: a search finds the same, and takes longer.
 
         Args:
