@@ -77,7 +77,7 @@ def bagged(run: Path, names: Sequence[str], n: int) -> list[Network]:
     found = []
     for part in parts_to_ask(given):
         scorer = ranked_scorer(
-            given, part.fitted, lexicon, also=asked_for(settings), seed=settings.seed
+            given, part.fitted, lexicon, also=asked_for(settings, given), seed=settings.seed
         )
         asked = ranking.Asked.of(given, part.asked, weights)
         found.append(ranking.gather(scorer, asked, lambda _: None))

@@ -188,7 +188,7 @@ def test_empty_vocabularies_and_unknown_words() -> None:
         ({"sizes": (0, 1)}, r"sizes must be two numbers in 1\.\.=64, the smaller one first"),
         ({"sizes": (1, 10**9)}, r"sizes must be .*, not \(1, 1000000000\)"),
         ({"sizes": (-1, 1)}, "sizes must not be negative"),
-        ({"grams": "letters"}, "grams must be 'words' or 'chars', not 'letters'"),
+        ({"grams": "letters"}, "grams must be 'words', 'chars' or 'features', not 'letters'"),
         ({"stemmer": "klingon"}, "stemmer must be arabic, .*, not 'klingon'"),
         ({"max_chars": 0}, "max_chars must be at least 1"),
         ({"min_df": 0}, "min_df must be at least 1"),

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from dexml import data
+from dexml.text.lexical import fit_vectorizer
 from small import write_tiny_data
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +101,7 @@ def files(folder: Path) -> None:
             cells = [";".join(labels[i] for i in row) for row in rows]
             table = "".join(f"{text},{cell}\n" for text, cell in zip(texts, cells, strict=True))
             (folder / "posts.csv").write_text("text,labels\n" + table, encoding="utf-8")
+    features(folder)
     truth = data.load_labels(folder / "tst_X_Y.txt")
     scores = truth.copy()
     scores.indices = (scores.indices + np.arange(scores.nnz) % 2 * 3) % 64
@@ -110,6 +112,17 @@ def files(folder: Path) -> None:
     # In the place of what PECOS writes in an earlier block.
     data.save_labels(folder / "truth.npz", truth)
     data.save_scores(folder / "pecos.npz", scores)
+
+
+def features(folder: Path) -> None:
+    """Write the folder FEATURES, with words as features."""
+    texts = {part: data.load_texts(folder / f"{part}_texts.txt") for part in ("train", "test")}
+    vectorizer = fit_vectorizer(texts["train"])
+    sides = [
+        (vectorizer.rows(texts[name]), data.load_labels(folder / f"{part}_X_Y.txt"))
+        for name, part in (("train", "trn"), ("test", "tst"))
+    ]
+    data.save_dataset(folder / "FEATURES", data.load_texts(folder / "labels.txt"), *sides)
 
 
 def bag_of_words(folder: Path) -> None:

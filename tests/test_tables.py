@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from dexml import data
 from dexml.commands.predict import main as predict_main
 from dexml.commands.train import main as train_main
 from dexml.data.__main__ import main as data_main
+from dexml.train import TrainSettings, train
 
 POINTS = [
     {"text": "Kernel panics, again", "labels": ["kernel", "drivers"]},
@@ -182,6 +185,52 @@ def test_a_table_of_labels() -> None:
     numbers = {"label": [7, 8], "text": ["seven", "eight"]}
     found = data.from_table({"text": ["a"], "labels": [[8]]}, labels=numbers)
     assert ids_of(found.y_train) == [[1]]
+
+
+def test_lines_of_fasttext(tmp_path: Path) -> None:
+    path = tmp_path / "train.ft"
+    path.write_text("__label__b-c __label__a a text\n\nno label\nat the __label__a end\n")
+    found = data.from_table(path)
+    assert found.train_texts == ["a text", "no label", "at the end"]
+    assert (found.label_texts, ids_of(found.y_train)) == (["b-c", "a"], [[0, 1], [], [1]])
+
+
+def test_lines_of_pecos_and_labels_a_line(tmp_path: Path) -> None:
+    path, names = tmp_path / "train.txt", tmp_path / "labels.txt"
+    path.write_text("2,0\ta text\n\tno label\n1:0.5,2:1e-1\ttwo\twords\n")
+    names.write_text("zero\none, of many\ntwo\n")
+    found = data.from_table(path, path, names)
+    assert found.train_texts == ["a text", "no label", "two\twords"]
+    assert found.label_texts == ["zero", "one, of many", "two"]
+    assert ids_of(found.y_train) == ids_of(found.y_test) == [[0, 2], [], [1, 2]]
+    (tmp_path / "labels.txt.gz").write_bytes(gzip.compress(names.read_bytes()))
+    assert data.from_table(path, labels=tmp_path / "labels.txt.gz").label_texts[2] == "two"
+    names.write_text("id,text\n0,zero\n1,one\n2,two\n")  # a table, whatever its name
+    assert data.from_table(path, labels=names).label_texts == ["zero", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "labels", "message"),
+    [
+        ("0\ta\nno tab\n", "a\n", r"t.txt:2: no tab; expected 'label,label<TAB>text'"),
+        ("0\ta\n0,x\tb\n", "a\n", r"t.txt:2: 'x'; expected the number of a label"),
+        ("0\ta\n0,-1\tb\n", "a\n", r"t.txt:2: '-1'; expected the number of a label"),
+        ("0\ta\n0,1\tb\n", "a\n", r"t.txt:2, column 'labels': label '1' is not in the table"),
+        ("0\ta\n0,0\tb\n", "a\n", r"t.txt:2, column 'labels': label '0' twice"),
+        ("0\ta\n", "", r"l.txt: empty"),
+        ("__label__x __label__x a\n", None, r"t.txt:1, column 'labels': label 'x' twice"),
+    ],
+)
+def test_bad_lines_are_named(
+    tmp_path: Path, content: str, labels: str | None, message: str
+) -> None:
+    (tmp_path / "t.txt").write_text(content)
+    names = None
+    if labels is not None:
+        names = tmp_path / "l.txt"
+        names.write_text(labels)
+    with pytest.raises(ValueError, match=message):
+        data.from_table(tmp_path / "t.txt", labels=names)
 
 
 def test_test_points_by_table_and_by_column() -> None:
@@ -418,6 +467,50 @@ def test_a_table_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str
     many_points(table, 50)
     with pytest.raises(ValueError, match="was started on other data"):
         train_main([*command, "--resume"])
+
+
+def test_a_data_set_in_memory_is_trained_on(tiny_data: Path, tmp_path: Path) -> None:
+    found = data.load_dataset(tiny_data)
+    groups = [text.split()[0] for text in found.train_texts]
+    given = replace(found, train_groups=groups)
+    settings: dict[str, Any] = {"encoder": "none", "quiet": True, "tree": "none"}
+    predictor = train(given, out=tmp_path / "run", **settings)
+    assert predictor.label_texts == found.label_texts
+    again = data.load_dataset(tmp_path / "run.data")
+    assert (again.train_texts, again.train_groups) == (found.train_texts, groups)
+    np.testing.assert_array_equal(again.y_test.toarray(), found.y_test.toarray())
+    by_folder = train(str(tiny_data), out=str(tmp_path / "other"), **settings)
+    assert by_folder.n_labels == predictor.n_labels
+    assert not data.folder_from_dataset(tmp_path / "run.data", given)  # it is there
+    assert data.folder_from_dataset(tmp_path / "run.data", found)
+
+
+def test_filter_pairs_in_memory_are_written(tmp_path: Path) -> None:
+    y = csr_array(np.eye(4, dtype=np.float32))
+    pairs = csr_array(np.eye(4, k=1, dtype=np.float32))
+    none = csr_array((0, 4), dtype=np.float32)
+    given = data.Dataset(["a", "b", "c", "d"], [], list("wxyz"), y, none, pairs, None, None, None)
+    data.folder_from_dataset(tmp_path / "data", given)
+    part = data.load_part(tmp_path / "data", "trn", 4)
+    assert part.exclude is not None
+    np.testing.assert_array_equal(part.exclude.toarray(), pairs.toarray())
+
+
+def test_what_cannot_be_trained_on_is_named(tiny_data: Path, tmp_path: Path) -> None:
+    given = data.load_dataset(tiny_data)
+    with pytest.raises(TypeError, match="out is missing"):
+        train(given)  # type: ignore[call-overload]
+    table = write_jsonl(tmp_path / "posts.jsonl")
+    with pytest.raises(ValueError, match=r"a file; give dexml.data.from_table\('.*posts.jsonl'\)"):
+        train(table, out=tmp_path / "run", encoder="none")
+    with pytest.raises(ValueError, match="epoch"):
+        train(given, out=tmp_path / "run", encoder="none", epoch=3)
+    (tmp_path / "run.data").mkdir()
+    with pytest.raises(FileExistsError, match=r"run.data: holds something else; the data set"):
+        train(given, out=tmp_path / "run", encoder="none")
+    settings = TrainSettings(data_dir=tiny_data, out=tmp_path / "run")
+    with pytest.raises(TypeError, match="give one of them"):
+        train(settings, out=tmp_path / "run")  # type: ignore[call-overload]
 
 
 def test_nothing_is_written_for_a_bad_table(tmp_path: Path) -> None:

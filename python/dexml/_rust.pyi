@@ -533,7 +533,7 @@ class Tokenizer:
 
     def __new__(
         cls,
-        grams: Literal["words", "chars"],
+        grams: Literal["words", "chars", "features"],
         sizes: tuple[int, int],
         *,
         edges: bool = True,
@@ -781,6 +781,12 @@ def pair_scores(
 
     Of `rows`, those of a pair are checked; `trusted`: their columns ascend and all is finite.
     """
+
+def feature_texts(features: _Truth, n_features: int) -> list[str]:
+    """Write each row as a text, ``17:0.25 40:1``; `Tokenizer` with ``features`` reads it."""
+
+def not_a_feature(texts: list[str]) -> tuple[int, str] | None:
+    """Return the first text that is not a row of features, and the token that is none."""
 
 def mix_rows(
     ids: NDArray[np.int32],

@@ -38,8 +38,8 @@ class XmcClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Without an encoder (the default), a light run: words, a label tree and a ranker, in seconds. It
     is a classifier of scikit-learn: ``clone``, ``cross_val_score``, ``GridSearchCV`` and pipelines
-    work. What goes in is a sequence of texts, and labels in one of three forms; `predict` answers
-    in the same form:
+    work. What goes in is a sequence of texts, or a sparse matrix of features (n, n_features) for
+    points without texts, and labels in one of three forms; `predict` answers in the same form:
 
     - a list of labels for each text: lists of strings come back, the best label first;
     - one label for each text: an array of strings comes back;
@@ -100,21 +100,22 @@ class XmcClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Train on texts and their labels.
 
         Args:
-            X: n texts: a list, an array or a column.
+            X: n texts: a list, an array or a column; or n rows of features, a sparse matrix.
             y: Their labels, see the class.
 
         Raises:
             TypeError: `X` is not a sequence of texts, or `y` is none of the three forms.
             ValueError: The lengths differ, there are fewer than three texts, or no labels.
         """
-        texts = text_list(X, "X")
+        points = _points(X)
+        texts = data.feature_texts(points, "X") if issparse(points) else points
         self._kind = _kind_of(y)
         if self._kind != MATRIX and len(texts) != len(y):
             raise ValueError(f"{len(texts)} texts and labels of {len(y)}")
         given, names = self._data_set(texts, y)
         root = Path(self.out) if self.out is not None else self._temporary()
         folder = root / "data"
-        data.save_dataset(folder, given.label_texts, (given.train_texts, given.y_train))
+        data.save_dataset(folder, given.label_texts, (points, given.y_train))
         train(
             TrainSettings(
                 data_dir=folder,
@@ -180,7 +181,7 @@ class XmcClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         k = 1 if self._kind_fitted() == ONE else self.k
         found = self.predictor_.predict(
-            text_list(X, "X"),
+            _points(X),
             k,
             min_probability=None if self._kind == ONE else self.min_probability,
         )
@@ -193,7 +194,7 @@ class XmcClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_function(self, X: Any) -> Csr:
         """Return the scores of the `candidates` best labels of each text, CSR (n, n_labels)."""
         self._kind_fitted()
-        found = self.predictor_.predict(text_list(X, "X"), self.candidates)
+        found = self.predictor_.predict(_points(X), self.candidates)
         return _matrix(found.ids, found.scores, len(self.classes_))
 
     def predict_proba(self, X: Any) -> Csr:
@@ -206,7 +207,7 @@ class XmcClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: There were too few of these for probabilities; the message says so.
         """
         self._kind_fitted()
-        found = self.predictor_.predict(text_list(X, "X"), self.candidates)
+        found = self.predictor_.predict(_points(X), self.candidates)
         if found.probabilities is None:
             raise ValueError(self.predictor_.probabilities_note())
         return _matrix(found.ids, found.probabilities, len(self.classes_))
@@ -220,14 +221,13 @@ class XmcClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if sample_weight is not None:
             raise ValueError("sample_weight is not supported; leave it out")
         self._kind_fitted()
-        texts = text_list(X, "X")
-        ids = self.predictor_.predict(texts, 1).ids
+        ids = self.predictor_.predict(_points(X), 1).ids
         if _kind_of(y) == MATRIX:
-            truth = data.label_matrix(csr_array(y), len(texts), len(self.classes_))
+            truth = data.label_matrix(csr_array(y), len(ids), len(self.classes_))
             return float(evaluate(truth, ids, ["P@1"])["P@1"])
         wanted = [[one] if isinstance(one, str) else list(one) for one in y]
-        if len(wanted) != len(texts):
-            raise ValueError(f"{len(texts)} texts and labels of {len(wanted)}")
+        if len(wanted) != len(ids):
+            raise ValueError(f"{len(ids)} texts and labels of {len(wanted)}")
         first = [self.classes_[i] if i >= 0 else None for i in ids[:, 0]]
         return float(np.mean([name in names for name, names in zip(first, wanted, strict=True)]))
 
@@ -237,11 +237,17 @@ class XmcClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._kind
 
     def __sklearn_tags__(self) -> Any:
-        """Say that texts go in, and that a text may have several labels."""
+        """Say that texts or sparse rows go in, and that a text may have several labels."""
         tags = super().__sklearn_tags__()
         tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        tags.input_tags.sparse = True
         tags.target_tags.two_d_labels, tags.classifier_tags.multi_label = True, True
         return tags
+
+
+def _points(X: Any) -> Any:
+    """Return what a caller gave as a list of texts, or as CSR rows of features."""
+    return csr_array(X) if issparse(X) else text_list(X, "X")
 
 
 def _kind_of(y: Any) -> str:

@@ -27,6 +27,8 @@ from dexml.commands.inputs import (
 from dexml.config import Settings
 from dexml.data import Csr
 from dexml.predict import Predictor
+from dexml.predict.arguments import checked_points
+from dexml.run import FEATURES
 from dexml.threads import MAX_THREADS
 
 BLOCK = 4096
@@ -174,6 +176,8 @@ def question_of(settings: PredictSettings, predictor: Predictor, stack: ExitStac
         # A person who types wants an answer to each line.
         block = 1 if sys.stdin.isatty() else BLOCK
         texts = stdin_texts(sys.stdin.buffer)
+    elif settings.texts and (rows := _feature_rows(Path(settings.texts), predictor)) is not None:
+        texts, total = iter(rows), len(rows)
     elif settings.texts:
         path = Path(settings.texts)
         total = None if settings.quiet and not settings.shard else count_lines(path)
@@ -206,6 +210,17 @@ def question_of(settings: PredictSettings, predictor: Predictor, stack: ExitStac
         exclude = None if exclude is None else exclude[first:stop]
     unsure = unsure_of(settings)
     return Question(texts, total, exclude, only, n_labels, k, block, label, cut, first, unsure)
+
+
+def _feature_rows(path: Path, predictor: Predictor) -> list[str] | None:
+    """Read a matrix of features, for a run that knows points by these; None for a file of texts."""
+    if FEATURES not in predictor.run.facts or not path.is_file():
+        return None
+    rows = data.load_rows(path)
+    try:
+        return None if rows is None else checked_points(rows, predictor.run)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def shard_of(given: str) -> tuple[int, int]:

@@ -5,9 +5,11 @@ ids that are sorted in each row. Formats: ``docs/formats.md``. Needs only numpy 
 """
 
 from dexml.data.features import FeatureSet, load_features, save_features
+from dexml.data.folders import folder_from_dataset, folder_from_table
 from dexml.data.layout import (
     Dataset,
     Part,
+    check_same_features,
     load_dataset,
     load_label_parents,
     load_label_texts,
@@ -41,7 +43,15 @@ from dexml.data.parts import (
     pair_parts,
     truth_parts,
 )
-from dexml.data.tables import Columns, folder_from_table, from_table, is_table
+from dexml.data.rows import (
+    Features,
+    check_feature_texts,
+    feature_texts,
+    is_bag,
+    load_rows,
+    require_texts,
+)
+from dexml.data.tables import Columns, from_table, is_table
 from dexml.data.texts import (
     lines,
     load_texts,
@@ -60,18 +70,24 @@ __all__ = [
     "CsrParts",
     "Dataset",
     "FeatureSet",
+    "Features",
     "HeldOut",
     "Part",
     "Repairs",
+    "check_feature_texts",
     "check_ids",
+    "check_same_features",
     "csr_of_ids",
     "csr_parts",
     "expect_csr",
+    "feature_texts",
+    "folder_from_dataset",
     "folder_from_table",
     "from_table",
     "hits_of",
     "hold_out_labels",
     "id_array",
+    "is_bag",
     "is_table",
     "label_matrix",
     "label_parts",
@@ -84,6 +100,7 @@ __all__ = [
     "load_labels",
     "load_pairs",
     "load_part",
+    "load_rows",
     "load_scores",
     "load_texts",
     "packing",
@@ -91,6 +108,7 @@ __all__ = [
     "part_numbers",
     "repair_bow",
     "repair_labels",
+    "require_texts",
     "save_bow",
     "save_dataset",
     "save_features",

@@ -1,4 +1,4 @@
-"""Tables as columns: JSON lines, CSV, TSV, Parquet, and tables in memory."""
+"""Tables as columns: JSON lines, CSV, TSV, Parquet, lines of fastText and PECOS, and in memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -22,6 +23,10 @@ from dexml.data.texts import MARK, packing
 CSV_CELL = 2**31 - 1
 """Characters of a CSV cell at most; Python's own limit is 131,072."""
 
+PREFIX = "__label__"
+"""Of a label in a line of fastText."""
+_IDS = re.compile(r"\d+(:[-+.\deE]+)?(,\d+(:[-+.\deE]+)?)*\t")
+"""How a file of PECOS begins."""
 Row = Callable[[int], str]
 """Names the place of a row in messages."""
 
@@ -179,7 +184,49 @@ def _read(path: Path, wanted: Sequence[str]) -> Table:
         raise ValueError(f"{path}: empty; expected a table")
     if start in "{[":
         return _json_list(text, path) if start == "[" else _json_lines(text, path)
-    return _delimited(text, path)
+    named = path.name.removesuffix(".gz").removesuffix(".zst")
+    header = re.split("[\t,;]", text.split("\n", 1)[0].strip())
+    if not wanted and named.endswith(".txt") and "text" not in header:
+        texts = [line.strip() for line in text.removesuffix("\n").split("\n")]
+        lines: dict[str, Sequence[Any]] = {"id": list(range(len(texts))), "text": texts}
+        return Table(lines, str(path), lambda row: f"{path}:{row + 1}")
+    if text.startswith(PREFIX):
+        return _fasttext(text, path)
+    return _pecos(text, path) if _IDS.match(text) else _delimited(text, path)
+
+
+def _fasttext(text: str, path: Path) -> Table:
+    """Read lines of fastText: words, and among them labels with a prefix."""
+    numbered = [(at, line.split()) for at, line in enumerate(text.split("\n"), 1) if line.strip()]
+    labels = [[w.removeprefix(PREFIX) for w in ws if w.startswith(PREFIX)] for _, ws in numbered]
+    texts = [" ".join(w for w in words if not w.startswith(PREFIX)) for _, words in numbered]
+    columns: dict[str, Sequence[Any]] = {"text": texts, "labels": labels}
+    return Table(columns, str(path), lambda row: f"{path}:{numbered[row][0]}")
+
+
+def _pecos(text: str, path: Path) -> Table:
+    """Read lines of PECOS: numbers of labels, each perhaps with a value, a tab, the text."""
+    labels: list[list[int]] = []
+    texts: list[str] = []
+    at: list[int] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        ids, tab, rest = line.partition("\t")
+        if not tab:
+            raise ValueError(f"{path}:{number}: no tab; expected 'label,label<TAB>text'")
+        labels.append([_number(one, path, number) for one in ids.split(",") if ids.strip()])
+        texts.append(rest.strip())
+        at.append(number)
+    return Table({"text": texts, "labels": labels}, str(path), lambda row: f"{path}:{at[row]}")
+
+
+def _number(given: str, path: Path, line: int) -> int:
+    """Read ``3`` or ``3:0.5``, where the value does not matter."""
+    number = given.partition(":")[0].strip()
+    if not (number.isascii() and number.isdecimal()):
+        raise ValueError(f"{path}:{line}: '{given}'; expected the number of a label before the tab")
+    return int(number)
 
 
 def _regular_lines(content: bytes, path: Path, wanted: Sequence[str]) -> Table | None:

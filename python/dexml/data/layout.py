@@ -9,14 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 
 from dexml import shown
 from dexml.data.matrices import load_labels, load_pairs, save_labels
-from dexml.data.parts import Csr, label_matrix
+from dexml.data.parts import Csr, expect_csr, label_matrix
+from dexml.data.rows import Features, feature_texts, features_of, label_lines, numbered, plain_name
 from dexml.data.texts import load_texts, save_texts
 from dexml.files import replacing
 from dexml.given import text_list
 
+LABEL_TEXTS = ("raw/Y.txt", "output-items.txt")
+"""Files with the label texts: of the LF layout, and of PECOS."""
+POINT_TEXTS = ("raw/{}_X.txt", "X.{}.txt")
+"""The same for the texts of points of a part."""
+FEATURES = ("X.{}.npz", "{}_X_Xf.txt")
+"""Their features, which are read if there are no texts; of labels, the part ``lbl``."""
 Labels = Any
 """A sparse matrix (N, L), or a list with the label ids of each point."""
 
@@ -33,6 +41,8 @@ class Part:
     """Filter pairs, same shape, or None if there are none."""
     groups: list[str] | None
     """Group key of each point, or None if the data set has no groups."""
+    features: Features | None = None
+    """If points are rows of features, what these are; the texts are then `feature_texts`."""
 
     def positives(self) -> Csr:
         """Return the pairs that count: labels without filter pairs and stored zeros.
@@ -60,6 +70,8 @@ class Part:
             facts["filter_pairs"] = self.exclude.nnz
         if self.groups is not None:
             facts["groups"] = len(set(self.groups))
+        if self.features is not None:
+            facts["features"] = self.features.n_features
         return facts
 
     def __repr__(self) -> str:
@@ -85,6 +97,7 @@ class Dataset:
     exclude_test: Csr | None
     train_groups: list[str] | None
     test_groups: list[str] | None
+    features: Features | None = None
 
     def _facts(self) -> dict[str, object]:
         facts: dict[str, object] = {"labels": len(self.label_texts)}
@@ -96,6 +109,8 @@ class Dataset:
                 facts[f"{part}_filter_pairs"] = pairs.nnz
             if groups is not None:
                 facts[f"{part}_groups"] = len(set(groups))
+        if self.features is not None:
+            facts["features"] = self.features.n_features
         return facts
 
     def __repr__(self) -> str:
@@ -121,6 +136,9 @@ def find(folder: Path, *names: str) -> Path:
 def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
     """Load the label texts (``raw/Y.txt``) of a folder in the LF layout.
 
+    Where points are rows of features, labels may have features too (``X.lbl.npz`` or
+    ``lbl_X_Xf.txt``), which then stand before the text; without texts, labels have their numbers.
+
     Raises:
         FileNotFoundError: The folder or the file is missing.
         ValueError: The file is empty, or not UTF-8.
@@ -130,11 +148,36 @@ def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
         raise FileNotFoundError(
             f"{folder}: no such folder; give a table, or a folder in the LF layout"
         )
-    path = find(folder, "raw/Y.txt")
-    texts = load_texts(path)
+    path = find(folder, *LABEL_TEXTS)
+    by_features = _feature_file(folder, "trn") is not None
+    if by_features and not path.exists():
+        texts = numbered(load_labels(_label_file(folder, "trn")).shape[1])
+    else:
+        texts = load_texts(path)
     if not texts:
         raise ValueError(f"{path}: empty; expected a label text a line")
-    return texts
+    if not by_features:
+        return texts
+    rows = find(folder, *(name.format("lbl") for name in FEATURES))
+    if not rows.exists():
+        return [plain_name(text) for text in texts]
+    x = load_labels(rows)
+    _same_rows(path, len(texts), rows, x.shape[0])
+    return label_lines(texts, x)
+
+
+def _label_file(folder: Path, part: str) -> Path:
+    matrix = find(folder, f"Y.{part}.npz", f"{part}_X_Y.txt")
+    if not matrix.exists():
+        raise FileNotFoundError(f"{folder}: has neither Y.{part}.npz nor {part}_X_Y.txt")
+    return matrix
+
+
+def _feature_file(folder: Path, part: str) -> Path | None:
+    """Return the features of points that have no texts; None if they have some, or no features."""
+    texts = find(folder, *(name.format(part) for name in POINT_TEXTS))
+    rows = find(folder, *(name.format(part) for name in FEATURES))
+    return None if texts.exists() or not rows.exists() else rows
 
 
 def load_label_parents(folder: str | os.PathLike[str], n_labels: int) -> list[str] | None:
@@ -172,21 +215,29 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
         FileNotFoundError: A file of the layout is missing.
     """
     folder = Path(folder)
-    matrix = find(folder, f"Y.{part}.npz", f"{part}_X_Y.txt")
-    if not matrix.exists():
-        raise FileNotFoundError(f"{folder}: has neither Y.{part}.npz nor {part}_X_Y.txt")
+    matrix = _label_file(folder, part)
     y = load_labels(matrix)
     if y.shape[1] != n_labels:
+        names = find(folder, *LABEL_TEXTS)
         raise ValueError(
-            f"{matrix}: {y.shape[1]} labels, but {find(folder, 'raw/Y.txt')} has {n_labels} lines; "
-            "one label text a line"
+            f"{matrix}: {y.shape[1]} labels, but {names} has {n_labels} lines; one label text a "
+            "line"
+            if names.exists()
+            else f"{matrix}: {y.shape[1]} labels, but there are {n_labels}"
         )
     if len(y.data) and y.data.min() < 0:
         row = int(np.searchsorted(y.indptr, np.argmin(y.data), side="right")) - 1
         raise ValueError(f"{matrix}: row {row}: negative value; give 0, or above 0 for a positive")
-    text_file = find(folder, f"raw/{part}_X.txt")
-    texts = load_texts(text_file)
-    _same_rows(text_file, len(texts), matrix, y.shape[0])
+    rows, features = _feature_file(folder, part), None
+    if rows is not None:
+        x = load_labels(rows)
+        if x.shape[0] != y.shape[0]:
+            raise ValueError(f"{rows}: {x.shape[0]} rows, but {matrix} has {y.shape[0]}")
+        texts, features = feature_texts(x, str(rows)), features_of(x)
+    else:
+        text_file = find(folder, *(name.format(part) for name in POINT_TEXTS))
+        texts = load_texts(text_file)
+        _same_rows(text_file, len(texts), matrix, y.shape[0])
     groups = None
     group_file = find(folder, f"raw/{part}_groups.txt")
     if group_file.exists():
@@ -197,7 +248,7 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
     exclude = load_pairs(pairs, (y.shape[0], n_labels)) if pairs.exists() else None
     if exclude is not None and exclude.nnz == 0:
         exclude = None
-    return Part(texts, y, exclude, groups)
+    return Part(texts, y, exclude, groups, features)
 
 
 def load_dataset(folder: str | os.PathLike[str]) -> Dataset:
@@ -209,6 +260,7 @@ def load_dataset(folder: str | os.PathLike[str]) -> Dataset:
     """
     labels = load_label_texts(folder)
     train, test = (load_part(folder, part, len(labels)) for part in ("trn", "tst"))
+    check_same_features(train.features, test.features, f"{folder}: test points")
     return Dataset(
         train_texts=train.texts,
         test_texts=test.texts,
@@ -219,14 +271,28 @@ def load_dataset(folder: str | os.PathLike[str]) -> Dataset:
         exclude_test=test.exclude,
         train_groups=train.groups,
         test_groups=test.groups,
+        features=train.features,
     )
+
+
+def check_same_features(trained: Features | None, asked: Features | None, name: str) -> None:
+    """Refuse points that are not given by the features that others are given by.
+
+    Raises:
+        ValueError: One is given by texts, or the numbers of features differ; begins with `name`.
+    """
+    kinds = [
+        "texts" if one is None else f"rows of {one.n_features} features" for one in (trained, asked)
+    ]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{name} are {kinds[1]}, but training points {kinds[0]}")
 
 
 def save_dataset(
     folder: str | os.PathLike[str],
     label_texts: Sequence[str],
-    train: tuple[Sequence[str], Labels],
-    test: tuple[Sequence[str], Labels] | None = None,
+    train: tuple[Sequence[str] | Csr, Labels],
+    test: tuple[Sequence[str] | Csr, Labels] | None = None,
 ) -> None:
     """Write a new folder in the LF layout, which `dexml.train` reads.
 
@@ -236,7 +302,8 @@ def save_dataset(
         folder: Must not exist yet.
         label_texts: The text of each label, L of them; label id i is the i-th text.
         train: Texts of the training points, N of them, and their labels: a sparse matrix (N, L)
-            (values above 0 are positives), or a list with the label ids of each point.
+            (values above 0 are positives), or a list with the label ids of each point. Instead of
+            texts, a sparse matrix of features (N, n_features), for points without texts.
         test: The same for the points to score at the end; may be left out.
 
     Raises:
@@ -262,11 +329,20 @@ def save_dataset(
             if not isinstance(side, tuple | list) or len(side) != 2:
                 name = "train" if part == "trn" else "test"
                 raise TypeError(f"{name} is {type(side).__name__}; give a pair (texts, labels)")
-            texts, labels = text_list(side[0], f"{part} texts"), side[1]
-            y = label_matrix(labels, len(texts), n_labels, f"{part} labels")
+            points: Any = side[0]
+            labels, by_features = side[1], issparse(points)
+            if by_features:
+                expect_csr(points, f"{part} features")
+            else:
+                points = text_list(points, f"{part} texts")
+            n_points = points.shape[0] if by_features else len(points)
+            y = label_matrix(labels, n_points, n_labels, f"{part} labels")
             if y.shape[1] != n_labels:
                 raise ValueError(f"{part} labels {y.shape}, but there are {n_labels} label texts")
-            save_texts(temporary / "raw" / f"{part}_X.txt", texts)
+            if by_features:
+                save_labels(temporary / f"X.{part}.npz", points)
+            else:
+                save_texts(temporary / "raw" / f"{part}_X.txt", points)
             save_labels(temporary / f"Y.{part}.npz", y)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,15 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dexml.data.columns import StringLists, Table, open_table, string_lists
-from dexml.data.layout import Dataset, save_dataset
+from dexml.data.layout import Dataset
 from dexml.data.parts import Csr
-from dexml.files import replacing
+from dexml.data.rows import feature_texts, features_of, is_bag, load_bags, plain_name
 
 Pattern = tuple[NDArray[np.int64], NDArray[np.int32]]
 """Labels of rows: indptr (n + 1,) and label numbers."""
 TABULAR = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 TRAIN, TEST = ("train", "trn"), ("test", "tst")
 """Names of the two sides in a split column."""
-SOURCE = "table.json"
-"""In a folder made of tables: what it was made of."""
 ID, TEXT = ("id", "label"), "text"
 """Columns of a table of labels: one of the first, and this one."""
 
@@ -54,16 +52,18 @@ def from_table(
 ) -> Dataset:
     """Read a data set from tables.
 
-    A table is a file (JSON lines or a JSON list of objects, CSV or TSV with a header, Parquet;
-    plain, gzip or zstd; told apart by content), a data frame of pandas or polars, a table of
-    pyarrow, a ``datasets.Dataset``, or a dict of columns.
+    A table is a file (JSON lines or a JSON list of objects, CSV or TSV with a header, Parquet,
+    lines of fastText or of PECOS, a bag of words; plain, gzip or zstd; told apart by content), a
+    data frame of pandas or polars, a table of pyarrow, a ``datasets.Dataset``, or a dict of
+    columns. Points of a bag of words are rows of features, and its labels have no texts.
 
     Args:
         train: Table of points: a text and its labels a row.
         test: The same for points to score at the end; may be left out.
         labels: Table of labels, with columns ``id`` (or ``label``) and ``text``, for labels that
-            points name by an id. Left out: what points name is the label's text. Labels are
-            numbered in the order of this table, else in that in which points name them first.
+            points name by an id; or a file ``.txt`` with a label a line, named by number from 0.
+            Left out: what points name is the label's text. Labels are numbered in the order of
+            this table, else in that in which points name them first.
         columns: Names of columns, and what separates labels in a string.
 
     Returns:
@@ -77,6 +77,9 @@ def from_table(
         ImportError: A Parquet file, and pyarrow is not installed.
     """
     columns = columns or Columns()
+    if isinstance(train, str | os.PathLike) and is_bag(Path(train)):
+        given = (None if one is None else Path(one) for one in (test, labels))
+        return _from_bags(Path(train), *given)
     wanted = [columns.text, columns.labels, *([columns.split] if columns.split else [])]
     sides = [("train", open_table(train, "train", wanted))]
     if test is not None:
@@ -118,64 +121,30 @@ def from_table(
     )
 
 
+def _from_bags(train: Path, test: Path | None, labels: Path | None) -> Dataset:
+    bags = load_bags(train, test, labels)
+    x, y = bags.train
+    x_test, y_test = bags.test or (csr_array((0, x.shape[1])), csr_array((0, y.shape[1])))
+    return Dataset(
+        train_texts=feature_texts(x),
+        test_texts=feature_texts(x_test),
+        label_texts=[plain_name(text) for text in bags.label_texts],
+        y_train=y,
+        y_test=y_test,
+        exclude_train=None,
+        exclude_test=None,
+        train_groups=None,
+        test_groups=None,
+        features=features_of(x),
+    )
+
+
 def is_table(path: Path) -> bool:
     """Whether a path is that of a table, not of a folder: an existing file, or a name like one."""
     if path.is_dir():
         return False
     name = path.name.removesuffix(".gz").removesuffix(".zst")
     return path.exists() or name.endswith(TABULAR)
-
-
-def folder_from_table(
-    folder: Path,
-    train: Path,
-    test: Path | None = None,
-    labels: Path | None = None,
-    *,
-    columns: Columns | None = None,
-) -> bool:
-    """Write tables in files as a folder in the LF layout; False if it is there already.
-
-    A folder that was made of other content, or read in another way, is replaced.
-
-    Args:
-        folder: To write.
-        train: Table of points.
-        test: Table of test points.
-        labels: Table of labels.
-        columns: As in `from_table`.
-
-    Raises:
-        FileExistsError: `folder` holds something that was not made here.
-        FileNotFoundError: A file is missing.
-        ValueError: See `from_table`.
-    """
-    columns = columns or Columns()
-    sources = {"train": train, "test": test, "labels": labels}
-    made_of = {name: _digest(path) for name, path in sources.items() if path is not None}
-    mark = json.dumps({"sha256": made_of, **asdict(columns)}, indent=2) + "\n"
-    if folder.exists():
-        known = folder / SOURCE
-        if not known.is_file():
-            raise FileExistsError(
-                f"{folder}: holds something else; the data set of {train} goes there"
-            )
-        if known.read_text(encoding="utf-8") == mark:
-            return False
-    found = from_table(train, test, labels, columns=columns)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(folder) as beside:
-        tested = (found.test_texts, found.y_test) if found.test_texts else None
-        save_dataset(beside, found.label_texts, (found.train_texts, found.y_train), tested)
-        (beside / SOURCE).write_text(mark, encoding="utf-8")
-    return True
-
-
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _texts(table: Table, column: str) -> list[str]:

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from dexml.data.layout import Part, find, load_label_parents, load_label_texts, load_part
 from dexml.data.matrices import save_labels, save_pairs
 from dexml.data.parts import Csr
+from dexml.data.rows import require_texts
 from dexml.data.texts import save_texts, unit_interval
 from dexml.files import replacing
 
@@ -69,6 +70,7 @@ def hold_out_labels(
         raise FileExistsError(f"{target}: exists already; give another name")
     label_texts = load_label_texts(source)
     train = load_part(source, "trn", len(label_texts))
+    require_texts(train.features, str(source), "holding labels out")
     seen = np.flatnonzero(
         np.bincount(train.y.indices[train.y.data > 0], minlength=len(label_texts))
     )

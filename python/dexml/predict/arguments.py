@@ -7,11 +7,11 @@ from collections.abc import Iterable, Set
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse import csr_array, csr_matrix, issparse
 
-from dexml.data import Csr, check_ids, id_array
+from dexml.data import Csr, check_feature_texts, check_ids, feature_texts, id_array
 from dexml.given import text_list
-from dexml.run import check_texts
+from dexml.run import FEATURES, Run, check_texts, require
 
 
 def checked(texts: Iterable[str]) -> list[str]:
@@ -32,6 +32,38 @@ def checked(texts: Iterable[str]) -> list[str]:
                     f"({text[error.start]!r}, {error.reason})"
                 ) from None
     return listed
+
+
+def checked_points(points: Iterable[str] | Csr, run: Run) -> list[str]:
+    """Return points as the texts that the scorers of a run take.
+
+    Args:
+        points: Texts; or of a run that was trained on rows of features, such rows: a sparse matrix
+            (n, n_features), or texts ``17:0.25 40:1``.
+        run: The run.
+
+    Raises:
+        TypeError: As `checked`.
+        ValueError: As `checked`; features where the run knows texts, or the other way round, or
+            another number of features.
+    """
+    if FEATURES not in run.facts:
+        if issparse(points):
+            raise ValueError(
+                f"texts: a sparse matrix, but {run.folder} was trained on texts; give texts"
+            )
+        return checked(points)
+    n_features = require(run.state, FEATURES, {"n_features": int})["n_features"]
+    if not issparse(points):
+        texts = checked(points)
+        check_feature_texts(texts)
+        return texts
+    matrix = csr_array(points)
+    if matrix.ndim != 2 or matrix.shape[1] != n_features:
+        raise ValueError(
+            f"features: shape {matrix.shape}, but {run.folder} was trained on {n_features} features"
+        )
+    return feature_texts(matrix)
 
 
 def at_least_one(name: str, value: int) -> int:

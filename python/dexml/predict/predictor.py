@@ -24,6 +24,7 @@ from dexml.predict.arguments import (
     check_exclude,
     checked,
     checked_labels,
+    checked_points,
     label_mask,
 )
 from dexml.predict.explain import Asked, explain, explain_best
@@ -38,7 +39,7 @@ from dexml.predict.served import (
     open_run,
 )
 from dexml.predict.uncertainty import search_and_compare
-from dexml.run import LabelSet, Run
+from dexml.run import FEATURES, LabelSet, Run
 from dexml.scorers import Change, DenseScorer, OnProgress, PointMemory, Queries, Scorer
 from dexml.scorers.calibration import BEST, Calibration, Missing
 from dexml.scorers.dense import Search
@@ -48,6 +49,8 @@ from dexml.threads import core_threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
+WARM_UP = "a text to warm up with", "0:1"
+"""A first question; the second one for a run that knows features."""
 K = 10
 """Labels a text, where nobody says how many."""
 PADDED_UP_TO = 1000
@@ -144,7 +147,7 @@ class Predictor:
             engine=engine,
         )
         predictor = cls(opened)
-        predictor.predict(["a text to warm up with"], 1)
+        predictor.predict([WARM_UP[FEATURES in opened.run.facts]], 1)
         return predictor
 
     def _facts(self) -> dict[str, object]:
@@ -302,7 +305,7 @@ class Predictor:
     @_with_its_threads
     def predict(
         self,
-        texts: Iterable[str],
+        texts: Iterable[str] | Csr,
         k: int | None = None,
         *,
         min_probability: float | None = None,
@@ -322,7 +325,8 @@ class Predictor:
         """Find the k best labels of each text.
 
         Args:
-            texts: Points; a list, even for a single text.
+            texts: Points; a list, even for a single text. Of a run that was trained on rows of
+                features: a sparse matrix (n, n_features), or texts such as ``17:0.25 40:1``.
             k: Labels a text, 10 by default; with `favour` that of the metric, with `min_recall` as
                 many as it takes, up to 100. A row with fewer is padded, so that metrics at k have
                 their columns; above 1,000, `k` is cut to the number of labels (but not below
@@ -384,7 +388,7 @@ class Predictor:
         mask = None if only is None else label_mask(only, len(now.labels))
         unsure = Unsure(self.run.folder, uncertainty, abstain_below, min_nearest)
         unsure.check(calibration)
-        queries = Queries(checked(texts), on_progress)
+        queries = Queries(checked_points(texts, self.run), on_progress)
         check_exclude(exclude, (len(queries), len(now.labels)))
         reranked = None if asked is None or asked.is_usual else asked
         width = k
@@ -497,15 +501,14 @@ class Predictor:
         by_id = dict(zip(ids[0].tolist(), values, strict=True))
         return [replace(one, probability=by_id.get(one.label_id)) for one in found]
 
-    @staticmethod
     def _asked(
-        now: Served, text: str, exclude: Csr | None, only: ArrayLike | Set[int] | None
+        self, now: Served, text: str, exclude: Csr | None, only: ArrayLike | Set[int] | None
     ) -> Asked:
         if not isinstance(text, str):
             raise TypeError(f"text is {type(text).__name__}; expected a string")
         check_exclude(exclude, (1, len(now.labels)))
         mask = None if only is None else label_mask(only, len(now.labels))
-        return Asked(Queries(checked([text])), exclude, mask)
+        return Asked(Queries(checked_points([text], self.run)), exclude, mask)
 
     def labels(self, ids: ArrayLike) -> list[list[str]]:
         """Return the texts of the label ids (n, k) of a prediction: a list a text, no padding."""
@@ -578,12 +581,12 @@ class Predictor:
 
     @_with_its_threads
     def add_points(
-        self, texts: Iterable[str], y: Csr | Sequence[Iterable[int]]
+        self, texts: Iterable[str] | Csr, y: Csr | Sequence[Iterable[int]]
     ) -> NDArray[np.int64]:
         """Let more points vote: texts with known labels that came after the training.
 
         Args:
-            texts: The points.
+            texts: The points, as `predict` takes them.
             y: Their labels: a list of label ids for each point, or a sparse matrix (n, n_labels)
                 with values above 0.
 
@@ -595,7 +598,7 @@ class Predictor:
             ValueError: No training points vote in this run, `texts` and `y` disagree in number, or
                 an id is out of range.
         """
-        new = checked(texts)
+        new = checked_points(texts, self.run)
         with self._editing:
             n_points = n_points_of(self._now.scorer)
             if n_points is None:

@@ -5,9 +5,10 @@ One manifest seals all parts; labels have one owner; one process at a time train
 
 from dexml.run.labels import LabelSet, check_texts
 from dexml.run.run import FORMAT, Run, check_there, encoder_seals, hold, require
-from dexml.run.texts import PointTexts
+from dexml.run.texts import FEATURES, PointTexts
 
 __all__ = [
+    "FEATURES",
     "FORMAT",
     "LabelSet",
     "PointTexts",

@@ -23,6 +23,8 @@ from dexml.sealed.state import digest_in
 
 SECTION = "points"
 ROLE = f"{SECTION}/texts"
+FEATURES = "features"
+"""The section of the manifest that a run has whose points are rows of features, not texts."""
 
 
 class _Lines:

@@ -413,7 +413,9 @@ class LexicalScorer:
 
     def note(self, k: int) -> str:
         """Say what is compared."""
-        return f"words, {int(self.alive.sum())} labels, {self.n_points} training points"
+        return (
+            f"{self.lexicon.knows}, {int(self.alive.sum())} labels, {self.n_points} training points"
+        )
 
     def _mask(self, only: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
         if only is not None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dexml.data import Csr
+from dexml.data import Csr, Features
 from dexml.data.parts import stacked
 from dexml.files import write_array
 from dexml.scorers.queries import Queries
@@ -26,7 +26,9 @@ PREFIX = "lexical/"
 CHAR_WEIGHT = 0.7
 """Of characters beside words in the joined rows."""
 WORDS = VectorizerSettings(sizes=(1, 2), min_df=2, unit=False)
-SINGLE = replace(WORDS, sizes=(1, 1), min_df=1)
+COUNTS = replace(WORDS, grams="features", sizes=(1, 1))
+VALUES = replace(COUNTS, sublinear=False, idf=False)
+"""Of points that are rows of features: how often something occurs, or weights of any kind."""
 BLOCK = 16_384
 """Texts that all kinds of rows are made of at a time."""
 FEW_TEXTS = 5_000
@@ -67,7 +69,11 @@ class Lexicon:
 
     @classmethod
     def fit(
-        cls, texts: Sequence[str], label_texts: Sequence[str], stop_words: tuple[str, ...] = ()
+        cls,
+        texts: Sequence[str],
+        label_texts: Sequence[str],
+        stop_words: tuple[str, ...] = (),
+        features: Features | None = None,
     ) -> Lexicon:
         """Collect the terms of points and labels.
 
@@ -76,22 +82,26 @@ class Lexicon:
             label_texts: Of the labels.
             stop_words: Words to leave out, such as `dexml.text.stop_words.find_stop_words` finds;
                 pieces of words are taken from them too.
+            features: If the texts are rows of features, what these are. Terms are then features,
+                and pieces of words there are none.
         """
         everything = [*texts, *label_texts]
         few = len(everything) < FEW_TEXTS
-        words = fit_vectorizer(everything, replace(WORDS, stop_words=stop_words))
+        usual = WORDS if features is None else COUNTS if features.counts else VALUES
+        words = fit_vectorizer(everything, replace(usual, stop_words=stop_words))
         # A word of a single text helps nobody, unless that is a label: it may be asked for. Of few
         # texts every word is kept, for each may be what the next text shares with one of them.
         # Pairs of words are left out: they would only make the match of each single word weaker.
-        alone = _words_of(everything if few else label_texts, stop_words)
+        alone = _words_of(everything if few else label_texts, words)
         words = words.with_tokens([word for word in alone if words.column(word) is None])
         chars = replace(CHARS, min_df=1) if few else CHARS
-        return cls(words, fit_vectorizer(everything, chars), words.without_tokens())
+        pieces = fit_vectorizer(everything if features is None else [], chars)
+        return cls(words, pieces, words.without_tokens())
 
     def with_texts(self, texts: Sequence[str]) -> Lexicon:
         """Return a lexicon that knows the words of these texts too: new columns, at the end."""
         known = (self.words, self.later)
-        words = _words_of(texts, self.stop_words)
+        words = _words_of(texts, self.words)
         new = [w for w in words if all(one.column(w) is None for one in known)]
         return replace(self, later=self.later.with_tokens(new)) if new else self
 
@@ -99,6 +109,11 @@ class Lexicon:
     def stop_words(self) -> tuple[str, ...]:
         """Words that are left out."""
         return self.words.settings.stop_words
+
+    @property
+    def knows(self) -> str:
+        """What its terms are, for messages."""
+        return "features" if self.words.settings.grams == "features" else "words"
 
     @property
     def n_text(self) -> int:
@@ -167,9 +182,9 @@ class Lexicon:
         return {"words": self.words, "chars": self.chars, "later": self.later}
 
 
-def _words_of(texts: Sequence[str], stop_words: tuple[str, ...]) -> list[str]:
-    """Return all single words of texts but stop words, each once."""
-    found = fit_vectorizer(texts, replace(SINGLE, stop_words=stop_words))
+def _words_of(texts: Sequence[str], words: Vectorizer) -> list[str]:
+    """Return all single words of texts but stop words, each once, as `words` cuts them."""
+    found = fit_vectorizer(texts, replace(words.settings, sizes=(1, 1), min_df=1))
     return [found.token(column) for column in range(found.n_tokens)]
 
 

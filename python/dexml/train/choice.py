@@ -55,7 +55,7 @@ def choose(
         processes.first(lambda: choice.write(path, progress, None), device)
         return
     if not settings.quiet:
-        console.say(f"fitting {tried(settings)} for the ranker to learn from ...")
+        console.say(f"fitting {tried(settings, given)} for the ranker to learn from ...")
     processes.first(lambda: choice.ask(job, first.asked, embedded), device)
     if not asks_parts(settings):
         more = []

@@ -105,7 +105,7 @@ def gather(
         settings: The settings.
     """
     texts = [given.part.texts[i] for i in asked]
-    scorer = ranked_scorer(given, embedded, settings, also=asked_for(settings))
+    scorer = ranked_scorer(given, embedded, settings, also=asked_for(settings, given))
     scorer = asking(scorer, texts, vectors)
     bar = console.bar(
         total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet

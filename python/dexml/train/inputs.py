@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from dexml import console, data
 from dexml.data import Csr, part_numbers
-from dexml.text.lexical import near_copies
+from dexml.text.lexical import VectorizerSettings, near_copies
 from dexml.train.memory import MAX_POINTS
-from dexml.train.settings import TrainSettings
+from dexml.train.settings import NO_ENCODER, TrainSettings
 
 _LEAST = 3
 """Points that a training needs: propensities are not defined for fewer."""
@@ -24,6 +24,8 @@ MOST_COMPARED = 200_000
 _FEW = 0.1
 """Share of points with near copies below which these are left apart: they change nothing."""
 _PARTS = 4
+COUNTED = VectorizerSettings(grams="features", sizes=(1, 1))
+"""How near copies among rows of features are found."""
 _SALT = "dexml ranker parts"
 
 
@@ -60,6 +62,11 @@ def load_data(settings: TrainSettings) -> DataSet:
     label_texts = data.load_label_texts(settings.data_dir)
     parents = data.load_label_parents(settings.data_dir, len(label_texts))
     part = data.load_part(settings.data_dir, "trn", len(label_texts))
+    if part.features is not None and settings.encoder != NO_ENCODER:
+        raise ValueError(
+            f"{settings.data_dir}: points are rows of features, which an encoder cannot read; give "
+            "--encoder none, or texts"
+        )
     if part.y.shape[0] < _LEAST:
         raise ValueError(
             f"{settings.data_dir}: {part.y.shape[0]} training points; expected {_LEAST} or more"
@@ -67,7 +74,7 @@ def load_data(settings: TrainSettings) -> DataSet:
     y = part.positives()
     _check_positives(part, settings)
     if part.groups is None and settings.groups == "auto" and settings.validation > 0:
-        groups = copies_as_groups(part.texts)
+        groups = copies_as_groups(part.texts, part.features)
         if groups is not None and not settings.quiet:
             console.say(
                 f"{len(part.texts)} points in {len(set(groups))} groups of near copies, which are "
@@ -86,8 +93,12 @@ def load_data(settings: TrainSettings) -> DataSet:
     return DataSet(label_texts, part, y, held_out, scored_rows, parents)
 
 
-def copies_as_groups(texts: Sequence[str]) -> list[str] | None:
+def copies_as_groups(
+    texts: Sequence[str], features: data.Features | None = None
+) -> list[str] | None:
     """Return a group key for each point, so that near copies are held out together.
+
+    Texts that are rows of `features` are copies where the same features stand out in them.
 
     Points that have a near copy among the fitted ones are answered better than texts to come will
     be: what is chosen and promised by them is too optimistic. The key is the first text of the
@@ -96,7 +107,7 @@ def copies_as_groups(texts: Sequence[str]) -> list[str] | None:
     """
     if not 1 < len(texts) <= MOST_COMPARED:
         return None
-    first = near_copies(texts)
+    first = near_copies(texts, settings=None if features is None else COUNTED)
     sizes = np.bincount(first, minlength=len(texts))
     if (sizes[first] > 1).mean() < _FEW:
         return None

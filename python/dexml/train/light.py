@@ -10,16 +10,16 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import console
+from dexml import console, data
 from dexml.heap import give_back
 from dexml.metrics import Result, inv_propensity
-from dexml.run import FORMAT, LabelSet, PointTexts
+from dexml.run import FEATURES, FORMAT, LabelSet, PointTexts
 from dexml.run.labels import TRAINED, text_part
 from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.cooccurrence import Cooccurrence
@@ -76,10 +76,15 @@ def train_light(
         give_back()
 
         seconds = before + time.perf_counter() - started
-        finished = _score_test(settings, given, scorer, weights, propensity, seconds)
-        finished = finished._replace(calibration=calibration, counts=scorer.counts)
+        test = _ask_test_part(settings, given, scorer, weights)
+        counts = scorer.counts
         del scorer
         give_back()
+        if test is not None:
+            write_scores(settings, test.result, test.part, propensity, seconds, {})
+        finished = Finished(
+            settings, given.label_texts, given.y, seconds, test, calibration, counts
+        )
         if conclude is not None:
             conclude(finished)
         end_log(settings)
@@ -109,7 +114,7 @@ def _choose(
     ranks = settings.ranker == "auto"
     parts = parts_to_ask(given)
     if not settings.quiet:
-        members, times = tried(settings), f" {len(parts)} times" if len(parts) > 1 else ""
+        members, times = tried(settings, given), f" {len(parts)} times" if len(parts) > 1 else ""
         console.say(f"fitting {members}{times} for the ranker to learn from ...")
     rows = np.concatenate([part.asked for part in parts])
     with _bar(len(rows), "evidence", settings) as bar:
@@ -138,7 +143,7 @@ def _evidence(
     on_progress: Callable[[int], object],
 ) -> ranking.Evidence:
     """Fit the members and ask them; their indexes of all points are gone afterwards."""
-    also = asked_for(settings)
+    also = asked_for(settings, given)
     scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=settings.seed)
     _make_ready(scorer, given.part.texts[:1])
     evidence = ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
@@ -178,6 +183,8 @@ def _save(
     }
     parts = labels.parts() | {TRAINED: text_part(labels.texts)} | dict(scorer.parts())
     parts |= calibration.parts()
+    if given.part.features is not None:
+        sections[FEATURES] = asdict(given.part.features)
     if settings.keep_texts:
         texts = PointTexts.of([given.part.texts[i] for i in rows])
         sections |= texts.facts()
@@ -185,27 +192,29 @@ def _save(
     Home().save(settings.out, FORMAT, sections, parts, lock=False)
 
 
-def _score_test(
+def _ask_test_part(
     settings: TrainSettings,
     given: DataSet,
     scorer: RankedScorer,
     weights: NDArray[np.float64],
-    propensity: dict[str, float],
-    seconds: float,
-) -> Finished:
+) -> Scored | None:
     """Score the test part, if there is one; only here are its files opened."""
     part = load_test_part(settings, len(given.label_texts))
     if part is None:
-        return Finished(settings, given.label_texts, given.y, seconds)
+        return None
+    name = f"{settings.data_dir}: test points"
+    data.check_same_features(given.part.features, part.features, name)
     _make_ready(scorer, part.texts[:1])
     with _bar(len(part.texts), "test points", settings) as bar:
+
+        def on_progress(n: int) -> None:
+            give_back()
+            bar.update(n)
+
         result, ids, scores = evaluate_scorer(
-            scorer, part.texts, part.y, part.exclude, weights, bar.update, by_seen(given.y)
+            scorer, part.texts, part.y, part.exclude, weights, on_progress, by_seen(given.y)
         )
-    write_scores(settings, result, part, propensity, seconds, {})
-    return Finished(
-        settings, given.label_texts, given.y, seconds, Scored(result, part, ids, scores)
-    )
+    return Scored(result, part, ids, scores)
 
 
 def _announce(given: DataSet, settings: TrainSettings) -> None:
@@ -215,9 +224,11 @@ def _announce(given: DataSet, settings: TrainSettings) -> None:
         console.say("note: no validation part; labels are ranked without a ranker")
     if not settings.quiet:
         n_points, n_labels = given.y.shape
+        features = given.part.features
+        kind = "" if features is None else f"rows of {features.n_features} features; "
         console.say(
             f"{n_points - n_held_out} training and {n_held_out} validation points, "
-            f"{n_labels} labels, {given.y.nnz / max(1, n_points):.1f} a point; no encoder"
+            f"{n_labels} labels, {given.y.nnz / max(1, n_points):.1f} a point; {kind}no encoder"
         )
 
 

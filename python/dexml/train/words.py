@@ -38,17 +38,18 @@ class Also(NamedTuple):
     bilinear: bool
 
 
-def asked_for(settings: TrainSettings) -> Also:
-    """Return the members that a training tries."""
-    ranks = settings.ranker == "auto"
-    return Also(ranks and settings.tree == "auto", ranks and settings.bilinear == "auto")
+def asked_for(settings: TrainSettings, given: DataSet) -> Also:
+    """Return the members that a training tries; pairs of words need words."""
+    ranks, words = settings.ranker == "auto", given.part.features is None
+    return Also(ranks and settings.tree == "auto", ranks and words and settings.bilinear == "auto")
 
 
-def tried(settings: TrainSettings) -> str:
+def tried(settings: TrainSettings, given: DataSet) -> str:
     """Name the members that a training tries, for a message."""
-    also = asked_for(settings)
+    also = asked_for(settings, given)
+    first = "words" if given.part.features is None else "features"
     names = ["a label tree"] * also.tree + ["pairs of words"] * also.bilinear
-    return " and ".join(["words", *names]) if len(names) < 2 else f"words, {' and '.join(names)}"
+    return " and ".join([first, *names]) if len(names) < 2 else f"{first}, {' and '.join(names)}"
 
 
 def used_by(network: Network | None) -> Also:
@@ -59,7 +60,9 @@ def used_by(network: Network | None) -> Also:
 
 def fit_lexicon(given: DataSet, settings: TrainSettings) -> Lexicon:
     """Collect the words of all training points and labels; no label of a point is looked at."""
-    points = given.part.texts
+    points, features = given.part.texts, given.part.features
+    if features is not None:
+        return Lexicon.fit(points, given.label_texts, features=features)
     stop_words = find_stop_words(points) if settings.stop_words == "auto" else ()
     return Lexicon.fit(points, given.label_texts, stop_words)
 

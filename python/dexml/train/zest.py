@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dexml import console
+from dexml import console, data
 from dexml.files import write_json
 from dexml.metrics import Result, inv_propensity
 from dexml.run import FORMAT, LabelSet
@@ -65,6 +65,7 @@ def train_zest(
     """
     started = time.perf_counter()
     given = load_data(settings)
+    data.require_texts(given.part.features, str(settings.data_dir), "this model")
     propensity = propensity_of(settings)
     weights = inv_propensity(given.part.y, **propensity)
     counts = np.bincount(given.y.indices, minlength=given.y.shape[1])

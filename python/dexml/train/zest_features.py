@@ -27,6 +27,7 @@ def features_of(folder: Path, *, stemmer: str | None, max_size: int | None) -> F
     """
     label_texts = data.load_label_texts(folder)
     train = data.load_part(folder, "trn", len(label_texts))
+    data.require_texts(train.features, str(folder), "making features of words")
     seen = np.flatnonzero(np.bincount(train.y.indices, minlength=len(label_texts)))
     words = BilinearFeatures.fit(
         train.texts,

@@ -92,8 +92,10 @@ impl PyTokenizer {
         let grams = match grams {
             "words" => Grams::Words,
             "chars" => Grams::Chars,
+            "features" => Grams::Features,
             other => {
-                let message = format!("grams must be 'words' or 'chars', not '{other}'");
+                let message =
+                    format!("grams must be 'words', 'chars' or 'features', not '{other}'");
                 return Err(PyValueError::new_err(message));
             }
         };

@@ -9,6 +9,7 @@ mod bilinear;
 mod border;
 mod evaluator;
 mod favour;
+mod features;
 mod files;
 mod lexical;
 mod pool;
@@ -30,6 +31,8 @@ mod _rust {
     use super::evaluator::{PyEvaluator, parse_metrics};
     #[pymodule_export]
     use super::favour::{favour, gains_given};
+    #[pymodule_export]
+    use super::features::{feature_texts, not_a_feature};
     #[pymodule_export]
     use super::files::{
         check_csr, inv_propensity, json_columns, label_counts, load_bow, load_bytes, load_labels,

@@ -4,7 +4,9 @@
 //! are frequent enough, and [`Vocabulary::rows`] turns texts into weighted CSR rows.
 //! [`join_rows`] puts several such matrices side by side, [`label_centroids`] averages the rows of
 //! a label's points, an [`InvertedIndex`] finds the nearest rows, and [`pair_scores`] scores given
-//! pairs, and [`mix_rows`] adds up weighted rows. The votes of the nearest points are summed by [`vote_sums`](crate::vote_sums).
+//! pairs, and [`mix_rows`] adds up weighted rows. Rows of features that come from elsewhere are read and
+//! written as texts: [`features()`], [`feature_text`].
+//! The votes of the nearest points are summed by [`vote_sums`](crate::vote_sums).
 //!
 //! ```
 //! use xmc_core::lexical::{Cut, Documents, InvertedIndex, Tokenizer, Vocabulary, Weights};
@@ -43,6 +45,7 @@
 mod bounds;
 mod build;
 mod centroids;
+mod features;
 mod interner;
 mod join;
 mod lazy;
@@ -60,6 +63,7 @@ use crate::csr::CsrView;
 use crate::error::{Error, Fault, Result};
 pub use build::IndexBuilder;
 pub use centroids::label_centroids;
+pub use features::{feature_text, features, not_a_feature};
 pub use join::join_rows;
 pub use lazy::LazyRows;
 pub use mix::mix_rows;

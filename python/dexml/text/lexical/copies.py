@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from dexml.text.lexical.search import LexicalIndex
-from dexml.text.lexical.vectorizer import fit_vectorizer
+from dexml.text.lexical.vectorizer import VectorizerSettings, fit_vectorizer
 
 NEIGHBOURS = 10
 """Nearest texts that are looked at."""
@@ -19,7 +19,11 @@ LARGEST = 0.02
 
 
 def near_copies(
-    texts: Sequence[str], *, at_least: float = 0.5, num_threads: int | None = None
+    texts: Sequence[str],
+    *,
+    at_least: float = 0.5,
+    settings: VectorizerSettings | None = None,
+    num_threads: int | None = None,
 ) -> NDArray[np.int64]:
     """Number groups of texts that say nearly the same.
 
@@ -31,6 +35,7 @@ def near_copies(
     Args:
         texts: n texts.
         at_least: The least cosine, in (0, 1].
+        settings: How texts become rows; default: words and pairs of words.
         num_threads: Threads; the result does not depend on it.
 
     Returns:
@@ -40,7 +45,8 @@ def near_copies(
     alone = np.arange(n)
     if n < 2:
         return alone
-    rows = fit_vectorizer(texts, num_threads=num_threads).rows(texts, num_threads=num_threads)
+    vectorizer = fit_vectorizer(texts, settings, num_threads=num_threads)
+    rows = vectorizer.rows(texts, num_threads=num_threads)
     index = LexicalIndex(rows, num_threads=num_threads)
     ids, cosines = index.search(rows, min(NEIGHBOURS + 1, n), num_threads=num_threads)
     least = at_least

@@ -100,8 +100,8 @@ class LexicalIndex:
 
         Rows and index together need not fit into memory: a block is freed as soon as it is indexed,
         unless somebody else knows it. (The allocator of Linux keeps what is freed of small blocks;
-        let a block have ten million values or more.) The index then has no rows to read, and so no short cut for
-        columns that most rows have: a search finds the same, and takes longer.
+        let a block have ten million values or more.) The index then has no rows to read, and so no
+        short cut for columns that most rows have: a search finds the same, and takes longer.
 
         Args:
             blocks: At least one matrix, each (n, n_features); empty afterwards.

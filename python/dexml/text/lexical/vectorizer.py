@@ -38,8 +38,9 @@ class VectorizerSettings:
     joined without a blank: sizes 1 to 2 give characters and their pairs.
     """
 
-    grams: Literal["words", "chars"] = "words"
-    """Tokens are runs of words, or runs of characters within a word."""
+    grams: Literal["words", "chars", "features"] = "words"
+    """Tokens are runs of words, runs of characters within a word, or the names of features: then
+    texts are rows such as ``17:0.25 40:1`` (`dexml.data.feature_texts`), and values count as tf."""
     sizes: tuple[int, int] = (1, 2)
     """Shortest and longest run, 1 to 64."""
     edges: bool = True
@@ -57,7 +58,7 @@ class VectorizerSettings:
     max_size: int | None = None
     """Keep at most so many tokens, those that most texts hold."""
     sublinear: bool = True
-    """Weight a token that occurs tf times by 1 + ln tf instead of tf."""
+    """Weight a token that occurs tf times by 1 + ln tf instead of tf; a tf below 1 stays."""
     idf: bool = True
     """Multiply by 1 + ln((1 + n) / (1 + df))."""
     unit: bool = True

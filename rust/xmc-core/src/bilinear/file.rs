@@ -111,7 +111,11 @@ impl TextModel {
         let numbers: [u64; N_NUMBERS] = [
             options.sizes.0 as u64,
             options.sizes.1 as u64,
-            u64::from(options.grams == Grams::Chars),
+            match options.grams {
+                Grams::Words => 0,
+                Grams::Chars => 1,
+                Grams::Features => 2,
+            },
             u64::from(options.edges),
             options.max_chars.map_or(0, |n| n as u64),
             self.vocabulary.n_texts() as u64,
@@ -176,7 +180,11 @@ impl TextModel {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (stemmer, stop_words) = (text(next()?), text(next()?));
         let options = TokenizerOptions {
-            grams: if numbers[2] == 1 { Grams::Chars } else { Grams::Words },
+            grams: match numbers[2] {
+                1 => Grams::Chars,
+                2 => Grams::Features,
+                _ => Grams::Words,
+            },
             sizes: (numbers[0] as usize, numbers[1] as usize),
             edges: numbers[3] == 1,
             stemmer: (!stemmer.is_empty()).then_some(stemmer),

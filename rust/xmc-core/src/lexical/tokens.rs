@@ -7,6 +7,7 @@ use rust_stemmers::{Algorithm, Stemmer};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 use unicode_segmentation::UnicodeSegmentation;
 
+use super::features::features;
 use crate::error::{Error, Result};
 
 /// Largest size of an n-gram.
@@ -41,6 +42,9 @@ pub enum Grams {
     Words,
     /// Runs of successive characters within a word.
     Chars,
+    /// Names of [`features`](super::features()), whose values weigh them. They are taken as they stand:
+    /// not normalised, cut or stemmed, and sizes do not matter.
+    Features,
 }
 
 /// The texts of a call.
@@ -261,6 +265,10 @@ impl Tokenizer {
             None => text,
         };
         buffer.clear();
+        if self.options.grams == Grams::Features {
+            self.features(text).for_each(|(name, _)| buffer.push(name, false));
+            return;
+        }
         let mut normal = std::mem::take(&mut buffer.normal);
         normalise(text, &mut normal);
         // Where the word before ended, if a word of its script may follow without a blank.
@@ -284,10 +292,18 @@ impl Tokenizer {
         buffer.normal = normal;
     }
 
+    /// The features of a text, less stop words.
+    pub(super) fn features<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (&'a str, f32)> {
+        features(text).filter(|(name, _)| !self.stop_words.contains(*name))
+    }
+
     fn visit(&self, buffer: &mut Buffer, mut visit: impl FnMut(&str) -> Result<()>) -> Result<()> {
-        let (min, max) = self.options.sizes;
         let Buffer { text, words, starts, .. } = buffer;
-        if self.options.grams == Grams::Words {
+        let (min, max) = match self.options.grams {
+            Grams::Features => (1, 1),
+            Grams::Words | Grams::Chars => self.options.sizes,
+        };
+        if self.options.grams != Grams::Chars {
             for (first, word) in words.iter().enumerate() {
                 for last in &words[(first + min - 1).min(words.len())..words.len().min(first + max)]
                 {
