@@ -136,7 +136,7 @@ def test_the_run_is_kept_where_asked_and_else_removed(tmp_path: Path) -> None:
         ("a text", LABELS, TypeError, "X is a single string"),
         (TEXTS, "kernel", TypeError, "y is str; give labels for each text"),
         (TEXTS, LABELS[:-1], ValueError, "120 texts and labels of 119"),
-        (TEXTS[:3], [["a"], None, ["b"]], ValueError, "row 1, column 'labels': empty"),
+        (TEXTS[:3], [["a"], None, ["b"]], ValueError, "row 1, column 'labels': no value"),
         (TEXTS[:2], [["a"], ["b"]], ValueError, "2 training points; expected 3 or more"),
     ],
 )

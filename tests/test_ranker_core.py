@@ -164,9 +164,21 @@ def test_non_negative_weights() -> None:
     assert fit(data, hidden=0)[2][0, 2] < 0
 
 
+def test_sampled_negatives_teach_nearly_the_same() -> None:
+    data = scene(n_queries=200)
+    whole, sampled = (fit(data, hidden=4, epochs=8, sampled=s) for s in (False, True))
+    a, b = (_rust.score_ranker(model, data["features"]) for model in (whole, sampled))
+    assert not np.array_equal(a, b)
+    assert np.linalg.norm(a - b) < 0.15 * np.linalg.norm(a - a.mean())
+    one = fit(data, epochs=1, sampled=True)  # the first epoch looks at all
+    for sampled, whole in zip(one, fit(data, epochs=1), strict=True):
+        np.testing.assert_array_equal(sampled, whole)
+
+
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     data = scene(70)
-    models = [fit(data, n_members=3, epochs=2, num_threads=n) for n in (1, 2, 7)]
+    options = {"n_members": 3, "epochs": 3, "sampled": True}
+    models = [fit(data, **options, num_threads=n) for n in (1, 2, 7)]
     features = np.tile(data["features"], (3, 1))[:-1]
     scores = [_rust.score_ranker(models[0], features, num_threads=n) for n in (1, 2, 7)]
     for model, score in zip(models, scores, strict=True):

@@ -253,12 +253,18 @@ def test_test_points_by_table_and_by_column() -> None:
         ({"text": ["a"], "tags": [["x"]]}, "no column 'labels' .columns: text, tags."),
         ({"txt": ["a"], "labels": [["x"]]}, "no column 'text'.*did you mean 'txt'"),
         ({"text": ["a", "b"], "labels": [["x"]]}, "columns of different lengths"),
-        ({"text": ["a", None], "labels": [["x"], ["x"]]}, "row 1, column 'text': empty"),
+        (
+            {"text": ["a", None], "labels": [["x"], ["x"]]},
+            "row 1, column 'text': no value; leave the row out",
+        ),
         (
             {"text": ["a", 3], "labels": [["x"], ["x"]]},
             "row 1, column 'text': int; expected a text",
         ),
-        ({"text": ["a", "b"], "labels": [["x"], None]}, "row 1, column 'labels': empty; a point"),
+        (
+            {"text": ["a", "b"], "labels": [["x"], None]},
+            "row 1, column 'labels': no value; a point",
+        ),
         ({"text": ["a", "b"], "labels": [["x"], "x"]}, "row 1, column 'labels': a string; say"),
         (
             {"text": ["a", "b"], "labels": [["x"], 3]},
@@ -276,6 +282,27 @@ def test_test_points_by_table_and_by_column() -> None:
 def test_bad_cells_are_named(table: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         data.from_table(table)
+
+
+@pytest.mark.parametrize(
+    ("labels", "separator", "message"),
+    [
+        (
+            [[1], ["2"]],
+            None,
+            "row 1, column 'labels': labels are texts, but numbers in rows before",
+        ),
+        ([["1"], [], [2]], None, "row 2, column 'labels': labels are numbers, but texts in rows"),
+        ([["a"], "b;c"], ";", "row 1, column 'labels': a string, but lists in rows before"),
+        (["b;c", ["a"]], ";", "row 1, column 'labels': a list, but strings in rows before"),
+    ],
+)
+def test_rows_of_several_kinds_are_named(
+    labels: list[Any], separator: str | None, message: str
+) -> None:
+    table = {"text": ["x"] * len(labels), "labels": labels}
+    with pytest.raises(ValueError, match=message):
+        data.from_table(table, columns=data.Columns(separator=separator))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +355,7 @@ def test_bad_files_are_named_with_their_line(tmp_path: Path, content: bytes, mes
 
 def test_a_missing_column_of_some_objects_is_an_empty_cell(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [POINTS[0], {"text": "b"}])
-    with pytest.raises(ValueError, match=r"a\.jsonl:2, column 'labels': empty"):
+    with pytest.raises(ValueError, match=r"a\.jsonl:2, column 'labels': no value"):
         data.from_table(path)
 
 

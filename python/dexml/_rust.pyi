@@ -836,6 +836,7 @@ def fit_ranker(
     seed: int,
     weights: NDArray[np.float32] | None = None,
     non_negative: bool = False,
+    sampled: bool = False,
     num_threads: int | None = None,
 ) -> _Ranker:
     """Train a ranker on the candidates of queries, with the decoupled softmax. Ctrl-C is heard.
@@ -844,6 +845,7 @@ def fit_ranker(
     `weights` (n_pairs,) multiplies the loss term of each positive. Queries without a positive or
     without a negative only count for mean and deviation. `epochs=0` returns the networks as they
     start. `non_negative` keeps the weights of a linear ranker (`hidden=0`) at 0 or above.
+    `sampled`: after the first epoch, negatives that hardly pull are taken by chance.
     """
 
 def score_ranker(

@@ -153,7 +153,10 @@ def _texts(table: Table, column: str) -> list[str]:
         return list(values)
     for row, value in enumerate(values):
         if not isinstance(value, str):
-            kind = "empty" if _missing(value) else type(value).__name__
+            if _missing(value):
+                cure = "leave the row out, or give an empty text"
+                raise ValueError(f"{table.cell(row, column)}: no value; {cure}")
+            kind = type(value).__name__
             raise ValueError(f"{table.cell(row, column)}: {kind}; expected a text")
     return list(values)
 
@@ -179,10 +182,10 @@ def _sides(table: Table, split: str | None, side: str) -> list[str]:
     return sides
 
 
-def _names(cell: Any, separator: str | None, at: Callable[[], str]) -> list[str]:
-    """Return the labels of a cell, as they are named there."""
+def _names(cell: Any, separator: str | None, at: Callable[[], str]) -> tuple[list[str], bool]:
+    """Return the labels of a cell, as they are named there, and whether any of them is a number."""
     if _missing(cell):
-        raise ValueError(f"{at()}: empty; a point without labels has an empty list")
+        raise ValueError(f"{at()}: no value; a point without labels has an empty list")
     if isinstance(cell, str):
         cell = _split(cell, separator, at)
     elif isinstance(cell, Mapping) or not hasattr(cell, "__iter__"):
@@ -202,7 +205,7 @@ def _names(cell: Any, separator: str | None, at: Callable[[], str]) -> list[str]
         kinds.add(isinstance(value, str))
     if len(kinds) > 1:
         raise ValueError(f"{at()}: texts and numbers among its labels; write all as texts")
-    return names
+    return names, False in kinds
 
 
 def _split(cell: str, separator: str | None, at: Callable[[], str]) -> list[Any]:
@@ -229,6 +232,8 @@ class _Numbers:
         self.by_name = by_name
         self.fixed = fixed
         self.seen: dict[str, int] = {}  # names as they stand in cells, without another look
+        self.strings: bool | None = None  # whether cells are strings, not lists
+        self.numeric: bool | None = None  # whether labels are numbers; None: none yet
 
     def of(self, cell: Any, separator: str | None, at: Callable[[], str]) -> list[int]:
         """Return the numbers of a cell's labels, sorted."""
@@ -237,7 +242,20 @@ class _Numbers:
         except (KeyError, TypeError):
             found = None
         if found is None:
-            names = _names(cell, separator, at)
+            names, numeric = _names(cell, separator, at)
+            if self.strings not in (None, isinstance(cell, str)):
+                kinds = ("a string", "lists") if isinstance(cell, str) else ("a list", "strings")
+                raise ValueError(
+                    f"{at()}: {kinds[0]}, but {kinds[1]} in rows before; write all alike"
+                )
+            self.strings = isinstance(cell, str)
+            if names and numeric != (self.numeric if self.numeric is not None else numeric):
+                kinds = ("numbers", "texts") if numeric else ("texts", "numbers")
+                raise ValueError(
+                    f"{at()}: labels are {kinds[0]}, but {kinds[1]} in rows before; write all as "
+                    "texts"
+                )
+            self.numeric = numeric if names else self.numeric
             found = [self._number(name, at) for name in names]
             if type(cell) is list:
                 self.seen.update(
@@ -272,6 +290,8 @@ class _Numbers:
         if (steps <= 0).any():
             return None
         self.by_name.update(fresh)
+        self.numeric = False if names else self.numeric
+        self.strings = False
         return y.indptr.astype(np.int64), y.indices.astype(np.int32)
 
     def _number(self, name: str, at: Callable[[], str]) -> int:

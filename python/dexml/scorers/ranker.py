@@ -158,6 +158,7 @@ class Network:
             seed=seed,
             weights=weights,
             non_negative=shape.non_negative,
+            sampled=True,
             num_threads=num_threads,
         )
         return cls(tuple(names), *arrays)

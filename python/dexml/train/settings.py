@@ -33,15 +33,15 @@ class TrainSettings(Settings):
     """Train on a table of texts and labels, or on a folder in the LF layout."""
 
     data_dir: CliPositionalArg[Path] = Field(
-        description="data set: a table (JSON lines, CSV, TSV, Parquet, lines of fastText or PECOS, a bag "
-        "of words) or a folder in the LF layout"
+        description="data set: a table (JSON lines, CSV, TSV, Parquet, lines of fastText or PECOS, "
+        "a bag of words) or a folder in the LF layout"
     )
     out: Path = Field(description="run directory, made by this command")
     test: Path | None = Field(None, description="of a table: another one, of test points")
     labels: Path | None = Field(
         None,
-        description="of a table: another one, with columns id and text of the labels; or a file .txt "
-        "with a label a line",
+        description="of a table: another one, with columns id and text of the labels; or a file "
+        ".txt with a label a line",
     )
     text_column: str = Field("text", description="of a table: column with the text of a point")
     label_column: str = Field("labels", description="of a table: column with its labels")

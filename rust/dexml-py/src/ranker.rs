@@ -32,7 +32,7 @@ type RankerArgs<'py> = (
 #[pyfunction]
 #[pyo3(signature = (
     features, indptr, positive, *, hidden, n_members, epochs, batch, learning_rate, decay, seed,
-    weights=None, non_negative=false, num_threads=None
+    weights=None, non_negative=false, sampled=false, num_threads=None
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
 pub(crate) fn fit_ranker<'py>(
@@ -49,6 +49,7 @@ pub(crate) fn fit_ranker<'py>(
     seed: u64,
     weights: Option<Bound<'py, PyAny>>,
     non_negative: bool,
+    sampled: bool,
     num_threads: Option<i64>,
 ) -> PyResult<RankerArrays<'py>> {
     let options = RankerOptions {
@@ -59,6 +60,7 @@ pub(crate) fn fit_ranker<'py>(
         learning_rate,
         decay,
         non_negative,
+        sampled,
         seed,
     };
     let features = matrix::<f32>("features", &features)?;

@@ -78,6 +78,10 @@ pub struct RankerOptions {
     pub decay: f64,
     /// Whether negative weights are set to 0 after each step; only without hidden units.
     pub non_negative: bool,
+    /// Whether, after the first epoch, negatives that hardly pull are taken by chance, a few at a time
+    /// and so much heavier: nearly the same expected gradient for half of the time. Else all are
+    /// taken in every epoch.
+    pub sampled: bool,
     /// Seed of the starting weights and of the order of queries.
     pub seed: u64,
 }
@@ -92,6 +96,7 @@ impl Default for RankerOptions {
             learning_rate: 0.01,
             decay: 0.1,
             non_negative: false,
+            sampled: false,
             seed: 0,
         }
     }
@@ -185,14 +190,12 @@ pub fn score_ranker(ranker: &RankerView<'_>, features: &[f32]) -> Result<Vec<f32
     let mut scores = zeroed::<f32>(n_pairs)?;
     let tasks: Vec<Result<()>> = scores
         .par_chunks_mut(PAIRS_PER_TASK)
-        .zip(features.par_chunks(PAIRS_PER_TASK * n_features))
         .enumerate()
-        .map(|(task, (scores, features))| {
+        .map(|(task, scores)| {
             let mut tile = zeroed::<[f32; TILE]>(n_features)?;
-            let tiles = scores.chunks_mut(TILE).zip(features.chunks(TILE * n_features));
-            for (i, (scores, features)) in tiles.enumerate() {
-                let fill = standard.fill(&mut tile, features);
-                fill.map_err(|e| e.shift_rows(task * PAIRS_PER_TASK + i * TILE))?;
+            for (i, scores) in scores.chunks_mut(TILE).enumerate() {
+                let first = task * PAIRS_PER_TASK + i * TILE;
+                standard.fill(&mut tile, features, first..first + scores.len())?;
                 let mut sums = [0f64; TILE];
                 for member in &members {
                     let outputs = member.scores(&tile);

@@ -116,6 +116,8 @@ pub(super) struct Pass {
     pub scores: Vec<[f32; TILE]>,
     /// The derivative of the loss by each score; 0 for the pairs that fill the last tile.
     pub slopes: Vec<[f32; TILE]>,
+    /// How much each tile counts; those that count 0 are passed over.
+    pub factors: Vec<f32>,
     /// Outputs of the hidden units by tile and chunk, and their derivatives.
     active: Vec<(Block, Block)>,
     pub gradient: Network,
@@ -123,23 +125,33 @@ pub(super) struct Pass {
 
 impl Pass {
     pub fn new(shape: Shape) -> Result<Self> {
-        let (scores, slopes, active) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { scores, slopes, active, gradient: Network::zero(shape)? })
+        let (scores, slopes, factors, active) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { scores, slopes, factors, active, gradient: Network::zero(shape)? })
     }
 
-    /// Scores the pairs of `tiles`, tile after tile, and keeps what the way back needs.
-    pub fn forward(&mut self, network: &Network, tiles: &[[f32; TILE]]) -> Result<()> {
-        let shape = network.shape;
-        let n_tiles = tiles.len() / shape.n_features;
-        let n_chunks = shape.n_chunks();
+    /// Makes room for tiles, and lets all of them count.
+    pub fn take_all(&mut self, n_tiles: usize) -> Result<()> {
+        let n_chunks = self.gradient.shape.n_chunks();
         if self.scores.len() < n_tiles {
             self.scores = filled(n_tiles, [0.0; TILE])?;
             self.slopes = filled(n_tiles, [0.0; TILE])?;
+            self.factors = filled(n_tiles, 1.0)?;
             let none = [[0.0; LANES]; TILE];
             self.active = filled(n_tiles.saturating_mul(n_chunks), (none, none))?;
         }
+        self.factors[..n_tiles].fill(1.0);
+        Ok(())
+    }
+
+    /// Scores the pairs of `tiles`, tile after tile, and keeps what the way back needs.
+    pub fn forward(&mut self, network: &Network, tiles: &[[f32; TILE]]) {
+        let shape = network.shape;
+        let n_chunks = shape.n_chunks();
         let parts = network.parts();
         for (t, tile) in tiles.chunks_exact(shape.n_features).enumerate() {
+            if self.factors[t] == 0.0 {
+                continue;
+            }
             let mut scores = linear_scores(&parts, tile);
             for chunk in 0..n_chunks {
                 let block = &mut self.active[t * n_chunks + chunk];
@@ -150,7 +162,6 @@ impl Pass {
             }
             self.scores[t] = scores;
         }
-        Ok(())
     }
 
     /// Leaves the gradient of the loss by every parameter in `gradient`, given `slopes`.
@@ -161,6 +172,9 @@ impl Pass {
         self.gradient.params.fill(0.0);
         let sums = self.gradient.parts_mut();
         for (t, tile) in tiles.chunks_exact(shape.n_features).enumerate() {
+            if self.factors[t] == 0.0 {
+                continue;
+            }
             let slopes = self.slopes[t];
             for (sum, x) in sums.linear.iter_mut().zip(tile) {
                 *sum +=

@@ -67,11 +67,18 @@ pub(super) struct StandardView<'a> {
 }
 
 impl StandardView<'_> {
-    /// Standardises up to [`TILE`] rows into a tile, which holds the pairs of a feature side by side.
-    /// Missing rows are 0. Errors name the row within `features`.
-    pub fn fill(self, tile: &mut [[f32; TILE]], features: &[f32]) -> Result<()> {
+    /// Standardises up to [`TILE`] pairs into a tile, which holds the pairs of a feature side by side.
+    /// Missing pairs are 0. `features` has the rows of all pairs; errors name the row.
+    pub fn fill(
+        self,
+        tile: &mut [[f32; TILE]],
+        features: &[f32],
+        pairs: impl Iterator<Item = usize>,
+    ) -> Result<()> {
         tile.fill([0.0; TILE]);
-        for (pair, row) in features.chunks_exact(self.mean.len()).enumerate().take(TILE) {
+        let width = self.mean.len();
+        for (pair, number) in pairs.enumerate().take(TILE) {
+            let row = &features[number * width..(number + 1) * width];
             let mut odd = false;
             let standards = self.mean.iter().zip(self.deviation);
             for ((cell, &x), (&mean, &deviation)) in tile.iter_mut().zip(row).zip(standards) {
@@ -79,7 +86,7 @@ impl StandardView<'_> {
                 cell[pair] = ((x - mean) / deviation).clamp(-CLIP, CLIP);
             }
             if odd {
-                return Err(not_finite(pair, row));
+                return Err(not_finite(number, row));
             }
         }
         Ok(())
@@ -124,10 +131,10 @@ mod tests {
         assert_eq!((standard.deviation[0], standard.deviation[1]), (2.0, 1.0));
         assert!(standard.deviation.iter().all(|&d| d.is_finite() && d > 0.0));
         let mut tile = vec![[9.0; TILE]; 4];
-        standard.view().fill(&mut tile, &features[..8]).unwrap();
+        standard.view().fill(&mut tile, &features, 0..2).unwrap();
         assert_eq!(tile[0], [1.0, -1.0, 0.0, 0.0]);
         assert_eq!(tile[1], [0.0; TILE]);
-        standard.view().fill(&mut tile, &[100.0, 7.0, f32::MAX, 0.0]).unwrap();
+        standard.view().fill(&mut tile, &[100.0, 7.0, f32::MAX, 0.0], 0..1).unwrap();
         assert_eq!((tile[0][0], tile[1][0]), (5.0, 5.0));
     }
 

@@ -12,37 +12,47 @@ use crate::rng::Rng;
 /// Streams of random numbers: the starting weights, and the order of an epoch.
 const START: u64 = 0;
 const ORDER: u64 = 1;
+const CHOICE: u64 = 2;
+/// Part of the force of a query's negatives with which a tile is always kept.
+const FAIR: f32 = 1.0 / 4.0;
+/// The least chance with which a tile is kept: its scores may have changed meanwhile.
+const RARELY: f32 = 1.0 / 16.0;
 
 /// The queries that have something to teach, standardised.
-pub(super) struct Lessons<'a> {
+pub(super) struct Lessons {
     n_features: usize,
     /// The features of all lessons: tile after tile, each (`n_features`, [`TILE`]).
     tiles: Vec<[f32; TILE]>,
     queries: Vec<Lesson>,
-    positive: &'a [bool],
-    weights: Option<&'a [f32]>,
+    /// Of all positives of all lessons.
+    weights: Option<Vec<f32>>,
 }
 
-/// One query: its first pair, how many it has, and its first tile.
+/// One query. Its pairs begin with the positives.
 #[derive(Debug, Clone, Copy)]
 struct Lesson {
-    pair: usize,
     n_pairs: usize,
+    n_positives: usize,
+    /// Its first tile, and its first weight.
     tile: usize,
+    weight: usize,
 }
 
-impl<'a> Lessons<'a> {
+impl Lessons {
     /// Takes the queries with both a positive and a negative.
-    pub fn new(candidates: &Candidates<'a>, standard: &Standard) -> Result<Self> {
+    pub fn new(candidates: &Candidates<'_>, standard: &Standard) -> Result<Self> {
         let Candidates { features, n_features, indptr, positive, weights } = *candidates;
-        let (mut lessons, mut n_tiles) = (Vec::new(), 0usize);
+        let (mut lessons, mut n_tiles, mut n_weights) = (Vec::new(), 0usize, 0);
         for span in indptr.windows(2) {
             let (first, end) = (span[0] as usize, span[1] as usize);
-            let found = &positive[first..end];
-            if found.contains(&true) && found.contains(&false) {
+            let n_positives = positive[first..end].iter().filter(|positive| **positive).count();
+            let n_pairs = end - first;
+            if 0 < n_positives && n_positives < n_pairs {
                 reserve(&mut lessons, 1)?;
-                lessons.push(Lesson { pair: first, n_pairs: end - first, tile: n_tiles });
-                n_tiles += (end - first).div_ceil(TILE);
+                let (tile, weight) = (n_tiles, n_weights);
+                lessons.push((first, Lesson { n_pairs, n_positives, tile, weight }));
+                n_tiles += n_pairs.div_ceil(TILE);
+                n_weights += n_positives;
             }
         }
         if lessons.is_empty() {
@@ -50,65 +60,115 @@ impl<'a> Lessons<'a> {
             return Err(parameter("positive", rule, "none"));
         }
         let mut tiles = zeroed::<[f32; TILE]>(n_tiles.saturating_mul(n_features))?;
-        for lesson in &lessons {
-            let own = &mut tiles[lesson.tile * n_features..];
-            let rows = lesson.pair * n_features..(lesson.pair + lesson.n_pairs) * n_features;
-            let groups = features[rows].chunks(TILE * n_features);
-            for (i, (tile, rows)) in own.chunks_exact_mut(n_features).zip(groups).enumerate() {
-                let fill = standard.view().fill(tile, rows);
-                fill.map_err(|e| e.shift_rows(lesson.pair + i * TILE))?;
+        let mut kept = weights.map(|_| with_room(n_weights)).transpose()?;
+        for &(first, lesson) in &lessons {
+            let of_kind =
+                |kind| (first..first + lesson.n_pairs).filter(move |&p| positive[p] == kind);
+            let mut pairs = of_kind(true).chain(of_kind(false));
+            let own = &mut tiles[lesson.tile * n_features..][..lesson.n_tiles() * n_features];
+            for tile in own.chunks_exact_mut(n_features) {
+                standard.view().fill(tile, features, pairs.by_ref().take(TILE))?;
+            }
+            if let (Some(kept), Some(weights)) = (&mut kept, weights) {
+                kept.extend(of_kind(true).map(|pair| weights[pair]));
             }
         }
-        Ok(Self { n_features, tiles, queries: lessons, positive, weights })
+        let queries = lessons.into_iter().map(|(_, lesson)| lesson).collect();
+        Ok(Self { n_features, tiles, queries, weights: kept })
     }
 
     fn tiles(&self, lesson: Lesson) -> &[[f32; TILE]] {
         let first = lesson.tile * self.n_features;
-        &self.tiles[first..first + lesson.n_pairs.div_ceil(TILE) * self.n_features]
+        &self.tiles[first..first + lesson.n_tiles() * self.n_features]
     }
 
-    /// Leaves the gradient of a query's loss in `pass` and returns the loss.
-    fn study(&self, lesson: Lesson, network: &Network, pass: &mut Pass) -> Result<f64> {
+    /// Leaves the gradient of a query's loss in `pass`, whose tiles were chosen, and returns the loss.
+    fn study(&self, lesson: Lesson, network: &Network, pass: &mut Pass) -> f64 {
         let tiles = self.tiles(lesson);
-        pass.forward(network, tiles)?;
-        let span = lesson.pair..lesson.pair + lesson.n_pairs;
-        let positive = &self.positive[span.clone()];
-        let weights = self.weights.map(|weights| &weights[span]);
-        let n_tiles = lesson.n_pairs.div_ceil(TILE);
-        let slopes = &mut pass.slopes[..n_tiles];
-        let loss = loss(pass.scores.as_flattened(), positive, weights, slopes.as_flattened_mut());
+        pass.forward(network, tiles);
+        let weights = self.weights.as_ref();
+        let weights = weights.map(|weights| &weights[lesson.weight..][..lesson.n_positives]);
+        let scores = &pass.scores.as_flattened()[..lesson.n_pairs];
+        let slopes = pass.slopes[..lesson.n_tiles()].as_flattened_mut();
+        let loss = loss(scores, lesson.n_positives, weights, &pass.factors, slopes);
         pass.backward(network, tiles);
-        Ok(loss)
+        loss
+    }
+
+    /// Chooses the tiles of a query that count, by their pairs' last scores.
+    ///
+    /// Of most queries a few negatives pull with nearly all of the force. A tile with a positive or
+    /// with a fair part of the force is kept. Any other is kept by chance, in proportion to its force
+    /// but not too rarely, and then counts for those like it that are not.
+    fn choose(&self, lesson: Lesson, last: &[[f32; TILE]], factors: &mut [f32], rng: &mut Rng) {
+        let last = last[lesson.tile..][..lesson.n_tiles()].as_flattened();
+        let negatives = &last[lesson.n_positives..lesson.n_pairs];
+        let largest = negatives.iter().fold(f32::MIN, |a, &b| a.max(b));
+        factors.fill(0.0);
+        let (mut total, mut strongest) = (0.0, 0.0f32);
+        for (pair, score) in (lesson.n_positives..).zip(negatives) {
+            factors[pair / TILE] += (score - largest).exp();
+        }
+        for &force in &*factors {
+            total += force;
+            strongest = strongest.max(force);
+        }
+        let always = lesson.n_positives.div_ceil(TILE);
+        let fair = strongest.min(total * FAIR); // the strongest is kept: without any, no loss
+        for (tile, factor) in factors.iter_mut().enumerate() {
+            let chance = (*factor / fair).max(RARELY);
+            *factor = if tile < always || chance >= 1.0 {
+                1.0
+            } else if rng.unit() < f64::from(chance) {
+                1.0 / chance
+            } else {
+                0.0
+            };
+        }
+    }
+}
+
+impl Lesson {
+    fn n_tiles(self) -> usize {
+        self.n_pairs.div_ceil(TILE)
     }
 }
 
 /// The loss of a query, and in `slopes` its derivative by each score, 0 behind the last pair.
-fn loss(scores: &[f32], positive: &[bool], weights: Option<&[f32]>, slopes: &mut [f32]) -> f64 {
+///
+/// The positives come first. A negative counts as often as the factor of its tile says.
+fn loss(
+    scores: &[f32],
+    n_positives: usize,
+    weights: Option<&[f32]>,
+    factors: &[f32],
+    slopes: &mut [f32],
+) -> f64 {
     slopes.fill(0.0);
-    let negatives = || scores.iter().zip(positive).filter(|(_, positive)| !**positive);
-    let largest = negatives().map(|(&s, _)| s).fold(f32::NEG_INFINITY, f32::max);
+    let counts = |pair: usize| f64::from(factors[pair / TILE]);
+    let negatives = || (n_positives..scores.len()).filter(|&pair| counts(pair) > 0.0);
+    let largest = negatives().map(|pair| scores[pair]).fold(f32::NEG_INFINITY, f32::max);
     // The slope of a negative is its share of all of them; its exponential is kept there meanwhile.
     let mut sum = 0.0;
-    for ((slope, &s), _) in slopes.iter_mut().zip(scores).zip(positive).filter(|(_, p)| !**p) {
-        let power = (f64::from(s) - f64::from(largest)).exp();
+    for pair in negatives() {
+        let power = (f64::from(scores[pair]) - f64::from(largest)).exp() * counts(pair);
         sum += power;
-        *slope = power as f32;
+        slopes[pair] = power as f32;
     }
     let all = f64::from(largest) + sum.ln();
-    let n_positives = positive.iter().filter(|positive| **positive).count() as f64;
     let (mut loss, mut pull) = (0.0, 0.0);
-    for (pair, _) in positive.iter().enumerate().filter(|(_, positive)| **positive) {
-        let weight = weights.map_or(1.0, |weights| f64::from(weights[pair])) / n_positives;
+    for (pair, slope) in slopes[..n_positives].iter_mut().enumerate() {
+        let weight = weights.map_or(1.0, |weights| f64::from(weights[pair])) / n_positives as f64;
         let behind = all - f64::from(scores[pair]);
         // ln(1 + e^behind) and its derivative, without overflow.
         let power = (-behind.abs()).exp();
         loss += weight * (behind.max(0.0) + power.ln_1p());
         let share = weight * if behind > 0.0 { 1.0 } else { power } / (1.0 + power);
-        slopes[pair] = -share as f32;
+        *slope = -share as f32;
         pull += share;
     }
     let scale = pull / sum;
-    for (slope, _) in slopes.iter_mut().zip(positive).filter(|(_, positive)| !**positive) {
+    for slope in &mut slopes[n_positives..] {
         *slope = (f64::from(*slope) * scale) as f32;
     }
     loss
@@ -116,7 +176,7 @@ fn loss(scores: &[f32], positive: &[bool], weights: Option<&[f32]>, slopes: &mut
 
 /// Trains one network.
 pub(super) fn member(
-    lessons: &Lessons<'_>,
+    lessons: &Lessons,
     options: &RankerOptions,
     member: u64,
     keep_going: &(dyn Fn() -> bool + Sync),
@@ -127,6 +187,7 @@ pub(super) fn member(
     let batch = options.batch.min(n);
     let n_steps = (n.div_ceil(batch) as f64) * options.epochs as f64;
     let mut adam = Adam::new(&network.params, options)?;
+    let mut last = zeroed::<[f32; TILE]>(lessons.tiles.len() / lessons.n_features)?;
     let mut order = collected(0..n)?;
     let mut passes = with_room(batch)?;
     for _ in 0..batch {
@@ -142,10 +203,28 @@ pub(super) fn member(
             }
             let passes = &mut passes[..queries.len()];
             let network_now = &network;
+            let last_now = &last;
             let studied = passes.par_iter_mut().zip(queries).map(|(pass, &query)| {
-                lessons.study(lessons.queries[query], network_now, pass).map(|_| ())
+                let lesson = lessons.queries[query];
+                pass.take_all(lesson.n_tiles())?;
+                if options.sampled && epoch > 0 {
+                    let seeds = [CHOICE, member, epoch as u64, query as u64];
+                    let rng = &mut Rng::new(options.seed, &seeds);
+                    lessons.choose(lesson, last_now, &mut pass.factors[..lesson.n_tiles()], rng);
+                }
+                lessons.study(lesson, network_now, pass);
+                Ok(())
             });
             studied.collect::<Result<()>>()?;
+            for (pass, &query) in passes.iter().zip(queries) {
+                let lesson = lessons.queries[query];
+                let own = last[lesson.tile..][..lesson.n_tiles()].iter_mut();
+                for ((own, scores), factor) in own.zip(&pass.scores).zip(&pass.factors) {
+                    if *factor > 0.0 {
+                        *own = *scores;
+                    }
+                }
+            }
             gradient.fill(0.0);
             for pass in passes.iter() {
                 for (sum, &g) in gradient.iter_mut().zip(&pass.gradient.params) {
@@ -311,7 +390,8 @@ mod tests {
         let mut total = 0.0;
         let mut pass = Pass::new(shape).unwrap();
         for &lesson in &lessons.queries {
-            total += lessons.study(lesson, &network, &mut pass).unwrap() / 3.0;
+            pass.take_all(lesson.n_tiles()).unwrap();
+            total += lessons.study(lesson, &network, &mut pass) / 3.0;
             for (sum, &g) in gradient.iter_mut().zip(&pass.gradient.params) {
                 *sum += f64::from(g) / 3.0;
             }
@@ -336,11 +416,70 @@ mod tests {
         }
     }
 
+    /// One query of 40 pairs, two of them positives.
+    fn a_lesson(shape: Shape) -> (Lessons, Network) {
+        let mut rng = Rng::new(2, &[]);
+        let features: Vec<f32> = (0..40 * 3).map(|_| 4.0 * rng.unit() as f32).collect();
+        let positive: Vec<bool> = (0..40).map(|pair| pair == 7 || pair == 30).collect();
+        let (features, positive, weights) = (&features[..], &positive[..], None);
+        let candidates =
+            Candidates { features, n_features: 3, indptr: &[0, 40], positive, weights };
+        let standard = Standard::of(features, 3).unwrap();
+        let mut network = start(shape, 3, 0).unwrap();
+        network.params[..3].copy_from_slice(&[1.5, -1.0, 2.0]);
+        network.params[shape.output(0)] = 1.0;
+        (Lessons::new(&candidates, &standard).unwrap(), network)
+    }
+
+    #[test]
+    fn tiles_that_count_by_chance_give_the_whole_gradient_on_average() {
+        let shape = Shape { n_features: 3, hidden: 2 };
+        let (lessons, network) = a_lesson(shape);
+        let lesson = lessons.queries[0];
+        let mut pass = Pass::new(shape).unwrap();
+        pass.take_all(lesson.n_tiles()).unwrap();
+        lessons.study(lesson, &network, &mut pass);
+        let (whole, last) = (pass.gradient.params.clone(), pass.scores.clone());
+        let (mut mean, mut n_tiles, n) = (vec![0.0; whole.len()], 0, 20_000);
+        for draw in 0..n {
+            let mut rng = Rng::new(5, &[draw]);
+            lessons.choose(lesson, &last, &mut pass.factors, &mut rng);
+            assert_eq!(pass.factors[0], 1.0); // both positives
+            n_tiles += pass.factors.iter().filter(|factor| **factor > 0.0).count();
+            lessons.study(lesson, &network, &mut pass);
+            for (mean, &g) in mean.iter_mut().zip(&pass.gradient.params) {
+                *mean += f64::from(g) / n as f64;
+            }
+        }
+        assert!(n_tiles < 6 * n as usize, "{n_tiles}"); // of 10
+        let largest = whole.iter().fold(0.0f32, |a, g| a.max(g.abs()));
+        for (mean, whole) in mean.iter().zip(&whole) {
+            // Shares of a sum that is estimated too are not quite without bias.
+            assert!((mean - f64::from(*whole)).abs() < 0.05 * f64::from(largest), "{mean} {whole}");
+        }
+    }
+
+    #[test]
+    fn a_tile_of_negatives_is_always_kept() {
+        let (lessons, _) = a_lesson(Shape { n_features: 3, hidden: 2 });
+        let lesson = lessons.queries[0];
+        let mut factors = [0.0; 10];
+        for scores in [0.0, f32::MAX, f32::MIN] {
+            let mut last = [[0.0; TILE]; 10];
+            last[6][1] = scores;
+            for draw in 0..50 {
+                lessons.choose(lesson, &last, &mut factors, &mut Rng::new(1, &[draw]));
+                assert!(factors[1..].iter().any(|&factor| factor > 0.0));
+                assert!(factors.iter().all(|&factor| factor == 0.0 || factor >= 1.0));
+            }
+        }
+    }
+
     #[test]
     fn loss_stays_finite_for_huge_scores() {
         let mut slopes = [1.0; 4];
-        for scores in [[3e38, -3e38, 0.0, 0.0], [-3e38, 3e38, 3e38, 0.0]] {
-            let value = loss(&scores, &[true, false, false], None, &mut slopes);
+        for scores in [[3e38, -3e38, 0.0], [-3e38, 3e38, 3e38]] {
+            let value = loss(&scores, 1, None, &[1.0], &mut slopes);
             assert!(value.is_finite() && slopes.iter().all(|slope| slope.is_finite()));
             assert_eq!(slopes[3], 0.0);
         }
