@@ -183,7 +183,7 @@ def build(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         texts = Path(scratch) / "titles.txt"
         write_made_up(texts, n)
-        for what in ("words", "all"):
+        for what in ("words", "all", "kept"):
             found[what] = cost("build", what, str(texts), threads=os.cpu_count() or 1)
     return found
 
@@ -252,11 +252,12 @@ def tables(report: dict[str, Any]) -> str:
         found = report["build"]
         lines += [
             "",
-            f"| {found['titles']} titles | words | words and characters |",
-            "|---|---|---|",
+            f"| {found['titles']} titles | words | words and characters | the same, rows kept |",
+            "|---|---|---|---|",
         ]
         for step in found["all"]:
-            lines.append(f"| {step} | {found['words'].get(step, '')} | {found['all'][step]} |")
+            cells = [str(found[what].get(step, "")) for what in ("words", "all", "kept")]
+            lines.append(f"| {step} | {' | '.join(cells)} |")
     if "serve" in report:
         found = report["serve"]
         kinds = ("search alone", "ranked", "ranking adds")

@@ -372,6 +372,33 @@ def test_common_columns_do_not_show() -> None:
     np.testing.assert_array_equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("size", [1, 40, 200])
+def test_an_index_of_blocks_is_that_of_all_rows(size: int) -> None:
+    rows, queries = rows_of(1, 90), rows_of(0, 30)
+    blocks = [csr_array(rows[first : first + size]) for first in range(0, 90, size)]
+    index = LexicalIndex.of_blocks(blocks)
+    assert blocks == []
+    assert index.shape == rows.shape
+    only, exclude = np.arange(90) % 4 > 0, rows_of(2, 30, 90)
+    for found, expected in zip(
+        index.search(queries, 7, only=only, exclude=exclude),
+        LexicalIndex(rows).search(queries, 7, only=only, exclude=exclude),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_bad_blocks_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"blocks: \[\] columns; expected one number"):
+        LexicalIndex.of_blocks([])
+    with pytest.raises(ValueError, match=r"blocks: \[39, 40\] columns; expected one number"):
+        LexicalIndex.of_blocks([rows_of(0, 5), rows_of(0, 5, 39)])
+    bad = rows_of(0, 5)
+    bad.data[0] = np.nan
+    with pytest.raises(ValueError, match=r"blocks\[1\]: row 0: value is not finite"):
+        LexicalIndex.of_blocks([rows_of(0, 5), bad])
+
+
 def test_blocks_of_queries_do_not_show() -> None:
     queries, rows = rows_of(0, 4096 + 5), rows_of(1, 50)
     exclude = rows_of(2, 4096 + 5, 50)

@@ -46,6 +46,21 @@ def scorer(monkeypatch: pytest.MonkeyPatch) -> LexicalScorer:
     return built(*points(40, 0), label_set(LABELS))
 
 
+@pytest.mark.parametrize("n", [0, 1, 40])
+def test_joined_rows_of_many_texts_are_made_in_blocks(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, _ = points(n, 0)
+    lexicon = Lexicon.fit([*texts, "kernel driver"], LABELS)
+    expected = lexicon.rows(texts).joined
+    monkeypatch.setattr(lexicon_module, "BLOCK", 7)
+    found = lexicon.joined(texts)
+    assert found.shape == expected.shape
+    for name in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+
+
 ASKED = ["kernel driver a", "font", "nobody knows this", "", "music player music library", "b c"]
 
 

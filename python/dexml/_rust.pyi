@@ -608,6 +608,12 @@ class InvertedIndex:
     def __new__(
         cls, rows: _Truth, n_features: int, *, num_threads: int | None = None
     ) -> InvertedIndex: ...
+    @staticmethod
+    def of_blocks(
+        blocks: list[_Truth], n_features: int, *, num_threads: int | None = None
+    ) -> InvertedIndex:
+        """Index blocks of rows, which are taken out of the list one by one."""
+
     @property
     def shape(self) -> tuple[int, int]: ...
     @property
@@ -683,6 +689,19 @@ class Bilinear:
         score_alpha: float,
         shortlist: int,
     ) -> Bilinear: ...
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of point features and of label features."""
+
+    def support(self) -> _Truth:
+        """First weights, a copy: (point features, label features)."""
+
+    def refined(self) -> NDArray[np.float32]:
+        """Fitted weights of the same entries, a copy."""
+
+    def refined_rows(self, features: NDArray[np.int32]) -> _Truth:
+        """Fitted weights of some point features, a row each."""
+
     def find(
         self,
         index: InvertedIndex,
@@ -723,6 +742,7 @@ def select_support(
     alpha: float,
     direct_weight: float,
     threshold: float = 0.0,
+    row_limit: int | None = None,
     num_threads: int | None = None,
 ) -> _Truth:
     """Pairs of features that a bilinear model may weigh: (n_features, n_label_features)."""
@@ -890,6 +910,15 @@ class LabelTree:
         n_features: int,
         num_threads: int | None = None,
     ) -> LabelTree: ...
+    def labels(self) -> NDArray[np.int32]:
+        """The labels in the order of the leaves, a copy: (n_trees, n)."""
+
+    def bias(self) -> NDArray[np.float32]:
+        """Bias of each classifier, a copy: (n_trees, m)."""
+
+    def weights(self) -> _Truth:
+        """Weights of the classifiers, a row each, without zeros: a copy."""
+
     def rank(self, x: _Truth, k: int, *, beam: int, exclude: _Pattern | None = None) -> _Ranking:
         """Rank the labels that a beam reaches: ids and scores (n, k), padded with -1 and -inf.
 

@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 
 from dexml import _rust, data
 from dexml.data import Csr, CsrParts
+from dexml.files import write_array
 from dexml.index import Hits
 from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
@@ -298,8 +299,13 @@ class BilinearScorer:
             **vectorizer_parts(PREFIX + "points", words.points),
             **vectorizer_parts(PREFIX + "labels", words.labels),
             PREFIX + "own": array_part(words.own),
-            PREFIX + "support": matrix_part(model.support),
-            PREFIX + "refined": array_part(model.refined),
+            # The core has the weights: copies of them are made when they are written.
+            PREFIX + "support": Part(
+                lambda path: data.save_scores(path, model.support), ".npz", (model.core, "support")
+            ),
+            PREFIX + "refined": Part(
+                lambda path: write_array(path, model.refined), ".npy", (model.core, "refined")
+            ),
             PREFIX + "rows": matrix_part(self.labels.rows),
         }
 
@@ -337,11 +343,10 @@ class BilinearScorer:
         for matrix, shape in shapes:
             if matrix.shape != shape:
                 raise state.damaged(f"bilinear rows of shape {matrix.shape}, expected {shape}")
-        model = BilinearModel(
-            support, refined, facts["bias"], vocabulary.direct, settings, facts["fit"]
-        )
         try:
-            model.check()
+            model = BilinearModel.of(
+                support, refined, facts["bias"], vocabulary.direct, settings, facts["fit"]
+            )
         except ValueError as error:
             raise state.damaged(str(error)) from None
         source = facts.get("source")

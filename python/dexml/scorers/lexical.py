@@ -25,7 +25,7 @@ from dexml.index import Hits
 from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.cooccurrence import top_of
-from dexml.scorers.lexicon import PREFIX, Lexicon
+from dexml.scorers.lexicon import PREFIX, Lexicon, TextRows
 from dexml.scorers.meanings import Group, Meaning, Terms
 from dexml.scorers.points import entries, positives_of, widened
 from dexml.scorers.queries import Queries
@@ -87,10 +87,12 @@ class LexicalScorer:
             labels: The labels.
             lexicon: Fitted on texts of points and labels.
         """
-        points, own = lexicon.rows(texts).joined, lexicon.rows(labels.texts)
+        own = lexicon.rows(labels.texts)
+        words, chars = Searched(own.text), Searched(own.chars)
+        del own
+        points = lexicon.joined(texts)
         y = positives_of(y, len(texts))
         centroids = label_centroids(points, y, max_terms=CENTROID_TERMS)
-        words, chars = Searched(own.text), Searched(own.chars)
         return cls(lexicon, Searched(points), y, centroids, words, chars, labels.alive)
 
     @property
@@ -104,24 +106,26 @@ class LexicalScorer:
         return int(self.y.shape[0])
 
     @property
-    def shrunk(self) -> Csr:
-        """Centroids times n / (n + 1): few points say little."""
-        return self._shrunk.rows
+    def base(self) -> Csr:
+        """What centroid and text are scored by: their rows side by side, (n_labels, terms + words).
 
-    @cached_property
-    def _shrunk(self) -> Searched:
-        counts = np.bincount(self.y.indices, minlength=self.n_labels)
-        factor = (counts / (counts + 1)).astype(np.float32)
-        values = self.centroids.data * np.repeat(factor, np.diff(self.centroids.indptr))
-        return Searched(
-            csr_array((values, self.centroids.indices, self.centroids.indptr), self.centroids.shape)
-        )
+        The centroids are multiplied by n / (n + 1), for few points say little, and the texts by
+        their weight in the score.
+        """
+        return self._base.rows
 
     @cached_property
     def _base(self) -> Searched:
-        """Rows whose inner product with `_asked` is the score without votes."""
-        rows = join_rows([self._shrunk.rows, self.words.rows], [1.0, TEXT_WEIGHT], unit=False)
-        return Searched(rows)
+        counts = np.bincount(self.y.indices, minlength=self.n_labels)
+        factor = (counts / (counts + 1)).astype(np.float32)
+        values = self.centroids.data * np.repeat(factor, np.diff(self.centroids.indptr))
+        centroids, shape = self.centroids, self.centroids.shape
+        shrunk = csr_array((values, centroids.indices, centroids.indptr), shape)
+        return Searched(join_rows([shrunk, self.words.rows], [1.0, TEXT_WEIGHT], unit=False))
+
+    def _for_centroid(self, rows: TextRows) -> Csr:
+        """Rows whose inner product with those of `base` is the score by centroid alone."""
+        return widened(rows.joined, self.base.shape[1])
 
     def _asked(self, queries: Queries) -> Csr:
         rows = self.lexicon.rows_of(queries)
@@ -238,7 +242,7 @@ class LexicalScorer:
         centroid, text, name = (
             theirs.scores(own, pairs)
             for own, theirs in (
-                (rows.joined, self._shrunk),
+                (self._for_centroid(rows), self._base),
                 (rows.text, self.words),
                 (rows.chars, self.chars),
             )
@@ -269,7 +273,7 @@ class LexicalScorer:
         """Return what the score is the sum of."""
         rows = self.lexicon.rows_of(queries)
         return {
-            "centroid": (1.0, pair_scores(rows.joined, self.shrunk, ids)),
+            "centroid": (1.0, pair_scores(self._for_centroid(rows), self.base, ids)),
             "text": (TEXT_WEIGHT, pair_scores(rows.text, self.words.rows, ids)),
             "votes": (VOTE_WEIGHT, entries(self.votes(queries)[0], ids)),
         }

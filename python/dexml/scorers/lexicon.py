@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dexml.data import Csr, Features
+from dexml.data.parts import stacked
 from dexml.files import write_array
 from dexml.scorers.queries import Queries
 from dexml.sealed import Part, Sealed
@@ -28,6 +29,8 @@ WORDS = VectorizerSettings(sizes=(1, 2), min_df=2, unit=False)
 COUNTS = replace(WORDS, grams="features", sizes=(1, 1))
 VALUES = replace(COUNTS, sublinear=False, idf=False)
 """Of points that are rows of features: how often something occurs, or weights of any kind."""
+BLOCK = 16_384
+"""Texts that all kinds of rows are made of at a time."""
 FEW_TEXTS = 5_000
 """Points and labels below which words of a single text are kept."""
 CHARS = VectorizerSettings(grams="chars", sizes=(2, 5), min_df=2, max_chars=80, max_size=300_000)
@@ -137,6 +140,12 @@ class Lexicon:
             return TextRows(words, text, chars, join_rows([chars, text], [CHAR_WEIGHT, 1.0]))
 
         return queries.once(self, make)
+
+    def joined(self, texts: Sequence[str]) -> Csr:
+        """Return `TextRows.joined` alone, of many texts: no other rows of all texts are made."""
+        starts = range(0, len(texts), BLOCK)
+        blocks = (self.rows(texts[start : start + BLOCK]).joined for start in starts)
+        return stacked(blocks, self.n_joined)
 
     def words_of(self, queries: Queries) -> Csr:
         """Return `TextRows.words` alone, shared with a lexicon that has grown out of this one."""

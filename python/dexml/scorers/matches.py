@@ -57,7 +57,7 @@ def matches(scorer: LexicalScorer, queries: Queries, label: int) -> dict[str, li
         for name, own, theirs, term in (
             ("text", rows.text, scorer.words.rows, word),
             ("name", rows.chars, scorer.chars.rows, piece),
-            ("centroid", rows.joined, scorer.shrunk, joined),
+            ("centroid", rows.joined, scorer.base, joined),
         )
     }
 

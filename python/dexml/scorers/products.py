@@ -36,16 +36,17 @@ def products(
     Returns:
         The terms, the largest first by absolute value; with the bias they sum to the fitted score.
     """
-    words, support = scorer.vocabulary, scorer.model.support
+    words = scorer.vocabulary
     x = words.of_points(queries.texts)
     rows = scorer.labels.rows
     begin, end = rows.indptr[label], rows.indptr[label + 1]
     own, values = rows.indices[begin:end], rows.data[begin:end].astype(np.float64)
+    weights = scorer.model.refined_rows(x.indices)
     found = []
-    for column, value in zip(x.indices.tolist(), x.data.tolist(), strict=True):
-        first, last = support.indptr[column], support.indptr[column + 1]
-        _, at, other = np.intersect1d(support.indices[first:last], own, return_indices=True)
-        parts = scorer.model.refined[first:last][at].astype(np.float64) * value * values[other]
+    for row, (column, value) in enumerate(zip(x.indices.tolist(), x.data.tolist(), strict=True)):
+        first, last = weights.indptr[row], weights.indptr[row + 1]
+        _, at, other = np.intersect1d(weights.indices[first:last], own, return_indices=True)
+        parts = weights.data[first:last][at].astype(np.float64) * value * values[other]
         found += [
             Product(words.point_name(column), words.label_name(int(own[i]), label_texts), part)
             for i, part in zip(other, parts.tolist(), strict=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from dexml import _rust
 from dexml.data import Csr, csr_parts
 from dexml.data.parts import canonical
+from dexml.files import write_array
 from dexml.index import Hits
 from dexml.run import LabelSet, require
 from dexml.scorers.candidates import Candidates
@@ -26,7 +28,7 @@ from dexml.scorers.meanings import Group, Meaning, Terms
 from dexml.scorers.provenance import source_of
 from dexml.scorers.queries import Queries
 from dexml.scorers.scorer import Change
-from dexml.sealed import Part, Sealed, array_part
+from dexml.sealed import Part, Sealed
 from dexml.text.lexical import Also
 
 PREFIX = "tree/"
@@ -52,7 +54,7 @@ _MEANINGS = {
     "tree gap": Meaning(Group.TREE, "tree less that of the best candidate"),
     "tree rank": Meaning(Group.TREE, "-ln(1 + rank by tree among the candidates)"),
 }
-_ARRAYS = ("labels", "bias", "indptr", "indices", "data")
+_WEIGHTS = ("indptr", "indices", "data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +63,15 @@ class TreeScorer:
 
     Attributes:
         lexicon: Makes rows of words of the texts.
-        arrays: The trees, as the core gives them: labels, bias, and classifiers as CSR.
+        trees: Labels, bias and classifiers. They are kept once, as a search reads them; a file gets
+            copies in the order of `dexml._rust.fit_tree`.
         n_trained: Labels that there were when the trees were trained.
         alive: False for removed labels, shape (n_labels,).
         source: Hash of all that the trees were trained from: equal hashes, equal trees.
     """
 
     lexicon: Lexicon
-    arrays: Mapping[str, NDArray[Any]]
+    trees: _rust.LabelTree
     n_trained: int
     alive: NDArray[np.bool_]
     source: str = ""
@@ -98,8 +101,8 @@ class TreeScorer:
         """
         source = source_of(SETTINGS, seed, [lexicon.words.tokens()], [words], y)
         if known is not None and known.source == source:
-            return cls(lexicon, known.arrays, y.shape[1], labels.alive, source)
-        ids, bias, weights = _rust.fit_tree(
+            return cls(lexicon, known.trees, y.shape[1], labels.alive, source)
+        arrays = _rust.fit_tree(
             csr_parts(words, "words"),
             words.shape[1],
             csr_parts(y, "y")[:2],
@@ -108,19 +111,10 @@ class TreeScorer:
             seed=seed,
             num_threads=num_threads,
         )
-        arrays: dict[str, NDArray[Any]] = dict(zip(_ARRAYS, (ids, bias, *weights), strict=True))
-        return cls(lexicon, arrays, y.shape[1], labels.alive, source)
-
-    @cached_property
-    def _trees(self) -> _rust.LabelTree:
-        parts = self.arrays
-        return _rust.LabelTree(
-            parts["labels"],
-            parts["bias"],
-            (parts["indptr"], parts["indices"], parts["data"]),
-            n_labels=self.n_trained,
-            n_features=self.lexicon.words.n_tokens,
+        trees = _rust.LabelTree(
+            *arrays, n_labels=y.shape[1], n_features=words.shape[1], num_threads=num_threads
         )
+        return cls(lexicon, trees, y.shape[1], labels.alive, source)
 
     def _words(self, queries: Queries) -> Any:
         return csr_parts(self.lexicon.words_of(queries), "words")
@@ -129,7 +123,7 @@ class TreeScorer:
         """Score the labels that the beam reaches, (n, n_trained)."""
 
         def make() -> Csr:
-            parts = self._trees.reach(self._words(queries), beam=BEAM)
+            parts = self.trees.reach(self._words(queries), beam=BEAM)
             return canonical((len(queries), self.n_trained), *parts)
 
         return queries.once((self, "reached"), make)
@@ -170,7 +164,7 @@ class TreeScorer:
         known = (ids >= 0) & (ids < self.n_trained)
         known[known] = self.alive[ids[known]]
         wanted = np.where(known, ids, -1).astype(np.int32)
-        return self._trees.score(self._words(queries), np.ascontiguousarray(wanted), beam=BEAM)
+        return self.trees.score(self._words(queries), np.ascontiguousarray(wanted), beam=BEAM)
 
     def propose(
         self,
@@ -220,7 +214,18 @@ class TreeScorer:
 
     def parts(self) -> dict[str, Part]:
         """Return the trees as files of a run."""
-        return {PREFIX + name: array_part(self.arrays[name]) for name in _ARRAYS}
+        return {
+            PREFIX + name: Part(partial(self._write, name), ".npy", (self.trees, name))
+            for name in ("labels", "bias", *_WEIGHTS)
+        }
+
+    def _write(self, name: str, path: Path) -> int:
+        trees = self.trees
+        if name == "labels":
+            return write_array(path, trees.labels())
+        if name == "bias":
+            return write_array(path, trees.bias())
+        return write_array(path, trees.weights()[_WEIGHTS.index(name)])
 
     @classmethod
     def restore(cls, state: Sealed, labels: LabelSet, lexicon: Lexicon) -> TreeScorer | None:
@@ -233,21 +238,24 @@ class TreeScorer:
             return None
         facts = require(state, "tree", {"n_trained": int})
         source = facts.get("source")
-        arrays = {
-            "labels": state.array(PREFIX + "labels", np.int32, (None, None)),
-            "bias": state.array(PREFIX + "bias", np.float32, (None, None)),
-            "indptr": state.array(PREFIX + "indptr", np.int64, (None,)),
-            # Mapped: the core copies the weights, and only a save reads them again.
-            "indices": state.array(PREFIX + "indices", np.int32, (None,), mmap_mode="r"),
-            "data": state.array(PREFIX + "data", np.float32, (None,), mmap_mode="r"),
-        }
-        known = source if isinstance(source, str) else ""
-        scorer = cls(lexicon, arrays, facts["n_trained"], labels.alive, known)
+        weights = (
+            state.array(PREFIX + "indptr", np.int64, (None,)),
+            # Mapped: the core copies the weights.
+            state.array(PREFIX + "indices", np.int32, (None,), mmap_mode="r"),
+            state.array(PREFIX + "data", np.float32, (None,), mmap_mode="r"),
+        )
         try:
-            _ = scorer._trees  # the core checks what it follows
+            trees = _rust.LabelTree(
+                state.array(PREFIX + "labels", np.int32, (None, None)),
+                state.array(PREFIX + "bias", np.float32, (None, None)),
+                weights,
+                n_labels=facts["n_trained"],
+                n_features=lexicon.words.n_tokens,
+            )
         except ValueError as error:
             raise state.damaged(str(error)) from None
-        return scorer
+        known = source if isinstance(source, str) else ""
+        return cls(lexicon, trees, facts["n_trained"], labels.alive, known)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return nothing: scores depend on the files of the run alone."""
@@ -255,4 +263,4 @@ class TreeScorer:
 
     def note(self, k: int) -> str:
         """Say what ranks."""
-        return f"{self.arrays['labels'].shape[0]} label trees"
+        return f"{len(self.trees.labels())} label trees"

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import console, data
+from dexml.heap import give_back
 from dexml.metrics import Result, inv_propensity
 from dexml.run import FEATURES, FORMAT, LabelSet, PointTexts
 from dexml.run.labels import TRAINED, text_part
@@ -24,6 +25,7 @@ from dexml.scorers.calibration import Calibration, Missing
 from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.favoured import PROPENSITY
 from dexml.scorers.lexicon import Lexicon
+from dexml.scorers.queries import Queries
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
@@ -65,15 +67,24 @@ def train_light(
         if lexicon.stop_words and not settings.quiet:
             console.say(f"{len(lexicon.stop_words)} stop words left out")
         choice, calibration = _choose(given, lexicon, weights, settings)
+        give_back()
         rows = np.arange(len(given.held_out)) if settings.refit else given.fitted
         network = None if choice is None else choice.network
         scorer = ranked_scorer(given, rows, lexicon, also=used_by(network), seed=settings.seed)
         scorer = replace(scorer, network=network)
         _save(settings, given, rows, scorer, choice, calibration)
+        give_back()
 
         seconds = before + time.perf_counter() - started
-        finished = _score_test(settings, given, scorer, weights, propensity, seconds)
-        finished = finished._replace(calibration=calibration, counts=scorer.counts)
+        test = _ask_test_part(settings, given, scorer, weights)
+        counts = scorer.counts
+        del scorer
+        give_back()
+        if test is not None:
+            write_scores(settings, test.result, test.part, propensity, seconds, {})
+        finished = Finished(
+            settings, given.label_texts, given.y, seconds, test, calibration, counts
+        )
         if conclude is not None:
             conclude(finished)
         end_log(settings)
@@ -134,7 +145,17 @@ def _evidence(
     """Fit the members and ask them; their indexes of all points are gone afterwards."""
     also = asked_for(settings, given)
     scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=settings.seed)
-    return ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
+    _make_ready(scorer, given.part.texts[:1])
+    evidence = ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
+    del scorer
+    give_back()
+    return evidence
+
+
+def _make_ready(scorer: RankedScorer, texts: list[str]) -> None:
+    """Build the indexes, which a first search does, and give back what that took."""
+    scorer.search(Queries(texts), 1)
+    give_back()
 
 
 def _save(
@@ -171,28 +192,29 @@ def _save(
     Home().save(settings.out, FORMAT, sections, parts, lock=False)
 
 
-def _score_test(
+def _ask_test_part(
     settings: TrainSettings,
     given: DataSet,
     scorer: RankedScorer,
     weights: NDArray[np.float64],
-    propensity: dict[str, float],
-    seconds: float,
-) -> Finished:
+) -> Scored | None:
     """Score the test part, if there is one; only here are its files opened."""
     part = load_test_part(settings, len(given.label_texts))
     if part is None:
-        return Finished(settings, given.label_texts, given.y, seconds)
+        return None
     name = f"{settings.data_dir}: test points"
     data.check_same_features(given.part.features, part.features, name)
+    _make_ready(scorer, part.texts[:1])
     with _bar(len(part.texts), "test points", settings) as bar:
+
+        def on_progress(n: int) -> None:
+            give_back()
+            bar.update(n)
+
         result, ids, scores = evaluate_scorer(
-            scorer, part.texts, part.y, part.exclude, weights, bar.update, by_seen(given.y)
+            scorer, part.texts, part.y, part.exclude, weights, on_progress, by_seen(given.y)
         )
-    write_scores(settings, result, part, propensity, seconds, {})
-    return Finished(
-        settings, given.label_texts, given.y, seconds, Scored(result, part, ids, scores)
-    )
+    return Scored(result, part, ids, scores)
 
 
 def _announce(given: DataSet, settings: TrainSettings) -> None:

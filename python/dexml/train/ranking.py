@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dexml import _rust, console
 from dexml.data import Csr, part_numbers
+from dexml.heap import give_back
 from dexml.metrics import Comparison, Evaluator, LabelGroups, Result, compare
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.queries import Queries
@@ -98,6 +99,8 @@ class Evidence:
     @classmethod
     def joined(cls, parts: Sequence[Evidence]) -> Evidence:
         """Put the evidence of several parts together, in their order."""
+        if len(parts) == 1:
+            return parts[0]
         lengths = np.concatenate([np.diff(part.pairs.indptr) for part in parts])
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         ids = np.concatenate([part.pairs.ids for part in parts])
@@ -133,8 +136,10 @@ class Choice:
 def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], object]) -> Evidence:
     """Ask all members for candidates and evidence, in blocks of texts."""
     ids: list[NDArray[np.int32]] = []
-    lengths, features = [], []
+    lengths = []
     names: tuple[str, ...] = ()
+    matrix = np.empty((0, 0), np.float32)
+    n_pairs = 0
     for start in range(0, len(asked.texts), BLOCK):
         rows = slice(start, start + BLOCK)
         queries = Queries(asked.texts[rows])
@@ -142,13 +147,18 @@ def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], obje
         pairs = scorer.candidates(queries, exclude=exclude)
         found = scorer.evidence(queries, pairs, exclude)
         names = tuple(found)
-        features.append(np.stack([found[name] for name in names], axis=1))
+        first, n_pairs = n_pairs, n_pairs + len(pairs)
+        # Longer in place: blocks that are put together at the end take twice the memory.
+        matrix.resize((n_pairs, len(names)), refcheck=False)
+        for column, name in enumerate(names):
+            matrix[first:n_pairs, column] = found[name]
         ids.append(pairs.ids)
         lengths.append(np.diff(pairs.indptr))
-        on_progress(len(queries))
+        del queries, found
+        give_back()
+        on_progress(len(lengths[-1]))
     indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     pairs = Candidates(indptr, np.concatenate(ids), scorer.n_labels)
-    matrix = np.concatenate(features)
     positive = pairs.values_of(asked.y_true) > 0
     return Evidence(pairs, names, matrix, positive, matrix[:, 0].copy())
 

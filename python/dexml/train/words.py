@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import sealed
+from dexml.heap import give_back
 from dexml.run import FORMAT, LabelSet
 from dexml.scorers.bilinear import BilinearScorer
 from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.lexicon import Lexicon
+from dexml.scorers.points import positives_of
+from dexml.scorers.queries import Queries
 from dexml.scorers.ranker import Member, Network
 from dexml.scorers.tree import TreeScorer
 from dexml.sealed import Sealed
@@ -88,27 +91,29 @@ def word_members(
     Returns:
         The lexical scorer, and all members with it as the first.
     """
+    texts = [given.part.texts[i] for i in rows]
     y = given.y[rows]
     labels = LabelSet.of(given.label_texts, np.bincount(y.indices, minlength=y.shape[1]))
-    texts = [given.part.texts[i] for i in rows]
-    lexical = LexicalScorer.fit(texts, y, labels, lexicon)
-    members: list[Member] = [lexical]
-    if also.tree and y.nnz:
-        words = lexicon.rows(texts).words
-        known = None if folder is None else tree_in(folder, lexicon)
-        members.append(TreeScorer.fit(words, lexical.y, labels, lexicon, seed=seed, known=known))
+    y = positives_of(y, len(texts))
+    # First those that need the most memory beside what they become.
+    others: list[Member] = []
     if also.bilinear and y.nnz:
         pairs = None if folder is None else pairs_in(folder)
-        members.append(
-            BilinearScorer.fit(
-                *(texts, lexical.y, labels),
-                seed=seed,
-                settings=PAIRS,
-                parents=given.parents,
-                known=pairs,
-            )
+        bilinear = BilinearScorer.fit(
+            texts, y, labels, seed=seed, settings=PAIRS, parents=given.parents, known=pairs
         )
-    return lexical, tuple(members)
+        others.append(bilinear)
+        give_back()
+    if also.tree and y.nnz:
+        words = lexicon.words_of(Queries(texts))
+        known = None if folder is None else tree_in(folder, lexicon)
+        tree = TreeScorer.fit(words, y, labels, lexicon, seed=seed, known=known)
+        del words
+        others.insert(0, tree)
+        give_back()
+    lexical = LexicalScorer.fit(texts, y, labels, lexicon)
+    give_back()
+    return lexical, (lexical, *others)
 
 
 def tree_in(folder: Path, lexicon: Lexicon) -> TreeScorer | None:

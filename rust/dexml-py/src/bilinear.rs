@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use xmc_core::Csr;
 use xmc_core::bilinear::{
     self, Bilinear, BilinearParts, Labels, Loss, RefineOptions, SupportOptions, TextModel,
 };
@@ -13,14 +14,14 @@ use crate::arrays::{
     CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, moved, moved_csr, moved_ranking,
     owned, vector,
 };
-use crate::border::{count, in_pool, interruptible};
+use crate::border::{count, detached, in_pool, interruptible};
 use crate::lexical::{AlsoArgs, AlsoArray, PyInvertedIndex, PyTokenizer, PyVocabulary};
 
 /// The pairs of features that a model may weigh, with first weights.
 #[pyfunction]
 #[pyo3(signature = (
     x, n_features, z, n_label_features, y, direct, *, k, alpha, direct_weight, threshold=0.0,
-    num_threads=None
+    row_limit=None, num_threads=None
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
 pub(crate) fn select_support<'py>(
@@ -35,9 +36,11 @@ pub(crate) fn select_support<'py>(
     alpha: f64,
     direct_weight: f32,
     threshold: f64,
+    row_limit: Option<i64>,
     num_threads: Option<i64>,
 ) -> PyResult<CsrArgs<'py>> {
-    let options = SupportOptions { k: count("k", k)?, alpha, direct_weight, threshold };
+    let row_limit = row_limit.map(|n| count("row_limit", n)).transpose()?;
+    let options = SupportOptions { k: count("k", k)?, alpha, direct_weight, threshold, row_limit };
     let (n_c, n_d) =
         (count("n_features", n_features)?, count("n_label_features", n_label_features)?);
     let (x, z) = (CsrArrays::<f32>::borrow("x", &x)?, CsrArrays::<f32>::borrow("z", &z)?);
@@ -150,6 +153,38 @@ impl PyBilinear {
             Bilinear::new(parts)
         })?;
         Ok(Self { inner })
+    }
+
+    /// First weights, a copy: (point features x label features).
+    fn support<'py>(&self, py: Python<'py>) -> PyResult<CsrArgs<'py>> {
+        let support = detached(py, || {
+            let Csr { n_cols, indptr, indices, data } = &self.inner.parts().support;
+            let (indptr, indices, data) = (owned(indptr)?, owned(indices)?, owned(data)?);
+            Ok(Csr { n_cols: *n_cols, indptr, indices, data })
+        })?;
+        Ok(moved_csr(py, support))
+    }
+
+    /// Fitted weights of the same entries, a copy.
+    fn refined<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(moved(py, detached(py, || owned(&self.inner.parts().refined))?).into_any())
+    }
+
+    /// Fitted weights of some point features, a row each.
+    fn refined_rows<'py>(
+        &self,
+        py: Python<'py>,
+        features: Bound<'py, PyAny>,
+    ) -> PyResult<CsrArgs<'py>> {
+        let features = vector::<i32>("features", &features)?;
+        let features = features.as_slice()?;
+        Ok(moved_csr(py, detached(py, || self.inner.refined_rows(features))?))
+    }
+
+    /// Numbers of point features and label features.
+    #[getter]
+    fn shape(&self) -> (usize, usize) {
+        (self.inner.n_features(), self.inner.n_label_features())
     }
 
     /// The k labels of largest inner product by the first weights.

@@ -6,10 +6,10 @@ use numpy::{PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyList, PyString};
 use xmc_core::lexical::{
-    self, Also, Cut, Documents, Grams, InvertedIndex, Tokenizer, TokenizerOptions, Vocabulary,
-    Voted, Weights,
+    self, Also, Cut, Documents, Grams, IndexBuilder, InvertedIndex, Tokenizer, TokenizerOptions,
+    Vocabulary, Voted, Weights,
 };
 use xmc_core::{Ranked, Result};
 
@@ -291,6 +291,34 @@ impl PyInvertedIndex {
             InvertedIndex::new(rows.check_features("rows", n_features)?)
         })?;
         Ok(Self { inner })
+    }
+
+    /// Indexes blocks of rows, which are taken out of the list one by one.
+    #[staticmethod]
+    #[pyo3(signature = (blocks, n_features, *, num_threads=None))]
+    fn of_blocks(
+        py: Python<'_>,
+        blocks: &Bound<'_, PyList>,
+        n_features: i64,
+        num_threads: Option<i64>,
+    ) -> PyResult<Self> {
+        let n_features = count("n_features", n_features)?;
+        let mut builder = detached(py, || IndexBuilder::new(n_features))?;
+        for (at, block) in blocks.iter().enumerate() {
+            let name = format!("blocks[{at}]");
+            let rows = CsrArrays::<f32>::borrow(&name, &block.extract()?)?;
+            let (rows, builder) = (rows.slices()?, &mut builder);
+            in_pool(py, num_threads, || builder.count(rows.check_features(&name, n_features)?))?;
+        }
+        // Only the list knows the arrays of a block: it is freed when it has been added.
+        while !blocks.is_empty() {
+            let block = blocks.get_item(0)?.extract()?;
+            blocks.del_item(0)?;
+            let rows = CsrArrays::<f32>::borrow("block", &block)?;
+            let (rows, builder) = (rows.slices()?, &mut builder);
+            in_pool(py, num_threads, || builder.add(rows.check_features("block", n_features)?))?;
+        }
+        Ok(Self { inner: in_pool(py, num_threads, || builder.finish())? })
     }
 
     #[getter]

@@ -7,9 +7,9 @@ use xmc_core::{Error, LabelTree, TreeOptions};
 
 use crate::arrays::{
     CsrArgs, CsrArrays, PatternArgs, PatternArrays, Ranking, matrix, moved, moved_csr,
-    moved_ranking,
+    moved_ranking, owned,
 };
-use crate::border::{count, in_pool, interruptible};
+use crate::border::{count, detached, exception, in_pool, interruptible};
 
 /// Labels, bias, and the weights of the classifiers (indptr, indices, data), with the shapes that
 /// `_rust.pyi` states.
@@ -18,6 +18,7 @@ type TreeArrays<'py> = (
     Bound<'py, PyArray2<f32>>,
     (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<f32>>),
 );
+
 /// Builds and trains a label tree.
 #[pyfunction]
 #[pyo3(signature = (
@@ -108,6 +109,25 @@ impl PyLabelTree {
             LabelTree::new(n_labels, n_trees, labels, bias, weights)
         })?;
         Ok(Self { inner, num_threads })
+    }
+
+    /// The labels in the order of the leaves, a copy: (`n_trees`, n).
+    fn labels<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<i32>>> {
+        let (n, labels) = (self.inner.n_trees(), owned(self.inner.labels()).map_err(exception)?);
+        let width = labels.len() / n;
+        moved(py, labels).reshape([n, width])
+    }
+
+    /// Bias of each classifier, a copy: (`n_trees`, m).
+    fn bias<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let (n, bias) = (self.inner.n_trees(), owned(self.inner.bias()).map_err(exception)?);
+        let width = bias.len() / n;
+        moved(py, bias).reshape([n, width])
+    }
+
+    /// Weights of the classifiers, a row each, a copy.
+    fn weights<'py>(&self, py: Python<'py>) -> PyResult<CsrArgs<'py>> {
+        Ok(moved_csr(py, detached(py, || self.inner.weights())?))
     }
 
     /// Ranks the labels that the beams reach: ids and scores (n, k), padded with -1 and -inf.

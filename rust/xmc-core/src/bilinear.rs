@@ -34,7 +34,7 @@
 //!
 //! **Memory**, with N points, L labels, P pairs in the shortlists and n pairs in the support: `4 (N C' + P')`
 //! for the transposed positions while the support is computed (C' features a point, P' positives), and 20 P +
-//! 8 n + 4 D while weights are fitted, and up to 512 MiB more for the entries of W that each point looks at: those that
+//! 8 n + 4 D while weights are fitted, and up to 256 MiB more for the entries of W that each point looks at: those that
 //! do not fit in are looked for again in each pass, which gives the same bits.
 
 mod file;

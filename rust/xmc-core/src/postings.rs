@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use crate::csr::CsrView;
+use crate::csr::{Csr, CsrView};
 use crate::error::Result;
-use crate::memory::{collected, with_room, zeroed};
+use crate::memory::{collected, filled, with_room, zeroed};
 
 /// Parts that a transposition is cut into at most, each with a counter for every column.
 const MAX_PARTS: usize = 16;
@@ -26,50 +26,12 @@ impl Postings {
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub(crate) fn new(rows: CsrView<'_>) -> Result<Self> {
-        let n_rows = rows.n_rows();
-        let n_parts = rayon::current_num_threads().clamp(1, MAX_PARTS);
-        let rows_per_part = n_rows.div_ceil(n_parts).max(1);
-        let first_rows: Vec<usize> = (0..n_rows).step_by(rows_per_part).collect();
-        let terms = |first: usize| {
-            (first..(first + rows_per_part).min(n_rows)).flat_map(move |row| {
-                let (columns, values) = rows.row(row);
-                let terms = columns.iter().zip(values).filter(|(_, value)| **value != 0.0);
-                terms.map(move |(&column, &value)| (row, column as usize, value))
-            })
-        };
-        // Each part knows where its share of every column begins: the result is the same for any
-        // number of parts.
-        let cursors: Vec<Result<Vec<u64>>> = first_rows
-            .par_iter()
-            .map(|&first| {
-                let mut counts: Vec<u64> = zeroed(rows.n_cols())?;
-                terms(first).for_each(|(_, column, _)| counts[column] += 1);
-                Ok(counts)
-            })
-            .collect();
-        let mut cursors = cursors.into_iter().collect::<Result<Vec<_>>>()?;
-        let mut starts = with_room(rows.n_cols() + 1)?;
-        let mut end = 0;
-        starts.push(0);
-        for column in 0..rows.n_cols() {
-            for cursor in &mut cursors {
-                let count = cursor[column];
-                cursor[column] = end;
-                end += count;
-            }
-            starts.push(end);
-        }
-        // Parts write between each other, each cell once: atomics say so, and cost nothing here.
-        let cells = collected((0..end as usize).map(|_| AtomicU64::new(0)))?;
-        first_rows.par_iter().zip(cursors).for_each(|(&first, mut cursor)| {
-            for (row, column, value) in terms(first) {
-                let posting = (row as u64) << 32 | u64::from(value.to_bits());
-                cells[cursor[column] as usize].store(posting, Ordering::Relaxed);
-                cursor[column] += 1;
-            }
-        });
-        let cells = cells.into_iter().map(AtomicU64::into_inner).collect();
-        Ok(Self { starts, cells })
+        let counts = Counts::of(rows)?;
+        let mut totals = zeroed(rows.n_cols())?;
+        counts.add_to(&mut totals);
+        let mut filling = Filling::new(&totals)?;
+        filling.add(rows, counts);
+        Ok(filling.done())
     }
 
     /// Number of columns.
@@ -87,6 +49,151 @@ impl Postings {
     pub(crate) fn column(&self, column: i32) -> &[u64] {
         let column = column as usize;
         &self.cells[self.starts[column] as usize..self.starts[column + 1] as usize]
+    }
+
+    /// The `n_rows` rows again, without zeros.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub(crate) fn rows(&self, n_rows: usize) -> Result<Csr> {
+        let mut indptr: Vec<i64> = zeroed(n_rows + 1)?;
+        for &cell in &self.cells {
+            indptr[row_of(cell) as usize + 1] += 1;
+        }
+        for row in 0..n_rows {
+            indptr[row + 1] += indptr[row];
+        }
+        let mut next = collected(indptr.iter().copied())?;
+        let (mut indices, mut data) = (zeroed(self.len())?, zeroed(self.len())?);
+        for column in 0..self.n_columns() as i32 {
+            for &cell in self.column(column) {
+                let at = &mut next[row_of(cell) as usize];
+                indices[*at as usize] = column;
+                data[*at as usize] = f32::from_bits(cell as u32);
+                *at += 1;
+            }
+        }
+        Ok(Csr { n_cols: self.n_columns(), indptr, indices, data })
+    }
+}
+
+/// The values other than 0 of each column, counted for some parts of the rows.
+pub(crate) struct Counts {
+    first_rows: Vec<usize>,
+    of_parts: Vec<Vec<u64>>,
+}
+
+/// The values other than 0 of the rows from `first` to `last`: row, column, value.
+fn terms(
+    rows: CsrView<'_>,
+    first: usize,
+    last: usize,
+) -> impl Iterator<Item = (usize, usize, f32)> {
+    (first..last.min(rows.n_rows())).flat_map(move |row| {
+        let (columns, values) = rows.row(row);
+        let terms = columns.iter().zip(values).filter(|(_, value)| **value != 0.0);
+        terms.map(move |(&column, &value)| (row, column as usize, value))
+    })
+}
+
+impl Counts {
+    pub(crate) fn of(rows: CsrView<'_>) -> Result<Self> {
+        let n_parts = rayon::current_num_threads().clamp(1, MAX_PARTS);
+        let rows_per_part = rows.n_rows().div_ceil(n_parts).max(1);
+        let first_rows: Vec<usize> = (0..rows.n_rows()).step_by(rows_per_part).collect();
+        let of_parts: Vec<Result<Vec<u64>>> = first_rows
+            .par_iter()
+            .map(|&first| {
+                let mut counts: Vec<u64> = zeroed(rows.n_cols())?;
+                terms(rows, first, first + rows_per_part)
+                    .for_each(|(_, column, _)| counts[column] += 1);
+                Ok(counts)
+            })
+            .collect();
+        Ok(Self { first_rows, of_parts: of_parts.into_iter().collect::<Result<_>>()? })
+    }
+
+    pub(crate) fn add_to(&self, totals: &mut [u64]) {
+        for counts in &self.of_parts {
+            totals.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+        }
+    }
+}
+
+/// Postings that rows are still added to.
+pub(crate) struct Filling {
+    starts: Vec<u64>,
+    /// Where the next posting of each column goes.
+    next: Vec<u64>,
+    /// Parts write between each other, each cell once: atomics say so, and cost nothing here.
+    cells: Vec<AtomicU64>,
+    n_rows: usize,
+}
+
+impl Filling {
+    /// Room for as many values of each column. Memory that is not written yet costs nothing.
+    pub(crate) fn new(totals: &[u64]) -> Result<Self> {
+        let mut starts = with_room(totals.len() + 1)?;
+        let mut end = 0;
+        starts.push(0);
+        for total in totals {
+            end += total;
+            starts.push(end);
+        }
+        let next = collected(starts[..totals.len()].iter().copied())?;
+        Ok(Self { starts, next, cells: zeroed(end as usize)?, n_rows: 0 })
+    }
+
+    /// Whether there is room for as many more values of each column.
+    pub(crate) fn has_room(&self, counts: &Counts) -> Result<bool> {
+        let mut more = filled(self.next.len(), 0)?;
+        counts.add_to(&mut more);
+        let ends = self.next.iter().zip(&more).map(|(next, more)| next + more);
+        Ok(ends.zip(&self.starts[1..]).all(|(end, &limit)| end <= limit))
+    }
+
+    /// Number of rows so far.
+    pub(crate) const fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Whether every column has all of its values.
+    pub(crate) fn is_full(&self) -> bool {
+        self.next.iter().eq(&self.starts[1..])
+    }
+
+    /// The number of values that there will be of each column.
+    pub(crate) fn totals(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.starts.windows(2).map(|pair| pair[1] - pair[0])
+    }
+
+    /// Adds rows, for which there is room, behind the others.
+    pub(crate) fn add(&mut self, rows: CsrView<'_>, counts: Counts) {
+        // Each part knows where its share of every column begins: the result is the same for any
+        // number of parts.
+        let Counts { first_rows, mut of_parts } = counts;
+        for cursor in &mut of_parts {
+            for (at, next) in cursor.iter_mut().zip(&mut self.next) {
+                let count = std::mem::replace(at, *next);
+                *next += count;
+            }
+        }
+        let (cells, before) = (&self.cells, self.n_rows);
+        let ends = first_rows.iter().skip(1).copied().chain([rows.n_rows()]);
+        let ends: Vec<usize> = ends.collect();
+        first_rows.par_iter().zip(ends).zip(of_parts).for_each(|((&first, end), mut cursor)| {
+            for (row, column, value) in terms(rows, first, end) {
+                let posting = ((before + row) as u64) << 32 | u64::from(value.to_bits());
+                cells[cursor[column] as usize].store(posting, Ordering::Relaxed);
+                cursor[column] += 1;
+            }
+        });
+        self.n_rows += rows.n_rows();
+    }
+
+    pub(crate) fn done(self) -> Postings {
+        let cells = self.cells.into_iter().map(AtomicU64::into_inner).collect();
+        Postings { starts: self.starts, cells }
     }
 }
 

@@ -13,6 +13,30 @@ use xmc_core::{Csr, CsrPattern, rayon};
 const TEXTS: [&str; 4] = ["red fox runs", "red box", "two boats", "boats and boxes"];
 const LABELS: [&str; 4] = ["fox", "box", "boats", "runs fast"];
 
+#[test]
+fn the_weights_of_some_features_can_be_read() {
+    let matrix =
+        Csr { n_cols: 2, indptr: vec![0, 2, 2, 3], indices: vec![0, 1, 1], data: vec![1.0; 3] };
+    let model = Bilinear::new(BilinearParts {
+        support: matrix,
+        refined: vec![0.5, -1.0, 2.0],
+        bias: 0.0,
+        direct: vec![-1, 0],
+        loss: Loss::Logistic,
+        score_alpha: 0.5,
+        shortlist: 3,
+    })
+    .unwrap();
+    let rows = model.refined_rows(&[2, 1, 0, 2]).unwrap();
+    assert_eq!((rows.n_cols, rows.indptr), (2, vec![0, 1, 1, 3, 4]));
+    assert_eq!((rows.indices, rows.data), (vec![1, 0, 1, 1], vec![2.0, 0.5, -1.0, 2.0]));
+    for feature in [-1, 3] {
+        let message = model.refined_rows(&[0, feature]).unwrap_err().to_string();
+        let expected = format!("features: row 1: feature {feature} out of range (n_features = 3)");
+        assert_eq!(message, expected);
+    }
+}
+
 /// A model of four texts, whose last label has no point.
 fn model() -> TextModel {
     let options = TokenizerOptions { stemmer: Some("english".into()), ..Default::default() };

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use xmc_core::lexical::{Also, InvertedIndex, Voted, join_rows, label_centroids, pair_scores};
+use xmc_core::lexical::{
+    Also, IndexBuilder, InvertedIndex, Voted, join_rows, label_centroids, pair_scores,
+};
 use xmc_core::rayon::ThreadPoolBuilder;
 use xmc_core::{Csr, CsrPattern, CsrView, TopK};
 
@@ -118,6 +120,7 @@ proptest! {
         mask in prop::collection::vec(any::<bool>(), 200),
         masked in any::<bool>(),
         negative in prop::bool::weighted(0.1),
+        blocked in prop::sample::select(vec![0usize, 1, 7, 64, 500]),
     ) {
         // The first columns are in most rows, the others in few; whole numbers make ties.
         let mut state = seed + 1;
@@ -139,7 +142,19 @@ proptest! {
         }
         let only = masked.then_some(&mask[..n]);
         let (q, r) = (csr(&queries, 40), csr(&indexed, 40));
-        let index = InvertedIndex::new(features("rows", &r)).unwrap();
+        let index = if blocked == 0 {
+            InvertedIndex::new(features("rows", &r)).unwrap()
+        } else {
+            let blocks: Vec<Csr> = indexed.chunks(blocked).map(|rows| csr(rows, 40)).collect();
+            let mut builder = IndexBuilder::new(40).unwrap();
+            for block in &blocks {
+                builder.count(features("block", block)).unwrap();
+            }
+            for block in &blocks {
+                builder.add(features("block", block)).unwrap();
+            }
+            builder.finish().unwrap()
+        };
         let search = |rows| index.search(features("q", &q), k, None, only, None, rows).unwrap();
         let (plain, bounded) = (search(None), search(Some(features("rows", &r).into())));
         prop_assert_eq!(&plain, &slow_search(&queries, &indexed, k, &vec![Row::new(); 9], only));

@@ -70,6 +70,17 @@ fn put<T>(vector: &mut [T], at: usize, value: T) {
     }
 }
 
+#[test]
+fn a_tree_gives_its_arrays_back() {
+    for seed in 0..5 {
+        let TreeArrays { n_trees, labels, bias, weights } = tree(seed);
+        let view = weights.view("weights").unwrap();
+        let made = LabelTree::new(N_LABELS, n_trees, &labels, &bias, view).unwrap();
+        assert_eq!((made.n_trees(), made.labels(), made.bias()), (n_trees, &labels[..], &bias[..]));
+        assert_eq!(made.weights().unwrap(), weights);
+    }
+}
+
 proptest! {
     #[test]
     fn a_damaged_tree_is_refused_or_scores(

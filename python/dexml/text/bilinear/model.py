@@ -9,8 +9,8 @@ Shapes: N points, L labels, C point features, D label features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,37 +61,69 @@ class BilinearSettings:
 
 @dataclass(frozen=True, eq=False)
 class BilinearModel:
-    """A fitted model.
+    """A fitted model, which `of` makes.
 
     Attributes:
-        support: First weights, (C, D); every entry is a parameter.
-        refined: Fitted weights of the same entries, (nnz,), float32.
+        core: The weights. They are kept once, here; `support` and `refined` are copies.
         bias: Added to each score.
-        direct: For each label feature the point feature of the same name, or -1, (D,), int32.
         settings: How it was fitted.
         facts: What the fit took: plain values.
     """
 
-    support: Csr
-    refined: NDArray[np.float32]
+    core: _rust.Bilinear
     bias: float
-    direct: NDArray[np.int32]
     settings: BilinearSettings
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any]
 
-    @cached_property
-    def _core(self) -> _rust.Bilinear:
-        settings = self.settings
-        return _rust.Bilinear(
-            csr_parts(self.support, "support"),
-            self.support.shape[1],
-            self.refined,
-            self.direct,
-            bias=self.bias,
+    @classmethod
+    def of(
+        cls,
+        support: Csr,
+        refined: NDArray[np.float32],
+        bias: float,
+        direct: NDArray[np.int32],
+        settings: BilinearSettings,
+        facts: Mapping[str, Any] | None = None,
+    ) -> BilinearModel:
+        """Put a model together.
+
+        Args:
+            support: First weights, (C, D); every entry is a parameter.
+            refined: Fitted weights of the same entries, (nnz,), float32.
+            bias: Added to each score.
+            direct: For each label feature the point feature of the same name, or -1, (D,), int32.
+            settings: How it was fitted.
+            facts: What the fit took: plain values.
+
+        Raises:
+            ValueError: The parts do not fit together; the message says which.
+        """
+        core = _rust.Bilinear(
+            csr_parts(support, "support"),
+            support.shape[1],
+            refined,
+            direct,
+            bias=bias,
             loss=settings.loss,
             score_alpha=settings.score_alpha,
             shortlist=settings.shortlist,
         )
+        return cls(core, bias, settings, dict(facts or {}))
+
+    @property
+    def support(self) -> Csr:
+        """First weights, a copy, (C, D); every entry is a parameter."""
+        return canonical(self.core.shape, *self.core.support())
+
+    @property
+    def refined(self) -> NDArray[np.float32]:
+        """Fitted weights of the entries of `support`, a copy, (nnz,)."""
+        return self.core.refined()
+
+    def refined_rows(self, features: NDArray[np.integer[Any]]) -> Csr:
+        """Return the fitted weights of some point features, (n, D)."""
+        wanted = np.ascontiguousarray(features, np.int32)
+        return canonical((len(wanted), self.core.shape[1]), *self.core.refined_rows(wanted))
 
     def find(
         self,
@@ -126,7 +158,7 @@ class BilinearModel:
         for first in range(0, max(x.shape[0], 1), _ROWS):
             window = slice(first, first + _ROWS + 1)
             found.append(
-                self._core.find(
+                self.core.find(
                     index.core,
                     (indptr[window], indices, data),
                     k,
@@ -155,7 +187,7 @@ class BilinearModel:
         Returns:
             ``x' W z + bias``, and the lexical term, each (n_pairs,).
         """
-        fitted, lexical = self._core.terms(feature_parts(x, "x"), z, pairs, num_threads=num_threads)
+        fitted, lexical = self.core.terms(feature_parts(x, "x"), z, pairs, num_threads=num_threads)
         return fitted + np.float32(self.bias), lexical
 
     def combine(
@@ -175,14 +207,6 @@ class BilinearModel:
             return np.asarray(np.exp(-(np.maximum(0.0, 1.0 - f) ** 2)), np.float64)
         return np.asarray(1.0 / (1.0 + np.exp(-f)), np.float64)
 
-    def check(self) -> None:
-        """Check that the parts fit together.
-
-        Raises:
-            ValueError: They do not; the message says which.
-        """
-        _ = self._core
-
     def export(self, path: Path, points: Vectorizer, labels: Csr) -> None:
         """Write one file that Rust, C and C++ serve (``xmc_core::bilinear::TextModel``).
 
@@ -192,7 +216,7 @@ class BilinearModel:
             labels: Rows of the labels, (L, D); a label with an empty row is never found.
         """
         parts, sublinear = feature_parts(labels, "labels"), points.settings.sublinear
-        self._core.save(str(path), *points.core, sublinear, parts)
+        self.core.save(str(path), *points.core, sublinear, parts)
 
     def best(
         self,
@@ -251,8 +275,6 @@ def fit_bilinear(
         ValueError: Shapes disagree, or a value or setting is out of range.
     """
     settings = settings or BilinearSettings()
-    if settings.row_limit is not None and settings.row_limit < 1:
-        raise ValueError(f"row_limit = {settings.row_limit}; expected at least 1")
     if y.shape != (x.shape[0], z.shape[0]):
         raise ValueError(f"y: shape {y.shape}, expected {(x.shape[0], z.shape[0])}")
     seen = np.bincount(y.indices, minlength=y.shape[1]) > 0
@@ -269,10 +291,9 @@ def fit_bilinear(
         k=settings.k,
         alpha=settings.alpha,
         direct_weight=settings.direct_weight,
+        row_limit=settings.row_limit,
         num_threads=num_threads,
     )
-    if settings.row_limit is not None:
-        support = _cut_rows(*support, settings.row_limit)
     weights = canonical((x.shape[1], z.shape[1]), *support)
     pairs = _shortlists(
         x, LexicalIndex(z, num_threads=num_threads), weights, seen, settings, num_threads
@@ -304,27 +325,7 @@ def fit_bilinear(
         "passes": n_passes,
         "converged": converged,
     }
-    return BilinearModel(weights, refined, bias, direct, settings, facts)
-
-
-def _cut_rows(
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    data: NDArray[np.float32],
-    limit: int,
-) -> CsrParts:
-    """Keep the largest values of each row, the first ones of equals."""
-    kept = np.ones(len(data), np.bool_)
-    for row in np.flatnonzero(np.diff(indptr) > limit):
-        span = slice(indptr[row], indptr[row + 1])
-        values = data[span]
-        least = np.partition(values, len(values) - limit)[len(values) - limit]
-        larger = values > least
-        equal = np.flatnonzero(values == least)
-        larger[equal[: limit - larger.sum()]] = True
-        kept[span] = larger
-    ends = np.concatenate([[0], np.cumsum(kept)])
-    return ends[indptr], indices[kept], data[kept]
+    return BilinearModel.of(weights, refined, bias, direct, settings, facts)
 
 
 def _shortlists(

@@ -92,8 +92,35 @@ class LexicalIndex:
 
     def __init__(self, rows: Csr, *, num_threads: int | None = None) -> None:
         """Index rows, shape (n_rows, n_features), float32. Values must be finite."""
-        self._rows = feature_parts(rows, "rows")
-        self._index = _rust.InvertedIndex(self._rows, rows.shape[1], num_threads=num_threads)
+        parts = feature_parts(rows, "rows")
+        self._rows: CsrParts | None = parts
+        self._index = _rust.InvertedIndex(parts, rows.shape[1], num_threads=num_threads)
+
+    @classmethod
+    def of_blocks(cls, blocks: list[Csr], *, num_threads: int | None = None) -> LexicalIndex:
+        """Index rows that come in blocks, which are taken out of the list one by one.
+
+        Rows and index together need not fit into memory: a block is freed as soon as it is indexed,
+        unless somebody else knows it. (The allocator of Linux keeps what is freed of small blocks;
+        let a block have ten million values or more.) The index then has no rows to read, and so no
+        short cut for columns that most rows have: a search finds the same, and takes longer.
+
+        Args:
+            blocks: At least one matrix, each (n, n_features); empty afterwards.
+            num_threads: Threads; default all cores.
+
+        Raises:
+            ValueError: There is no block, the columns differ, or a value is not finite.
+        """
+        widths = {block.shape[1] for block in blocks}
+        if len(widths) != 1:
+            raise ValueError(f"blocks: {sorted(widths)} columns; expected one number")
+        parts = [feature_parts(block, f"blocks[{at}]") for at, block in enumerate(blocks)]
+        blocks.clear()
+        made = cls.__new__(cls)
+        made._rows = None
+        made._index = _rust.InvertedIndex.of_blocks(parts, widths.pop(), num_threads=num_threads)
+        return made
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Texts as tf-idf rows: the vocabulary and how it is kept in files.
 
-Memory: 8 bytes an entry of the rows, up to twice that while they are computed. Collecting a
-vocabulary takes its bytes and about 21 more for each different token, at most once a thread.
+Memory: 8 bytes an entry of the rows, and those of 16,384 texts a thread again while they are
+computed. Collecting a vocabulary takes its bytes and about 21 more for each different token, at
+most once a thread.
 """
 
 from __future__ import annotations

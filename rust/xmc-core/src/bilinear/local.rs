@@ -25,7 +25,9 @@ pub(super) struct Given<'a> {
 }
 
 /// An entry of W: its position, and the slot of its label feature.
-pub(super) type Hit = (u32, u32);
+type Hit = (u32, u32);
+/// The same in half of the memory: its position in the row of its point feature, and the slot.
+pub(super) type ShortHit = (u16, u16);
 
 /// What a label feature adds to scores.
 #[derive(Clone, Copy, Default)]
@@ -114,17 +116,51 @@ impl Local {
         Ok(())
     }
 
-    /// Takes the entries of W as `find` found them before, and where those of each feature end.
-    pub fn take(&mut self, hits: &[Hit], ends: &[u32]) {
+    /// Takes the entries of W as they were kept, and where those of each feature of the point end.
+    pub fn take(&mut self, given: &Given<'_>, point: usize, hits: &[ShortHit], ends: &[u32]) {
         self.hits.clear();
-        self.hits.extend_from_slice(hits);
+        let mut from = 0;
+        for (&column, &end) in given.x.row(point).0.iter().zip(ends) {
+            let first = given.support.start(column as usize) as u32;
+            let own = hits[from..end as usize].iter();
+            self.hits.extend(own.map(|&(at, slot)| (first + u32::from(at), u32::from(slot))));
+            from = end as usize;
+        }
         self.hit_ends.clear();
         self.hit_ends.extend_from_slice(ends);
     }
 
-    /// The entries of W, and where those of each feature of the point end.
-    pub fn hits(&self) -> (&[Hit], &[u32]) {
-        (&self.hits, &self.hit_ends)
+    /// How many entries of W were found.
+    pub fn n_hits(&self) -> usize {
+        self.hits.len()
+    }
+
+    /// Appends the entries of W and where those of each feature of the point end; false, and nothing is appended,
+    /// if a number of one is too large to be kept short.
+    pub fn keep(
+        &self,
+        given: &Given<'_>,
+        point: usize,
+        hits: &mut Vec<ShortHit>,
+        ends: &mut Vec<u32>,
+    ) -> Result<bool> {
+        let n_before = hits.len();
+        reserve(hits, self.hits.len())?;
+        let mut from = 0;
+        for (&column, &end) in given.x.row(point).0.iter().zip(&self.hit_ends) {
+            let first = given.support.start(column as usize) as u32;
+            for &(at, slot) in &self.hits[from..end as usize] {
+                let (Ok(at), Ok(slot)) = (u16::try_from(at - first), u16::try_from(slot)) else {
+                    hits.truncate(n_before);
+                    return Ok(false);
+                };
+                hits.push((at, slot));
+            }
+            from = end as usize;
+        }
+        reserve(ends, self.hit_ends.len())?;
+        ends.extend_from_slice(&self.hit_ends);
+        Ok(true)
     }
 
     /// Reads the weights.
@@ -225,4 +261,44 @@ pub(super) fn scores_of<W: Copy + Into<f64> + Sync>(
         .collect();
     done.into_iter().collect::<Result<()>>()?;
     Ok(scores)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_are_kept_come_back_unless_their_numbers_are_too_large() {
+        let long = 1 << 16;
+        let columns: Vec<i32> = (0..=long).collect();
+        let support = [&[0, 2, 5][..], &columns].concat();
+        let ends = [0, 3, 3, support.len() as i64];
+        let ones = vec![1.0f32; support.len()];
+        let n = columns.len();
+        let support = CsrView::of_features("support", n, &ends, &support, &ones).unwrap();
+        let of_labels = [2, 5, long];
+        let z = CsrView::of_features("z", n, &[0, 2, 3], &of_labels, &[1.0; 3]).unwrap();
+        let x = CsrView::of_features("x", 3, &[0, 3], &[0, 1, 2], &[1.0; 3]).unwrap();
+        let given = Given { x, z: z.into(), support: support.into() };
+        let mut local = Local::new(n).unwrap();
+        let (mut hits, mut hit_ends) = (vec![(9, 9)], vec![]);
+
+        local.place(&given, &[0]).unwrap();
+        local.find(&given, 0).unwrap();
+        let found = (local.hits.clone(), local.hit_ends.clone());
+        assert_eq!(found, (vec![(1, 0), (2, 1), (5, 0), (8, 1)], vec![2, 2, 4]));
+        assert!(local.keep(&given, 0, &mut hits, &mut hit_ends).unwrap());
+        assert_eq!(hits[1..], [(1, 0), (2, 1), (2, 0), (5, 1)]);
+        local.find(&given, 0).unwrap();
+        local.take(&given, 0, &hits[1..], &hit_ends);
+        assert_eq!((local.hits.clone(), local.hit_ends.clone()), found);
+
+        // The last column of the long row is too far behind.
+        local.place(&given, &[1]).unwrap();
+        local.find(&given, 0).unwrap();
+        assert_eq!(local.n_hits(), 1);
+        assert!(!local.keep(&given, 0, &mut hits, &mut hit_ends).unwrap());
+        assert_eq!((hits.len(), hit_ends.len()), (5, 3));
+    }
 }

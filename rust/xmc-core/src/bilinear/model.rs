@@ -126,6 +126,29 @@ impl Bilinear {
         &self.parts
     }
 
+    /// The fitted weights of some point features, a row each.
+    ///
+    /// # Errors
+    /// [`Error::Content`] for a feature out of range.
+    pub fn refined_rows(&self, features: &[i32]) -> Result<Csr> {
+        let Csr { n_cols, indptr, indices, .. } = &self.parts.support;
+        let mut rows =
+            Csr { n_cols: *n_cols, indptr: vec![0], indices: Vec::new(), data: Vec::new() };
+        for (at, &feature) in features.iter().enumerate() {
+            let row = feature as u32 as usize;
+            if row >= self.n_features() {
+                let (label, n_labels) = (feature.to_string(), self.n_features());
+                let fault = Fault::LabelOutOfRange { label, n_labels }.of_feature();
+                return Err(Error::at_row("features", at, fault));
+            }
+            let span = indptr[row] as usize..indptr[row + 1] as usize;
+            rows.indices.extend_from_slice(&indices[span.clone()]);
+            rows.data.extend_from_slice(&self.parts.refined[span]);
+            rows.indptr.push(rows.indices.len() as i64);
+        }
+        Ok(rows)
+    }
+
     /// Number of point features.
     #[must_use]
     pub fn n_features(&self) -> usize {

@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-use super::local::{Given, Hit, Local, scores_of};
+use super::local::{Given, Local, ShortHit, scores_of};
 use super::{check_ascending, length, parameter};
 use crate::bitmap::Bitmap;
 use crate::csr::{CsrPattern, CsrView};
 use crate::error::{Error, Result};
 use crate::lexical::{check_columns, check_rows};
-use crate::memory::{filled, reserve, with_room, zeroed};
+use crate::memory::{filled, with_room, zeroed};
 use crate::rng::Rng;
 
 /// Points between two looks at `keep_going`, and pairs of a part of the objective.
@@ -16,7 +16,7 @@ const BLOCK: usize = 256;
 /// Times that the pairs of a point are gone through while its weights are at hand.
 const SWEEPS: usize = 2;
 /// Memory for the entries of W that points look at, found once; the rest is looked for in each pass.
-const KEPT_BYTES: usize = 512 << 20;
+const KEPT_BYTES: usize = 256 << 20;
 /// Newton steps for one pair of the logistic loss at most; two or three are usual.
 const STEPS: usize = 50;
 
@@ -292,7 +292,7 @@ const NOT_KEPT: (usize, usize) = (usize::MAX, usize::MAX);
 struct Kept {
     /// Of each point: where its entries begin in `hits`, and in `ends` where those of a feature end.
     starts: Vec<(usize, usize)>,
-    hits: Vec<Hit>,
+    hits: Vec<ShortHit>,
     ends: Vec<u32>,
 }
 
@@ -375,18 +375,15 @@ impl Solver<'_> {
         let start = kept.starts[point];
         if start == NOT_KEPT {
             local.find(given, point)?;
-            let (hits, ends) = local.hits();
-            if kept.hits.len() + hits.len() <= KEPT_BYTES / size_of::<Hit>() {
-                kept.starts[point] = (kept.hits.len(), kept.ends.len());
-                reserve(&mut kept.hits, hits.len())?;
-                kept.hits.extend_from_slice(hits);
-                reserve(&mut kept.ends, ends.len())?;
-                kept.ends.extend_from_slice(ends);
+            let start = (kept.hits.len(), kept.ends.len());
+            let fits = start.0 + local.n_hits() <= KEPT_BYTES / size_of::<ShortHit>();
+            if fits && local.keep(given, point, &mut kept.hits, &mut kept.ends)? {
+                kept.starts[point] = start;
             }
         } else {
             let ends = &kept.ends[start.1..start.1 + given.x.row(point).0.len()];
             let n_hits = ends.last().map_or(0, |&end| end as usize);
-            local.take(&kept.hits[start.0..start.0 + n_hits], ends);
+            local.take(given, point, &kept.hits[start.0..start.0 + n_hits], ends);
         }
         local.read(given, point, weights);
         Ok(())

@@ -23,11 +23,13 @@ pub struct SupportOptions {
     pub direct_weight: f32,
     /// Only larger values are kept.
     pub threshold: f64,
+    /// Pairs of a point feature that stay, those of largest value, where label features chose more of them.
+    pub row_limit: Option<usize>,
 }
 
 impl Default for SupportOptions {
     fn default() -> Self {
-        Self { k: 40, alpha: 0.02, direct_weight: 0.5, threshold: 0.0 }
+        Self { k: 40, alpha: 0.02, direct_weight: 0.5, threshold: 0.0, row_limit: None }
     }
 }
 
@@ -45,6 +47,9 @@ impl SupportOptions {
         }
         if !(self.threshold.is_finite() && self.threshold >= 0.0) {
             return Err(parameter("threshold", "must be finite and at least 0", self.threshold));
+        }
+        if self.row_limit == Some(0) {
+            return Err(parameter("row_limit", "must be at least 1", 0));
         }
         Ok(())
     }
@@ -169,7 +174,8 @@ impl Counts<'_> {
 /// each label feature the point feature of the same name, or -1. Of equal values the smaller feature wins.
 ///
 /// Each row holds its K best pairs, the pairs for which it is among the K best of the label feature, and its
-/// direct pairs, whose weight comes on top where it is among the former.
+/// direct pairs, whose weight comes on top where it is among the former. A row with more pairs than `row_limit`
+/// keeps the largest values, the smaller features of equals.
 ///
 /// # Errors
 /// [`Error::Length`] if shapes disagree; [`Error::Content`] for a row that is not ascending, a value that is not
@@ -236,7 +242,7 @@ pub fn select_support(
         first.clear();
         counts.best(counts.of_labels[d], &counts.of_points, both, best);
     })?;
-    union(&by_point, &by_label, direct, n_c, n_d, options.direct_weight)
+    union(by_point, by_label, direct, (n_c, n_d), options)
 }
 
 /// The best partners of each of `n` features, by `rank`, which is given two tallies and room for the result.
@@ -274,19 +280,27 @@ fn best_of_all(
     Ok(all)
 }
 
+/// Keeps the largest values of a row, the first ones of equals.
+fn cut(row: &mut Vec<(i32, f32)>, limit: usize) {
+    if row.len() > limit {
+        row.select_nth_unstable_by(limit - 1, |a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        row.truncate(limit);
+    }
+}
+
 /// Joins what rows and columns chose, and the direct pairs.
 fn union(
-    by_point: &[Vec<Entry>],
-    by_label: &[Vec<Entry>],
+    by_point: Vec<Vec<Entry>>,
+    by_label: Vec<Vec<Entry>>,
     direct: &[i32],
-    n_c: usize,
-    n_d: usize,
-    direct_weight: f32,
+    (n_c, n_d): (usize, usize),
+    options: &SupportOptions,
 ) -> Result<Csr> {
+    let &SupportOptions { direct_weight, row_limit, .. } = options;
     // Ascending in d, for labels' features are visited in order.
     let mut chosen: Vec<Vec<Entry>> = (0..n_c).map(|_| Vec::new()).collect();
-    for (d, points) in by_label.iter().enumerate() {
-        for &(c, value) in points {
+    for (d, points) in by_label.into_iter().enumerate() {
+        for (c, value) in points {
             chosen[c as usize].push((d as i32, value));
         }
     }
@@ -299,31 +313,33 @@ fn union(
     let mut csr = Csr { n_cols: n_d, indptr: with_room(n_c + 1)?, indices: vec![], data: vec![] };
     csr.indptr.push(0);
     let mut known = Bitmap::new(n_d)?;
-    let mut row: Vec<Entry> = Vec::new();
-    for c in 0..n_c {
-        row.clear();
-        row.extend_from_slice(&by_point[c]);
+    let mut narrow: Vec<(i32, f32)> = Vec::new();
+    // Each list is freed when it has been read.
+    for ((mut row, chosen), same_name) in by_point.into_iter().zip(chosen).zip(same_name) {
         for &(d, _) in &row {
             known.insert(d);
         }
         let n_own = row.len();
-        for &d in &same_name[c] {
+        for &d in &same_name {
             if known.insert(d) {
                 row.push((d, f64::from(direct_weight)));
             } else if let Ok(at) = row[..n_own].binary_search_by_key(&d, |&(d, _)| d) {
                 row[at].1 += f64::from(direct_weight);
             }
         }
-        row.extend(chosen[c].iter().filter(|&&(d, _)| !known.contains(d)));
+        row.extend(chosen.into_iter().filter(|&(d, _)| !known.contains(d)));
         for &(d, _) in &row {
             known.remove(d);
         }
-        row.sort_unstable_by_key(|&(d, _)| d);
-        crate::memory::reserve(&mut csr.indices, row.len())?;
-        crate::memory::reserve(&mut csr.data, row.len())?;
-        for &(d, value) in &row {
+        narrow.clear();
+        narrow.extend(row.iter().map(|&(d, value)| (d, value as f32)));
+        cut(&mut narrow, row_limit.unwrap_or(usize::MAX));
+        narrow.sort_unstable_by_key(|&(d, _)| d);
+        crate::memory::reserve(&mut csr.indices, narrow.len())?;
+        crate::memory::reserve(&mut csr.data, narrow.len())?;
+        for &(d, value) in &narrow {
             csr.indices.push(d);
-            csr.data.push(value as f32);
+            csr.data.push(value);
         }
         csr.indptr.push(csr.indices.len() as i64);
     }

@@ -10,7 +10,7 @@ use super::lazy::{LazyRows, Terms};
 use super::search::LANES;
 use crate::csr::CsrView;
 use crate::error::Result;
-use crate::memory::{filled, with_room};
+use crate::memory::with_room;
 use crate::postings::Postings;
 use crate::rank::{Score, keep_best};
 
@@ -32,31 +32,37 @@ pub(super) struct Bounds {
     lengths: Vec<f32>,
     /// Mean number of entries of a row.
     n_entries: usize,
+    /// Whether a value is below 0: then there is no use for bounds.
+    negative: bool,
 }
 
 impl Bounds {
-    /// For rows whose columns are `postings`.
-    pub(super) fn new(rows: CsrView<'_>, postings: &Postings) -> Result<Self> {
-        let n_rows = rows.n_rows();
-        let mut bounds = Self { common: Vec::new(), lengths: Vec::new(), n_entries: 0 };
+    /// For `n_rows` rows, which are then added; each column will have as many values as `totals` says.
+    pub(super) fn new(n_rows: usize, totals: impl ExactSizeIterator<Item = u64>) -> Result<Self> {
+        let (mut common, mut n_entries) = (with_room(totals.len())?, 0);
+        for total in totals {
+            common.push(total > (n_rows / COMMON_PART) as u64);
+            n_entries += total;
+        }
+        let n_entries = (n_entries as usize).div_ceil(n_rows.max(1));
+        Ok(Self { common, lengths: with_room(n_rows)?, n_entries, negative: false })
+    }
+
+    /// Adds rows behind the others.
+    pub(super) fn add(&mut self, rows: CsrView<'_>) {
         let (_, _, _, values) = rows.window();
-        if values.iter().any(|&value| value < 0.0) {
-            return Ok(bounds);
+        self.negative = self.negative || values.iter().any(|&value| value < 0.0);
+        if self.negative {
+            (self.common, self.lengths) = (Vec::new(), Vec::new());
+            return;
         }
-        bounds.common = filled(postings.n_columns(), false)?;
-        for (column, common) in bounds.common.iter_mut().enumerate() {
-            *common = postings.column(column as i32).len() > n_rows / COMMON_PART;
-        }
-        bounds.lengths = with_room(n_rows)?;
-        for row in 0..n_rows {
+        for row in 0..rows.n_rows() {
             let (columns, values) = rows.row(row);
             let entries = columns.iter().zip(values);
-            let common = entries.filter(|(column, _)| bounds.common[**column as usize]);
+            let common = entries.filter(|(column, _)| self.common[**column as usize]);
             let square: f64 = common.map(|(_, &value)| f64::from(value) * f64::from(value)).sum();
-            bounds.lengths.push((square.sqrt() * SLACK) as f32);
+            self.lengths.push((square.sqrt() * SLACK) as f32);
         }
-        bounds.n_entries = postings.len().div_ceil(n_rows.max(1));
-        Ok(bounds)
     }
 }
 
@@ -224,7 +230,9 @@ mod tests {
         }
         let rows = CsrView::of_features("rows", 31, &indptr, &indices, &data).unwrap();
         let postings = Postings::new(rows).unwrap();
-        let bounds = Bounds::new(rows, &postings).unwrap();
+        let totals = (0..31).map(|column| postings.column(column).len() as u64);
+        let mut bounds = Bounds::new(60, totals).unwrap();
+        bounds.add(rows);
         let mut pruned = Pruned::default();
         let columns: Vec<i32> = (0..31).collect();
         assert!(pruned.take(&bounds, &postings, &columns, &[1.0; 31]));

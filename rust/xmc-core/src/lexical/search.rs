@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use super::bounds::{Bounds, Pruned};
+use super::build::IndexBuilder;
 use super::lazy::LazyRows;
 use super::{Sums, check_columns, check_rows};
 use crate::csr::{CsrPattern, CsrView};
@@ -26,9 +27,9 @@ const LISTED_PART: usize = 16;
 /// Stored zeros are no terms: they are left out of rows and queries.
 #[derive(Debug)]
 pub struct InvertedIndex {
-    n_rows: usize,
-    postings: Postings,
-    bounds: Bounds,
+    pub(super) n_rows: usize,
+    pub(super) postings: Postings,
+    pub(super) bounds: Bounds,
 }
 
 /// A second ranking of the same inner products: the best `k` of the rows of a mask.
@@ -99,15 +100,10 @@ impl InvertedIndex {
     /// [`Error::Parameter`] for 2^31 rows or more; [`Error::Content`] for a row that is not ascending or
     /// a value that is not finite; [`Error::OutOfMemory`].
     pub fn new(rows: CsrView<'_>) -> Result<Self> {
-        let n_rows = rows.n_rows();
-        if n_rows > i32::MAX as usize {
-            let (name, rule) = ("n_rows", "must be below 2^31");
-            return Err(Error::Parameter { name, rule, value: n_rows.to_string() });
-        }
-        check_rows(rows)?;
-        let postings = Postings::new(rows)?;
-        let bounds = Bounds::new(rows, &postings)?;
-        Ok(Self { n_rows, postings, bounds })
+        let mut builder = IndexBuilder::new(rows.n_cols())?;
+        let counts = builder.counted(rows)?;
+        builder.fill(rows, counts)?;
+        builder.finish()
     }
 
     /// Number of rows.

@@ -216,6 +216,32 @@ impl LabelTree {
         self.n_features
     }
 
+    /// Number of trees.
+    #[must_use]
+    pub const fn n_trees(&self) -> usize {
+        self.n_trees
+    }
+
+    /// Labels as in [`TreeArrays`].
+    #[must_use]
+    pub fn labels(&self) -> &[i32] {
+        &self.labels
+    }
+
+    /// Bias of the classifiers as in [`TreeArrays`].
+    #[must_use]
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
+    /// Weights of the classifiers as in [`TreeArrays`], without those of 0: a copy, for they are kept by feature.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn weights(&self) -> Result<Csr> {
+        self.weights.rows(self.bias.len())
+    }
+
     /// Number of labels, with those that are not in the tree.
     #[must_use]
     pub const fn n_labels(&self) -> usize {
