@@ -237,24 +237,36 @@ class RankedScorer:
         exclude: Csr | None = None,
         only: NDArray[np.bool_] | None = None,
     ) -> Candidates:
-        """Collect the labels that a member proposes, and companions of the best ones.
+        """Collect the labels that are proposed.
 
-        Labels without points have to compete with all others there, so members propose some more
-        of them. Where all that may be fewer than `k`, the first member's k best labels are among
-        them too.
+        Where these may be fewer than `k`, the first member's k best labels are among them too.
         """
-        unseen = self.unseen if only is None else self.unseen & only
-        more = (UNSEEN, unseen) if unseen.any() else None
         proposals = [
-            part
-            for member in self.members
-            for part in member.propose(queries, exclude=exclude, only=only, unseen=more)
+            part for own in self.proposals(queries, exclude=exclude, only=only) for part in own
         ]
         if k > proposals[0].shape[1]:
             proposals.append(self.members[0].search(queries, k, exclude=exclude, only=only)[0])
-        mask = self.alive if only is None else self.alive & only
-        proposals.append(top_of(self._together(queries, exclude), COMPANIONS, exclude, mask))
         return Candidates.union(proposals, self.n_labels)
+
+    def proposals(
+        self,
+        queries: Queries,
+        *,
+        exclude: Csr | None = None,
+        only: NDArray[np.bool_] | None = None,
+    ) -> list[list[NDArray[np.int32]]]:
+        """Return what each member proposes, and behind that the companions of the best labels.
+
+        Labels without points have to compete with all others there, so members propose some more
+        of them.
+        """
+        unseen = self.unseen if only is None else self.unseen & only
+        more = (UNSEEN, unseen) if unseen.any() else None
+        mask = self.alive if only is None else self.alive & only
+        return [
+            *(m.propose(queries, exclude=exclude, only=only, unseen=more) for m in self.members),
+            [top_of(self._together(queries, exclude), COMPANIONS, exclude, mask)],
+        ]
 
     def evidence(
         self, queries: Queries, pairs: Candidates, exclude: Csr | None = None

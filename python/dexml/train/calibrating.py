@@ -164,6 +164,8 @@ def calibrate(
         seed: Of the resampling.
     """
     ranked = choice is not None and choice.network is not None
+    if choice is not None and ranked:
+        evidence = choice.evidence
     scores = choice.scores if choice is not None and ranked else evidence.base
     fitted = given.y[given.fitted]
     counts = np.bincount(fitted.indices, minlength=fitted.shape[1])

@@ -17,9 +17,11 @@ from dexml import _rust, console
 from dexml.data import Csr, part_numbers
 from dexml.heap import give_back
 from dexml.metrics import Comparison, Evaluator, LabelGroups, Result, compare
+from dexml.scorers.bilinear import BilinearScorer
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.queries import Queries
 from dexml.scorers.ranker import BLOCK, LINEAR, Network, RankedScorer, Shape, lifted
+from dexml.scorers.tree import TreeScorer
 from dexml.train.inputs import DataSet
 from dexml.train.memory import REPORTED, RESAMPLES
 from dexml.train.outcome import UNSEEN, by_seen, unseen_of
@@ -37,6 +39,8 @@ OPTIONAL = {
     ),
 }
 """Features of members that are used only if they help, for they cost most of the time."""
+_KINDS = {"tree": TreeScorer, "bilinear": BilinearScorer}
+_BITS = {"tree": 2, "bilinear": 4}
 LIFTS = tuple(step / 4 for step in range(1, 13))
 """Lifts of labels without points that are tried."""
 JUDGED = ("P@1", "nDCG@5", "R@100")
@@ -95,6 +99,8 @@ class Evidence:
     positive: NDArray[np.bool_]
     base: NDArray[np.float32]
     """The first member's score of each pair."""
+    proposers: NDArray[np.uint8] | None = None
+    """Who proposes each pair, (n_pairs,): bits of `_BITS`, and 1 for all others. None: others."""
 
     @classmethod
     def joined(cls, parts: Sequence[Evidence]) -> Evidence:
@@ -110,13 +116,32 @@ class Evidence:
             np.concatenate([part.features for part in parts]),
             np.concatenate([part.positive for part in parts]),
             np.concatenate([part.base for part in parts]),
+            _concatenated([part.proposers for part in parts]),
         )
 
-    def without(self, names: Sequence[str]) -> Evidence:
-        """Return the evidence without some features."""
-        kept = [i for i, name in enumerate(self.names) if name not in names]
-        some = tuple(self.names[i] for i in kept)
-        return Evidence(self.pairs, some, self.features[:, kept], self.positive, self.base)
+    def without(self, member: str) -> Evidence:
+        """Return the evidence without an optional member, and without what it alone proposes."""
+        columns = [i for i, name in enumerate(self.names) if name not in OPTIONAL[member]]
+        names = tuple(self.names[i] for i in columns)
+        if self.proposers is None:
+            features = self.features[:, columns]
+            return replace(self, names=names, features=features)
+        others = self.proposers & ~np.uint8(_BITS[member])
+        rows = np.flatnonzero(others)
+        indptr = np.concatenate([[0], np.cumsum(others > 0)])[self.pairs.indptr]
+        return Evidence(
+            Candidates(indptr, self.pairs.ids[rows], self.pairs.n_labels),
+            names,
+            self.features[rows][:, columns],
+            self.positive[rows],
+            self.base[rows],
+            others[rows],
+        )
+
+
+def _concatenated(parts: Sequence[NDArray[np.uint8] | None]) -> NDArray[np.uint8] | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 @dataclass(frozen=True)
@@ -130,12 +155,15 @@ class Choice:
     network: Network | None
     facts: dict[str, Any]
     scores: NDArray[np.float32]
-    """Out-of-fold scores of all pairs, lifted as they will be served."""
+    """Out-of-fold scores of all pairs of `evidence`, lifted as they will be served."""
+    evidence: Evidence
+    """Of the members that are used."""
 
 
 def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], object]) -> Evidence:
     """Ask all members for candidates and evidence, in blocks of texts."""
     ids: list[NDArray[np.int32]] = []
+    proposers: list[NDArray[np.uint8]] = []
     lengths = []
     names: tuple[str, ...] = ()
     matrix = np.empty((0, 0), np.float32)
@@ -144,7 +172,8 @@ def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], obje
         rows = slice(start, start + BLOCK)
         queries = Queries(asked.texts[rows])
         exclude = None if asked.exclude is None else asked.exclude[rows]
-        pairs = scorer.candidates(queries, exclude=exclude)
+        proposals = scorer.proposals(queries, exclude=exclude)
+        pairs = Candidates.union([part for own in proposals for part in own], scorer.n_labels)
         found = scorer.evidence(queries, pairs, exclude)
         names = tuple(found)
         first, n_pairs = n_pairs, n_pairs + len(pairs)
@@ -153,14 +182,35 @@ def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], obje
         for column, name in enumerate(names):
             matrix[first:n_pairs, column] = found[name]
         ids.append(pairs.ids)
+        proposers.append(_proposers(scorer, proposals, pairs))
         lengths.append(np.diff(pairs.indptr))
-        del queries, found
+        del queries, found, proposals
         give_back()
         on_progress(len(lengths[-1]))
     indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     pairs = Candidates(indptr, np.concatenate(ids), scorer.n_labels)
     positive = pairs.values_of(asked.y_true) > 0
-    return Evidence(pairs, names, matrix, positive, matrix[:, 0].copy())
+    base = matrix[:, 0].copy()
+    return Evidence(pairs, names, matrix, positive, base, np.concatenate(proposers))
+
+
+def _proposers(
+    scorer: RankedScorer, proposals: Sequence[Sequence[NDArray[np.int32]]], pairs: Candidates
+) -> NDArray[np.uint8]:
+    """Say who proposes each pair: a bit for each optional member, another one for all others."""
+    parts: dict[int, list[NDArray[np.int32]]] = {}
+    for at, own in enumerate(proposals):
+        kinds = [
+            kind
+            for kind in _KINDS
+            if at < len(scorer.members) and isinstance(scorer.members[at], _KINDS[kind])
+        ]
+        parts.setdefault(_BITS[kinds[0]] if kinds else 1, []).extend(own)
+    who = np.zeros(len(pairs), np.uint8)
+    for bit, own in parts.items():
+        proposed = Candidates.union(own, scorer.n_labels).matrix
+        who |= np.where(pairs.values_of(proposed) > 0, bit, 0).astype(np.uint8)
+    return who
 
 
 def choose(
@@ -178,9 +228,7 @@ def choose(
         seed: Seed of weights and resampling.
         favour: One of `POWERS`: positives are weighted by their inverse propensity to this power.
     """
-    weights, power = None, POWERS[favour]
-    if power:
-        weights = (asked.inv_propensity[evidence.pairs.ids] ** power).astype(np.float32)
+    weights = _weights(evidence, asked, favour)
     few = int(evidence.positive.sum()) < FEW_PAIRS
     shape = LINEAR if few else Shape()
     scores = out_of_fold(evidence, asked.keys, shape, seed=seed, weights=weights)
@@ -189,18 +237,19 @@ def choose(
     for name, features in OPTIONAL.items():
         if not any(feature in features for feature in evidence.names):
             continue
-        plain = evidence.without(features)
-        plain_scores = out_of_fold(plain, asked.keys, shape, seed=seed, weights=weights)
+        plain = evidence.without(name)
+        plain_weights = _weights(plain, asked, favour)
+        plain_scores = out_of_fold(plain, asked.keys, shape, seed=seed, weights=plain_weights)
         simpler = evaluated(plain, asked, plain_scores, select)
         paired = compare(simpler, ranked, groups=asked.groups, seed=seed, n_resamples=RESAMPLES)
-        pays = paired[select].difference > paired[select].standard_error
         optional[name] = {
             "without": paired[select].a,
             "with": paired[select].b,
-            "used": bool(pays),
+            "R@100": {"without": paired["R@100"].a, "with": paired["R@100"].b},
+            "used": _pays(paired, select),
         }
-        if not pays:
-            evidence, scores, ranked = plain, plain_scores, simpler
+        if not optional[name]["used"]:
+            evidence, scores, ranked, weights = plain, plain_scores, simpler, plain_weights
     unlifted, judged = ranked, _judge(base, ranked, asked, select, seed)
     lift = 0.0
     if judged.better:
@@ -247,7 +296,26 @@ def choose(
             weights=weights,
         )
         network = replace(network, lift=lift)
-    return Choice(network, facts | {"used": network is not None}, scores)
+    return Choice(network, facts | {"used": network is not None}, scores, evidence)
+
+
+def _weights(evidence: Evidence, asked: Asked, favour: str) -> NDArray[np.float32] | None:
+    """Weight positives by a power of their inverse propensity; None: all alike."""
+    power = POWERS[favour]
+    if not power:
+        return None
+    return np.asarray(asked.inv_propensity[evidence.pairs.ids] ** power, np.float32)
+
+
+def _pays(paired: Mapping[str, Comparison], select: str) -> bool:
+    """Whether a member is worth its time: it makes the ranking better, or finds more.
+
+    By more than a standard error; one that finds more must not make the ranking worse by as much.
+    """
+    ranking, found = paired[select], paired["R@100"]
+    better = ranking.difference > ranking.standard_error
+    worse = ranking.difference < -ranking.standard_error
+    return bool(better or (found.difference > found.standard_error and not worse))
 
 
 class _Judged(NamedTuple):
@@ -396,9 +464,11 @@ def summary(choice: Choice) -> str:
     lines.append(console.table(rows, list(facts["gain"])))
     for name in OPTIONAL:
         if one := facts[name]:
-            change = f"{100 * one['without']:.2f} -> {100 * one['with']:.2f}"
-            kept = "kept" if one["used"] else "left out"
-            lines.append(f"{name} {kept}: {facts['select']} {change}")
+            changes = ", ".join(
+                f"{metric} {100 * value['without']:.2f} -> {100 * value['with']:.2f}"
+                for metric, value in ((facts["select"], one), ("R@100", one["R@100"]))
+            )
+            lines.append(f"{name} {'kept' if one['used'] else 'left out'}: {changes}")
     lift = facts["lift"]
     if lift["lift"]:
         change = " -> ".join(f"{100 * lift[UNSEEN][key]:.2f}" for key in ("without", "with"))
