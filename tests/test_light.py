@@ -23,8 +23,13 @@ from dexml.data import save_dataset
 from dexml.metrics import evaluate
 from dexml.metrics.__main__ import main as metrics_main
 from dexml.predict import Predictor, open_run
-from dexml.train import TrainSettings
+from dexml.scorers import Queries
+from dexml.scorers.bilinear import BilinearScorer
+from dexml.scorers.tree import TreeScorer
+from dexml.train import TrainSettings, ranking
 from dexml.train.inputs import load_data, parts_to_ask
+from dexml.train.light import ranked_scorer
+from dexml.train.words import Also, fit_lexicon
 from small import confusing_data, part_path, write_tiny_data
 
 
@@ -563,3 +568,23 @@ def test_texts_of_any_script_are_trained_on_and_explained(tmp_path: Path, langua
     explained = predictor.explain(topic, labels[3]).words
     terms = {match.term.strip() for shared in explained for match in shared.terms}
     assert any(term and term in topic for term in terms), terms
+
+
+def test_evidence_without_a_member_is_that_of_a_scorer_without_it(
+    confusing: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(confusing, tmp_path / "run")
+    given = load_data(settings)
+    part = parts_to_ask(given)[0]
+    lexicon, also = fit_lexicon(given, settings), Also(tree=True, bilinear=True)
+    scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=0)
+    asked = ranking.Asked.of(given, part.asked, np.ones(given.y.shape[1]))
+    evidence = ranking.gather(scorer, asked, lambda _: None)
+    for name, kind in (("tree", TreeScorer), ("bilinear", BilinearScorer)):
+        members = tuple(m for m in scorer.members if not isinstance(m, kind))
+        assert len(members) == 2
+        others = replace(scorer, members=members)
+        pairs = others.candidates(Queries(asked.texts), exclude=asked.exclude)
+        plain = evidence.without(name)
+        np.testing.assert_array_equal(plain.pairs.ids, pairs.ids)
+        np.testing.assert_array_equal(plain.pairs.indptr, pairs.indptr)

@@ -295,6 +295,51 @@ def test_evidence_is_gathered_in_blocks(
     np.testing.assert_array_equal(whole.base, whole.features[:, whole.names.index("table")])
 
 
+def with_a_tree(points: ranking.Asked, clue: float) -> ranking.Evidence:
+    """Every other candidate is proposed by the tree alone; `clue`: what its feature tells."""
+    plain = evidence_of(points)
+    rng = np.random.default_rng(4)
+    tree = clue * plain.positive + rng.normal(size=len(plain.pairs))
+    return replace(
+        plain,
+        names=(*plain.names, "tree"),
+        features=np.column_stack([plain.features, tree.astype(np.float32)]),
+        proposers=np.tile(np.array([2, 3], np.uint8), len(plain.pairs))[: len(plain.pairs)],
+    )
+
+
+def test_without_a_member_its_own_candidates_are_gone() -> None:
+    evidence = with_a_tree(asked(), 1.0)
+    plain = evidence.without("tree")
+    kept = np.flatnonzero(evidence.proposers == 3)
+    assert plain.names == ("base", "clue", "noise")
+    np.testing.assert_array_equal(plain.pairs.ids, evidence.pairs.ids[kept])
+    np.testing.assert_array_equal(plain.pairs.rows, evidence.pairs.rows[kept])
+    np.testing.assert_array_equal(plain.features, evidence.features[kept, :3])
+    np.testing.assert_array_equal(plain.positive, evidence.positive[kept])
+    again = plain.without("bilinear")
+    np.testing.assert_array_equal(again.pairs.ids, plain.pairs.ids)
+
+
+def test_a_member_that_finds_more_is_kept() -> None:
+    """Its feature says nothing, but half of the candidates are its own."""
+    points = asked()
+    choice = ranking.choose(with_a_tree(points, 0.0), points, "P@1", seed=0)
+    tree = choice.facts["tree"]
+    assert tree["used"]
+    assert tree["R@100"]["with"] > tree["R@100"]["without"] + 0.3
+    assert len(choice.scores) == len(choice.evidence.pairs)
+
+
+def test_a_member_that_adds_nothing_is_left_out() -> None:
+    points = asked()
+    evidence = with_a_tree(points, 0.0)
+    others = replace(evidence, proposers=np.full(len(evidence.pairs), 3, np.uint8))
+    choice = ranking.choose(others, points, "nDCG@5", seed=0)
+    assert not choice.facts["tree"]["used"]
+    assert "tree" not in choice.evidence.names
+
+
 def test_a_ranker_that_helps_is_kept() -> None:
     points = asked()
     choice = ranking.choose(evidence_of(points), points, "nDCG@5", seed=0)
