@@ -512,6 +512,21 @@ def test_a_data_set_in_memory_is_trained_on(tiny_data: Path, tmp_path: Path) -> 
     assert data.folder_from_dataset(tmp_path / "run.data", found)
 
 
+def test_parents_of_labels_in_memory_are_written(tiny_data: Path, tmp_path: Path) -> None:
+    found = data.load_dataset(tiny_data)
+    assert found.label_parents is None
+    parents = [f"p{i % 3} q" if i else "" for i in range(len(found.label_texts))]
+    given = replace(found, label_parents=parents)
+    folder = tmp_path / "data"
+    assert data.folder_from_dataset(folder, given)
+    assert data.load_dataset(folder).label_parents == parents
+    assert not data.folder_from_dataset(folder, given)
+    assert data.folder_from_dataset(folder, found)
+    assert data.load_dataset(folder).label_parents is None
+    with pytest.raises(ValueError, match="label_parents: 1, but"):
+        data.folder_from_dataset(folder, replace(found, label_parents=["p"]))
+
+
 def test_filter_pairs_in_memory_are_written(tmp_path: Path) -> None:
     y = csr_array(np.eye(4, dtype=np.float32))
     pairs = csr_array(np.eye(4, k=1, dtype=np.float32))

@@ -71,8 +71,12 @@ def folder_from_dataset(folder: Path, dataset: Dataset) -> bool:
 
     Raises:
         FileExistsError: `folder` holds something that was not made here.
-        ValueError: A matrix or a text cannot be written (`save_dataset`).
+        ValueError: A matrix or a text cannot be written (`save_dataset`), or `label_parents` has
+            another length than the labels.
     """
+    parents = dataset.label_parents
+    if parents is not None and len(parents) != len(dataset.label_texts):
+        raise ValueError(f"label_parents: {len(parents)}, but {len(dataset.label_texts)} labels")
     mark = json.dumps({"sha256": {"dataset": _content(dataset)}}, indent=2) + "\n"
     if _is_made_of(folder, mark, "the data set"):
         return False
@@ -97,6 +101,8 @@ def folder_from_dataset(folder: Path, dataset: Dataset) -> bool:
                 save_pairs(beside / f"filter_labels_{name}.txt", pairs)
             if groups is not None:
                 save_texts(beside / "raw" / f"{part}_groups.txt", groups)
+        if dataset.label_parents is not None:
+            save_texts(beside / "raw" / "Y.parent.txt", dataset.label_parents)
         (beside / SOURCE).write_text(mark, encoding="utf-8")
     return True
 
@@ -122,6 +128,8 @@ def _content(dataset: Dataset) -> str:
         for array in () if matrix is None else (matrix.indptr, matrix.indices, matrix.data):
             digest.update(np.asarray(array, np.float64).tobytes() + b"\0")
     digest.update(repr(dataset.features).encode())
+    if dataset.label_parents is not None:
+        digest.update(json.dumps(dataset.label_parents).encode())
     return digest.hexdigest()
 
 

@@ -23,7 +23,7 @@ LABEL_TEXTS = ("raw/Y.txt", "output-items.txt")
 """Files with the label texts: of the LF layout, and of PECOS."""
 POINT_TEXTS = ("raw/{}_X.txt", "X.{}.txt")
 """The same for the texts of points of a part."""
-FEATURES = ("X.{}.npz", "{}_X_Xf.txt")
+FEATURE_FILES = ("X.{}.npz", "{}_X_Xf.txt")
 """Their features, which are read if there are no texts; of labels, the part ``lbl``."""
 Labels = Any
 """A sparse matrix (N, L), or a list with the label ids of each point."""
@@ -85,7 +85,8 @@ class Part:
 class Dataset:
     """Both sides of a data set. Row i of a matrix belongs to text i, column j to label j.
 
-    The fields are those of `Part`, once for training and once for test, and the label texts.
+    The fields are those of `Part`, once for training and once for test, and what is known of the
+    labels.
     """
 
     train_texts: list[str]
@@ -98,6 +99,8 @@ class Dataset:
     train_groups: list[str] | None
     test_groups: list[str] | None
     features: Features | None = None
+    label_parents: list[str] | None = None
+    """What stands above each label, as `load_label_parents` returns it; None if unknown."""
 
     def _facts(self) -> dict[str, object]:
         facts: dict[str, object] = {"labels": len(self.label_texts)}
@@ -158,7 +161,7 @@ def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
         raise ValueError(f"{path}: empty; expected a label text a line")
     if not by_features:
         return texts
-    rows = find(folder, *(name.format("lbl") for name in FEATURES))
+    rows = find(folder, *(name.format("lbl") for name in FEATURE_FILES))
     if not rows.exists():
         return [plain_name(text) for text in texts]
     x = load_labels(rows)
@@ -176,7 +179,7 @@ def _label_file(folder: Path, part: str) -> Path:
 def _feature_file(folder: Path, part: str) -> Path | None:
     """Return the features of points that have no texts; None if they have some, or no features."""
     texts = find(folder, *(name.format(part) for name in POINT_TEXTS))
-    rows = find(folder, *(name.format(part) for name in FEATURES))
+    rows = find(folder, *(name.format(part) for name in FEATURE_FILES))
     return None if texts.exists() or not rows.exists() else rows
 
 
@@ -272,6 +275,7 @@ def load_dataset(folder: str | os.PathLike[str]) -> Dataset:
         train_groups=train.groups,
         test_groups=test.groups,
         features=train.features,
+        label_parents=load_label_parents(folder, len(labels)),
     )
 
 
