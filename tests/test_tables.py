@@ -210,6 +210,78 @@ def test_lines_of_pecos_and_labels_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("a text __label__b\n__label__a other\n", ["a text", "other"]),
+        ("\n\n__label__b a text\n", ["a text"]),
+        ("no label\n[Art] text __label__b\n", ["no label", "[Art] text"]),
+        ("[Art] text __label__b\n", ["[Art] text"]),
+    ],
+)
+def test_fasttext_is_known_by_its_first_lines(
+    tmp_path: Path, content: str, texts: list[str]
+) -> None:
+    (tmp_path / "t.txt").write_text(content)
+    found = data.from_table(tmp_path / "t.txt")
+    assert (found.train_texts, found.label_texts[0]) == (texts, "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t", "text,labels\na __label__x,y\n"),
+        ("t", '{"text": "a __label__x", "labels": ["y"]}\n'),
+        ("t", '[{"text": "a __label__x", "labels": ["y"]}]\n'),
+        ("t", "\ttext\tlabels\n0\ta __label__x\ty\n"),
+    ],
+)
+def test_tables_that_resemble_lines_of_points(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    found = data.from_table(tmp_path / name, columns=data.Columns(separator=";"))
+    assert (found.train_texts, found.label_texts) == (["a __label__x"], ["y"])
+
+
+@pytest.mark.parametrize("content", ["body,tags\na __label__x,y\n", "\tbody\ttags\n0\ta\ty\n"])
+def test_another_column_name_is_no_other_format(tmp_path: Path, content: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(ValueError, match="no column 'text'"):
+        data.from_table(tmp_path / "t.csv")
+
+
+def test_pecos_may_begin_with_points_without_labels(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("\n\t[Art] first\n\tsecond\n1,0\tthird\n")
+    (tmp_path / "l.txt").write_text("zero\none\n")
+    found = data.from_table(tmp_path / "t.txt", labels=tmp_path / "l.txt")
+    assert found.train_texts == ["[Art] first", "second", "third"]
+    assert ids_of(found.y_train) == [[], [], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("[Art]\ntext\n", ["[Art]", "text"]),
+        ("text\n{set}\n", ["text", "{set}"]),
+        ("text, plain\nid\n", ["text, plain", "id"]),
+        ("__label__x\n3\ty\n", ["__label__x", "3\ty"]),
+        ("id;text\n0;zero\n1;one\n", ["zero", "one"]),
+        ('"label","text"\n0,zero\n1,one\n', ["zero", "one"]),
+        ('{"id": 0, "text": "zero"}\n{"id": 1, "text": "one"}\n', ["zero", "one"]),
+    ],
+)
+def test_labels_a_line_or_a_table_of_them(tmp_path: Path, content: str, texts: list[str]) -> None:
+    (tmp_path / "l.txt").write_text(content)
+    given = {"text": ["a"], "labels": [[1]]}
+    assert data.from_table(given, labels=tmp_path / "l.txt").label_texts == texts
+
+
+@pytest.mark.parametrize("content", ["a\n\nb\n", "a\n \r\nb", "a\n\n"])
+def test_blank_lines_among_labels_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "l.txt").write_text(content)
+    with pytest.raises(ValueError, match=r"l.txt:2: empty; the line is the number of a label"):
+        data.from_table({"text": ["a"], "labels": [[0]]}, labels=tmp_path / "l.txt")
+
+
+@pytest.mark.parametrize(
     ("content", "labels", "message"),
     [
         ("0\ta\nno tab\n", "a\n", r"t.txt:2: no tab; expected 'label,label<TAB>text'"),

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,15 @@ CSV_CELL = 2**31 - 1
 
 PREFIX = "__label__"
 """Of a label in a line of fastText."""
+_WORD = re.compile(rf"(?<!\S){PREFIX}\S")
 _IDS = re.compile(r"\d+(:[-+.\deE]+)?(,\d+(:[-+.\deE]+)?)*\t")
-"""How a file of PECOS begins."""
+"""How a line of PECOS with labels begins."""
+_OBJECT = re.compile(r'\s*(\[\s*)?\{\s*["}]')
+"""How JSON lines and lists of objects begin, and texts hardly ever."""
+EARLY = 10
+"""Lines in which fastText is looked for: points without labels may come first."""
+ID, TEXT = ("id", "label"), "text"
+"""Columns of a table of labels: one of the first, and this one."""
 Row = Callable[[int], str]
 """Names the place of a row in messages."""
 
@@ -182,17 +189,56 @@ def _read(path: Path, wanted: Sequence[str]) -> Table:
     start = text.lstrip()[:1]
     if not start:
         raise ValueError(f"{path}: empty; expected a table")
+    named = path.name.removesuffix(".gz").removesuffix(".zst")
+    header = {name.strip(' "') for name in re.split("[\t,;]", text.split("\n", 1)[0].strip())}
+    if not _OBJECT.match(text):
+        if not wanted and named.endswith(".txt") and not (TEXT in header and header & {*ID}):
+            return _names_of_labels(text, path)
+        if wanted and not header >= {*wanted}:
+            if _is_pecos(text):
+                return _pecos(text, path)
+            early = islice(_filled(text), EARLY)
+            if not named.endswith((".csv", ".tsv")) and any(map(_WORD.search, early)):
+                return _fasttext(text, path)
     if start in "{[":
         return _json_list(text, path) if start == "[" else _json_lines(text, path)
-    named = path.name.removesuffix(".gz").removesuffix(".zst")
-    header = re.split("[\t,;]", text.split("\n", 1)[0].strip())
-    if not wanted and named.endswith(".txt") and "text" not in header:
-        texts = [line.strip() for line in text.removesuffix("\n").split("\n")]
-        lines: dict[str, Sequence[Any]] = {"id": list(range(len(texts))), "text": texts}
-        return Table(lines, str(path), lambda row: f"{path}:{row + 1}")
-    if text.startswith(PREFIX):
-        return _fasttext(text, path)
-    return _pecos(text, path) if _IDS.match(text) else _delimited(text, path)
+    return _delimited(text, path)
+
+
+def _filled(text: str) -> Iterator[str]:
+    """Yield the lines that are not blank, each when it is asked for."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        if (line := text[start:end]).strip():
+            yield line
+        start = end + 1
+
+
+def _is_pecos(text: str) -> bool:
+    """Whether numbers and a tab begin the first line, or the first one after points without labels.
+
+    With two tabs, a line without a number may be the header of a table whose rows are numbered.
+    """
+    for line in _filled(text):
+        if not line.startswith("\t"):
+            return _IDS.match(line) is not None
+        if line.count("\t") > 1:
+            return False
+    return False
+
+
+def _names_of_labels(text: str, path: Path) -> Table:
+    """Read a label a line; labels are named by number, from 0."""
+    texts = [line.strip() for line in text.removesuffix("\n").split("\n")]
+    if "" in texts:
+        raise ValueError(
+            f"{path}:{texts.index('') + 1}: empty; the line is the number of a label: name it, or "
+            "take the line out if it is none"
+        )
+    lines: dict[str, Sequence[Any]] = {"id": list(range(len(texts))), "text": texts}
+    return Table(lines, str(path), lambda row: f"{path}:{row + 1}")
 
 
 def _fasttext(text: str, path: Path) -> Table:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dexml.data.columns import StringLists, Table, open_table, string_lists
+from dexml.data.columns import ID, TEXT, StringLists, Table, open_table, string_lists
 from dexml.data.layout import Dataset
 from dexml.data.parts import Csr
 from dexml.data.rows import feature_texts, features_of, is_bag, load_bags, plain_name
@@ -24,8 +24,6 @@ Pattern = tuple[NDArray[np.int64], NDArray[np.int32]]
 TABULAR = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 TRAIN, TEST = ("train", "trn"), ("test", "tst")
 """Names of the two sides in a split column."""
-ID, TEXT = ("id", "label"), "text"
-"""Columns of a table of labels: one of the first, and this one."""
 
 
 @dataclass(frozen=True)
