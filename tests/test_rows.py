@@ -144,7 +144,10 @@ def test_the_command_reads_matrices_bags_and_lines(run: Path, pecos: Path, tmp_p
     data.save_labels(tmp_path / "lf.txt", x)
     (tmp_path / "lines.txt").write_text("\n".join(data.feature_texts(x)) + "\n")
     answers = []
-    for name in (pecos / "X.tst.npz", tmp_path / "bag.txt.gz", "lf.txt", "lines.txt", ""):
+    data.save_labels(tmp_path / "X.lf.txt.gz", x)
+    data.save_labels(tmp_path / "X.lf.txt.zst", x)
+    packed = ("X.lf.txt.gz", "X.lf.txt.zst", "bag.txt.gz")
+    for name in (pecos / "X.tst.npz", *packed, "lf.txt", "lines.txt", ""):
         texts = [str(tmp_path / name)] if name else []
         out = tmp_path / "answer.npz"
         predict_main([str(run), *texts, "-k", "3", "--quiet", "--out", str(out)])
@@ -298,3 +301,27 @@ def test_packed_files_are_told_apart(tmp_path: Path) -> None:
     assert not data.is_bag(tmp_path / "table.csv")
     assert not data.is_bag(tmp_path)
     assert data.load_rows(tmp_path / "table.csv") is None
+    packed.write_bytes(packed.read_bytes()[:30])
+    assert not data.is_bag(packed)
+    with pytest.raises(ValueError, match="packed: damaged or not a gzip stream"):
+        data.from_table(packed)
+
+
+def test_messages_about_features_name_features(tmp_path: Path) -> None:
+    folder = write_pecos(tmp_path / "labels", 9)
+    x, y = points(9, 0)
+    x.data[x.indptr[2]] = np.nan
+    about = rf"row 2: value is not finite \(feature {x.indices[x.indptr[2]]}\)"
+    for name in ("X.trn.npz", "X.lbl.npz"):
+        save_npz(folder / name, csr_matrix(x))
+        with pytest.raises(ValueError, match=rf"labels/{name}: {about}"):
+            data.load_dataset(folder)
+        (folder / name).unlink()
+        save_npz(folder / "X.trn.npz", csr_matrix(points(9, 0)[0]))
+    with pytest.raises(ValueError, match=rf"^trn features: {about}"):
+        data.save_dataset(tmp_path / "new", list("abcdef"), (x, y))
+    (tmp_path / "x.txt").write_text("1 5\n9:1\n")
+    with pytest.raises(ValueError, match=r"x.txt:2: feature 9 out of range \(n_features = 5\)"):
+        data.load_rows(tmp_path / "x.txt")
+    with pytest.raises(ValueError, match=r"features: row 0: value is not finite \(feature 0\)"):
+        data.feature_texts(csr_array([[1e300, 0]]))

@@ -13,7 +13,7 @@ import numpy as np
 from dexml.data.layout import Dataset, save_dataset
 from dexml.data.matrices import save_labels, save_pairs
 from dexml.data.rows import is_bag, load_bags, rows_of, split_label
-from dexml.data.tables import Columns, from_table
+from dexml.data.tables import Columns, from_texts
 from dexml.data.texts import save_texts
 from dexml.files import replacing
 
@@ -54,7 +54,7 @@ def folder_from_table(
     if is_bag(train):
         given: Any = load_bags(train, test, labels)
     else:
-        found = from_table(train, test, labels, columns=columns)
+        found = from_texts(train, test, labels, columns)
         tested = (found.test_texts, found.y_test) if found.test_texts else None
         given = found.label_texts, (found.train_texts, found.y_train), tested
     folder.parent.mkdir(parents=True, exist_ok=True)

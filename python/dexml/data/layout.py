@@ -14,7 +14,16 @@ from scipy.sparse import issparse
 from dexml import shown
 from dexml.data.matrices import load_labels, load_pairs, save_labels
 from dexml.data.parts import Csr, expect_csr, label_matrix
-from dexml.data.rows import Features, feature_texts, features_of, label_lines, numbered, plain_name
+from dexml.data.rows import (
+    Features,
+    feature_texts,
+    features_named,
+    features_of,
+    label_lines,
+    load_feature_matrix,
+    numbered,
+    plain_name,
+)
 from dexml.data.texts import load_texts, save_texts
 from dexml.files import replacing
 from dexml.given import text_list
@@ -164,7 +173,7 @@ def load_label_texts(folder: str | os.PathLike[str]) -> list[str]:
     rows = find(folder, *(name.format("lbl") for name in FEATURE_FILES))
     if not rows.exists():
         return [plain_name(text) for text in texts]
-    x = load_labels(rows)
+    x = load_feature_matrix(rows)
     _same_rows(path, len(texts), rows, x.shape[0])
     return label_lines(texts, x)
 
@@ -233,7 +242,7 @@ def load_part(folder: str | os.PathLike[str], part: str, n_labels: int) -> Part:
         raise ValueError(f"{matrix}: row {row}: negative value; give 0, or above 0 for a positive")
     rows, features = _feature_file(folder, part), None
     if rows is not None:
-        x = load_labels(rows)
+        x = load_feature_matrix(rows)
         if x.shape[0] != y.shape[0]:
             raise ValueError(f"{rows}: {x.shape[0]} rows, but {matrix} has {y.shape[0]}")
         texts, features = feature_texts(x, str(rows)), features_of(x)
@@ -336,7 +345,8 @@ def save_dataset(
             points: Any = side[0]
             labels, by_features = side[1], issparse(points)
             if by_features:
-                expect_csr(points, f"{part} features")
+                with features_named(f"{part} features"):
+                    expect_csr(points, f"{part} features")
             else:
                 points = text_list(points, f"{part} texts")
             n_points = points.shape[0] if by_features else len(points)
@@ -344,7 +354,8 @@ def save_dataset(
             if y.shape[1] != n_labels:
                 raise ValueError(f"{part} labels {y.shape}, but there are {n_labels} label texts")
             if by_features:
-                save_labels(temporary / f"X.{part}.npz", points)
+                with features_named("y", f"{part} features"):
+                    save_labels(temporary / f"X.{part}.npz", points)
             else:
                 save_texts(temporary / "raw" / f"{part}_X.txt", points)
             save_labels(temporary / f"Y.{part}.npz", y)

@@ -6,8 +6,11 @@ of each feature. A vectorizer with ``grams="features"`` (`dexml.text.lexical`) t
 
 from __future__ import annotations
 
+import gzip
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +46,29 @@ def features_of(x: Csr) -> Features:
     return Features(int(x.shape[1]), bool((x.data == np.floor(x.data)).all()))
 
 
+@contextmanager
+def features_named(name: str, called: str | None = None) -> Iterator[None]:
+    """Let messages about a matrix of features speak of features: its readers know labels only.
+
+    Args:
+        name: What the messages begin with, a file or the name of a matrix.
+        called: What they shall begin with instead.
+    """
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        about = message.removeprefix(name)
+        begin = (called or name) if len(about) < len(message) else ""
+        raise ValueError(begin + about.replace("label", "feature")) from None
+
+
+def load_feature_matrix(path: Path) -> Csr:
+    """Load as `load_labels` does, a matrix of features (n, n_features)."""
+    with features_named(str(path)):
+        return load_labels(path)
+
+
 def feature_texts(x: Csr, name: str = "features") -> list[str]:
     """Write each row of features as a text.
 
@@ -61,9 +87,11 @@ def feature_texts(x: Csr, name: str = "features") -> list[str]:
         >>> feature_texts(csr_array([[0, 0.25, 0], [3, 0, 1]]))
         ['1:0.25', '0:3 2:1']
     """
-    indptr, indices, values = csr_parts(x, name)
-    values = values.astype(np.float32, copy=False)
-    repaired = _rust.check_csr(name, x.shape[0], x.shape[1], indptr, indices, values)
+    with features_named(name):
+        indptr, indices, values = csr_parts(x, name)
+        with np.errstate(over="ignore", under="ignore"):  # an infinite value is refused below
+            values = values.astype(np.float32, copy=False)
+        repaired = _rust.check_csr(name, x.shape[0], x.shape[1], indptr, indices, values)
     if repaired is not None:
         indices, values = repaired
     return _rust.feature_texts((indptr, indices, values), x.shape[1])
@@ -125,15 +153,23 @@ def split_label(line: str) -> tuple[str, str]:
 
 def is_bag(path: Path) -> bool:
     """Whether a file is a bag of words: its first line is ``points features labels``."""
-    if not path.is_file():
-        return False
+    return path.is_file() and _HEADER.match(_head(path)) is not None
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file, unpacked; none if it is damaged, as its reader will say."""
     with path.open("rb") as file:
-        packed = packing(file.read(4)) is not None
+        packed = packing(file.read(4))
         file.seek(0)
-        first = (_rust.load_bytes(str(path)) if packed else file.readline(HEADER_BYTES))[
-            :HEADER_BYTES
-        ]
-    return _HEADER.match(first) is not None
+        if packed == "zstd":
+            return _rust.load_bytes(str(path))[:HEADER_BYTES]
+        if packed is None:
+            return file.read(HEADER_BYTES)
+        try:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                return unpacked.read(HEADER_BYTES)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            return b""
 
 
 def load_rows(path: Path) -> Csr | None:
@@ -141,16 +177,16 @@ def load_rows(path: Path) -> Csr | None:
 
     Args:
         path: A scipy archive (``.npz``), LF text (``rows features`` first), or a bag of words,
-            whose labels are left out.
+            whose labels are left out; text may be packed.
 
     Raises:
         ValueError: The file is damaged; the message names file and line.
     """
-    if is_bag(path):
+    head = _head(path)
+    if _HEADER.match(head):
         return load_bow(path)[0]
-    with path.open("rb") as file:
-        head = file.read(HEADER_BYTES)
-    return load_labels(path) if head[:4] == ARCHIVE or _SHAPE.match(head) else None
+    is_matrix = head[:4] == ARCHIVE or _SHAPE.match(head)
+    return load_feature_matrix(path) if is_matrix else None
 
 
 class Bags(NamedTuple):

@@ -74,10 +74,14 @@ def from_table(
         TypeError: Something is no table.
         ImportError: A Parquet file, and pyarrow is not installed.
     """
-    columns = columns or Columns()
     if isinstance(train, str | os.PathLike) and is_bag(Path(train)):
         given = (None if one is None else Path(one) for one in (test, labels))
         return _from_bags(Path(train), *given)
+    return from_texts(train, test, labels, columns or Columns())
+
+
+def from_texts(train: Any, test: Any, labels: Any, columns: Columns) -> Dataset:
+    """Read as `from_table` does what is known to be no bag of words."""
     wanted = [columns.text, columns.labels, *([columns.split] if columns.split else [])]
     sides = [("train", open_table(train, "train", wanted))]
     if test is not None:
