@@ -325,3 +325,50 @@ def test_messages_about_features_name_features(tmp_path: Path) -> None:
         data.load_rows(tmp_path / "x.txt")
     with pytest.raises(ValueError, match=r"features: row 0: value is not finite \(feature 0\)"):
         data.feature_texts(csr_array([[1e300, 0]]))
+
+
+def test_people_read_the_names_of_labels(
+    run: Path, pecos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictor = Predictor.open(run)
+    assert predictor.label_texts[5] == "| 4:3 | screens"
+    assert predictor.label_names[5] == "4:3 | screens"
+    predictor.add_labels(["39:1 38:0.5 | brand new"])
+    assert predictor.labels([[5, 0, 6, -1]]) == [["4:3 | screens", "label a", "brand new"]]
+    x = points(1, 1)[0]
+    text = data.feature_texts(x)[0]
+    assert predictor.explain(text, "4:3 | screens") == predictor.explain(text, 5)
+    why = predictor.explain(text, "brand new")
+    assert why.label_text == "brand new"
+    assert any("features shared" in one.meaning for one in why.evidence)
+    argv = [str(run), str(pecos / "X.tst.npz"), "-k", "6", "--quiet"]
+    (tmp_path / "only.txt").write_text("4:3 | screens\n")
+    for more in ([], ["--jsonl"], ["--only", str(tmp_path / "only.txt")]):
+        predict_main([*argv, *more])
+        out = capsys.readouterr().out
+        assert "4:3 | screens" in out
+        assert "| 4:3" not in out
+    for name in ("a.csv", "a.jsonl"):
+        predict_main([*argv, "--out", str(tmp_path / name)])
+        assert "| 4:3" not in (tmp_path / name).read_text()
+
+
+def test_the_report_names_labels(tmp_path: Path) -> None:
+    folder = write_pecos(tmp_path / "data", 60)
+    data.save_labels(folder / "X.lbl.npz", csr_array(2 * np.eye(N_LABELS, N_FEATURES)))
+    train_main([str(folder), "--out", str(tmp_path / "run"), "--encoder", "none", "--quiet"])
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "label a" in page
+    assert ":2 | label" not in page
+
+
+@pytest.mark.parametrize(
+    "name", ["| bar", "| 4:3 bar", "4:3 bar", "|", "a | b", "5:1 | c", "| | d"]
+)
+def test_names_come_back_as_they_were(tmp_path: Path, name: str) -> None:
+    x, y = points(9, 0)
+    data.save_dataset(tmp_path / "data", [name, *"bcdef"], (x, y))
+    inner = data.load_label_texts(tmp_path / "data")
+    assert data.names_of(inner)[0] == name
+    data.save_labels(tmp_path / "data" / "X.lbl.npz", csr_array(np.eye(N_LABELS, N_FEATURES)))
+    assert data.names_of(data.load_label_texts(tmp_path / "data"))[0] == name

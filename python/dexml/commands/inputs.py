@@ -68,7 +68,7 @@ def count_texts(path: Path) -> int:
 
 
 def read_group(path: Path, labels: LabelSet) -> NDArray[np.bool_]:
-    """Read a group of labels, one a line: the text of a label, or else its id.
+    """Read a group of labels, one a line: the text or name of a label, or its id.
 
     If several labels have the text, all of them belong to the group; removed labels do not. Blank
     lines are skipped.
@@ -82,8 +82,8 @@ def read_group(path: Path, labels: LabelSet) -> NDArray[np.bool_]:
     by_text = labels.ids_by_text
     mask = np.zeros(len(labels), np.bool_)
     for number, line in enumerate(data.load_texts(path), start=1):
-        if line in by_text and line:
-            mask[by_text[line]] = True
+        if line and (found := by_text.get(line) or labels.ids_by_name.get(line)):
+            mask[found] = True
         elif line.isascii() and line.isdigit():
             if int(line) >= len(labels):
                 raise ValueError(

@@ -39,7 +39,7 @@ class Output:
 
     Attributes:
         suffix: One of `SUFFIXES`.
-        label_texts: Texts of the labels, by id.
+        label_texts: Names of the labels, by id.
         n_labels: Columns of an ``.npz``.
         probabilities: Whether answers have probabilities.
         values: What an ``.npz`` holds: ``score``, ``probability`` or ``gain``.

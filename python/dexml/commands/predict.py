@@ -170,7 +170,7 @@ def _print(settings: PredictSettings, predictor: Predictor, question: Question) 
             for text, labels in _explained(predictor, question, 0, bar):
                 show(write(text, labels), end="")
             return
-        names = predictor.label_texts
+        names = predictor.label_names
         for texts, answer in _answers(predictor, question, 0, bar):
             if settings.jsonl:
                 lines = as_json(texts, *answer, names, answer.probabilities, marks_of(answer))
@@ -201,7 +201,7 @@ def _write(settings: PredictSettings, out: Path, predictor: Predictor, question:
     asked = _asked(settings, predictor, question)
     output = Output(
         named.suffix,
-        predictor.label_texts,
+        predictor.label_names,
         question.n_labels,
         predictor.has_probabilities,
         settings.values or ("gain" if settings.favour else "score"),

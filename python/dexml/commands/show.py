@@ -58,7 +58,7 @@ def as_table(
         texts: The texts.
         ids: Label ids, shape (n, k), padded with -1.
         scores: Their scores.
-        label_texts: Texts of the labels, by id.
+        label_texts: Names of the labels, by id.
         width: Columns of a terminal: lines are cut there, and control characters replaced.
         probabilities: Of the labels; None: they are left out.
         marks: Of `marks_of`: a line below each text says what they hold.

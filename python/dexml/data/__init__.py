@@ -49,6 +49,7 @@ from dexml.data.rows import (
     feature_texts,
     is_bag,
     load_rows,
+    names_of,
     require_texts,
 )
 from dexml.data.tables import Columns, from_table, is_table
@@ -103,6 +104,7 @@ __all__ = [
     "load_rows",
     "load_scores",
     "load_texts",
+    "names_of",
     "packing",
     "pair_parts",
     "part_numbers",

@@ -138,9 +138,14 @@ def label_lines(names: Sequence[str], x: Csr) -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """Return a label's name so that no part of it is taken for a feature, as of ``4:3 screens``."""
+    """Return a label's name so that no part of it is taken for a feature, as of ``4:3 screens``.
+
+    `split_label` gives the name back, also where it begins with the bar itself.
+    """
     first = name.split(maxsplit=1)[:1]
-    return f"{NAME_OF_LABEL} {name}" if first and _rust.not_a_feature(first) is None else name
+    barred = name.startswith(f"{NAME_OF_LABEL} ")
+    is_feature = bool(first) and _rust.not_a_feature(first) is None
+    return f"{NAME_OF_LABEL} {name}" if barred or is_feature else name
 
 
 def split_label(line: str) -> tuple[str, str]:
@@ -149,6 +154,11 @@ def split_label(line: str) -> tuple[str, str]:
     if bar and (not row or (row.endswith(" ") and _rust.not_a_feature([row]) is None)):
         return row, name
     return "", line
+
+
+def names_of(texts: Sequence[str]) -> list[str]:
+    """Return the names alone of labels of points that are rows of features."""
+    return [split_label(text)[1] for text in texts]
 
 
 def is_bag(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml.data import Csr
+from dexml.data import Csr, names_of
 from dexml.predict.explanation import (
     Evidence,
     Explanation,
@@ -83,10 +83,13 @@ def explain(now: Served, asked: Asked, ids: Sequence[int], k: int = 0) -> list[E
     texts = now.texts
     if texts is not None and len(texts) != n_points_of(now.scorer):
         texts = None  # the scorer is not the run's own, and nor are its points
+    names, lexical = [now.labels.texts[label] for label in ids], lexical_of(now.scorer)
+    if lexical is not None and lexical.lexicon.knows == "features":
+        names = names_of(names)
     return [
         Explanation(
             label,
-            now.labels.texts[label],
+            name,
             _n_points(now, voting, label),
             one.score,
             one.rank,
@@ -97,7 +100,7 @@ def explain(now: Served, asked: Asked, ids: Sequence[int], k: int = 0) -> list[E
             tuple(_words(now.scorer, asked.queries, label)),
             _pairs(now, asked.queries, label),
         )
-        for label, one in zip(ids, scored, strict=True)
+        for label, name, one in zip(ids, names, scored, strict=True)
     ]
 
 

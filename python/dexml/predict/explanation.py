@@ -90,6 +90,7 @@ class Explanation:
 
     label_id: int
     label_text: str
+    """Where points are rows of features, its name alone."""
     n_points: int
     """Training points with the label; those count that were added since."""
     score: float | None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dexml import shown
-from dexml.data import Csr, check_ids, id_array, label_matrix
+from dexml.data import Csr, check_ids, id_array, label_matrix, names_of
 from dexml.encoder.engine import EngineName
 from dexml.forks import renew_in_child
 from dexml.index import EXACT_UP_TO
@@ -197,8 +197,18 @@ class Predictor:
 
     @property
     def label_texts(self) -> list[str]:
-        """Texts of the labels, by label id."""
+        """Texts of the labels, by label id.
+
+        Where points are rows of features, they are as the run keeps them: features of the label,
+        if it has some, before its name (``5:0.2 | its name``); `label_names` are for people.
+        """
         return self._now.labels.texts
+
+    @property
+    def label_names(self) -> list[str]:
+        """Texts of the labels as people read them, by label id: `label_texts` without features."""
+        texts = self.label_texts
+        return names_of(texts) if FEATURES in self._run.facts else texts
 
     @property
     def n_labels(self) -> int:
@@ -511,14 +521,18 @@ class Predictor:
         return Asked(Queries(checked_points([text], self.run)), exclude, mask)
 
     def labels(self, ids: ArrayLike) -> list[list[str]]:
-        """Return the texts of the label ids (n, k) of a prediction: a list a text, no padding."""
+        """Return the names of the label ids (n, k) of a prediction: a list a text, no padding.
+
+        They are the labels' texts; where points are rows of features, without those of the label.
+        """
         rows, texts = id_array(ids, "ids"), self.label_texts
         if rows.ndim != 2:
             raise ValueError(f"ids: shape {rows.shape}; expected (n, k), the ids of a prediction")
         for number, row in enumerate(rows):
             is_padding = row == -1
             check_ids(row[~is_padding], len(texts), f"ids[{number}]")
-        return [[texts[i] for i in row if i >= 0] for row in rows.tolist()]
+        found = [[texts[i] for i in row if i >= 0] for row in rows.tolist()]
+        return [names_of(row) for row in found] if FEATURES in self._run.facts else found
 
     @_with_its_threads
     def add_labels(

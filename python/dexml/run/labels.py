@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import shown
+from dexml.data.rows import split_label
 from dexml.files import write_text
 from dexml.index.edits import check_rows
 from dexml.run.run import require
@@ -73,6 +74,14 @@ class LabelSet:
             ids.setdefault(self.texts[i], []).append(i)
         return ids
 
+    @cached_property
+    def ids_by_name(self) -> dict[str, list[int]]:
+        """The same by name: of a label with features before its name, the name alone."""
+        ids: dict[str, list[int]] = {}
+        for text, found in self.ids_by_text.items():
+            ids.setdefault(split_label(text)[1], []).extend(found)
+        return ids
+
     def rows(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Check ids of labels that are alive, each given once.
 
@@ -82,14 +91,15 @@ class LabelSet:
         return check_rows(ids, self.alive)
 
     def id_of(self, label: SupportsIndex | str) -> int:
-        """Return the id of a label that is alive, given by its id or its text.
+        """Return the id of a label that is alive, given by its id, its text or its name.
 
         Raises:
             TypeError: Neither.
             ValueError: No such label, a removed one, or several labels have this text.
         """
         if isinstance(label, str):
-            ids = self.ids_by_text.get(label.strip(), [])
+            label_text = label.strip()
+            ids = self.ids_by_text.get(label_text) or self.ids_by_name.get(label_text, [])
             if len(ids) > 1:
                 shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
                 raise ValueError(

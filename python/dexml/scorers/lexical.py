@@ -8,6 +8,7 @@ words that are new.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -267,7 +268,7 @@ class LexicalScorer:
 
     def meanings(self) -> Mapping[str, Meaning]:
         """Return what the evidence means."""
-        return _MEANINGS
+        return _MEANINGS if self.lexicon.knows == "words" else _OF_FEATURES
 
     def terms(self, queries: Queries, ids: NDArray[np.int32]) -> Terms:
         """Return what the score is the sum of."""
@@ -427,6 +428,11 @@ _MEANINGS = {
     "votes rank": Meaning(Group.BY_WORDS, "-ln(1 + rank by votes among the candidates)"),
     "nearest": Meaning(Group.BY_WORDS, "cosine of the nearest point, the same for all labels"),
 }
+_OF_FEATURES = {
+    name: Meaning(of.group, re.sub("(pieces of )?words", "features", of.words))
+    for name, of in _MEANINGS.items()
+}
+"""The same for points that are rows of features."""
 
 
 def _voted(base: NDArray[np.float32], votes: NDArray[np.float32]) -> NDArray[np.float32]:

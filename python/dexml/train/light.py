@@ -82,9 +82,9 @@ def train_light(
         give_back()
         if test is not None:
             write_scores(settings, test.result, test.part, propensity, seconds, {})
-        finished = Finished(
-            settings, given.label_texts, given.y, seconds, test, calibration, counts
-        )
+        names = given.label_texts
+        names = names if given.part.features is None else data.names_of(names)
+        finished = Finished(settings, names, given.y, seconds, test, calibration, counts)
         if conclude is not None:
             conclude(finished)
         end_log(settings)

@@ -50,6 +50,7 @@ class Finished(NamedTuple):
 
     settings: TrainSettings
     label_texts: list[str]
+    """As people read them."""
     y: Csr
     """Of all training points, (N, L)."""
     seconds: float
