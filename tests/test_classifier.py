@@ -134,6 +134,7 @@ def test_the_run_is_kept_where_asked_and_else_removed(tmp_path: Path) -> None:
     ("texts", "labels", "error", "message"),
     [
         ("a text", LABELS, TypeError, "X is a single string"),
+        (np.zeros((3, 2)), LABELS, TypeError, r"X is ndarray, a dense matrix; give csr_array\(X\)"),
         (TEXTS, "kernel", TypeError, "y is str; give labels for each text"),
         (TEXTS, LABELS[:-1], ValueError, "120 texts and labels of 119"),
         (TEXTS[:3], [["a"], None, ["b"]], ValueError, "row 1, column 'labels': no value"),

@@ -619,6 +619,11 @@ def test_what_cannot_be_trained_on_is_named(tiny_data: Path, tmp_path: Path) -> 
         train(table, out=tmp_path / "run", encoder="none")
     with pytest.raises(ValueError, match="epoch"):
         train(given, out=tmp_path / "run", encoder="none", epoch=3)
+    of_tables: list[dict[str, Any]] = [{"labels": "no.txt"}, {"text_column": "q"}, {"test": "no"}]
+    for reading in of_tables:
+        for one in (given, tiny_data):
+            with pytest.raises(ValueError, match=f"^{next(iter(reading))} is for tables, and"):
+                train(one, out=tmp_path / "run", encoder="none", **reading)
     (tmp_path / "run.data").mkdir()
     with pytest.raises(FileExistsError, match=r"run.data: holds something else; the data set"):
         train(given, out=tmp_path / "run", encoder="none")

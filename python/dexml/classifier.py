@@ -247,7 +247,14 @@ class XmcClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _points(X: Any) -> Any:
     """Return what a caller gave as a list of texts, or as CSR rows of features."""
-    return csr_array(X) if issparse(X) else text_list(X, "X")
+    if issparse(X):
+        return csr_array(X)
+    if getattr(X, "ndim", 1) == 2 and np.asarray(X).dtype.kind in "biuf":
+        raise TypeError(
+            f"X is {type(X).__name__}, a dense matrix; give csr_array(X) if its rows are features, "
+            "or one column of texts"
+        )
+    return text_list(X, "X")
 
 
 def _kind_of(y: Any) -> str:

@@ -42,7 +42,9 @@ class PredictSettings(Settings):
 
     run: CliPositionalArg[Path] = Field(description="run directory of dexml.train")
     texts: CliPositionalArg[str] = Field(
-        "", description="a file with a text a line (also .gz, .zst); - for stdin"
+        "",
+        description="a file with a text a line (also .gz, .zst); of a run on rows of features also "
+        "a matrix (.npz, LF text) or a bag of words; - for stdin",
     )
     k: int | None = Field(
         None,

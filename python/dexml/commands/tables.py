@@ -6,9 +6,7 @@ import os
 
 from dexml import console, data
 from dexml.train import TrainSettings
-
-READING = ("test", "labels", "text_column", "label_column", "separator", "split_column")
-"""Settings that say how a table is read; the folder that is made of it keeps them."""
+from dexml.train.settings import READING, usual
 
 
 def with_folder(settings: TrainSettings) -> TrainSettings:
@@ -40,13 +38,14 @@ def with_folder(settings: TrainSettings) -> TrainSettings:
     )
     if made and not settings.quiet:
         console.say(f"{table}: written as a data set, {folder}")
-    usual = {name: TrainSettings.model_fields[name].default for name in READING}
-    return settings.model_copy(update={"data_dir": folder, **usual})
+    return settings.model_copy(
+        update={"data_dir": folder, **{name: usual(name) for name in READING}}
+    )
 
 
 def _refuse_options(settings: TrainSettings) -> None:
     """Options that say how a table is read mean nothing for a folder."""
     for name in READING:
-        if getattr(settings, name) != TrainSettings.model_fields[name].default:
+        if getattr(settings, name) != usual(name):
             option = "--" + name.replace("_", "-")
             console.usage_error(f"{option} is for a table; {settings.data_dir} is none")

@@ -80,12 +80,23 @@ def arguments() -> argparse.ArgumentParser:
     )
 
     table = actions.add_parser(
-        "from-table", parents=[common], help="turn a table of texts and labels into the LF layout"
+        "from-table",
+        parents=[common],
+        help="turn a table of texts (or a bag of words) and labels into the LF layout",
     )
-    table.add_argument("source", type=Path, help="JSON lines, CSV, TSV or Parquet; may be packed")
+    table.add_argument(
+        "source",
+        type=Path,
+        help="JSON lines, CSV, TSV, Parquet, lines of fastText or PECOS, or a bag of words; may be "
+        "packed",
+    )
     table.add_argument("target", type=Path, help="new folder")
     table.add_argument("--test", type=Path, help="another table, of test points")
-    table.add_argument("--labels", type=Path, help="another one: columns id and text of the labels")
+    table.add_argument(
+        "--labels",
+        type=Path,
+        help="another one: columns id and text of the labels; or a file .txt with a label a line",
+    )
     table.add_argument("--text-column", default="text", help="column with the text of a point")
     table.add_argument("--label-column", default="labels", help="column with its labels")
     table.add_argument(

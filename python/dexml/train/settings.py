@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
@@ -14,12 +14,14 @@ from dexml.metrics import DEFAULT_CONSTANTS, propensity_constants
 from dexml.threads import MAX_THREADS
 from dexml.train.schedule import LOSS_EXAMPLES, parse_loss, parse_negatives, parse_stages
 
+READING = ("test", "labels", "text_column", "label_column", "separator", "split_column")
+"""Settings that say how a table is read; the folder that is made of it keeps them."""
 SWITCHES = (
     *("resume", "overwrite", "quiet", "debug", "out", "data_dir", "threads", "device"),
     *("plan", "plan_json", "tensorboard", "wandb", "wandb_mode"),
     *("keep_tokens", "keep_checkpoints", "checkpoint_minutes", "keep_texts"),
     *("cache", "cache_gigabytes"),
-    *("test", "labels", "text_column", "label_column", "separator", "split_column"),
+    *READING,
 )
 """Settings that do not belong to the result: a resumed run may have others."""
 
@@ -373,3 +375,8 @@ class TrainSettings(Settings):
         if self.cache_layers and not self.encoder_layers:
             raise ValueError("--cache-layers needs frozen layers: give --encoder-layers")
         return self
+
+
+def usual(name: str) -> Any:
+    """Return the default of a setting."""
+    return TrainSettings.model_fields[name].default

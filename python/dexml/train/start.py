@@ -11,7 +11,7 @@ from dexml import console, data
 from dexml.metrics import Result
 from dexml.threads import core_threads
 from dexml.train.outcome import Finished
-from dexml.train.settings import NO_ENCODER, TrainSettings
+from dexml.train.settings import NO_ENCODER, READING, TrainSettings, usual
 
 if TYPE_CHECKING:  # serving is not needed to train
     from dexml.predict import Predictor
@@ -61,7 +61,8 @@ def train(
     Raises:
         TypeError: `out` is missing, or given beside settings.
         FileExistsError: The run folder has a run and neither resume nor overwrite is set.
-        ValueError: The data set or a setting is wrong; the message names file and line.
+        ValueError: The data set or a setting is wrong (the message names file and line), or a
+            setting says how a table is read, which a data set is not.
         KeyboardInterrupt: A signal came; the run can be resumed.
         RuntimeError: The loss is not finite, memory ran out, another process is gone, or another
             process trains or edits the run.
@@ -90,11 +91,23 @@ def _settings_of(
         folder = Path(given)
         if folder.is_file():
             raise ValueError(f"{folder}: a file; give dexml.data.from_table({str(folder)!r})")
-        return TrainSettings(data_dir=folder, out=out, **settings)
+        return _read_already(TrainSettings(data_dir=folder, out=out, **settings))
     folder = out.with_name(out.name + ".data")
-    checked = TrainSettings(data_dir=folder, out=out, **settings)  # before anything is written
+    # Before anything is written.
+    checked = _read_already(TrainSettings(data_dir=folder, out=out, **settings))
     data.folder_from_dataset(folder, given)
     return checked
+
+
+def _read_already(settings: TrainSettings) -> TrainSettings:
+    """Refuse settings that say how a table is read: a data set is none."""
+    for name in READING:
+        if getattr(settings, name) != usual(name):
+            raise ValueError(
+                f"{name} is for tables, and the data set is none; read the table with "
+                "dexml.data.from_table"
+            )
+    return settings
 
 
 def _train(settings: TrainSettings, conclude: Callable[[Finished], None] | None) -> Result | None:
