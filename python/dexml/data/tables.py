@@ -59,9 +59,9 @@ def from_table(
         train: Table of points: a text and its labels a row.
         test: The same for points to score at the end; may be left out.
         labels: Table of labels, with columns ``id`` (or ``label``) and ``text``, for labels that
-            points name by an id; or a file ``.txt`` with a label a line, named by number from 0.
-            Left out: what points name is the label's text. Labels are numbered in the order of
-            this table, else in that in which points name them first.
+            points name by an id; or a file ``.txt`` with a label a line, none blank, named by
+            number from 0. Left out: what points name is the label's text. Labels are numbered in
+            the order of this table, else in that in which points name them first.
         columns: Names of columns, and what separates labels in a string.
 
     Returns:
