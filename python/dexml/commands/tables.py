@@ -6,6 +6,7 @@ import os
 
 from dexml import console, data
 from dexml.train import TrainSettings
+from dexml.train.folder import may_replace_data
 
 READING = ("test", "labels", "text_column", "label_column", "separator", "split_column")
 """Settings that say how a table is read; the folder that is made of it keeps them."""
@@ -37,6 +38,7 @@ def with_folder(settings: TrainSettings) -> TrainSettings:
         columns=data.Columns(
             settings.text_column, settings.label_column, settings.separator, settings.split_column
         ),
+        anew=may_replace_data(settings),
     )
     if made and not settings.quiet:
         console.say(f"{table}: written as a data set, {folder}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from dexml import console, data
 from dexml.metrics import Result
 from dexml.threads import core_threads
+from dexml.train.folder import may_replace_data
 from dexml.train.outcome import Finished
 from dexml.train.settings import NO_ENCODER, TrainSettings
 
@@ -92,8 +93,13 @@ def _settings_of(
             raise ValueError(f"{folder}: a file; give dexml.data.from_table({str(folder)!r})")
         return TrainSettings(data_dir=folder, out=out, **settings)
     folder = out.with_name(out.name + ".data")
-    checked = TrainSettings(data_dir=folder, out=out, **settings)  # before anything is written
-    data.folder_from_dataset(folder, given)
+    checked = TrainSettings(data_dir=folder, out=out, **settings)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "a data set in memory and several processes; write it once "
+            "(dexml.data.folder_from_dataset) and give the folder"
+        )
+    data.folder_from_dataset(folder, given, anew=may_replace_data(checked))
     return checked
 
 
