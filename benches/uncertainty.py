@@ -64,7 +64,8 @@ def single(network: Network) -> list[Network]:
 
 def bagged(run: Path, names: Sequence[str], n: int) -> list[Network]:
     """Train networks on bootstrap samples of what the run's ranker learned from."""
-    from dexml.train import TrainSettings, ranking
+    from dexml.train import TrainSettings
+    from dexml.train.asked import Asked, Evidence, ask
     from dexml.train.inputs import load_data, parts_to_ask
     from dexml.train.light import ranked_scorer
     from dexml.train.words import asked_for, fit_lexicon
@@ -79,9 +80,9 @@ def bagged(run: Path, names: Sequence[str], n: int) -> list[Network]:
         scorer = ranked_scorer(
             given, part.fitted, lexicon, also=asked_for(settings, given), seed=settings.seed
         )
-        asked = ranking.Asked.of(given, part.asked, weights)
-        found.append(ranking.gather(scorer, asked, lambda _: None))
-    evidence = ranking.Evidence.joined(found)
+        asked = Asked.of(given, part.asked, weights)
+        found.append(ask(scorer, asked, lambda _: None))
+    evidence = Evidence.joined(found)
     columns = [evidence.names.index(name) for name in names]
     networks = []
     for seed in range(n):

@@ -342,6 +342,9 @@ def test_votes_count_in_a_double_search() -> None:
     np.testing.assert_array_equal(scores, best)
     np.testing.assert_array_equal(ids, np.where(np.isneginf(best), -1, expected))
     np.testing.assert_array_equal(part[0], index.search_both(queries, 7, 5, below, only=only)[1][0])
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="weight must be finite and at least 0, not"):
+            index.search_both(queries, 7, 5, below, votes=votes, weight=weight)
     with pytest.raises(ValueError, match=r"votes: shape \(40, 3\), expected \(40, 90\)"):
         index.search_both(queries, 7, 5, below, votes=rows_of(3, 40, 3))
 

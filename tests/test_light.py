@@ -23,10 +23,10 @@ from dexml.data import save_dataset
 from dexml.metrics import evaluate
 from dexml.metrics.__main__ import main as metrics_main
 from dexml.predict import Predictor, open_run
-from dexml.scorers import Queries
 from dexml.scorers.bilinear import BilinearScorer
 from dexml.scorers.tree import TreeScorer
-from dexml.train import TrainSettings, ranking
+from dexml.train import TrainSettings
+from dexml.train.asked import Asked, ask
 from dexml.train.inputs import load_data, parts_to_ask
 from dexml.train.light import ranked_scorer
 from dexml.train.words import Also, fit_lexicon
@@ -578,13 +578,14 @@ def test_evidence_without_a_member_is_that_of_a_scorer_without_it(
     part = parts_to_ask(given)[0]
     lexicon, also = fit_lexicon(given, settings), Also(tree=True, bilinear=True)
     scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=0)
-    asked = ranking.Asked.of(given, part.asked, np.ones(given.y.shape[1]))
-    evidence = ranking.gather(scorer, asked, lambda _: None)
+    asked = Asked.of(given, part.asked, np.ones(given.y.shape[1]))
+    evidence = ask(scorer, asked, lambda _: None)
     for name, kind in (("tree", TreeScorer), ("bilinear", BilinearScorer)):
         members = tuple(m for m in scorer.members if not isinstance(m, kind))
         assert len(members) == 2
         others = replace(scorer, members=members)
-        pairs = others.candidates(Queries(asked.texts), exclude=asked.exclude)
-        plain = evidence.without(name)
-        np.testing.assert_array_equal(plain.pairs.ids, pairs.ids)
-        np.testing.assert_array_equal(plain.pairs.indptr, pairs.indptr)
+        expected, plain = ask(others, asked, lambda _: None), evidence.without(name)
+        assert plain.names == expected.names
+        np.testing.assert_array_equal(plain.pairs.ids, expected.pairs.ids)
+        np.testing.assert_array_equal(plain.pairs.indptr, expected.pairs.indptr)
+        np.testing.assert_allclose(plain.features, expected.features, rtol=0, atol=1e-6)

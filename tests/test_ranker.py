@@ -20,7 +20,9 @@ from dexml.scorers.cooccurrence import BEST, Cooccurrence, companion_scores
 from dexml.scorers.ranker import LINEAR, Network, RankedScorer, Shape
 from dexml.sealed import Part
 from dexml.text.lexical import Also
+from dexml.train import asked as asking
 from dexml.train import ranking
+from dexml.train.asked import Asked, Evidence, ask
 from dexml.train.outcome import by_seen
 from dexml.train.ranking import group_difference
 
@@ -252,7 +254,7 @@ def test_a_ranker_may_be_fused(scorer: RankedScorer) -> None:
 # --- training ---
 
 
-def asked(n: int = 200, **changes: Any) -> ranking.Asked:
+def asked(n: int = 200, **changes: Any) -> Asked:
     rng = np.random.default_rng(1)
     y = (rng.random((n, N_LABELS)) < 0.06).astype(np.float32)
     values: dict[str, Any] = {
@@ -260,10 +262,10 @@ def asked(n: int = 200, **changes: Any) -> ranking.Asked:
         "y_true": csr_array(y),
         "inv_propensity": np.ones(N_LABELS),
     }
-    return ranking.Asked(**(values | changes))
+    return Asked(**(values | changes))
 
 
-def evidence_of(points: ranking.Asked, *, telling: bool = True) -> ranking.Evidence:
+def evidence_of(points: Asked, *, telling: bool = True) -> Evidence:
     """All labels as candidates; the base is noise, another feature tells the positives."""
     rng = np.random.default_rng(2)
     n = len(points.texts)
@@ -272,9 +274,7 @@ def evidence_of(points: ranking.Asked, *, telling: bool = True) -> ranking.Evide
     base, noise = rng.normal(size=(2, len(pairs)))
     clue = positive * float(telling) + 0.3 * rng.normal(size=len(pairs))
     features = np.stack([base, clue, noise], axis=1).astype(np.float32)
-    return ranking.Evidence(
-        pairs, ("base", "clue", "noise"), features, positive, base.astype(np.float32)
-    )
+    return Evidence(pairs, ("base", "clue", "noise"), features, positive, base.astype(np.float32))
 
 
 def test_evidence_is_gathered_in_blocks(
@@ -282,9 +282,9 @@ def test_evidence_is_gathered_in_blocks(
 ) -> None:
     points = asked(len(TEXTS), exclude=filter_pairs())
     seen: list[int] = []
-    whole = ranking.gather(scorer, points, seen.append)
-    monkeypatch.setattr(ranking, "BLOCK", 7)
-    parts = ranking.gather(scorer, points, seen.append)
+    whole = ask(scorer, points, seen.append)
+    monkeypatch.setattr(asking, "BLOCK", 7)
+    parts = ask(scorer, points, seen.append)
     assert seen == [23, 7, 7, 7, 2]
     np.testing.assert_array_equal(whole.pairs.ids, parts.pairs.ids)
     np.testing.assert_array_equal(whole.pairs.indptr, parts.pairs.indptr)
@@ -295,7 +295,7 @@ def test_evidence_is_gathered_in_blocks(
     np.testing.assert_array_equal(whole.base, whole.features[:, whole.names.index("table")])
 
 
-def with_a_tree(points: ranking.Asked, clue: float) -> ranking.Evidence:
+def with_a_tree(points: Asked, clue: float) -> Evidence:
     """Every other candidate is proposed by the tree alone; `clue`: what its feature tells."""
     plain = evidence_of(points)
     rng = np.random.default_rng(4)
@@ -372,7 +372,7 @@ def test_recall_of_unseen_labels_is_among_what_a_ranker_is_judged_by() -> None:
     assert "R@100 of unseen labels" not in without.facts["gain"]
 
 
-def deep(unseen: NDArray[np.bool_], n: int = 150) -> tuple[ranking.Evidence, ranking.Asked]:
+def deep(unseen: NDArray[np.bool_], n: int = 150) -> tuple[Evidence, Asked]:
     """Each text has 160 candidates and four positives; labels without points are far below."""
     rng = np.random.default_rng(5)
     n_labels = len(unseen)
@@ -384,7 +384,7 @@ def deep(unseen: NDArray[np.bool_], n: int = 150) -> tuple[ranking.Evidence, ran
             y[row, rng.choice(ids, min(2, len(ids)), replace=False)] = 1
     missing = np.tile(unseen, n)
     scores = rng.normal(0, 1, len(pairs)) + 2 * y.ravel() - 2.5 * missing
-    points = ranking.Asked(
+    points = Asked(
         [f"text {i}" for i in range(n)],
         csr_array(y),
         np.ones(n_labels),
@@ -392,12 +392,12 @@ def deep(unseen: NDArray[np.bool_], n: int = 150) -> tuple[ranking.Evidence, ran
     )
     features = np.stack([scores, missing], axis=1).astype(np.float32)
     names, base = ("base", "unseen"), features[:, 0].copy()
-    return ranking.Evidence(pairs, names, features, y.ravel() > 0, base), points
+    return Evidence(pairs, names, features, y.ravel() > 0, base), points
 
 
 def unlifted(
-    evidence: ranking.Evidence, points: ranking.Asked
-) -> tuple[ranking.Evidence, ranking.Asked, NDArray[np.float32], Result, str]:
+    evidence: Evidence, points: Asked
+) -> tuple[Evidence, Asked, NDArray[np.float32], Result, str]:
     ranked = ranking.evaluated(evidence, points, evidence.base, "nDCG@5")
     return evidence, points, evidence.base, ranked, "nDCG@5"
 
@@ -456,7 +456,7 @@ def test_a_ranker_is_kept_without_a_lift_that_would_cost_it_its_place(
     evidence = replace(evidence, base=np.zeros_like(evidence.base))
 
     def worse(
-        evidence: ranking.Evidence, asked: ranking.Asked, *_: object
+        evidence: Evidence, asked: Asked, *_: object
     ) -> tuple[float, NDArray[np.float32], Result]:
         return 1.0, evidence.base, ranking.evaluated(evidence, asked, evidence.base, "nDCG@5")
 
@@ -513,7 +513,7 @@ def test_texts_without_candidates() -> None:
     kept, pairs = full.pairs.select(np.arange(150))
     indptr = np.concatenate([kept.indptr, np.full(50, kept.indptr[-1])])
     some = Candidates(indptr, kept.ids, N_LABELS)
-    evidence = ranking.Evidence(
+    evidence = Evidence(
         some, full.names, full.features[pairs], full.positive[pairs], full.base[pairs]
     )
     assert ranking.choose(evidence, points, "P@1", seed=0).network is not None

@@ -564,7 +564,7 @@ def test_a_table_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "run.data" / "table.json").stat().st_mtime_ns == made
     # Other content is another data set, which the run was not trained on.
     many_points(table, 50)
-    with pytest.raises(ValueError, match="was started on other data"):
+    with pytest.raises(FileExistsError, match="holds the data of the run beside it"):
         train_main([*command, "--resume"])
 
 
@@ -597,6 +597,39 @@ def test_parents_of_labels_in_memory_are_written(tiny_data: Path, tmp_path: Path
     assert data.load_dataset(folder).label_parents is None
     with pytest.raises(ValueError, match="label_parents: 1, but"):
         data.folder_from_dataset(folder, replace(found, label_parents=["p"]))
+
+
+def test_the_data_of_a_run_are_not_replaced(tiny_data: Path, tmp_path: Path) -> None:
+    found = data.load_dataset(tiny_data)
+    settings: dict[str, Any] = {"encoder": "none", "quiet": True, "tree": "none"}
+    train(found, out=tmp_path / "run", **settings)
+    other = replace(found, label_texts=[f"{text}!" for text in found.label_texts])
+    with pytest.raises(FileExistsError, match=r"run.data: holds the data of the run beside it"):
+        train(other, out=tmp_path / "run", **settings)
+    assert data.load_label_texts(tmp_path / "run.data") == found.label_texts
+    with pytest.raises(FileExistsError, match=r"run: not empty"):
+        train(found, out=tmp_path / "run", **settings)
+    again = train(other, out=tmp_path / "run", overwrite=True, **settings)
+    assert again.label_texts == other.label_texts
+
+
+def test_the_table_of_a_run_is_not_replaced(tmp_path: Path) -> None:
+    table = many_points(tmp_path / "posts.jsonl")
+    argv = [str(table), "--out", str(tmp_path / "run"), "--encoder", "none", "--quiet", *OPTIONS]
+    train_main(argv)
+    before = (tmp_path / "run.data" / "raw" / "trn_X.txt").read_text()
+    many_points(table, 70)
+    with pytest.raises(FileExistsError, match=r"run.data: holds the data of the run beside it"):
+        train_main(argv)
+    assert (tmp_path / "run.data" / "raw" / "trn_X.txt").read_text() == before
+
+
+def test_several_processes_need_a_folder(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="write it once"):
+        train(data.load_dataset(tiny_data), out=tmp_path / "run", encoder="none")
 
 
 def test_filter_pairs_in_memory_are_written(tmp_path: Path) -> None:

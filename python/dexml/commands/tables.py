@@ -6,6 +6,7 @@ import os
 
 from dexml import console, data
 from dexml.train import TrainSettings
+from dexml.train.folder import may_replace_data
 from dexml.train.settings import READING, usual
 
 
@@ -35,6 +36,7 @@ def with_folder(settings: TrainSettings) -> TrainSettings:
         columns=data.Columns(
             settings.text_column, settings.label_column, settings.separator, settings.split_column
         ),
+        anew=may_replace_data(settings),
     )
     if made and not settings.quiet:
         console.say(f"{table}: written as a data set, {folder}")

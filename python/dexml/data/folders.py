@@ -28,6 +28,7 @@ def folder_from_table(
     labels: Path | None = None,
     *,
     columns: Columns | None = None,
+    anew: bool = True,
 ) -> bool:
     """Write tables in files as a folder in the LF layout; False if it is there already.
 
@@ -39,9 +40,10 @@ def folder_from_table(
         test: Table of test points.
         labels: Table of labels.
         columns: As in `from_table`.
+        anew: Whether a folder that was made of something else may be replaced.
 
     Raises:
-        FileExistsError: `folder` holds something that was not made here.
+        FileExistsError: `folder` holds something that was not made here, or may not be replaced.
         FileNotFoundError: A file is missing.
         ValueError: See `from_table`.
     """
@@ -49,7 +51,7 @@ def folder_from_table(
     sources = {"train": train, "test": test, "labels": labels}
     made_of = {name: _digest(path) for name, path in sources.items() if path is not None}
     mark = json.dumps({"sha256": made_of, **asdict(columns)}, indent=2) + "\n"
-    if _is_made_of(folder, mark, f"the data set of {train}"):
+    if _is_made_of(folder, mark, f"the data set of {train}", anew):
         return False
     if is_bag(train):
         given: Any = load_bags(train, test, labels)
@@ -64,13 +66,18 @@ def folder_from_table(
     return True
 
 
-def folder_from_dataset(folder: Path, dataset: Dataset) -> bool:
+def folder_from_dataset(folder: Path, dataset: Dataset, *, anew: bool = True) -> bool:
     """Write a data set as a folder in the LF layout; False if it is there already.
 
-    A folder that was made of another one is replaced. White space inside a text becomes one blank.
+    White space inside a text becomes one blank.
+
+    Args:
+        folder: To write.
+        dataset: The data set.
+        anew: Whether a folder that was made of something else may be replaced.
 
     Raises:
-        FileExistsError: `folder` holds something that was not made here.
+        FileExistsError: `folder` holds something that was not made here, or may not be replaced.
         ValueError: A matrix or a text cannot be written (`save_dataset`), or `label_parents` has
             another length than the labels.
     """
@@ -78,7 +85,7 @@ def folder_from_dataset(folder: Path, dataset: Dataset) -> bool:
     if parents is not None and len(parents) != len(dataset.label_texts):
         raise ValueError(f"label_parents: {len(parents)}, but {len(dataset.label_texts)} labels")
     mark = json.dumps({"sha256": {"dataset": _content(dataset)}}, indent=2) + "\n"
-    if _is_made_of(folder, mark, "the data set"):
+    if _is_made_of(folder, mark, "the data set", anew):
         return False
     labels, train, test = dataset.label_texts, dataset.train_texts, dataset.test_texts
     sides: list[Any] = [train, test]
@@ -107,14 +114,21 @@ def folder_from_dataset(folder: Path, dataset: Dataset) -> bool:
     return True
 
 
-def _is_made_of(folder: Path, mark: str, what: str) -> bool:
-    """Whether a folder was made of what `mark` says; refuse one that was not made here."""
+def _is_made_of(folder: Path, mark: str, what: str, anew: bool) -> bool:
+    """Whether a folder was made of what `mark` says; refuse one that may not be replaced."""
     if not folder.exists():
         return False
     known = folder / SOURCE
     if not known.is_file():
         raise FileExistsError(f"{folder}: holds something else; {what} goes there")
-    return known.read_text(encoding="utf-8") == mark
+    if known.read_text(encoding="utf-8") == mark:
+        return True
+    if not anew:
+        raise FileExistsError(
+            f"{folder}: holds the data of the run beside it, and {what} is another one; add "
+            "--overwrite, or give another --out"
+        )
+    return False
 
 
 def _content(dataset: Dataset) -> str:

@@ -199,9 +199,10 @@ class VotedScorer:
         And those of `unseen`: without votes, for they have no points. None where a graph is
         searched: a mask would need a search of all labels.
         """
-        also = unseen if self.dense.is_exact(PROPOSED) else None
-        more = self._proposed(queries, exclude, only, also)[0][:, PROPOSED:]
-        return [self.search(queries, PROPOSED, exclude=exclude, only=only)[0], more]
+        more = []
+        if self.dense.is_exact(PROPOSED):
+            more = [self._proposed(queries, exclude, only, unseen)[0][:, PROPOSED:]]
+        return [self.search(queries, PROPOSED, exclude=exclude, only=only)[0], *more]
 
     def features(self, queries: Queries, pairs: Candidates) -> dict[str, NDArray[np.float32]]:
         """Give a ranker the evidence for each pair, by name, each of shape (n_pairs,)."""

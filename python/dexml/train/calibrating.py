@@ -40,8 +40,9 @@ from dexml.scorers.calibration import (
 )
 from dexml.scorers.candidates import Candidates
 from dexml.scorers.points import entries
+from dexml.train.asked import Asked, Evidence
 from dexml.train.inputs import DataSet
-from dexml.train.ranking import Asked, Choice, Evidence
+from dexml.train.ranking import Choice
 
 FILE = "calibration.npz"
 """Where a checkpoint keeps the calibration."""

@@ -15,7 +15,8 @@ from dexml import console
 from dexml.encoder import with_bias_dimension
 from dexml.run import folder as rundir
 from dexml.scorers.calibration import Calibration, Missing
-from dexml.train import calibrating, evidence, features, fit, memory, processes, ranking
+from dexml.train import calibrating, evidence, features, fit, memory, processes
+from dexml.train.asked import Asked, Evidence
 from dexml.train.checkpoint import Progress
 from dexml.train.inputs import DataSet, parts_to_ask
 from dexml.train.problem import Features, Job
@@ -99,7 +100,7 @@ class _Choice:
     """Inverse propensities, (L,)."""
     prior: float = 0.0
     votes: dict[str, Any] = field(default_factory=dict)
-    evidence: list[ranking.Evidence] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
     answers: calibrating.Answers | None = None
     """Of what is served without a ranker, where none is tried."""
 
@@ -139,7 +140,7 @@ class _Choice:
                 ids,
                 scores,
                 np.where(ids < 0, 0, n_points[np.maximum(ids, 0)]),
-                ranking.Asked.of(self.given, asked, self.weights),
+                Asked.of(self.given, asked, self.weights),
                 n_points,
             )
         if not settings.quiet:
@@ -170,13 +171,13 @@ class _Choice:
         ranker: dict[str, Any] = {"used": False}
         calibration: Calibration | Missing = Missing(calibrating.NO_VALIDATION)
         if rows is not None:
-            everything = ranking.Evidence.joined(self.evidence)
+            everything = Evidence.joined(self.evidence)
             file = path.with_name(evidence.FILE)
             choice = evidence.choose_ranker(
                 self.given, rows, everything, self.weights, settings, file
             )
             ranker = choice.facts
-            asked = ranking.Asked.of(self.given, rows, self.weights)
+            asked = Asked.of(self.given, rows, self.weights)
             calibration = calibrating.calibrate(
                 everything, asked, choice, self.given, seed=settings.seed
             )

@@ -18,6 +18,7 @@ from dexml.scorers.cooccurrence import Cooccurrence
 from dexml.scorers.embedder import Embedder, KnownVectors
 from dexml.scorers.ranker import ARRAYS, Network, RankedScorer
 from dexml.train import ranking
+from dexml.train.asked import Asked, Evidence, ask
 from dexml.train.inputs import DataSet
 from dexml.train.settings import TrainSettings
 from dexml.train.words import Also, asked_for, fit_lexicon, used_by, word_members
@@ -93,7 +94,7 @@ def gather(
     vectors: NDArray[np.float32],
     weights: NDArray[np.float64],
     settings: TrainSettings,
-) -> ranking.Evidence:
+) -> Evidence:
     """Collect what the members say of points that they were not fitted on.
 
     Args:
@@ -111,13 +112,13 @@ def gather(
         total=len(asked), desc="evidence", unit="text", delay=2, disable=settings.quiet
     )
     with bar:
-        return ranking.gather(scorer, ranking.Asked.of(given, asked, weights), bar.update)
+        return ask(scorer, Asked.of(given, asked, weights), bar.update)
 
 
 def choose_ranker(
     given: DataSet,
     rows: NDArray[np.int64],
-    evidence: ranking.Evidence,
+    evidence: Evidence,
     weights: NDArray[np.float64],
     settings: TrainSettings,
     path: Path,
@@ -135,7 +136,7 @@ def choose_ranker(
     Returns:
         The ranker, and what was measured.
     """
-    asked = ranking.Asked.of(given, rows, weights)
+    asked = Asked.of(given, rows, weights)
     choice = ranking.choose(
         evidence, asked, settings.select, seed=settings.seed, favour=settings.favour
     )

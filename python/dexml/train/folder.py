@@ -85,6 +85,11 @@ def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerpr
     return False
 
 
+def may_replace_data(settings: TrainSettings) -> bool:
+    """Whether the data set beside a run may be replaced: there is no run, or it is replaced too."""
+    return settings.overwrite or not (settings.out / "run.json").exists()
+
+
 def _check_same(settings: TrainSettings, marks: dict[str, str]) -> None:
     """Refuse to go on with a run that was started with other settings, data or weights."""
     folder, saved = settings.out, rundir.read_config(settings.out)

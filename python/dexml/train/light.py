@@ -29,6 +29,7 @@ from dexml.scorers.queries import Queries
 from dexml.scorers.ranker import RankedScorer
 from dexml.sealed import Home
 from dexml.train import ranking
+from dexml.train.asked import Asked, Evidence, ask
 from dexml.train.calibrating import NO_VALIDATION, calibrate, summary
 from dexml.train.folder import begin_log, end_log, fingerprint, hold_folder, open_folder
 from dexml.train.growth import TRAINED as TRAINED_ON
@@ -119,8 +120,8 @@ def _choose(
     rows = np.concatenate([part.asked for part in parts])
     with _bar(len(rows), "evidence", settings) as bar:
         found = [_evidence(given, lexicon, weights, part, settings, bar.update) for part in parts]
-    evidence = ranking.Evidence.joined(found)
-    asked = ranking.Asked.of(given, rows, weights)
+    evidence = Evidence.joined(found)
+    asked = Asked.of(given, rows, weights)
     choice = None
     if ranks:
         choice = ranking.choose(
@@ -141,12 +142,12 @@ def _evidence(
     part: Held,
     settings: TrainSettings,
     on_progress: Callable[[int], object],
-) -> ranking.Evidence:
+) -> Evidence:
     """Fit the members and ask them; their indexes of all points are gone afterwards."""
     also = asked_for(settings, given)
     scorer = ranked_scorer(given, part.fitted, lexicon, also=also, seed=settings.seed)
     _make_ready(scorer, given.part.texts[:1])
-    evidence = ranking.gather(scorer, ranking.Asked.of(given, part.asked, weights), on_progress)
+    evidence = ask(scorer, Asked.of(given, part.asked, weights), on_progress)
     del scorer
     give_back()
     return evidence

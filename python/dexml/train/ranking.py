@@ -6,7 +6,7 @@ groups of them, so that its judge has not seen them either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,33 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dexml import _rust, console
-from dexml.data import Csr, part_numbers
-from dexml.heap import give_back
-from dexml.metrics import Comparison, Evaluator, LabelGroups, Result, compare
-from dexml.scorers.bilinear import BilinearScorer
+from dexml.data import part_numbers
+from dexml.metrics import Comparison, Evaluator, Result, compare
 from dexml.scorers.candidates import Candidates
-from dexml.scorers.queries import Queries
-from dexml.scorers.ranker import BLOCK, LINEAR, Network, RankedScorer, Shape, lifted
-from dexml.scorers.tree import TreeScorer
-from dexml.train.inputs import DataSet
+from dexml.scorers.ranker import LINEAR, Network, Shape, lifted
+from dexml.train.asked import OPTIONAL, Asked, Evidence
 from dexml.train.memory import REPORTED, RESAMPLES
-from dexml.train.outcome import UNSEEN, by_seen, unseen_of
+from dexml.train.outcome import UNSEEN, unseen_of
 
 FOLDS = 5
 FEW_PAIRS = 300
 """Positive pairs among the candidates below which a linear ranker with weights >= 0 is tried."""
 POWERS = {"balanced": 0.0, "tail": 0.5}
 """Powers of the inverse propensity that weigh positives, by what a ranker favours."""
-OPTIONAL = {
-    "tree": ("tree", "tree probability", "tree gap", "tree rank"),
-    "bilinear": (
-        *("bilinear", "bilinear gap", "bilinear rank"),
-        *("fitted", "fitted gap", "same words"),
-    ),
-}
-"""Features of members that are used only if they help, for they cost most of the time."""
-_KINDS = {"tree": TreeScorer, "bilinear": BilinearScorer}
-_BITS = {"tree": 2, "bilinear": 4}
 LIFTS = tuple(step / 4 for step in range(1, 13))
 """Lifts of labels without points that are tried."""
 JUDGED = ("P@1", "nDCG@5", "R@100")
@@ -50,98 +36,6 @@ MAY_LOSE = 0.003
 FEWEST_UNSEEN = 100
 """Right labels without points, and as many with, below which nothing is lifted."""
 _SALT = "dexml ranker folds"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Validation points: texts, truth, filter pairs, groups. n points, L labels."""
-
-    texts: list[str]
-    y_true: Csr
-    """(n, L)."""
-    inv_propensity: NDArray[np.float64]
-    exclude: Csr | None = None
-    groups: Sequence[str] | None = None
-    """A key a point: points with one key stay on one side of every fold, and are resampled
-    together."""
-    label_groups: Mapping[str, LabelGroups] | None = None
-    """Labels by their number of fitted points."""
-
-    @classmethod
-    def of(
-        cls, given: DataSet, rows: NDArray[np.int64], inv_propensity: NDArray[np.float64]
-    ) -> Asked:
-        """Take some training points of a data set."""
-        exclude, groups = given.part.exclude, given.part.groups
-        return cls(
-            [given.part.texts[i] for i in rows],
-            given.y[rows],
-            inv_propensity,
-            None if exclude is None else exclude[rows],
-            None if groups is None else [groups[i] for i in rows],
-            by_seen(given.y[given.fitted]),
-        )
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """What folds are made by: the groups, or else the texts, as the validation part is."""
-        return self.texts if self.groups is None else self.groups
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the members say of all candidates of some texts."""
-
-    pairs: Candidates
-    names: tuple[str, ...]
-    features: NDArray[np.float32]
-    """(n_pairs, F)."""
-    positive: NDArray[np.bool_]
-    base: NDArray[np.float32]
-    """The first member's score of each pair."""
-    proposers: NDArray[np.uint8] | None = None
-    """Who proposes each pair, (n_pairs,): bits of `_BITS`, and 1 for all others. None: others."""
-
-    @classmethod
-    def joined(cls, parts: Sequence[Evidence]) -> Evidence:
-        """Put the evidence of several parts together, in their order."""
-        if len(parts) == 1:
-            return parts[0]
-        lengths = np.concatenate([np.diff(part.pairs.indptr) for part in parts])
-        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        ids = np.concatenate([part.pairs.ids for part in parts])
-        return cls(
-            Candidates(indptr, ids, parts[0].pairs.n_labels),
-            parts[0].names,
-            np.concatenate([part.features for part in parts]),
-            np.concatenate([part.positive for part in parts]),
-            np.concatenate([part.base for part in parts]),
-            _concatenated([part.proposers for part in parts]),
-        )
-
-    def without(self, member: str) -> Evidence:
-        """Return the evidence without an optional member, and without what it alone proposes."""
-        columns = [i for i, name in enumerate(self.names) if name not in OPTIONAL[member]]
-        names = tuple(self.names[i] for i in columns)
-        if self.proposers is None:
-            features = self.features[:, columns]
-            return replace(self, names=names, features=features)
-        others = self.proposers & ~np.uint8(_BITS[member])
-        rows = np.flatnonzero(others)
-        indptr = np.concatenate([[0], np.cumsum(others > 0)])[self.pairs.indptr]
-        return Evidence(
-            Candidates(indptr, self.pairs.ids[rows], self.pairs.n_labels),
-            names,
-            self.features[rows][:, columns],
-            self.positive[rows],
-            self.base[rows],
-            others[rows],
-        )
-
-
-def _concatenated(parts: Sequence[NDArray[np.uint8] | None]) -> NDArray[np.uint8] | None:
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 @dataclass(frozen=True)
@@ -158,59 +52,6 @@ class Choice:
     """Out-of-fold scores of all pairs of `evidence`, lifted as they will be served."""
     evidence: Evidence
     """Of the members that are used."""
-
-
-def gather(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], object]) -> Evidence:
-    """Ask all members for candidates and evidence, in blocks of texts."""
-    ids: list[NDArray[np.int32]] = []
-    proposers: list[NDArray[np.uint8]] = []
-    lengths = []
-    names: tuple[str, ...] = ()
-    matrix = np.empty((0, 0), np.float32)
-    n_pairs = 0
-    for start in range(0, len(asked.texts), BLOCK):
-        rows = slice(start, start + BLOCK)
-        queries = Queries(asked.texts[rows])
-        exclude = None if asked.exclude is None else asked.exclude[rows]
-        proposals = scorer.proposals(queries, exclude=exclude)
-        pairs = Candidates.union([part for own in proposals for part in own], scorer.n_labels)
-        found = scorer.evidence(queries, pairs, exclude)
-        names = tuple(found)
-        first, n_pairs = n_pairs, n_pairs + len(pairs)
-        # Longer in place: blocks that are put together at the end take twice the memory.
-        matrix.resize((n_pairs, len(names)), refcheck=False)
-        for column, name in enumerate(names):
-            matrix[first:n_pairs, column] = found[name]
-        ids.append(pairs.ids)
-        proposers.append(_proposers(scorer, proposals, pairs))
-        lengths.append(np.diff(pairs.indptr))
-        del queries, found, proposals
-        give_back()
-        on_progress(len(lengths[-1]))
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    pairs = Candidates(indptr, np.concatenate(ids), scorer.n_labels)
-    positive = pairs.values_of(asked.y_true) > 0
-    base = matrix[:, 0].copy()
-    return Evidence(pairs, names, matrix, positive, base, np.concatenate(proposers))
-
-
-def _proposers(
-    scorer: RankedScorer, proposals: Sequence[Sequence[NDArray[np.int32]]], pairs: Candidates
-) -> NDArray[np.uint8]:
-    """Say who proposes each pair: a bit for each optional member, another one for all others."""
-    parts: dict[int, list[NDArray[np.int32]]] = {}
-    for at, own in enumerate(proposals):
-        kinds = [
-            kind
-            for kind in _KINDS
-            if at < len(scorer.members) and isinstance(scorer.members[at], _KINDS[kind])
-        ]
-        parts.setdefault(_BITS[kinds[0]] if kinds else 1, []).extend(own)
-    who = np.zeros(len(pairs), np.uint8)
-    for bit, own in parts.items():
-        proposed = Candidates.union(own, scorer.n_labels).matrix
-        who |= np.where(pairs.values_of(proposed) > 0, bit, 0).astype(np.uint8)
-    return who
 
 
 def choose(

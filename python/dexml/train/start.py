@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from dexml import console, data
 from dexml.metrics import Result
 from dexml.threads import core_threads
+from dexml.train.folder import may_replace_data
 from dexml.train.outcome import Finished
 from dexml.train.settings import NO_ENCODER, READING, TrainSettings, usual
 
@@ -95,7 +96,12 @@ def _settings_of(
     folder = out.with_name(out.name + ".data")
     # Before anything is written.
     checked = _read_already(TrainSettings(data_dir=folder, out=out, **settings))
-    data.folder_from_dataset(folder, given)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "a data set in memory and several processes; write it once "
+            "(dexml.data.folder_from_dataset) and give the folder"
+        )
+    data.folder_from_dataset(folder, given, anew=may_replace_data(checked))
     return checked
 
 

@@ -22,8 +22,8 @@ from dexml.scorers.tree import TreeScorer
 from dexml.sealed import Sealed
 from dexml.text.bilinear import BilinearSettings
 from dexml.text.stop_words import find_stop_words
+from dexml.train.asked import OPTIONAL
 from dexml.train.inputs import DataSet
-from dexml.train.ranking import OPTIONAL
 from dexml.train.settings import TrainSettings
 
 T = TypeVar("T")

@@ -38,7 +38,7 @@
 //! | rows | 8 × N + 8 × rows; T × 64 blocks of 256 rows more while they are computed |
 //! | an inverted index | 8 × N + 9 × V + 4 × rows; (T + 2) × V × 8 more while it is built |
 //! | an inverted index of blocks ([`IndexBuilder`]) | the same; each block may be freed when it was added |
-//! | a search | 8 × (indexed rows) for each thread, which keeps up to 8 MiB of it, and the result |
+//! | a search | 8 × (indexed rows) for each thread, which keeps up to 8 MiB of it between searches, and the result |
 //! | label centroids | 8 × V for each thread, and the result |
 //! | scores of pairs | 8,192 + 32 to 64 × (terms of the query) for each thread, (rows) / 8, and the result |
 

@@ -28,6 +28,7 @@
 //! time, in order. The loss, the sum over the queries of a step (in their order) and `AdamW` are `f64`.
 //! A thread works on whole members and queries, so the number of threads does not change the result.
 
+mod lessons;
 mod model;
 mod network;
 mod standard;
@@ -165,7 +166,7 @@ pub fn fit_ranker(
     options.check()?;
     candidates.check()?;
     let standard = Standard::of(candidates.features, candidates.n_features)?;
-    let lessons = train::Lessons::new(candidates, &standard)?;
+    let lessons = lessons::Lessons::new(candidates, &standard)?;
     let members: Vec<Result<Network>> = (0..options.n_members)
         .into_par_iter()
         .map(|member| train::member(&lessons, options, member as u64, keep_going))

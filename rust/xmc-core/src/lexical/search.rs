@@ -231,7 +231,11 @@ impl InvertedIndex {
         voted: Option<Voted<'_>>,
     ) -> Result<TopK> {
         self.check(queries, exclude, only)?;
-        if let Some(Voted { votes, .. }) = voted {
+        if let Some(Voted { votes, weight }) = voted {
+            if !(weight.is_finite() && weight >= 0.0) {
+                let (name, rule) = ("weight", "must be finite and at least 0");
+                return Err(Error::Parameter { name, rule, value: weight.to_string() });
+            }
             check_columns(votes, self.n_rows)?;
             check_rows(votes)?;
             if votes.n_rows() != queries.n_rows() {
