@@ -73,7 +73,8 @@ fuzz_target!(|input: Input| {
     let found = index.search(asked, k, Some(pattern), only, None, None);
     let Ok(found) = found else { return };
     let (width, middle) = (k, usize::from(input.middle));
-    let both = index.search_both(asked, (k, k), middle, Some(pattern), only, None).expect("as before");
+    let both =
+        index.search_both(asked, (k, k), middle, Some(pattern), only, None).expect("as before");
     for query in 0..n_queries {
         let terms = row(&queries, query);
         let dropped = &pairs.1[pairs.0[query] as usize..pairs.0[query + 1] as usize];

@@ -115,6 +115,9 @@ impl Vocabulary {
                 if weights.unit {
                     make_unit(row);
                 }
+                if let Some(&(feature, _)) = row.iter().find(|(_, w)| !(*w as f32).is_finite()) {
+                    return Err(Error::at_row("texts", at, Fault::FeatureNotFinite { feature }));
+                }
                 part.push_row(row.iter().map(|&(id, weight)| (id, weight as f32)))?;
             }
             Ok(())
@@ -211,6 +214,10 @@ mod tests {
         let ln = |x: f64| (1.0 + x.ln()) as f32;
         assert_eq!(counts.data, [2.0 * ln(2.0), ln(1.5), 2.0 * ln(4.0), 1.0]);
         assert_eq!(rows(Weights::default()).data[2..], [1.0, 1.0]);
+        let huge = Documents::Texts(&["5:1", "3:3e38 3:3e38"]);
+        let weights = Weights { sublinear: false, unit: false, ..Weights::default() };
+        let error = all.rows(&tokenizer, huge, &weights, &|| true).unwrap_err().to_string();
+        assert_eq!(error, "texts: row 1: value is not finite (feature 0)");
     }
 
     #[test]
