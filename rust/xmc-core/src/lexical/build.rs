@@ -28,7 +28,7 @@ use crate::postings::{Counts, Filling};
 ///     blocks.iter().try_for_each(|block| builder.add(*block))?;
 ///     let index = builder.finish()?;
 ///     let query = CsrView::of_features("query", 3, &[0, 1], &[2], &[1.0])?;
-///     assert_eq!(index.search(query, 2, None, None, None)?.ids, [1, 0]);
+///     assert_eq!(index.search(query, 2, None, None, None, None)?.ids, [1, 0]);
 ///     Ok(())
 /// }
 /// ```
