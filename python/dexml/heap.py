@@ -19,13 +19,11 @@ def give_back() -> None:
 
     Does nothing on systems whose allocator has no such call.
     """
-    trim = _trim()
-    if trim is not None:
+    if sys.platform.startswith("linux") and (trim := _trim()) is not None:
         trim(0)
 
 
 @cache
 def _trim() -> Callable[[int], Any] | None:
-    if not sys.platform.startswith("linux"):
-        return None
+    """Return the call of glibc; other allocators of Linux have none."""
     return getattr(ctypes.CDLL(None), "malloc_trim", None)
