@@ -1,6 +1,6 @@
 """Memory that was freed goes back to the system."""
 
-import resource
+import os
 import sys
 
 import numpy as np
@@ -12,7 +12,7 @@ from dexml import heap
 def resident() -> int:
     """Memory of this process in bytes."""
     with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no such call")
