@@ -66,10 +66,10 @@ def support_twin(
     return found
 
 
-def support_of(
+def select_support(
     x: csr_array, z: csr_array, y: csr_array, direct: NDArray[np.int32], **options: Any
-) -> Dense:
-    parts = _rust.select_support(
+) -> CsrParts:
+    return _rust.select_support(
         feature_parts(x, "x"),
         x.shape[1],
         feature_parts(z, "z"),
@@ -78,6 +78,12 @@ def support_of(
         direct,
         **options,
     )
+
+
+def support_of(
+    x: csr_array, z: csr_array, y: csr_array, direct: NDArray[np.int32], **options: Any
+) -> Dense:
+    parts = select_support(x, z, y, direct, **options)
     found = np.full((x.shape[1], z.shape[1]), np.nan)
     rows = np.repeat(np.arange(x.shape[1]), np.diff(parts[0]))
     found[rows, parts[1]] = parts[2]
@@ -256,21 +262,10 @@ def test_rows_of_the_support_keep_their_largest_values(
 ) -> None:
     x, z, y, direct = problem(seed)
 
-    def support(row_limit: int | None) -> CsrParts:
-        return _rust.select_support(
-            feature_parts(x, "x"),
-            x.shape[1],
-            feature_parts(z, "z"),
-            z.shape[1],
-            csr_parts(y, "y")[:2],
-            direct,
-            k=3,
-            alpha=0.02,
-            direct_weight=weight,
-            row_limit=row_limit,
-        )
-
-    whole, cut = support(None), support(limit)
+    options = {"k": 3, "alpha": 0.02, "direct_weight": weight}
+    whole, cut = (
+        select_support(x, z, y, direct, **options, row_limit=rows) for rows in (None, limit)
+    )
     if limit == 1:
         assert (np.diff(whole[0]) > limit).any()
     for found, expected in zip(cut, cut_twin(whole, limit), strict=True):

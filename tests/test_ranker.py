@@ -274,7 +274,8 @@ def evidence_of(points: Asked, *, telling: bool = True) -> Evidence:
     base, noise = rng.normal(size=(2, len(pairs)))
     clue = positive * float(telling) + 0.3 * rng.normal(size=len(pairs))
     features = np.stack([base, clue, noise], axis=1).astype(np.float32)
-    return Evidence(pairs, ("base", "clue", "noise"), features, positive, base.astype(np.float32))
+    names, others = ("base", "clue", "noise"), np.ones(len(pairs), np.uint8)
+    return Evidence(pairs, names, features, positive, base.astype(np.float32), others)
 
 
 def test_evidence_is_gathered_in_blocks(
@@ -392,7 +393,8 @@ def deep(unseen: NDArray[np.bool_], n: int = 150) -> tuple[Evidence, Asked]:
     )
     features = np.stack([scores, missing], axis=1).astype(np.float32)
     names, base = ("base", "unseen"), features[:, 0].copy()
-    return Evidence(pairs, names, features, y.ravel() > 0, base), points
+    others = np.ones(len(pairs), np.uint8)
+    return Evidence(pairs, names, features, y.ravel() > 0, base, others), points
 
 
 def unlifted(
@@ -514,7 +516,12 @@ def test_texts_without_candidates() -> None:
     indptr = np.concatenate([kept.indptr, np.full(50, kept.indptr[-1])])
     some = Candidates(indptr, kept.ids, N_LABELS)
     evidence = Evidence(
-        some, full.names, full.features[pairs], full.positive[pairs], full.base[pairs]
+        some,
+        full.names,
+        full.features[pairs],
+        full.positive[pairs],
+        full.base[pairs],
+        full.proposers[pairs],
     )
     assert ranking.choose(evidence, points, "P@1", seed=0).network is not None
 

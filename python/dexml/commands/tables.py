@@ -6,8 +6,8 @@ import os
 
 from dexml import console, data
 from dexml.train import TrainSettings
-from dexml.train.folder import may_replace_data
-from dexml.train.settings import READING, usual
+from dexml.train.folder import data_beside, may_replace_data
+from dexml.train.settings import READING, reading_option, usual
 
 
 def with_folder(settings: TrainSettings) -> TrainSettings:
@@ -27,7 +27,7 @@ def with_folder(settings: TrainSettings) -> TrainSettings:
             f"{table}: --plan and several processes need a folder; make one: "
             f"python -m dexml.data from-table {table} FOLDER"
         )
-    folder = settings.out.with_name(settings.out.name + ".data")
+    folder = data_beside(settings.out)
     made = data.folder_from_table(
         folder,
         table,
@@ -47,7 +47,6 @@ def with_folder(settings: TrainSettings) -> TrainSettings:
 
 def _refuse_options(settings: TrainSettings) -> None:
     """Options that say how a table is read mean nothing for a folder."""
-    for name in READING:
-        if getattr(settings, name) != usual(name):
-            option = "--" + name.replace("_", "-")
-            console.usage_error(f"{option} is for a table; {settings.data_dir} is none")
+    if (name := reading_option(settings)) is not None:
+        option = "--" + name.replace("_", "-")
+        console.usage_error(f"{option} is for a table; {settings.data_dir} is none")

@@ -49,8 +49,6 @@ from dexml.threads import core_threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
-WARM_UP = "a text to warm up with", "0:1"
-"""A first question; the second one for a run that knows features."""
 K = 10
 """Labels a text, where nobody says how many."""
 PADDED_UP_TO = 1000
@@ -147,7 +145,8 @@ class Predictor:
             engine=engine,
         )
         predictor = cls(opened)
-        predictor.predict([WARM_UP[FEATURES in opened.run.facts]], 1)
+        first = "0:1" if FEATURES in opened.run.facts else "a text to warm up with"
+        predictor.predict([first], 1)
         return predictor
 
     def _facts(self) -> dict[str, object]:

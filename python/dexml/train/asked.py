@@ -6,7 +6,9 @@ No member may have been fitted on these points.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +24,27 @@ from dexml.scorers.tree import TreeScorer
 from dexml.train.inputs import DataSet
 from dexml.train.outcome import by_seen
 
+
+class Optional(NamedTuple):
+    """A member that is used only if it helps."""
+
+    kind: type
+    features: tuple[str, ...]
+    bit: int
+    """In `Evidence.proposers`."""
+
+
 OPTIONAL = {
-    "tree": ("tree", "tree probability", "tree gap", "tree rank"),
-    "bilinear": (
-        *("bilinear", "bilinear gap", "bilinear rank"),
-        *("fitted", "fitted gap", "same words"),
+    "tree": Optional(TreeScorer, ("tree", "tree probability", "tree gap", "tree rank"), 2),
+    "bilinear": Optional(
+        BilinearScorer,
+        ("bilinear", "bilinear gap", "bilinear rank", "fitted", "fitted gap", "same words"),
+        4,
     ),
 }
-"""Features of members that are used only if they help, for they cost most of the time."""
-_KINDS = {"tree": TreeScorer, "bilinear": BilinearScorer}
-_BITS = {"tree": 2, "bilinear": 4}
+"""They cost most of the time."""
+OTHERS = 1
+"""The bit of all others that propose labels."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +94,8 @@ class Evidence:
     positive: NDArray[np.bool_]
     base: NDArray[np.float32]
     """The first member's score of each pair."""
-    proposers: NDArray[np.uint8] | None = None
-    """Who proposes each pair, (n_pairs,): bits of `_BITS`, and 1 for all others. None: others."""
+    proposers: NDArray[np.uint8]
+    """Who proposes each pair, (n_pairs,): bits of `OPTIONAL`, and `OTHERS`."""
 
     @classmethod
     def joined(cls, parts: Sequence[Evidence]) -> Evidence:
@@ -98,17 +111,15 @@ class Evidence:
             np.concatenate([part.features for part in parts]),
             np.concatenate([part.positive for part in parts]),
             np.concatenate([part.base for part in parts]),
-            _concatenated([part.proposers for part in parts]),
+            np.concatenate([part.proposers for part in parts]),
         )
 
     def without(self, member: str) -> Evidence:
         """Return the evidence without an optional member, and without what it alone proposes."""
-        columns = [i for i, name in enumerate(self.names) if name not in OPTIONAL[member]]
+        _, own, bit = OPTIONAL[member]
+        columns = [i for i, name in enumerate(self.names) if name not in own]
         names = tuple(self.names[i] for i in columns)
-        if self.proposers is None:
-            features = self.features[:, columns]
-            return replace(self, names=names, features=features)
-        others = self.proposers & ~np.uint8(_BITS[member])
+        others = self.proposers & ~np.uint8(bit)
         rows = np.flatnonzero(others)
         indptr = np.concatenate([[0], np.cumsum(others > 0)])[self.pairs.indptr]
         pairs = Candidates(indptr, self.pairs.ids[rows], self.pairs.n_labels)
@@ -129,11 +140,6 @@ def _compare_again(features: NDArray[np.float32], names: Sequence[str], pairs: C
         elif kind == "share":  # the logarithm of a share of 1
             total = np.bincount(pairs.rows, np.exp(values), pairs.n_texts)
             features[:, column] = values - np.log(total)[pairs.rows]
-
-
-def _concatenated(parts: Sequence[NDArray[np.uint8] | None]) -> NDArray[np.uint8] | None:
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 def ask(scorer: RankedScorer, asked: Asked, on_progress: Callable[[int], object]) -> Evidence:
@@ -175,13 +181,10 @@ def _proposers(
 ) -> NDArray[np.uint8]:
     """Say who proposes each pair: a bit for each optional member, another one for all others."""
     parts: dict[int, list[NDArray[np.int32]]] = {}
-    for at, own in enumerate(proposals):
-        kinds = [
-            kind
-            for kind in _KINDS
-            if at < len(scorer.members) and isinstance(scorer.members[at], _KINDS[kind])
-        ]
-        parts.setdefault(_BITS[kinds[0]] if kinds else 1, []).extend(own)
+    # Behind those of the members stand the companions, which are of no member.
+    for member, own in zip_longest(scorer.members, proposals):
+        bits = (one.bit for one in OPTIONAL.values() if isinstance(member, one.kind))
+        parts.setdefault(next(bits, OTHERS), []).extend(own)
     who = np.zeros(len(pairs), np.uint8)
     for bit, own in parts.items():
         proposed = Candidates.union(own, scorer.n_labels).matrix

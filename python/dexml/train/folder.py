@@ -85,6 +85,11 @@ def open_folder(settings: TrainSettings, data_fingerprint: str, encoder_fingerpr
     return False
 
 
+def data_beside(out: Path) -> Path:
+    """Return the folder of the data set that is written beside a run."""
+    return out.with_name(out.name + ".data")
+
+
 def may_replace_data(settings: TrainSettings) -> bool:
     """Whether the data set beside a run may be replaced: there is no run, or it is replaced too."""
     return settings.overwrite or not (settings.out / "run.json").exists()

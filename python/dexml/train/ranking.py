@@ -75,8 +75,8 @@ def choose(
     scores = out_of_fold(evidence, asked.keys, shape, seed=seed, weights=weights)
     base, ranked = (evaluated(evidence, asked, s, select) for s in (evidence.base, scores))
     optional: dict[str, dict[str, Any]] = {name: {} for name in OPTIONAL}
-    for name, features in OPTIONAL.items():
-        if not any(feature in features for feature in evidence.names):
+    for name, member in OPTIONAL.items():
+        if not any(feature in member.features for feature in evidence.names):
             continue
         plain = evidence.without(name)
         plain_weights = _weights(plain, asked, favour)

@@ -380,3 +380,8 @@ class TrainSettings(Settings):
 def usual(name: str) -> Any:
     """Return the default of a setting."""
     return TrainSettings.model_fields[name].default
+
+
+def reading_option(settings: TrainSettings) -> str | None:
+    """Return the first setting that was given and says how a table is read; None if none was."""
+    return next((name for name in READING if getattr(settings, name) != usual(name)), None)

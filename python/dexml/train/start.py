@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, overload
 from dexml import console, data
 from dexml.metrics import Result
 from dexml.threads import core_threads
-from dexml.train.folder import may_replace_data
+from dexml.train.folder import data_beside, may_replace_data
 from dexml.train.outcome import Finished
-from dexml.train.settings import NO_ENCODER, READING, TrainSettings, usual
+from dexml.train.settings import NO_ENCODER, TrainSettings, reading_option
 
 if TYPE_CHECKING:  # serving is not needed to train
     from dexml.predict import Predictor
@@ -93,7 +93,7 @@ def _settings_of(
         if folder.is_file():
             raise ValueError(f"{folder}: a file; give dexml.data.from_table({str(folder)!r})")
         return _read_already(TrainSettings(data_dir=folder, out=out, **settings))
-    folder = out.with_name(out.name + ".data")
+    folder = data_beside(out)
     # Before anything is written.
     checked = _read_already(TrainSettings(data_dir=folder, out=out, **settings))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -107,16 +107,15 @@ def _settings_of(
 
 def _read_already(settings: TrainSettings) -> TrainSettings:
     """Refuse settings that say how a table is read: a data set is none."""
-    for name in READING:
-        if getattr(settings, name) != usual(name):
-            raise ValueError(
-                f"{name} is for tables, and the data set is none; read the table with "
-                "dexml.data.from_table"
-            )
+    if (name := reading_option(settings)) is not None:
+        raise ValueError(
+            f"{name} is for tables, and the data set is none; read the table with "
+            "dexml.data.from_table"
+        )
     return settings
 
 
-def _train(settings: TrainSettings, conclude: Callable[[Finished], None] | None) -> Result | None:
+def _train(settings: TrainSettings, conclude: Conclude | None) -> Result | None:
     if settings.encoder == NO_ENCODER:
         from dexml.train.light import train_light
 

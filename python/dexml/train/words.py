@@ -55,7 +55,7 @@ def tried(settings: TrainSettings, given: DataSet) -> str:
 def used_by(network: Network | None) -> Also:
     """Return the members that a ranker looks at."""
     names = () if network is None else network.names
-    return Also(*(OPTIONAL[name][0] in names for name in Also._fields))
+    return Also(*(OPTIONAL[name].features[0] in names for name in Also._fields))
 
 
 def fit_lexicon(given: DataSet, settings: TrainSettings) -> Lexicon:
