@@ -24,6 +24,7 @@ from dexml.metrics import evaluate
 from dexml.metrics.__main__ import main as metrics_main
 from dexml.predict import Predictor, open_run
 from dexml.scorers.bilinear import BilinearScorer
+from dexml.scorers.lexical import PROPOSED
 from dexml.scorers.tree import TreeScorer
 from dexml.train import TrainSettings
 from dexml.train.asked import Asked, ask
@@ -571,8 +572,11 @@ def test_texts_of_any_script_are_trained_on_and_explained(tmp_path: Path, langua
 
 
 def test_evidence_without_a_member_is_that_of_a_scorer_without_it(
-    confusing: Path, tmp_path: Path
+    confusing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Or all labels are proposed by words, and nothing by the tree alone.
+    monkeypatch.setattr("dexml.scorers.lexical.PROPOSED", dict.fromkeys(PROPOSED, 2))
+    monkeypatch.setattr("dexml.scorers.ranker.COMPANIONS", 1)
     settings = settings_of(confusing, tmp_path / "run")
     given = load_data(settings)
     part = parts_to_ask(given)[0]
@@ -586,6 +590,7 @@ def test_evidence_without_a_member_is_that_of_a_scorer_without_it(
         others = replace(scorer, members=members)
         expected, plain = ask(others, asked, lambda _: None), evidence.without(name)
         assert plain.names == expected.names
+        assert len(plain.pairs) < len(evidence.pairs)
         np.testing.assert_array_equal(plain.pairs.ids, expected.pairs.ids)
         np.testing.assert_array_equal(plain.pairs.indptr, expected.pairs.indptr)
         np.testing.assert_allclose(plain.features, expected.features, rtol=0, atol=1e-6)
