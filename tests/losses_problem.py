@@ -12,7 +12,7 @@ from dexml import losses
 from dexml.losses import Layout
 
 F64 = torch.float64
-NAMES = ("softmax", "decoupled_softmax", "bce", "soft_topk", "topk_hinge")
+NAMES = ("softmax", "decoupled_softmax", "bce", "soft_topk", "topk_hinge", "triplet")
 LAYOUTS = (
     None,
     Layout(3, 5, keep=True),

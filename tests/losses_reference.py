@@ -118,6 +118,40 @@ def topk_hinge(z: Tensor, positives: Mask, ignore: Mask | None = None, *, k: int
     return torch.stack(losses)
 
 
+def triplet(
+    z: Tensor,
+    positives: Mask,
+    ignore: Mask | None = None,
+    weights: Tensor | None = None,
+    *,
+    margin: float = 2.0,
+) -> Tensor:
+    losses = []
+    for wanted, v, negatives in _rows(z, positives, ignore, weights):
+        terms = [z.sum() * 0]
+        for p, factor in zip(wanted, v, strict=True):
+            near = negatives[negatives - p + margin > 0]
+            share = torch.softmax(near.detach(), 0)
+            terms.append(factor * (share * (near - p + margin)).sum())
+        losses.append(torch.stack(terms).sum() / max(1, len(wanted)))
+    return torch.stack(losses)
+
+
+def positive_hinge(
+    z: Tensor,
+    positives: Mask,
+    ignore: Mask | None = None,
+    weights: Tensor | None = None,
+    *,
+    margin: float = 2.0,
+) -> Tensor:
+    losses = []
+    for wanted, v, _ in _rows(z, positives, ignore, weights):
+        terms = v * torch.clamp(margin - wanted, min=0)
+        losses.append(terms.mean() if len(terms) else z.sum() * 0)
+    return torch.stack(losses)
+
+
 def infimum(n: int, k: int) -> float:
     """Of a row of the soft top-k loss with n positives."""
     return max(0.0, math.log(n / k))

@@ -18,7 +18,8 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Weights of triplet are constants, so its gradient is not the slope of its value.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "triplet"])
 @pytest.mark.parametrize("layout", [Layout(2, 4, keep=True), Layout(5, 4, keep=False)], ids=str)
 def test_1_gradcheck(name: str, layout: Layout) -> None:
     p = Problem(5, n_points=5, n_labels=9, dim=3)

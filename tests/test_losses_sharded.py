@@ -23,6 +23,8 @@ CASES: dict[str, dict[str, Any]] = {
     "soft_topk": {"k": 3},
     "bce": {},
     "topk_hinge": {"k": 4},
+    "triplet": {},
+    "positive_hinge": {},
 }
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
@@ -59,10 +61,11 @@ def run_cases(
             if name == "bce":
                 extra["log_scale"] = torch.zeros((), dtype=dtype, requires_grad=True)
                 extra["offset"] = torch.tensor(-1.0, dtype=dtype, requires_grad=True)
+            if name != "positive_hinge":
+                extra["ignore"] = ignore
             loss = getattr(losses, name)(
                 *inputs[:2],
                 positives,
-                ignore=ignore,
                 label_bias=inputs[2],
                 temperature=0.5,
                 shard=shard,
@@ -74,7 +77,7 @@ def run_cases(
             )
             if variant == "rows":
                 loss = losses.average_of_ranked(loss, m=1, k=5)
-            wanted = [*inputs, *extra.values()]
+            wanted = [*inputs, *(value for value in extra.values() if value is not ignore)]
             gradients = torch.autograd.grad(loss, wanted)
             found[name, variant] = [loss.detach(), *gradients]
     return found

@@ -48,6 +48,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "soft-top-2": {"k": 2, "alpha": 1.5},
     "bce": {"log_scale": torch.tensor(0.7), "offset": torch.tensor(-2.0), "temperature": 0.3},
     "topk-hinge-3": {"k": 3},
+    "triplet": {"margin": 0.1 / (0.3 / float(torch.tensor(0.7).exp()))},
 }
 
 

@@ -1,6 +1,7 @@
 """The label table: what training learns about single labels beyond their text.
 
-Shapes: L labels, B labels of a batch, N points, H dimensions of features, D of embeddings.
+Shapes: L labels, B labels of a batch, C clusters of labels, N points, H dimensions of features,
+D of embeddings.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding, normalize
 
 if TYPE_CHECKING:
     from dexml.encoder import DualEncoder
@@ -21,27 +22,41 @@ BLOCK = 65_536
 
 
 class LabelTable(nn.Module):
-    """A residual vector and a bias for each label.
+    """A residual vector and a bias for each label; on request, vectors that near labels share.
 
     The vector of a label is normalise(A z + r) with its text features z, the label head A and its
     residual r, or A z + r if the encoder does not normalise. A label that training never saw keeps
     the residual 0, so only its text counts. It is served with the bias of a rare label.
+
+    With clusters it is normalise(A z + r + a_c), also for labels that training never saw: the
+    vector a_c of the label's cluster c learns from all labels of the cluster, so rare labels learn
+    from frequent ones that are near. Source: DEXA, KDD 2023.
     """
 
     counts: Tensor
+    cluster: Tensor
+    """The cluster of each label, int32 (L,); all 0 until they are known, and without clusters."""
+    shared: nn.Parameter | None
+    """Vectors of the clusters, (C, D); None without clusters."""
 
-    def __init__(self, counts: Tensor, dim: int, dtype: torch.dtype = torch.float32) -> None:
-        """Start with residuals and biases of 0.
+    def __init__(
+        self, counts: Tensor, dim: int, dtype: torch.dtype = torch.float32, n_clusters: int = 0
+    ) -> None:
+        """Start with residuals, biases and vectors of clusters of 0.
 
         Args:
             counts: Number of training points of each label, shape (L,), int64.
             dim: D, the dimensions of a residual.
             dtype: Of the residuals. Vectors are float32 whatever it is, and so are biases.
+            n_clusters: C; 0: labels share nothing.
         """
         super().__init__()
         self.residual = nn.Parameter(torch.zeros(len(counts), dim, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(len(counts)))
         self.register_buffer("counts", counts, persistent=False)
+        self.shared = nn.Parameter(torch.zeros(n_clusters, dim)) if n_clusters else None
+        known = torch.zeros(len(counts) if n_clusters else 0, dtype=torch.int32)
+        self.register_buffer("cluster", known, persistent=False)
         # The hook refers only to the mask, not to the table. Otherwise there would be a cycle, and
         # tables made for a single step would pile up until Python collects cycles. It also works
         # if the table is gone before its gradient arrives.
@@ -90,7 +105,16 @@ class LabelTable(nn.Module):
     def forward(self, encoder: DualEncoder, features: Tensor, rows: Any = slice(None)) -> Tensor:
         """Return vectors (B, D) of the labels `rows` from their text features (B, H)."""
         vectors = encoder.project(features, "label") + self.residual[rows]
+        if self.shared is not None:
+            # Not an index: the backward pass of an index adds in an order that threads decide.
+            vectors = vectors + embedding(self.cluster[rows], self.shared)
         return normalize(vectors, dim=1) if encoder.normalize else vectors
+
+    @torch.no_grad()
+    def whole_residual(self) -> Tensor:
+        """What is added to the text of each label, (L, D), float32: residual and cluster vector."""
+        residual = self.residual.detach().float()
+        return residual if self.shared is None else residual + self.shared[self.cluster]
 
     def served_bias(self, prior: float) -> Tensor:
         """Return the bias (L,) to search with: the trained one + prior x log(1 + count).

@@ -16,11 +16,13 @@ from dexml.losses.decoupled import decoupled_softmax
 from dexml.losses.in_batch import InBatchLoss, in_sets, same_group
 from dexml.losses.layout import Layout
 from dexml.losses.pairs import counts
+from dexml.losses.positive_hinge import positive_hinge
 from dexml.losses.shards import Shard
 from dexml.losses.soft_topk import soft_topk
 from dexml.losses.soft_topk_operator import soft_topk_operator
 from dexml.losses.softmax import softmax
 from dexml.losses.topk_hinge import topk_hinge
+from dexml.losses.triplet import triplet
 
 __all__ = [
     "InBatchLoss",
@@ -32,9 +34,11 @@ __all__ = [
     "counts",
     "decoupled_softmax",
     "in_sets",
+    "positive_hinge",
     "same_group",
     "soft_topk",
     "soft_topk_operator",
     "softmax",
     "topk_hinge",
+    "triplet",
 ]

@@ -74,7 +74,7 @@ def _of_stage(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, 
         for part, size in _table(given, stage).items():
             sizes[part] = sizes.get(part, 0) + size
     encoded = _encoded if stage.schedule.encodes else _frozen
-    return sizes | encoded(given, speed, stage)
+    return sizes | _shared_vectors(given, stage) | encoded(given, speed, stage)
 
 
 def _table(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
@@ -100,6 +100,24 @@ def _table(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
     return sizes
 
 
+def _shared_vectors(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
+    """What vectors that labels of a cluster share take, and the cluster of each label."""
+    numbers = given.settings.label_clusters * given.dim
+    if not numbers:
+        return {}
+    # Moments, gradients, and the gradient of a micro-batch before it is added to them.
+    copies = 1 + (3 + _sums(given) if stage.schedule.trains_table else 0)
+    return {"label clusters": _FLOAT * (copies * numbers + len(given.label_lengths))}
+
+
+def _sums(given: PlanInput) -> int:
+    """Gradients of a number that all processes update alike, with those that are sent."""
+    sums = n_runs(given.settings.deterministic, given.world)
+    if given.world > 1:  # what is sent, and what it is put together from
+        sums += 2 * (sums * given.world if sums > 1 else 1)
+    return sums
+
+
 def _frozen(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
     """What a stage on frozen features takes."""
     own = math.ceil(stage.candidates / given.world)
@@ -117,12 +135,9 @@ def _frozen(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, fl
 def _encoded(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, float]:
     """What a stage takes that encodes its texts."""
     own = math.ceil(stage.candidates / given.world)
-    sums = n_runs(given.settings.deterministic, given.world)
-    if given.world > 1:  # what is sent, and what it is put together from
-        sums += 2 * (sums * given.world if sums > 1 else 1)
     held = _tokens_held(given, stage) * speed.token_bytes
     return {
-        "encoder, gradients": sums * _FLOAT * given.n_trained,
+        "encoder, gradients": _sums(given) * _FLOAT * given.n_trained,
         "encoder, moments": 2 * _FLOAT * given.n_trained,
         "label embeddings and their gradients": _label_embeddings(given, own),
         "activations": held * given.trained_share,
@@ -131,7 +146,8 @@ def _encoded(given: PlanInput, speed: Speed, stage: PlannedStage) -> dict[str, f
 
 def _label_embeddings(given: PlanInput, own: int) -> float:
     """Embeddings of `own` labels and their gradients; with those of the texts alone, copied."""
-    return 2 * _FLOAT * own * given.dim * (4 if given.settings.text_weight else 1)
+    texts = given.settings.text_weight or given.settings.beat_text
+    return 2 * _FLOAT * own * given.dim * (4 if texts else 1)
 
 
 def _of_device(given: PlanInput, stage: PlannedStage) -> dict[str, float]:
@@ -192,6 +208,7 @@ _REMEDIES = {
     "activations": "lower --keep-tokens (and --micro-tokens)",
     "label table": "train on more processes, round the residuals (--table bf16), or leave them "
     "out (--residual-lr 0)",
+    "label clusters": "give fewer --label-clusters",
     "label features": "use a narrower encoder, or the stage encoder alone",
     "label embeddings": "train on more processes, or draw negatives in place of all labels",
     "point features": "train on fewer points, or the stage encoder alone",

@@ -131,6 +131,7 @@ def _work(given: PlanInput, speed: Speed, stage: PlannedStage, n_points: int) ->
     updated = float(given.n_trained)
     if stage.schedule.trains_table:  # of drawn labels, every process updates all rows
         updated += given.row * candidates / (1 if stage.drawn else given.world)
+        updated += given.settings.label_clusters * given.dim
     return _Work(tokens, seconds + updated * speed.update)
 
 

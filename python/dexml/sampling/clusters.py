@@ -14,7 +14,13 @@ _ROUNDS = 8
 """Most rounds of a split in two; it ends when no point changes sides."""
 
 
-def balanced_clusters(vectors: NDArray[np.floating[Any]], size: int, *, seed: int) -> NDArray[Any]:
+def balanced_clusters(
+    vectors: NDArray[np.floating[Any]],
+    size: int | None = None,
+    *,
+    n_clusters: int | None = None,
+    seed: int,
+) -> NDArray[Any]:
     """Cut points into clusters of near ones that are equally large.
 
     A part is split in two by spherical 2-means, again and again: two of its points are the first
@@ -25,6 +31,7 @@ def balanced_clusters(vectors: NDArray[np.floating[Any]], size: int, *, seed: in
     Args:
         vectors: Of the points, best of unit length, shape (N, D).
         size: Points of a cluster; there are ``ceil(N / size)`` clusters.
+        n_clusters: Their number, in place of `size`; from 1 to N.
         seed: Of the first centres.
 
     Returns:
@@ -32,7 +39,8 @@ def balanced_clusters(vectors: NDArray[np.floating[Any]], size: int, *, seed: in
         number of threads.
 
     Raises:
-        ValueError: `vectors` is not a matrix, or `size` is below 1.
+        ValueError: `vectors` is not a matrix, `size` is below 1, `n_clusters` is not from 1 to N,
+            or both or none of them are given.
 
     >>> import numpy as np
     >>> points = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.1, 0.9]])
@@ -41,10 +49,15 @@ def balanced_clusters(vectors: NDArray[np.floating[Any]], size: int, *, seed: in
     """
     if vectors.ndim != 2:
         raise ValueError(f"vectors: shape {vectors.shape}; expected (n_points, dim)")
-    if size < 1:
-        raise ValueError(f"size = {size}; expected at least 1")
     n_points = len(vectors)
-    n_clusters = -(-n_points // size)
+    if (size is None) == (n_clusters is None):
+        raise ValueError("give size or n_clusters, one of them")
+    if size is not None:
+        if size < 1:
+            raise ValueError(f"size = {size}; expected at least 1")
+        n_clusters = -(-n_points // size)
+    elif n_clusters is None or not 1 <= n_clusters <= n_points:
+        raise ValueError(f"n_clusters = {n_clusters}; expected 1 to {n_points}")
     cluster = np.zeros(n_points, np.int64)
     parts = [(0, n_clusters, np.arange(n_points))]
     while parts:

@@ -201,7 +201,7 @@ def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = 
     device = next(model.parameters()).device
     with _open(path) as file, torch.no_grad():
         names = set(file.keys())
-        for name, parameter in model.named_parameters():
+        for name, parameter in _named(model):
             if f"model.{name}" not in names or not name.startswith(prefix):
                 continue
             saved: Tensor = file.get_tensor(f"model.{name}")
@@ -238,13 +238,21 @@ def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = 
                 stage.optimizer.state[parameter] = both | {"step": step}
 
 
-def changing(model: Model) -> dict[str, nn.Parameter]:
-    """Parameters to save, by name: all but layers of the transformer that no stage trains."""
+def changing(model: Model) -> dict[str, Tensor]:
+    """Tensors to save, by name: all but layers of the transformer that no stage trains."""
     return {
-        name: p
-        for name, p in model.named_parameters()
+        name: tensor
+        for name, tensor in _named(model)
         if not name.startswith("encoder.transformer.") or name in model.trained_layers
     }
+
+
+def _named(model: Model) -> list[tuple[str, Tensor]]:
+    """Parameters by name, and the clusters of the labels if there are any."""
+    named: list[tuple[str, Tensor]] = [*model.named_parameters()]
+    if model.table.shared is not None:
+        named.append(("table.cluster", model.table.cluster))
+    return named
 
 
 def complete(stage: Stage) -> None:

@@ -1,10 +1,14 @@
-"""Clusters of the training points that batches are made of, by the model as it is now (NGAME)."""
+"""Clusters: of points, which batches are made of (NGAME), and of labels that share a vector (DEXA).
+
+Both by the model as it is when they are formed.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dexml.sampling import balanced_clusters
@@ -37,6 +41,27 @@ def of(job: Job, point_features: NDArray[np.float32], epoch: int) -> NDArray[np.
     processes.first(cut, encoder.device)
     processes.fill(groups, encoder.device)
     return groups
+
+
+def put_labels(job: Job, label_features: NDArray[np.float32]) -> None:
+    """Put the labels into `label_clusters` clusters of near ones, the same on all processes.
+
+    Args:
+        job: Its label table gets the clusters.
+        label_features: Of all labels, (L, H).
+    """
+    encoder, table, seed = job.model.encoder, job.model.table, job.settings.seed
+    assert table.shared is not None
+    n_clusters, groups = len(table.shared), np.zeros(job.n_labels, np.int64)
+
+    def cut() -> bool:
+        vectors = encoder.embed(label_features, "label")
+        groups[:] = balanced_clusters(vectors, n_clusters=n_clusters, seed=seed)
+        return True
+
+    processes.first(cut, encoder.device)
+    processes.fill(groups, encoder.device)
+    table.cluster.copy_(torch.from_numpy(groups))
 
 
 def load(path: Path, n_rows: int) -> NDArray[np.int64]:

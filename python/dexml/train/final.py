@@ -164,7 +164,7 @@ def _write_table(path: Path, model: Model, prior: float) -> None:
     from safetensors.torch import save_file
 
     table = model.table
-    tensors = {"residual": table.residual.detach().float(), "bias": table.served_bias(prior)}
+    tensors = {"residual": table.whole_residual(), "bias": table.served_bias(prior)}
     try:
         save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path)
     except SafetensorError as error:

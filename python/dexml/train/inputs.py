@@ -71,6 +71,11 @@ def load_data(settings: TrainSettings) -> DataSet:
         raise ValueError(
             f"{settings.data_dir}: {part.y.shape[0]} training points; expected {_LEAST} or more"
         )
+    if settings.label_clusters > len(label_texts):
+        raise ValueError(
+            f"{settings.data_dir}: --label-clusters {settings.label_clusters} for "
+            f"{len(label_texts)} labels; give fewer clusters than labels"
+        )
     y = part.positives()
     _check_positives(part, settings)
     if part.groups is None and settings.groups == "auto" and settings.validation > 0:

@@ -41,13 +41,11 @@ def objective(
         options: How to compute it.
     """
     model.log_scale.grad = model.offset.grad = None
-    temperature = settings.temperature
-    if not loss.loss.learns_scale:
-        # After a loss that has learned the scale, go on with what it has learned, as it is served.
-        temperature = model.served_temperature(temperature)
+    temperature = _temperature(loss, model, settings)
     on_offer = {
         "k": loss.k,
         "alpha": settings.alpha,
+        "margin": settings.margin / temperature,
         "log_scale": model.log_scale,
         "offset": model.offset,
         "negative_log_weight": log_weight,
@@ -64,3 +62,48 @@ def objective(
         **options,
     )
     return value
+
+
+def beats_text(
+    loss: LossPart,
+    model: Model,
+    points_BD: Tensor,
+    labels_KD: Tensor,
+    texts_KD: Tensor,
+    positives: tuple[Tensor, Tensor],
+    settings: TrainSettings,
+    options: Options,
+) -> Tensor:
+    """Compute the term with which labels beat their texts: scalar, the mean over the points.
+
+    The mean over the positives of a point of ``max(0, <x, t> - <x, v> + margin) / temperature``,
+    with the vector v of the label and the vector t of its text, which is a constant here: what the
+    label gains must not be the text's loss. Source: PRIME, NAACL 2025.
+
+    Args:
+        loss: The loss of this step, which has the temperature.
+        model: As for `objective`, and so are all others.
+        points_BD: Embeddings of the points.
+        labels_KD: Vectors of the candidates (of this process).
+        texts_KD: Vectors of their texts alone.
+        positives: ``(indptr, indices)``, B rows, ids among all candidates.
+        settings: The settings of the run.
+        options: How to compute it.
+    """
+    temperature = _temperature(loss, model, settings)
+    gain_KD = labels_KD - texts_KD.detach()
+    margin = settings.margin / temperature
+    value: Tensor = losses.positive_hinge(
+        points_BD, gain_KD, positives, margin=margin, temperature=temperature, **options
+    )
+    return value
+
+
+def _temperature(loss: LossPart, model: Model, settings: TrainSettings) -> float:
+    """What divides the dot products.
+
+    After a loss that has learned the scale, others go on with what it has learned, as it is served.
+    """
+    if loss.loss.learns_scale:
+        return settings.temperature
+    return model.served_temperature(settings.temperature)

@@ -15,7 +15,7 @@ from torch import nn
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, LabelTable, Tokens, upper_layers
 from dexml.encoder.attention import check_packable
-from dexml.train.schedule import ALL_POINTS, STAGES, parse_stages
+from dexml.train.schedule import ALL_POINTS, trains_table
 from dexml.train.settings import TrainSettings
 
 Features = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -57,6 +57,7 @@ class Model(nn.Module):
         y: Csr,
         exclude: Csr | None = None,
         table: Literal["float32", "bf16"] = "float32",
+        label_clusters: int = 0,
     ) -> Model:
         """The encoder as it is, with an empty label table that counts the positives of `y`.
 
@@ -70,10 +71,12 @@ class Model(nn.Module):
             y: Positives of the points that are trained on, shape (n, L).
             exclude: Their filter pairs, none of them a positive, shape (n, L).
             table: Numbers of the label residuals.
+            label_clusters: Clusters of labels that share a vector; 0: none do.
         """
         dtype = torch.bfloat16 if table == "bf16" else torch.float32
         counts = torch.from_numpy(np.bincount(y.indices[y.data > 0], minlength=y.shape[1]))
-        model = cls(encoder, LabelTable(counts, encoder.dim, dtype).to(encoder.device))
+        empty = LabelTable(counts, encoder.dim, dtype, label_clusters)
+        model = cls(encoder, empty.to(encoder.device))
         n = y.shape[0] * y.shape[1] - (0 if exclude is None else exclude.nnz)
         with torch.no_grad():
             model.offset.fill_(log_odds(int(counts.sum()), n))
@@ -128,7 +131,7 @@ def load_encoder(settings: TrainSettings) -> DualEncoder:
         more["normalize"] = settings.normalize == "yes"
     if settings.head != "auto":
         more["head"] = settings.head
-    elif any(STAGES[name].trains_table for name in parse_stages(settings.stages)):
+    elif trains_table(settings.stages):
         more["head"] = "shared"
     for name in ("point_prompt", "label_prompt"):
         if (prompt := getattr(settings, name)) != "auto":

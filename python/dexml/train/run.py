@@ -183,7 +183,8 @@ def _fit(
         encoder.load_state_dict(initial)
         held_out = given.scored if name == SELECTION else given.scored[:0]
         exclude = None if problem.exclude is None else problem.exclude[rows]
-        model = Model.untrained(encoder, problem.y[rows], exclude, settings.table)
+        kind = settings.table, settings.label_clusters
+        model = Model.untrained(encoder, problem.y[rows], exclude, *kind)
         return Job(problem, model, rows, settings, name, held_out)
 
     for name in fits(selects=bool(given.held_out.any()), refit=settings.refit):

@@ -60,8 +60,8 @@ class Loss:
     """In `dexml.losses`. A name, because settings are read where torch is not installed."""
     takes: tuple[str, ...] = ()
     """Its arguments beyond those that all losses take. The trainer has ``k``, ``alpha``,
-    ``log_scale``, ``offset``, and ``negative_log_weight``, with which drawn negatives count
-    1/probability and so stand for all labels."""
+    ``margin``, ``log_scale``, ``offset``, and ``negative_log_weight``, with which drawn negatives
+    count 1/probability and so stand for all labels."""
     all_positives: bool = False
     """Whether it would train positives that are not drawn as negatives."""
 
@@ -87,6 +87,7 @@ LOSSES = (
     Loss("soft-top", "soft_topk", takes=("k", "alpha")),
     Loss("bce", "bce", takes=("log_scale", "offset"), all_positives=True),
     Loss("topk-hinge", "topk_hinge", takes=("k",)),
+    Loss("triplet", "triplet", takes=("margin",)),
 )
 """All of them. A new loss is a file in `dexml.losses` and a line here."""
 LOSS_EXAMPLES = tuple(loss.example for loss in LOSSES)
@@ -207,13 +208,22 @@ def needs_features(settings: TrainSettings, name: str) -> bool:
 
 
 def starts_table(settings: TrainSettings, name: str) -> bool:
-    """Whether residuals start here, at centroids: in the first stage that trains the table."""
+    """Whether residuals start here, at centroids, and labels are put into clusters.
+
+    That is in the first stage that trains the table.
+    """
     training = [
         stage
         for stage in parse_stages(settings.stages)
         if STAGES[stage].trains_table and getattr(settings, _EPOCHS[stage])
     ]
-    return settings.residual_lr > 0 and training[:1] == [name]
+    starts = settings.residual_lr > 0 or settings.label_clusters > 0
+    return starts and training[:1] == [name]
+
+
+def trains_table(stages: str) -> bool:
+    """Whether some of the stages trains what labels learn beyond their texts."""
+    return any(STAGES[name].trains_table for name in parse_stages(stages))
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

@@ -13,6 +13,7 @@ from dexml.config import Settings
 from dexml.metrics import DEFAULT_CONSTANTS, propensity_constants
 from dexml.threads import MAX_THREADS
 from dexml.train.schedule import LOSS_EXAMPLES, parse_loss, parse_negatives, parse_stages
+from dexml.train.together import check_together
 
 READING = ("test", "labels", "text_column", "label_column", "separator", "split_column")
 """Settings that say how a table is read; the folder that is made of it keeps them."""
@@ -110,6 +111,13 @@ class TrainSettings(Settings):
         description="share of a second loss in which a label is its text alone, without residual "
         "and bias, as labels without training points are served (UniDEC); 0: none",
     )
+    beat_text: float = Field(
+        0.0,
+        ge=0,
+        description="weight of a term by which a label's vector beats that of its text alone by "
+        "--margin, on its own points (PRIME); 0: none",
+    )
+    margin: float = Field(0.1, gt=0, description="of triplet and --beat-text, in dot products")
     alpha: float = Field(2.0, gt=0, description="slope of soft-top-k")
     scale_lr: float = Field(
         1e-2, ge=0, description="peak rate of the scale and the offset that bce learns; 0: neither"
@@ -197,6 +205,13 @@ class TrainSettings(Settings):
         description="how residuals in bf16 move; adaptive: one number a label scales its rate; "
         "sgd: by --residual-lr times the gradient",
     )
+    label_clusters: int = Field(
+        0,
+        ge=0,
+        description="clusters of near labels that share a learned vector, added to theirs (DEXA); "
+        "0: none",
+    )
+    label_cluster_lr: float = Field(5e-4, gt=0, description="peak rate of these vectors")
     bias_lr: float = Field(3e-2, ge=0, description="peak rate of the label biases; 0: none")
 
     encoder_epochs: int = Field(5, ge=0, description="epochs of the stage encoder")
@@ -348,32 +363,10 @@ class TrainSettings(Settings):
         return name
 
     @model_validator(mode="after")
-    def _one_source_of_constants(self) -> TrainSettings:
+    def _go_together(self) -> TrainSettings:
         if self.propensity and (self.propensity_a, self.propensity_b) != DEFAULT_CONSTANTS:
             raise ValueError("give --propensity or --propensity-a and --propensity-b, not both")
-        return self
-
-    @model_validator(mode="after")
-    def _all_positives_where_a_loss_needs_them(self) -> TrainSettings:
-        for part in parse_loss(self.loss):
-            if self.positives_per_point and part.loss.all_positives:
-                raise ValueError(
-                    f"{part.loss.name} with --positives-per-point would train the positives that "
-                    "are not drawn as negatives; leave it 0"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _packed_alone(self) -> TrainSettings:
-        for name in ("compile", "cache_layers"):
-            if self.packed and getattr(self, name):
-                raise ValueError(f"--packed and --{name.replace('_', '-')} exclude each other")
-        return self
-
-    @model_validator(mode="after")
-    def _layers_to_cache(self) -> TrainSettings:
-        if self.cache_layers and not self.encoder_layers:
-            raise ValueError("--cache-layers needs frozen layers: give --encoder-layers")
+        check_together(self)
         return self
 
 

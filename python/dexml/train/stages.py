@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dexml.encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, DualEncoder, upper_layers
-from dexml.train import features
+from dexml.train import clusters, features
 from dexml.train.candidates import Sampler
 from dexml.train.gradients import FlatGradients
 from dexml.train.problem import Features, Job, Model
@@ -57,6 +57,7 @@ def make(name: str, job: Job) -> Stage:
             model.encoder, (problem.point_tokens, problem.label_tokens), settings
         )
     rates = _table_rates(job, schedule, known)
+    shared = _shared_vectors(job, schedule, known)
     _centre_offset(job, schedule, known)
     texts: Texts
     if schedule.encodes:
@@ -72,6 +73,7 @@ def make(name: str, job: Job) -> Stage:
     groups = [
         _group([p for p in parameters if p.ndim > 1], lr[name], settings.weight_decay),
         _group([p for p in parameters if p.ndim <= 1], lr[name]),
+        _group(shared, settings.label_cluster_lr),
     ]
     label_plan, own_table, row_optimizer, rounded = None, None, None, None
     if settings.table == "bf16" and "residual" in rates:
@@ -101,7 +103,7 @@ def make(name: str, job: Job) -> Stage:
         label_plan=label_plan,
         max_tokens=max_tokens,
         keep_tokens=keep_tokens,
-        gradients=FlatGradients(parameters, deterministic=settings.deterministic),
+        gradients=FlatGradients(parameters + shared, deterministic=settings.deterministic),
         optimizer=_adamw(groups, model, settings),
         own_table=own_table,
         own_rows=own_rows,
@@ -120,12 +122,29 @@ def _table_rates(job: Job, schedule: StageSchedule, known: Features | None) -> d
     rates = {name: rate for name, rate in rates.items() if rate > 0 and schedule.trains_table}
     for name in ("residual", "bias"):
         getattr(table, name).requires_grad_(name in rates)
-    if starts_table(settings, schedule.name):
+    if starts_table(settings, schedule.name) and settings.residual_lr > 0:
         assert known is not None
         start = encoder.embed(known[0][job.rows])
         shrink = settings.residual_shrink
         table.start_at_centroids(start, job.problem.y[job.rows], shrink, unit=encoder.normalize)
     return rates
+
+
+def _shared_vectors(
+    job: Job, schedule: StageSchedule, known: Features | None
+) -> list[nn.Parameter]:
+    """The vectors that labels of a cluster share, if there are any and this stage trains them.
+
+    In the first such stage labels are put into clusters by their features `known`.
+    """
+    shared = job.model.table.shared
+    if shared is None:
+        return []
+    shared.requires_grad_(schedule.trains_table)
+    if starts_table(job.settings, schedule.name):
+        assert known is not None
+        clusters.put_labels(job, known[1])
+    return [shared] if schedule.trains_table else []
 
 
 def _centre_offset(job: Job, schedule: StageSchedule, known: Features | None) -> None:

@@ -22,7 +22,7 @@ from dexml.losses.pairs import moved
 from dexml.train import processes
 from dexml.train.candidates import Candidates, Pairs, Sampler
 from dexml.train.gradients import FlatGradients, RowGradients
-from dexml.train.objective import objective
+from dexml.train.objective import beats_text, objective
 from dexml.train.problem import Job, Model
 from dexml.train.rounding import RoundedRows
 from dexml.train.rows import RowAdamW
@@ -62,7 +62,7 @@ class Stage:
     keep_tokens: int
     """Tokens of a step, on each side, whose graph is kept."""
     gradients: FlatGradients
-    """Of everything that all processes update alike, which is all but the label table."""
+    """Of everything that all processes update alike: all but residuals and biases of labels."""
     optimizer: torch.optim.Optimizer | None
     own_table: LabelTable | None
     """Where all labels compete: this process's part of the label table, updated by `optimizer`."""
@@ -168,7 +168,8 @@ def gradients(
     keep = stage.keep_tokens // len(label_plan.runs)
     seed = (settings.seed, stage.schedule.number, step)
     points = Tower(stage.texts.points, point_plan, (*seed, _POINTS), keep)
-    alone = settings.text_weight > 0  # then the vector of each label's text stands beside its own
+    # Then the vector of each label's text stands beside its own.
+    alone = settings.text_weight > 0 or settings.beat_text > 0
     encode = partial(stage.texts.labels, trained, alone=alone)
     labels = Tower(encode, label_plan, (*seed, _LABELS), keep)
 
@@ -280,7 +281,7 @@ def _loss(
     step: int,
     steps: int,
 ) -> Tensor:
-    """The loss of a step; with `text_weight`, that of two views of the labels.
+    """The loss of a step; with `text_weight` that of two views, with `beat_text` plus a term.
 
     With the weight w: ``w L(points, texts) + (1 - w) L(points, labels)``, where the labels have
     their vectors and biases, and the texts stand for them alone, with biases of 0. So the encoder
@@ -326,9 +327,13 @@ def _loss(
 
     own_KD, *text_KD = both_KD
     loss, weight = of(own_KD, bias), settings.text_weight
-    if not text_KD:
-        return loss
-    return (1 - weight) * loss + weight * of(text_KD[0], torch.zeros_like(bias))
+    if weight:
+        loss = (1 - weight) * loss + weight * of(text_KD[0], torch.zeros_like(bias))
+    if settings.beat_text:
+        pair = own_KD, text_KD[0]
+        term = beats_text(loss_part, model, points_BD, *pair, positives, settings, options)
+        loss = loss + settings.beat_text * term
+    return loss
 
 
 def csr(

@@ -207,6 +207,8 @@ def table_rows(
     with torch.device(table.bias.device):
         part = LabelTable(table.counts[at], 0, residual.dtype)
     part.residual.data, part.bias.data = residual, table.bias.detach()[at]
+    if table.shared is not None:
+        part.shared, part.cluster = table.shared, table.cluster[at]
     part.residual.requires_grad_(table.residual.requires_grad)
     part.bias.requires_grad_(table.bias.requires_grad)
     return part
