@@ -55,6 +55,28 @@ def test_equal_and_zero_points_are_cut_by_row() -> None:
     assert balanced_clusters(np.zeros((0, 4)), 3, seed=0).tolist() == []
 
 
+@given(n=st.integers(1, 60), n_clusters=st.integers(1, 60), seed=st.integers(0, 1000))
+def test_the_number_of_clusters_may_be_given(n: int, n_clusters: int, seed: int) -> None:
+    vectors = unit_rows(n, 3, seed)
+    if n_clusters > n:
+        with pytest.raises(ValueError, match=f"n_clusters = {n_clusters}; expected 1 to {n}"):
+            balanced_clusters(vectors, n_clusters=n_clusters, seed=seed)
+        return
+    found = balanced_clusters(vectors, n_clusters=n_clusters, seed=seed)
+    sizes = np.bincount(found)
+    assert len(sizes) == n_clusters
+    assert sizes.max() - sizes.min() <= 1
+    size = -(-n // n_clusters)
+    if -(-n // size) == n_clusters:
+        assert found.tolist() == balanced_clusters(vectors, size, seed=seed).tolist()
+
+
+def test_size_or_number_of_clusters() -> None:
+    for both in ({}, {"size": 2, "n_clusters": 2}):
+        with pytest.raises(ValueError, match="give size or n_clusters, one of them"):
+            balanced_clusters(np.zeros((4, 2)), seed=0, **both)
+
+
 @pytest.mark.parametrize(
     ("shape", "size", "message"),
     [((3,), 1, r"vectors: shape \(3,\)"), ((3, 2), 0, "size = 0; expected at least 1")],

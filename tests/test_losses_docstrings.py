@@ -49,7 +49,7 @@ def run(function: Callable[..., Any], **names: Any) -> dict[str, Any]:
     return scope
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "positive_hinge"])
 def test_a_loss_is_what_its_lines_say(name: str) -> None:
     """Value, row losses and gradients; one point has no positive, one as many as fit."""
     generator = np.random.default_rng(0)

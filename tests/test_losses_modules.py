@@ -45,7 +45,9 @@ def test_same_group_is_the_dense_comparison() -> None:
     assert len(indices) == found.sum()
 
 
-@pytest.mark.parametrize("name", ["softmax", "decoupled_softmax", "soft_topk", "bce", "topk_hinge", "triplet"])
+@pytest.mark.parametrize(
+    "name", ["softmax", "decoupled_softmax", "soft_topk", "bce", "topk_hinge", "triplet"]
+)
 def test_groups_are_positives_and_further_columns_negatives(name: str) -> None:
     torch.manual_seed(0)
     model = Table()
@@ -168,7 +170,9 @@ def test_in_sets_is_the_dense_comparison() -> None:
     assert torch.equal(found, ((sets[:, :, None] == labels) & (labels >= 0)).any(dim=1))
 
 
-@pytest.mark.parametrize("name", ["softmax", "decoupled_softmax", "soft_topk", "bce", "topk_hinge", "triplet"])
+@pytest.mark.parametrize(
+    "name", ["softmax", "decoupled_softmax", "soft_topk", "bce", "topk_hinge", "triplet"]
+)
 def test_sets_make_every_right_label_of_the_batch_a_positive(name: str) -> None:
     """Point 0 has labels 30 and 31; row 1 is the same point, row 2 another one with label 31."""
     torch.manual_seed(0)

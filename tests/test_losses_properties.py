@@ -19,7 +19,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", ["softmax", "decoupled_softmax", "soft_topk", "topk_hinge", "triplet"])
+@pytest.mark.parametrize(
+    "name", ["softmax", "decoupled_softmax", "soft_topk", "topk_hinge", "triplet"]
+)
 def test_3_a_shift_of_a_row_changes_nothing_and_its_gradients_sum_to_0(name: str) -> None:
     n_labels = 11
     eye = torch.eye(n_labels, dtype=F64)

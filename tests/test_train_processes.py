@@ -40,6 +40,11 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16 joint": {"stages": "joint", "negatives": "all", "table": "bf16"},
     "bf16 drawn": {"stages": "heads", "head_negatives": "uniform", "table": "bf16"},
     "two losses": {"stages": "joint", "negatives": "all", "text_weight": 0.3},
+    "two losses, labels beat texts": {"stages": "joint", "negatives": "all", "beat_text": 0.5},
+    "label clusters": {"stages": "heads", "label_clusters": 5, "label_cluster_lr": 0.01},
+    "label clusters drawn": {"stages": "heads", "head_negatives": "uniform", "label_clusters": 5},
+    "label clusters bf16": {"stages": "joint", "table": "bf16", "label_clusters": 5},
+    "triplet": {"stages": "heads", "loss": "triplet"},
     "joint drawn": {"stages": "joint", "negatives": "uniform", "encoder_layers": 1},
     "soft": {
         "stages": "heads",
@@ -57,6 +62,7 @@ WHOLE: dict[str, Any] = {
     "batches": "clusters",
     "refit": False,
     "residual_lr": 0.01,
+    "label_clusters": 5,
 }
 RANKED: dict[str, Any] = {
     "ranker": "auto",

@@ -87,6 +87,17 @@ THREE: dict[str, Any] = JOINT | {
 }
 
 
+SHARING: dict[str, Any] = {
+    "stages": "heads,joint",
+    "joint_epochs": 1,
+    "label_clusters": 5,
+    "label_cluster_lr": 0.01,
+    "beat_text": 0.5,
+    "loss": "decoupled, triplet from 0.5",
+}
+"""Clusters of labels, which the second stage has from the first."""
+
+
 @pytest.mark.parametrize(
     ("kills", "changes"),
     [
@@ -100,12 +111,13 @@ THREE: dict[str, Any] = JOINT | {
         ([(13, ALWAYS), (6, ALWAYS)], THREE),
         ([(8, NEVER), (6, ALWAYS)], {"table": "bf16", "residual_lr": 0.01}),
         ([(8, NEVER), (6, ALWAYS)], THREE | {"table": "bf16", "head_negatives": "uniform"}),
+        ([(8, NEVER), (14, ALWAYS)], SHARING),
         # What bce learns has fewer steps behind it.
         ([(11, ALWAYS)], {"loss": "decoupled, bce from 0.5"}),
     ],
     ids=[
         *("heads", "heads without refit", "both stages", "turned", "patience"),
-        *("joint", "three stages", "bf16", "bf16 in three stages", "bce late"),
+        *("joint", "three stages", "bf16", "bf16 in three stages", "sharing", "bce late"),
     ],
 )
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(

@@ -114,7 +114,7 @@ class LabelTable(nn.Module):
     def whole_residual(self) -> Tensor:
         """What is added to the text of each label, (L, D), float32: residual and cluster vector."""
         residual = self.residual.detach().float()
-        return residual if self.shared is None else residual + self.shared[self.cluster]
+        return residual if self.shared is None else residual + self.shared[self.cluster].float()
 
     def served_bias(self, prior: float) -> Tensor:
         """Return the bias (L,) to search with: the trained one + prior x log(1 + count).

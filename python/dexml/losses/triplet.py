@@ -42,8 +42,7 @@ def triplet(
         gap = 2.0 + z.unsqueeze(1) - z.unsqueeze(2)
         near = (gap > 0) & (y == 0).unsqueeze(1)
         n = torch.where(near, z.unsqueeze(1), torch.finfo(z.dtype).min)
-        share = torch.softmax(n, dim=2).detach()
-        terms = (share * gap * near).sum(dim=2)
+        terms = (torch.softmax(n, dim=2).detach() * gap * near).sum(dim=2)
         rows = (y * terms).sum(dim=1) / y.sum(dim=1).clamp(min=1)
         loss = rows.mean()
 
