@@ -168,7 +168,7 @@ def test_gradients_equal_autograd(
     wanted["table.residual"][~seen] = 0
     if drawn_rows is not None:
         ids = torch.from_numpy(drawn_rows.ids)
-        ours = drawn_rows.residual, drawn_rows.bias
+        ours: tuple[Any, Any] = drawn_rows.residual, drawn_rows.bias
     else:
         assert stage.own_table is not None
         order = plan(np.arange(64), stage.texts.label_lengths, stage.max_tokens).ids

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
+from torch.nn.functional import normalize
 
 import losses_reference as dense
 from dexml import losses
@@ -223,3 +224,64 @@ def test_average_of_ranked_rows() -> None:
     for m, k in ((-1, 2), (2, 2), (0, 5)):
         with pytest.raises(ValueError, match=f"m = {m}, k = {k}"):
             losses.average_of_ranked(ties, m=m, k=k)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+def test_a_dynamic_margin_has_the_gradient_of_its_least_value(temperature: float) -> None:
+    """PRIME's clip(|s_p - s_n|, 0.1, 0.3) of dot products, without a gradient of its own."""
+    p = Problem(4, n_points=6, n_labels=40)
+    x, y = (normalize(t.detach(), dim=1).requires_grad_() for t in (p.x, p.y))
+    s = x @ y.T
+    rows, active = [], 0
+    for b, own in enumerate(torch.from_numpy(p.positives)):
+        out = torch.from_numpy(p.ignore[b]) | own
+        terms = [s.sum() * 0]
+        for positive in s[b][own]:
+            negatives = s[b][~out]
+            margin = (positive - negatives).abs().clamp(0.1, 0.3).detach()
+            gap = negatives - positive + margin
+            share = torch.softmax(negatives[gap > 0].detach() / temperature, dim=0)
+            terms.append((share * gap[gap > 0]).sum() / temperature)
+            active += int((margin[gap > 0] > 0.1).sum())
+        rows.append(torch.stack(terms).sum() / max(1, int(own.sum())))
+    assert active > 50  # many margins are larger
+    options: Any = {"ignore": p.out, "temperature": temperature, "margin": 0.1 / temperature}
+    loss = losses.triplet(x, y, p.own, **options)
+    expected = torch.stack(rows).mean()
+    assert abs(float(loss.detach() - expected.detach())) > 1e-3  # the value is another
+    assert_grads(loss, expected, [x, y], 1e-11)
+
+
+def test_triplet_lets_go_of_what_is_right() -> None:
+    """No gradient where every positive wins by the margin; else of the nearest negatives alone."""
+    z = torch.tensor([[5.0, 2.9, 1.0, -3.0, 4.0]], dtype=F64, requires_grad=True)
+    eye, own = torch.eye(5, dtype=F64), csr_array(np.array([[1, 0, 0, 0, 0]]))
+    ignore = csr_array(np.array([[0, 0, 0, 0, 1]]))
+    loss = losses.triplet(z, eye, own, ignore=ignore, temperature=1.0)
+    assert loss.item() == 0.0
+    assert (torch.autograd.grad(loss, z)[0] == 0).all()
+    loss = losses.triplet(z, eye, own, ignore=ignore, temperature=1.0, margin=4.5)
+    share = torch.softmax(torch.tensor([2.9, 1.0], dtype=F64), 0)
+    assert loss.item() == pytest.approx(float(share @ torch.tensor([2.4, 0.5], dtype=F64)))
+    expected = torch.tensor([[-1.0, *share.tolist(), 0.0, 0.0]], dtype=F64)
+    torch.testing.assert_close(torch.autograd.grad(loss, z)[0], expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_positive_hinge_equals_its_twin(layout: Layout | None) -> None:
+    p = Problem(2)
+    for temperature in (1.0, 0.3):
+        loss = losses.positive_hinge(
+            *(p.x, p.y, p.own),
+            label_bias=p.bias,
+            weights=p.own_weights,
+            temperature=temperature,
+            layout=layout,
+        )
+        z = p.z(temperature, with_bias=True)
+        expected = dense.positive_hinge(z, p.positives, weights=p.weights).mean()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+        assert_grads(loss, expected, [p.x, p.y, p.bias], 1e-11)
+    for function in (losses.triplet, losses.positive_hinge):
+        with pytest.raises(ValueError, match=r"margin = 0\.0; expected a number above 0"):
+            function(p.x, p.y, p.own, margin=0.0)

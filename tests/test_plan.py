@@ -402,6 +402,21 @@ def test_joint_costs_the_encoder_and_the_table() -> None:
     assert drawn_sizes["label table, gradients"] == 4 * (20 + 20) * 17
 
 
+@pytest.mark.parametrize(
+    ("changes", "sums"), [({}, 1), ({"deterministic": True}, 8), ({"world": 2}, 3)]
+)
+def test_vectors_that_clusters_of_labels_share(changes: dict[str, Any], sums: int) -> None:
+    """Weights, two moments, gradients and those of a micro-batch; the cluster of each label."""
+    for one in (HEADS, JOINT):
+        plain = plan(given(one, local=1, **changes), SPEED, LARGE)
+        found = plan(given(one, local=1, label_clusters=7, **changes), SPEED, LARGE)
+        place = f"cpu, {one.name}"
+        added = 4 * 7 * 16 * (1 + 2 + 1 + sums) + 4 * 50
+        assert found.memory[place] == plain.memory[place] | {"label clusters": added}
+    frozen = plan(given(ENCODER, HEADS, label_clusters=7), SPEED, LARGE).memory
+    assert frozen["cpu, encoder"]["label clusters"] == 4 * 7 * 16 + 4 * 50
+
+
 def test_a_table_in_bfloat16_takes_two_bytes_a_number() -> None:
     """8.6 M labels of 768 dimensions on a device of 20 GiB, and most of it is the table."""
     n_labels, dim, drawn = 8_600_000, 768, 12_000
