@@ -97,9 +97,10 @@ def test_labels_are_put_into_balanced_clusters_once(stage_of: Callable[..., Stag
     assert table.cluster.tolist() == expected.tolist()
     assert np.ptp(np.bincount(expected, minlength=N_CLUSTERS)) <= 1
     table.cluster.zero_()
-    later = replace(stage.job, settings=stage.settings.model_copy(update={"stages": "heads,joint"}))
-    stages.make("joint", later)
-    assert (table.cluster == 0).all()  # as the stage before has left them
+    for both, second in (("heads,joint", "joint"), ("joint,heads", "heads")):
+        settings = stage.settings.model_copy(update={"stages": both})
+        stages.make(second, replace(stage.job, settings=settings))
+        assert (table.cluster == 0).all()  # as the stage before has left them
 
 
 @pytest.mark.parametrize("name", ["heads", "joint"])
