@@ -122,9 +122,8 @@ def _rows(batch: Batch, *, margin: float) -> tuple[Tensor, Gradients]:
             e_RT = torch.exp(z_RT - top_R1)
             v = batch.tiles[tile][2]
             sums_2VRC[0, v].scatter_add_(1, c_RT, e_RT)
-            # Below by a shift, so that products stay finite: -inf is masked, and has e = 0.
-            z_RT = (z_RT - top_R1).masked_fill_(c_RT == 0, 0.0)
-            sums_2VRC[1, v].scatter_add_(1, c_RT, e_RT * z_RT)
+            # What is near to none, masked scores among it, falls into place 0, which is not read.
+            sums_2VRC[1, v].scatter_add_(1, c_RT, e_RT * (z_RT - top_R1))
         sums_2RC = batch.exchange.sum(sums_2VRC.transpose(0, 1).contiguous())
         total_RM, product_RM = sums_2RC.flip(2).cumsum(2).flip(2)[:, :, 1:]
         near_RM = total_RM > 0
