@@ -34,8 +34,16 @@ class Engine(Protocol):
     def form(self) -> Form:
         """The numbers that it multiplies."""
 
+    @property
+    def fingerprint(self) -> str:
+        """What the bits of features depend on, beside weights and token ids."""
+
     def features(self, tokens: Tokens, on_batch: OnBatch | None = None) -> NDArray[np.float32]:
-        """Return features (N, H), float32, in the order of the texts."""
+        """Return features (N, H), float32, in the order of the texts.
+
+        Those of a text have the same bits in any batch and for any number of threads; the cache of
+        a training relies on it.
+        """
 
 
 def check_engine(name: str) -> None:

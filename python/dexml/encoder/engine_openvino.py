@@ -108,6 +108,11 @@ class OpenVino:
         """H, the dimensions of features."""
         return int(self.model.output(0).get_partial_shape()[2].get_length())
 
+    @property
+    def fingerprint(self) -> str:
+        """What the bits of features depend on, beside weights and token ids."""
+        return f"{NAME} {version()}, {self.form}, {processor()}"
+
     def with_form(self, form: Form) -> OpenVino:
         """Return an engine for the same model in another form."""
         return OpenVino(
