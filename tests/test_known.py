@@ -311,14 +311,13 @@ def cached(
 
 
 def test_features_before_and_behind_the_cache_have_the_same_bits(
-    real_encoder: Path, tmp_path: Path
+    encoder: DualEncoder, tmp_path: Path
 ) -> None:
-    """The slow twin: every text by itself, without a cache."""
+    """The slow twin: every text by itself, without a cache. Larger ones: `tests/test_engine.py`."""
     pytest.importorskip("openvino", reason="comes with the extra serve")
     from dexml.encoder.engine_export import converted
     from dexml.encoder.engine_openvino import forms
 
-    encoder = DualEncoder.load(str(real_encoder)).eval()
     rng = np.random.default_rng(0)
     words = sorted(encoder.tokenizer.get_vocab())
     texts = [" ".join(rng.choice(words, n)) for n in rng.integers(0, 7, 30).tolist()]
