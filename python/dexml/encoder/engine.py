@@ -38,12 +38,12 @@ class Engine(Protocol):
     def fingerprint(self) -> str:
         """What the bits of features depend on, beside weights and token ids."""
 
-    def features(self, tokens: Tokens, on_batch: OnBatch | None = None) -> NDArray[np.float32]:
-        """Return features (N, H), float32, in the order of the texts.
+    @property
+    def steady(self) -> bool:
+        """Whether features of a text have the same bits in any batch and for any threads."""
 
-        Those of a text have the same bits in any batch and for any number of threads; the cache of
-        a training relies on it.
-        """
+    def features(self, tokens: Tokens, on_batch: OnBatch | None = None) -> NDArray[np.float32]:
+        """Return features (N, H), float32, in the order of the texts."""
 
 
 def check_engine(name: str) -> None:

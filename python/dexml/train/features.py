@@ -68,9 +68,9 @@ def cached_features(
 ) -> NDArray[np.float32]:
     """Features of texts by the encoder as it is now, cached; the same bits whatever is cached.
 
-    With an engine, each text is looked for in the cache, and only the others are encoded. The bits
-    of torch depend on the batch in which a text stands, so there a list of texts is looked for as a
-    whole. Features come before the head, so the head does not matter.
+    With a `steady` engine, each text is looked for in the cache, and only the others are encoded.
+    The bits of torch depend on the batch in which a text stands, so there a list of texts is looked
+    for as a whole. Features come before the head, so the head does not matter.
 
     Args:
         encoder: The encoder.
@@ -127,7 +127,7 @@ def cached_features(
 
 def shares_rows(encoder: DualEncoder) -> bool:
     """Whether features of a text are cached for all lists in which it stands."""
-    return encoder.engine is not None and processes.size() == 1
+    return processes.size() == 1 and encoder.engine is not None and encoder.engine.steady
 
 
 def unknown(

@@ -1,6 +1,6 @@
 """Features of single texts in the shared cache: what any run has encoded is not encoded again.
 
-Only for an engine, whose features of a text have the same bits in whatever list it stands. An entry
+Only for a steady engine: features of a text have the same bits in whatever list it stands. An entry
 holds the texts that were new when it was written, `BLOCK` at most, so nothing is stored twice: a
 list is put together from all entries of its encoder. What an interrupted run has encoded stays.
 
@@ -42,7 +42,7 @@ def features_of(
     """Features of texts: those that are in the cache from there, the others by the engine.
 
     Args:
-        engine: What encodes texts.
+        engine: What encodes texts; it must be `steady`.
         tokens: The texts.
         width: H.
         fingerprint: Of the encoder and its engine, 16 hexadecimal digits.
