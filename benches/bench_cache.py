@@ -4,7 +4,8 @@
 
 The first data set is some training points, the second the same with a part of them replaced by
 others, in another order. The second one is encoded with an empty cache, with the cache of the
-first, and once more. The bits are compared. One thread, so that CPU time counts. Needs the extra ``dev``.
+first, and once more; one thread, so that CPU time counts. The bits are compared. Needs the extra
+``dev``.
 """
 
 from __future__ import annotations
