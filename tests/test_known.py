@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from dexml.encoder import DualEncoder, Tokens
@@ -149,7 +150,11 @@ def test_unknown_texts_are_told_and_nothing_is_written(tmp_path: Path) -> None:
     missing = tmp_path / "none"
     assert known.unknown(tokens, fingerprint=16 * "f", cache=missing).tolist() == [0, 1, 2, 3]
     assert not missing.exists()
-    assert before == sorted((path.name, path.stat().st_mtime_ns) for path in tmp_path.iterdir())
+    (path,) = tmp_path.iterdir()
+    assert before == [(path.name, path.stat().st_mtime_ns)]
+    cut(path)
+    assert known.unknown(tokens, fingerprint=16 * "f", cache=tmp_path).tolist() == [0, 1, 2, 3]
+    assert path.exists()
 
 
 def test_another_fingerprint_shares_nothing(tmp_path: Path) -> None:
@@ -260,6 +265,29 @@ def test_the_longest_unused_texts_make_room(tmp_path: Path) -> None:
     assert asked_for(engine, [[7]], tmp_path, gigabytes=1e-12) == {(7,)}
     assert len(list(tmp_path.iterdir())) == 1  # the newest stays
     assert asked_for(engine, [[7]], tmp_path) == set()
+
+
+def test_only_entries_that_give_a_text_count_as_used(tmp_path: Path) -> None:
+    engine = Counting()
+    for text in range(8):
+        ask(engine, [[text]], tmp_path)
+    for path in tmp_path.iterdir():
+        os.utime(path, (1e9, 1e9))
+    ask(engine, [[3], [9]], tmp_path)
+    assert sum(path.stat().st_mtime == 1e9 for path in tmp_path.iterdir()) == 7
+
+
+def test_a_disk_that_is_full_leaves_no_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Any, path: Path, __: Any) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(known, "save_file", full)
+    with pytest.raises(OSError, match=r"rows-.*\.safetensors: No space left on device"):
+        ask(Counting(), [[1]], tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_encoded_before_an_interruption_is_kept(
