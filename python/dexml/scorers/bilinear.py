@@ -274,6 +274,10 @@ class BilinearScorer:
         alive = csr_array((rows.data[kept], rows.indices[kept], indptr), shape=rows.shape)
         self.model.export(path, self.vocabulary.points, alive)
 
+    def prepare(self) -> None:
+        """Build the index of labels now rather than with the first search."""
+        self.labels.prepare()
+
     def facts(self) -> dict[str, Any]:
         """Return the section of the manifest."""
         words = self.vocabulary

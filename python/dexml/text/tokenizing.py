@@ -46,7 +46,9 @@ def token_ids(
     wanted = {"max_length": max_tokens, "stride": 0, "strategy": "longest_first"}
     if (backend.truncation or {}) != wanted | {"direction": "right"}:
         backend.enable_truncation(**wanted)
-    longest = CHARACTERS_A_TOKEN * max_tokens if splits_at_blanks(backend) else None
+    longest: int | None = CHARACTERS_A_TOKEN * max_tokens
+    if max(map(len, texts), default=0) <= longest or not splits_at_blanks(backend):
+        longest = None  # to ask the tokenizer takes as long as to tokenise a short text
     ids: list[NDArray[Any]] = [np.zeros(0, dtype)]
     lengths = [np.zeros(1, np.int64)]
     with console.bar(
