@@ -242,7 +242,10 @@ def _restore_scorer(
     if search not in get_args(Search):
         raise ValueError(f"search = {search!r}; expected one of {', '.join(get_args(Search))}")
     lexical, pairs = at_once(
-        [lambda: LexicalScorer.restore(state, labels), lambda: BilinearScorer.restore(state, labels)]
+        [
+            lambda: LexicalScorer.restore(state, labels),
+            lambda: BilinearScorer.restore(state, labels),
+        ]
     )
     if "dense" not in state.facts:
         found = pairs if lexical is None else _ranked(state, labels, (), lexical, pairs)

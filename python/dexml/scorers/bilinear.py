@@ -305,7 +305,9 @@ class BilinearScorer:
             PREFIX + "own": array_part(words.own),
             # The core has the weights: copies of them are made when they are written.
             PREFIX + "support": Part(
-                lambda path: data.save_scores(path, model.support), ".npz", (model.core, "support")
+                lambda path: data.save_scores(path, model.support, compressed=False),
+                ".npz",
+                (model.core, "support"),
             ),
             PREFIX + "refined": Part(
                 lambda path: write_array(path, model.refined), ".npy", (model.core, "refined")

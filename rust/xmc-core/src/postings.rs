@@ -12,7 +12,7 @@ use crate::memory::{collected, filled, with_room, zeroed};
 const MAX_PARTS: usize = 16;
 /// Columns that are filled at a time: with more, each value meets a counter and a cell that the
 /// processor must fetch from memory.
-const COLUMNS: usize = 1 << 16;
+const COLUMNS: usize = 1 << 18;
 
 /// The values of a sparse matrix other than 0, by column: 8 bytes each, and 8 for each column.
 #[derive(Debug)]
@@ -230,4 +230,59 @@ pub(crate) fn unpacked(posting: u64) -> (u32, f64) {
 #[inline]
 pub(crate) const fn row_of(posting: u64) -> u32 {
     (posting >> 32) as u32
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Row and value of each column, the obvious way.
+    fn by_column(rows: CsrView<'_>) -> Vec<Vec<(u32, f64)>> {
+        let mut columns = vec![vec![]; rows.n_cols()];
+        for row in 0..rows.n_rows() {
+            let (ids, values) = rows.row(row);
+            for (&column, &value) in ids.iter().zip(values) {
+                if value != 0.0 {
+                    columns[column as usize].push((row as u32, f64::from(value)));
+                }
+            }
+        }
+        columns
+    }
+
+    #[test]
+    fn more_columns_than_are_filled_at_a_time() {
+        let n_cols = 2 * COLUMNS + 7;
+        // Columns far apart, stored zeros, an empty row; and the same with one row that descends.
+        let ascending: Vec<Vec<i32>> = (0..23)
+            .map(|row| {
+                let step = n_cols / 5 + 3 * row;
+                (0..row % 6)
+                    .map(|at| (at * step + row) as i32)
+                    .filter(|&c| c < n_cols as i32)
+                    .collect()
+            })
+            .collect();
+        let mut descending = ascending.clone();
+        descending[11].reverse();
+        for lists in [ascending, descending] {
+            let mut indptr = vec![0];
+            for list in &lists {
+                indptr.push(indptr[indptr.len() - 1] + list.len() as i64);
+            }
+            let indices = lists.concat();
+            let data: Vec<f32> = (0..indices.len()).map(|at| (at % 4) as f32 - 1.0).collect();
+            let rows = CsrView::of_features("rows", n_cols, &indptr, &indices, &data).unwrap();
+            let expected = by_column(rows);
+            for threads in [1, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let postings = pool.install(|| Postings::new(rows)).unwrap();
+                for (column, expected) in expected.iter().enumerate() {
+                    let found = postings.column(column as i32).iter().map(|&cell| unpacked(cell));
+                    assert!(found.eq(expected.iter().copied()), "column {column}");
+                }
+            }
+        }
+    }
 }
