@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from dexml.metrics.labelgroups import frequency_of
 from dexml.scorers.calibration import MAX_STEPS, Calibration, Level, Missing
 from dexml.scorers.thresholds import at_precision, at_probability, at_recall
-from dexml.train import calibrating
-from dexml.train.calibrating import Answers, fit, fit_curve, isotonic_steps
+from dexml.train import calibrating, curves
+from dexml.train.calibrating import Answers, fit
+from dexml.train.curves import fit_curve, isotonic_steps
 
 
 def steep(scores: NDArray[Any]) -> NDArray[np.float64]:
@@ -104,7 +105,7 @@ def test_steps_are_few_and_the_curve_rises_inside_0_and_1() -> None:
 
 def test_few_hits_give_a_logistic_curve_and_fewer_none() -> None:
     few = answers(40)
-    assert calibrating.FEWEST_HITS <= few.hits.sum() < calibrating.FEW_HITS
+    assert calibrating.FEWEST_HITS <= few.hits.sum() < curves.FEW_HITS
     calibration = fit(few, seed=0)
     assert isinstance(calibration, Calibration)
     assert calibration.about["kind"] == "logistic"
