@@ -46,8 +46,8 @@ def at_once(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
         tasks: What to do.
 
     Returns:
-        What each of them returned. If some raise, the error of the first one is raised when all
-        have ended.
+        What each of them returned. If some raise, it is the error of the first of these, after all
+        that have begun.
     """
     n = _rust.default_threads()
     if n == 1:
