@@ -25,6 +25,7 @@ from dexml.encoder.engine import Form
 from dexml.encoder.engine_export import NotExportable, converted, write
 from dexml.encoder.engine_openvino import OpenVino, forms
 from dexml.encoder.engine_speed import is_faster, sample_tokens, seconds
+from dexml.encoder.engine_steady import is_steady
 from dexml.encoder.served import ServedEncoder, is_exported
 
 ODD_TEXTS = [
@@ -131,6 +132,29 @@ def test_features_have_the_same_bits_in_any_batch_and_for_any_threads(
         for row in (0, 7, 33):
             alone = other.features(tokens.select(np.array([row])))
             np.testing.assert_array_equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "int8"])
+def test_an_engine_is_found_steady_by_a_trial(engine: OpenVino, form: Form) -> None:
+    if form not in forms():
+        pytest.skip(f"this processor does not multiply {form}")
+    assert engine.with_form(form).steady
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("length", [1, 2, 3, 16])
+def test_an_engine_whose_bits_depend_on_the_batch_is_not_steady(length: int, size: int) -> None:
+    class Odd:
+        name, form, fingerprint, steady = "openvino", "float32", "", True
+
+        def features(self, tokens: Tokens, on_batch: Any = None) -> Any:
+            odd = tokens.lengths[0] == length and len(tokens) <= size
+            return np.full((len(tokens), 4), np.float32(odd))
+
+    odd: Any = Odd()
+    assert not is_steady(odd)
+    length = 4
+    assert is_steady(odd)
 
 
 def test_equal_texts_are_encoded_once(engine: OpenVino, encoder: DualEncoder) -> None:

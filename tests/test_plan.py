@@ -321,7 +321,10 @@ def test_what_is_cached_and_what_features_are_encoded_again() -> None:
 
     whole = (100 * 8 + 50 * 4) * 1e-3
     assert math.isclose(parts(HEADS, ENCODER)["features"], whole)
-    assert "features" not in parts(HEADS, ENCODER, features_cached=True)
+    none = np.zeros(0, np.int64)
+    assert "features" not in parts(HEADS, ENCODER, new_lengths=(none, none))
+    some = parts(HEADS, ENCODER, new_lengths=(np.full(10, 8), none))
+    assert math.isclose(some["features"], 10 * 8 * 1e-3)
     behind = parts(ENCODER, HEADS)
     assert "features" not in behind
     assert math.isclose(behind["selection: features"], whole)

@@ -12,7 +12,7 @@ from dexml import train
 from dexml.encoder import DualEncoder
 from dexml.train import TrainSettings, features, form
 from dexml.train.inputs import load_data
-from small import log_of, train_settings
+from small import log_of, part_path, train_settings
 
 pytest.importorskip("openvino", reason="comes with the extra serve")
 
@@ -168,6 +168,34 @@ def test_each_form_has_features_of_its_own_in_the_cache(tiny_encoder: Path, tmp_
         encoder.engine = whole.with_form(name)
         paths.add(features.cached_path(encoder, tokens, tmp_path))
     assert len(paths) == 1 + len(forms())
+
+
+@pytest.mark.usefixtures("few_points_suffice", "int8_is_fastest")
+def test_a_second_training_encodes_nothing_that_the_first_one_has_encoded(
+    tiny_data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the texts on which forms are compared, nor points, labels and test points."""
+    encoded: list[tuple[str, bytes]] = []
+    features_of = OpenVino.features
+
+    def noted(self: OpenVino, tokens: Any, on_batch: Any = None) -> Any:
+        encoded.extend((self.form, key) for key in tokens.keys().tolist())
+        return features_of(self, tokens, on_batch)
+
+    monkeypatch.setattr(OpenVino, "features", noted)
+    monkeypatch.setattr(OpenVino, "steady", True)  # trials encode made-up texts
+    monkeypatch.setattr("dexml.encoder.engine_export._compare", lambda *_: None)
+    vectors = []
+    for name in ("one", "two", "other"):
+        before = len(encoded)
+        cache = tmp_path / ("own" if name == "other" else "shared")
+        out = tmp_path / name
+        train.train(settings_for(tiny_data, tiny_encoder, out, cache=str(cache)))
+        vectors.append(np.load(part_path(out, "dense/vectors")))
+        assert (len(encoded) == before) == (name == "two")
+        assert len(set(encoded[before:])) == len(encoded[before:])
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    np.testing.assert_array_equal(vectors[0], vectors[2])
 
 
 def test_a_resumed_run_goes_on_in_its_form(

@@ -34,6 +34,14 @@ class Engine(Protocol):
     def form(self) -> Form:
         """The numbers that it multiplies."""
 
+    @property
+    def fingerprint(self) -> str:
+        """What the bits of features depend on, beside weights and token ids."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether features of a text have the same bits in any batch and for any threads."""
+
     def features(self, tokens: Tokens, on_batch: OnBatch | None = None) -> NDArray[np.float32]:
         """Return features (N, H), float32, in the order of the texts."""
 

@@ -1,9 +1,9 @@
 """OpenVINO behind the encoder: a transformer compiled for this processor, without torch.
 
 A model is kept in float32; bfloat16 and int8 are made from it when it is compiled. Texts go in
-batches of one exact length, so nothing is padded. With one form, features have the same bits in any
-batch and for any number of threads (tested). Shapes: N texts, B texts of a batch, T tokens, H
-dimensions of features.
+batches of one exact length, so nothing is padded. With one form, features have the same bits for
+any number of threads, and in any batch if the engine is `steady` (tested). Shapes: N texts, B texts
+of a batch, T tokens, H dimensions of features.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from dexml import console
 from dexml.encoder.cores import usable_cores
 from dexml.encoder.engine import Form, OnBatch, pooled
+from dexml.encoder.engine_steady import is_steady
 from dexml.encoder.modules import PoolingMode
 from dexml.forks import end_without_destructors, pin, renew_in_child
 from dexml.text.tokens import Tokens
@@ -107,6 +109,19 @@ class OpenVino:
     def width(self) -> int:
         """H, the dimensions of features."""
         return int(self.model.output(0).get_partial_shape()[2].get_length())
+
+    @property
+    def fingerprint(self) -> str:
+        """What the bits of features depend on, beside weights and token ids."""
+        return f"{NAME} {version()}, {self.form}, {processor()}"
+
+    @cached_property
+    def steady(self) -> bool:
+        """Whether features of a text have the same bits in any batch, by a trial of some seconds.
+
+        They have, but for int8 with encoders of a few dimensions.
+        """
+        return is_steady(self)
 
     def with_form(self, form: Form) -> OpenVino:
         """Return an engine for the same model in another form."""

@@ -83,13 +83,14 @@ def count(settings: TrainSettings, encoder: DualEncoder) -> PlanInput:
         for schedule in stage_schedules(settings, n_labels)
     ]
     folder = features.cache_folder(settings)
-    known = [
-        features.cached_path(encoder, texts, folder, settings.precision).exists()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    shared_out = 1 if settings.deterministic else world
+    new = [
+        texts.lengths[features.unknown(encoder, texts, folder, settings.precision, shared_out)]
         for texts in (points, labels)
     ]
     ranks = given.held_out.any() and asks_parts(settings)
     parts = parts_to_ask(given)[1:] if ranks else []
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     return PlanInput(
         settings=settings,
         stages=planned,
@@ -103,7 +104,7 @@ def count(settings: TrainSettings, encoder: DualEncoder) -> PlanInput:
         n_weights=sum(p.numel() for p in encoder.parameters()),
         n_trained=sum(p.numel() for p in stages.unfreeze(encoder, settings)),
         n_blocks=len(blocks(encoder.transformer)),
-        features_cached=starts_frozen(settings) and all(known),
+        new_lengths=(new[0], new[1]) if starts_frozen(settings) else None,
         parts=[len(part.fitted) for part in parts],
         world=world,
         local=int(os.environ.get("LOCAL_WORLD_SIZE", world)),

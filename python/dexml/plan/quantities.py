@@ -65,8 +65,9 @@ class PlanInput:
     """Of them, what the stages encoder and joint train."""
     n_blocks: int
     """Blocks of the transformer."""
-    features_cached: bool = False
-    """Features by the encoder as it was loaded are there already."""
+    new_lengths: tuple[Lengths, Lengths] | None = None
+    """Tokens of the points and labels whose features by the encoder as it was loaded are not there
+    yet; default all."""
     parts: Sequence[int] = ()
     """Points that are fitted again for each part that a ranker asks beside the validation points
     (`dexml.train.inputs.parts_to_ask`)."""

@@ -35,8 +35,9 @@ def plan(given: PlanInput, speed: Speed, machine: Machine) -> Plan:
     settings, n_points = given.settings, len(given.point_lengths)
     parts: list[Part] = []
     units: dict[str, float] = {}
-    if starts_frozen(settings) and not given.features_cached:
-        parts.append(_feature_pass(given, speed, "features"))
+    if starts_frozen(settings):
+        first = _feature_pass(given, speed, "features", new=given.new_lengths)
+        parts += [first] if first.tokens_an_epoch else []
     if given.tuned and settings.cache_layers:
         parts.append(_feature_pass(given, speed, "frozen layers", 1 - given.trained_share))
     for fit in fits(selects=given.n_validation > 0, refit=settings.refit):
@@ -70,10 +71,17 @@ def plan(given: PlanInput, speed: Speed, machine: Machine) -> Plan:
     )
 
 
-def _feature_pass(given: PlanInput, speed: Speed, name: str, share: float = 1.0) -> Part:
-    """All texts through this share of the encoder, once."""
-    sides = (given.point_lengths, given.label_lengths)
-    seconds = share * sum(_encode(given, speed, lengths, len(lengths)) for lengths in sides)
+def _feature_pass(
+    given: PlanInput,
+    speed: Speed,
+    name: str,
+    share: float = 1.0,
+    new: tuple[Lengths, Lengths] | None = None,
+) -> Part:
+    """All texts, or the new ones, through this share of the encoder, once."""
+    sides = (given.point_lengths, given.label_lengths) if new is None else new
+    some = [lengths for lengths in sides if len(lengths)]
+    seconds = share * sum(_encode(given, speed, lengths, len(lengths)) for lengths in some)
     tokens = int(sum(lengths.sum() for lengths in sides))
     return Part(name, tokens_an_epoch=tokens, seconds=seconds / given.world)
 

@@ -82,18 +82,24 @@ class Tokens:
         real = sum(int(lengths[batch].sum()) for batch in batches)
         return computed / real if real else 1.0
 
-    def first_equal(self) -> NDArray[np.int64]:
-        """Return for each text the first one with the same tokens, shape (N,), int64.
+    def keys(self) -> NDArray[np.void]:
+        """Return 16 bytes for each text, the digest of its tokens, shape (N,), dtype V16.
 
-        Texts are compared by 16 bytes of a digest.
+        Equal tokens have equal keys, whatever the type of the ids.
         """
+        digests = bytearray()
+        for start in range(0, len(self), HASH_BLOCK):
+            offsets = self.offsets[start : start + HASH_BLOCK + 1]
+            ids = memoryview(self.ids[offsets[0] : offsets[-1]].astype("<i4").tobytes())
+            for begin, end in pairwise((4 * (offsets - offsets[0])).tolist()):
+                digests += blake2b(ids[begin:end], digest_size=16).digest()
+        return np.frombuffer(bytes(digests), "V16")
+
+    def first_equal(self) -> NDArray[np.int64]:
+        """Return for each text the first one with the same `keys`, shape (N,), int64."""
         seen: dict[bytes, int] = {}
-        first = np.empty(len(self), np.int64)
-        ends = self.offsets.tolist()
-        for i, (start, end) in enumerate(pairwise(ends)):
-            key = blake2b(self.ids[start:end].tobytes(), digest_size=16).digest()
-            first[i] = seen.setdefault(key, i)
-        return first
+        first = [seen.setdefault(key, i) for i, key in enumerate(self.keys().tolist())]
+        return np.array(first, np.int64)
 
     def select(self, rows: NDArray[np.int64]) -> Tokens:
         """Copy the texts `rows` into memory, in that order."""

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from dexml import files
 
-_ENTRY = re.compile(r"[0-9a-f]{16}\.npy|layers-[0-9a-f]{16}\.npy|[0-9a-f]{32}")
-"""Features, states of frozen layers, folders of tokens; nothing else is ever removed."""
+_ENTRY = re.compile(
+    r"[0-9a-f]{16}\.npy|rows(-[0-9a-f]{16}){2}\.safetensors|layers-[0-9a-f]{16}\.npy|[0-9a-f]{32}"
+)
+"""Features of lists and of texts, frozen layers, folders of tokens; nothing else is removed."""
 
 
 def used(entry: Path) -> None:

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dexml import console
 from dexml.encoder import DualEncoder, Tokens
-from dexml.encoder.engine import Form
+from dexml.encoder.engine import Engine, Form
 from dexml.encoder.engine_speed import is_faster, seconds
 from dexml.run import folder as rundir
+from dexml.train import features, processes
 from dexml.train import form as forming
-from dexml.train import processes
-from dexml.train.form import METRICS, Sample
+from dexml.train.form import METRICS, Encode, Sample
 from dexml.train.inputs import DataSet
 from dexml.train.problem import Features, Model
 from dexml.train.schedule import parse_stages
@@ -78,12 +79,25 @@ def choose(
     engine = _converted(encoder, settings)
     if engine is None:
         return Chosen()
+
+    def encode(by: Engine, texts: Tokens) -> NDArray[np.float32]:
+        """Encode a sample; the training then finds its texts in the cache."""
+        encoder.engine = by
+        return features.cached_features(
+            encoder,
+            texts,
+            features.cache_folder(settings),
+            desc=f"sample in {by.form}",
+            progress=not settings.quiet,
+            gigabytes=settings.cache_gigabytes,
+        )
+
     path = settings.out / "checkpoint" / FILE
     if path.exists():  # a resumed run
-        chosen = _as_before(engine, rundir.read_json(path), given, tokens)
+        chosen = _as_before(engine, rundir.read_json(path), given, tokens, encode)
     else:
-        show = not settings.quiet
-        chosen = decide(engine, encoder, given, tokens, settings.form, settings.seed, progress=show)
+        form, seed = settings.form, settings.seed
+        chosen = decide(engine, encoder, given, tokens, form, seed, encode=encode)
         say(chosen, quiet=settings.quiet, log=settings.out)
         path.parent.mkdir(parents=True, exist_ok=True)
         rundir.write_json(path, dict(chosen.facts or {}))
@@ -201,7 +215,7 @@ def decide(
     form: Form | Literal["auto"],
     seed: int,
     *,
-    progress: bool = False,
+    encode: Encode | None = None,
 ) -> Chosen:
     """Decide in which form a converted encoder is used.
 
@@ -213,7 +227,7 @@ def decide(
         form: The form, or ``auto``: the most exact one that is clearly faster than float32 and
             passes. So times that differ from run to run do not decide between the others.
         seed: Seed of the resampling.
-        progress: Show bars.
+        encode: Encodes the texts that are compared; default without a cache.
 
     Raises:
         ValueError: This processor does not multiply `form`.
@@ -229,15 +243,15 @@ def decide(
     faster, rows = _timed(engine, able, tokens[0])
     for candidate in faster:
         if sample is None:
-            sample = Sample.take(engine, given, tokens, progress=progress)
+            sample = Sample.take(engine, given, tokens, encode)
         if len(sample.points) < forming.MIN_POINTS:
             break
         other = engine.with_form(candidate)
-        features = forming.encoded(other, sample.tokens, progress)
+        found = forming.encoded(other, sample.tokens, encode)
         row = rows[able.index(candidate)]
-        row |= forming.loss(encoder, sample, features, given, seed)
+        row |= forming.loss(encoder, sample, found, given, seed)
         if forming.passes(row):
-            chosen = Chosen(other, None, sample, features)
+            chosen = Chosen(other, None, sample, found)
             break
     assert chosen.engine is not None
     facts = facts_of(chosen.engine.form, rows)
@@ -245,7 +259,11 @@ def decide(
 
 
 def _as_before(
-    engine: OpenVino, facts: dict[str, Any], given: DataSet, tokens: tuple[Tokens, Tokens]
+    engine: OpenVino,
+    facts: dict[str, Any],
+    given: DataSet,
+    tokens: tuple[Tokens, Tokens],
+    encode: Encode,
 ) -> Chosen:
     from dexml.encoder.engine_openvino import forms
 
@@ -258,8 +276,8 @@ def _as_before(
     other = engine.with_form(form)
     if form == "float32" or not facts["compared"]:
         return Chosen(other, facts)
-    sample = Sample.take(engine, given, tokens)
-    return Chosen(other, facts, sample, forming.encoded(other, sample.tokens))
+    sample = Sample.take(engine, given, tokens, encode)
+    return Chosen(other, facts, sample, forming.encoded(other, sample.tokens, encode))
 
 
 def _timed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from dexml.encoder import DualEncoder, Precision, Side, Tokens
 from dexml.encoder.device import in_bfloat16
 from dexml.files import read_array
 from dexml.run import folder as rundir
-from dexml.train import processes
+from dexml.train import known, processes
 from dexml.train.cache import bound, used
 from dexml.train.problem import Features, Job
 from dexml.train.settings import CACHE_GIGABYTES, TrainSettings
@@ -65,9 +66,11 @@ def cached_features(
     gigabytes: float = CACHE_GIGABYTES,
     precision: Precision = "auto",
 ) -> NDArray[np.float32]:
-    """Features of texts by the encoder as it is now, cached under a hash of both.
+    """Features of texts by the encoder as it is now, cached; the same bits whatever is cached.
 
-    Features come before the head, so the hash leaves the head out.
+    With a `steady` engine, each text is looked for in the cache, and only the others are encoded.
+    The bits of torch depend on the batch in which a text stands, so there a list of texts is looked
+    for as a whole. Features come before the head, so the head does not matter.
 
     Args:
         encoder: The encoder.
@@ -79,8 +82,20 @@ def cached_features(
         gigabytes: What the cache may take.
         precision: Of the transformer.
     """
-    path = cached_path(encoder, tokens, cache, precision)
     device = encoder.device
+    if shares_rows(encoder):
+        assert encoder.engine is not None
+        return known.features_of(
+            encoder.engine,
+            tokens,
+            width=encoder.width,
+            fingerprint=fingerprint(encoder),
+            cache=cache,
+            gigabytes=gigabytes,
+            desc=desc,
+            progress=progress,
+        )
+    path = cached_path(encoder, tokens, cache, precision, 1 if alone else processes.size())
     cached: NDArray[np.float32] | None = None
     if path.exists():
         try:
@@ -110,24 +125,63 @@ def cached_features(
     return features
 
 
-def cached_path(
-    encoder: DualEncoder, tokens: Tokens, cache: Path, precision: Precision = "auto"
-) -> Path:
-    """The file in `cache` for the features of these texts by the encoder as it is now.
+def shares_rows(encoder: DualEncoder) -> bool:
+    """Whether features of a text are cached for all lists in which it stands."""
+    return processes.size() == 1 and encoder.engine is not None and encoder.engine.steady
 
-    Features of an engine, and of each of its forms, have files of their own, and so have those in
-    bfloat16. Prompts are part of the tokens.
+
+def unknown(
+    encoder: DualEncoder,
+    tokens: Tokens,
+    cache: Path,
+    precision: Precision = "auto",
+    n_processes: int = 1,
+) -> NDArray[np.int64]:
+    """Rows of the texts that `cached_features` would encode; arguments as there."""
+    if shares_rows(encoder):
+        return known.unknown(tokens, fingerprint=fingerprint(encoder), cache=cache)
+    is_known = cached_path(encoder, tokens, cache, precision, n_processes).exists()
+    return np.arange(0 if is_known else len(tokens))
+
+
+def cached_path(
+    encoder: DualEncoder,
+    tokens: Tokens,
+    cache: Path,
+    precision: Precision = "auto",
+    n_processes: int = 1,
+) -> Path:
+    """The file in `cache` for the features of this list by the encoder as it is now.
+
+    Prompts are part of the tokens. Texts that `n_processes` share out stand in other batches, and
+    on a CPU the sums of torch depend on its threads too.
     """
-    digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize}".encode())
+    digest = hashlib.sha256(fingerprint(encoder, precision).encode())
+    digest.update(f" {n_processes}".encode())
+    if encoder.engine is None and encoder.device.type == "cpu":
+        digest.update(f" {torch.get_num_threads()}".encode())
     for array in (tokens.ids.astype(np.int32), tokens.offsets):
         digest.update(array.tobytes())
+    return cache / f"{digest.hexdigest()[:16]}.npy"
+
+
+def fingerprint(encoder: DualEncoder, precision: Precision = "auto") -> str:
+    """Hash what features depend on beside the tokens, as the encoder is now: 16 hex digits.
+
+    Torch is part of it: it has made the engine's graph, too.
+    """
+    facts = encoder.transformer.config.to_dict()
+    for name in ("_name_or_path", "transformers_version"):  # where it lay, and who wrote it
+        facts.pop(name, None)
+    digest = hashlib.sha256(f"{encoder.pooling} {encoder.normalize} {torch.__version__}".encode())
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     if encoder.engine is not None:
-        digest.update(f"{encoder.engine.name} {encoder.engine.form}".encode())
+        digest.update(encoder.engine.fingerprint.encode())
     elif in_bfloat16(encoder.device, precision):
         digest.update(b"bfloat16")
     for tensor in encoder.transformer.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
-    return cache / f"{digest.hexdigest()[:16]}.npy"
+    return digest.hexdigest()[:16]
 
 
 def encoded(

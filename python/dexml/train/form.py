@@ -5,14 +5,13 @@ Shapes: n validation points, l labels of the sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dexml import console
 from dexml.data import Csr
 from dexml.encoder import DualEncoder, Tokens, with_bias_dimension
 from dexml.encoder.engine import Engine
@@ -29,6 +28,8 @@ MIN_POINTS = 600
 MAX_POINTS, MAX_TOKENS = 2000, 60_000
 """Points that are compared, at most, and tokens of them; of labels as many tokens."""
 RESAMPLES = 500
+Encode = Callable[[Engine, Tokens], NDArray[np.float32]]
+"""Features of texts by an engine."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class Sample:
         whole: Engine,
         given: DataSet,
         tokens: tuple[Tokens, Tokens],
-        *,
-        progress: bool = False,
+        encode: Encode | None = None,
     ) -> Sample:
         """Take validation points, others where these are few, and labels.
 
@@ -66,7 +66,7 @@ class Sample:
             whole: Encodes in float32.
             given: The data set.
             tokens: Of its training points and its labels.
-            progress: Show a bar.
+            encode: Encodes texts by an engine; default without a cache.
         """
         generator = np.random.default_rng(0)
         has_labels = np.diff(given.y.indptr) > 0
@@ -79,7 +79,7 @@ class Sample:
         more = np.concatenate([own, generator.permutation(others)])
         labels = np.union1d(own, _within(tokens[1], more))
         few = tokens[0].select(points), tokens[1].select(labels)
-        return cls(points, np.isin(points, scored), labels, few, encoded(whole, few, progress))
+        return cls(points, np.isin(points, scored), labels, few, encoded(whole, few, encode))
 
     def only_held_out(self, features: Features) -> tuple[Sample, Features]:
         """The validation points of the sample, and their features in a form; labels stay."""
@@ -94,17 +94,14 @@ class Sample:
         return sample, (features[0][rows], features[1])
 
 
-def encoded(engine: Engine, tokens: tuple[Tokens, Tokens], progress: bool = False) -> Features:
-    """Features of points and labels."""
-    desc, total = f"sample in {engine.form}", int(sum(side.lengths.sum() for side in tokens))
-    with console.bar(
-        total=total, desc=desc, unit="token", unit_scale=True, disable=not progress
-    ) as bar:
-
-        def features(side: Tokens) -> NDArray[np.float32]:
-            return engine.features(side, lambda rows: bar.update(side.lengths[rows].sum()))
-
-        return features(tokens[0]), features(tokens[1])
+def encoded(
+    engine: Engine, tokens: tuple[Tokens, Tokens], encode: Encode | None = None
+) -> Features:
+    """Features of points and labels; arguments as of `Sample.take`."""
+    points, labels = (
+        engine.features(side) if encode is None else encode(engine, side) for side in tokens
+    )
+    return points, labels
 
 
 def loss(

@@ -305,7 +305,7 @@ class TrainSettings(Settings):
         15.0, gt=0, description="minutes between checkpoints inside an epoch"
     )
     cache: str = Field(
-        "", description="folder for tokens and features, may be shared by runs; default RUN/cache"
+        "", description="folder for tokens and features, which runs may share; default RUN/cache"
     )
     cache_gigabytes: float = Field(
         CACHE_GIGABYTES, gt=0, description="what it may take: the longest unused is removed"
