@@ -13,7 +13,7 @@ import pytest
 
 from dexml import _rust
 from dexml.predict import BatchPredictor, Predictor
-from dexml.threads import core_threads
+from dexml.threads import at_once, core_threads
 
 TEXTS = ["a driver of the kernel", "music player", "server for mails", ""]
 
@@ -187,3 +187,23 @@ def test_a_fork_goes_on_with_one_thread_and_with_more(light_run: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORK, str(light_run)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr[-2000:]
+
+
+def test_things_at_once_use_the_threads_of_whoever_asks() -> None:
+    for threads in (None, 1, 3):
+        with core_threads(threads):
+            tasks = [_rust.default_threads, lambda: "two", _rust.default_threads]
+            assert at_once(tasks) == [threads, "two", threads]
+    assert at_once([]) == []
+
+
+def test_of_things_at_once_the_first_error_is_raised_when_all_have_ended() -> None:
+    done: list[str] = []
+
+    def fails(name: str) -> None:
+        raise ValueError(name)
+
+    tasks = [lambda: fails("first"), lambda: fails("second"), lambda: done.append("third")]
+    with pytest.raises(ValueError, match="first"):
+        at_once(tasks)
+    assert done == ["third"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 from dexml import _rust
 
@@ -33,3 +35,22 @@ def core_threads(num_threads: int | None) -> Iterator[None]:
         yield
     finally:
         _rust.set_default_threads(before)
+
+
+def at_once(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Do some things at the same time, each in a thread that is like this one to the core.
+
+    In a thread that may use one thread of the core, they are done one after the other.
+
+    Args:
+        tasks: What to do.
+
+    Returns:
+        What each of them returned. If some raise, it is the error of the first of these, after all
+        that have begun.
+    """
+    n = _rust.default_threads()
+    if n == 1:
+        return [task() for task in tasks]
+    with ThreadPoolExecutor(n, "", _rust.set_default_threads, (n,)) as pool:
+        return [done.result() for done in [pool.submit(task) for task in tasks]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -304,7 +303,8 @@ def canonical(
     """Build a CSR as `joined` does, from rows that are sorted and without duplicates."""
     if shape[0] == 1 and data.dtype == np.float32 and len(indices) <= _MAX_ID:
         # One text at a time is what servers ask for, and scipy's checks take longer than a search.
-        y: Csr = copy(_empty_row(shape[1]))
+        y: Csr = csr_array.__new__(csr_array)
+        vars(y).update(vars(_empty_row(shape[1])))
         y.indptr, y.indices, y.data = indptr.astype(np.int32), indices, data
     else:
         y = joined(shape, indptr, indices, data)

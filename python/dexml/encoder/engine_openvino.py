@@ -159,6 +159,10 @@ class OpenVino:
             on_batch(again)
         return out
 
+    def prepare(self) -> None:
+        """Compile the model now rather than with the first text."""
+        self._compile(self.threads == 1)
+
     def _encode(self, ids_BT: NDArray[np.int64], *, alone: bool) -> NDArray[np.float32]:
         """Encode one batch; `alone`: with one thread."""
         alone = alone or self.threads == 1

@@ -16,6 +16,8 @@ from dexml.topk import merge
 
 _BLOCK = 1024
 """Queries handed to the graph at a time."""
+_WRITE = 8
+"""Numbers of a product that take as long as masking a label."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ class Snapshot:
         space = self.space if only is None else self._space_of(only)
         if also is None:
             return space.search(queries, k, exclude=exclude, device=device, progress=progress)
-        other = self._space_of(also[1])
-        if only is None and other.banned is not None and space.group is None and device == "cpu":
+        beside = only is None and space.group is None and device == "cpu"
+        other = self._space_of(also[1], beside=beside)
+        if beside and other.banned is not None:
             both = also[0], other.banned
             return space.search(queries, k, exclude=exclude, progress=progress, also=both)
         found = [
@@ -105,12 +108,17 @@ class Snapshot:
         ids, scores = zip(*found, strict=True)
         return np.concatenate(ids, axis=1), np.concatenate(scores, axis=1)
 
-    def _space_of(self, only: Only) -> Space:
-        """What is searched for a group; few labels are gathered, of many the others are masked."""
+    def _space_of(self, only: Only, *, beside: bool = False) -> Space:
+        """What is searched for a group; few labels are gathered, of many the others are masked.
+
+        `beside` a search of all labels, whose products are there: to mask them takes a write for
+        each of the others, to gather labels a product of their own.
+        """
         inside = np.zeros(len(self), np.bool_)
         inside[chosen(only, len(self))] = True
         inside &= self.alive
-        if 2 * int(inside.sum()) < len(self):
+        n = int(inside.sum())
+        if 2 * n < len(self) and not (beside and n * self.vectors.shape[1] > _WRITE * len(self)):
             return Space(self.vectors, self.longest, group=np.flatnonzero(inside))
         return Space(self.vectors, self.longest, banned=np.flatnonzero(~inside))
 

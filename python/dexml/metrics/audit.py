@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from scipy.special import ndtri
 
 from dexml import _rust, data
 from dexml.data import Csr
@@ -119,6 +118,8 @@ class Audit:
             ValueError: The number of judgements is wrong, a stratum has none, or `confidence` is
                 not between 0 and 1.
         """
+        from scipy.special import ndtri  # a large module, which only this needs
+
         if len(right) != len(self.drawn):
             raise ValueError(f"{len(right)} judgements for {len(self.drawn)} predictions")
         if not 0 < confidence < 1:

@@ -143,6 +143,7 @@ class Predictor:
             threads=threads,
             precision=precision,
             engine=engine,
+            ready=True,
         )
         predictor = cls(opened)
         first = "0:1" if FEATURES in opened.run.facts else "a text to warm up with"

@@ -38,7 +38,7 @@ from dexml.scorers.lexical import LexicalScorer
 from dexml.scorers.ranker import Member, RankedScorer, restore_network
 from dexml.scorers.tree import TreeScorer
 from dexml.sealed import Home, Part, Sealed
-from dexml.threads import MAX_THREADS, core_threads
+from dexml.threads import MAX_THREADS, at_once, core_threads
 
 NONE = Missing(OLD)
 
@@ -171,10 +171,20 @@ def open_run(
     threads: int | None = None,
     precision: Precision = "auto",
     engine: EngineName = "auto",
+    ready: bool = False,
 ) -> Opened:
     """Read a run, all of it from one state of its folder; every byte is checked first.
 
-    The encoder is loaded with the first text. Arguments: `dexml.predict.Predictor.open`.
+    Args:
+        folder: As all arguments but the last, see `dexml.predict.Predictor.open`.
+        search: How labels are searched.
+        exact_up_to: Labels up to which they are compared one by one.
+        device: Of the encoder.
+        threads: CPU threads of a call.
+        precision: Of the transformer.
+        engine: Of the encoder.
+        ready: Make ready what the first text needs, several things at a time: encoder, indexes.
+            Else the first text does it, and the encoder's files are checked again then.
 
     Raises:
         FileNotFoundError: No finished run there, a part is missing, or no index though `search`
@@ -196,9 +206,19 @@ def open_run(
             precision=precision,
             engine=engine,
             chosen=engine_facts(state),
-            check=lambda: check_encoder(state),
+            # What is read at once was checked a moment ago.
+            check=None if ready else lambda: check_encoder(state),
         )
-        scorer = _restore_scorer(state, labels, embedder, search, exact_up_to)
+
+        def scorer_of() -> Scorer:
+            scorer = _restore_scorer(state, labels, embedder, search, exact_up_to)
+            if ready:
+                slow = [s for s in scorers_in(scorer) if isinstance(s, _PREPARED)]
+                at_once([one.prepare for one in slow])
+            return scorer
+
+        encoder = [embedder.prepare] if ready and "dense" in state.facts else []
+        scorer, *_ = at_once([scorer_of, *encoder])
         texts = PointTexts.restore(state)
         if texts is not None and len(texts) != n_points_of(scorer):
             raise state.damaged(f"{len(texts)} texts for {n_points_of(scorer)} points")
@@ -211,16 +231,24 @@ def open_run(
         return sealed.load(folder, FORMAT, build)
 
 
+_PREPARED = (LexicalScorer, BilinearScorer, RankedScorer)
+"""What builds something with the first search."""
+
+
 def _restore_scorer(
     state: Sealed, labels: LabelSet, embedder: Embedder, search: Search, exact_up_to: int
 ) -> Scorer:
     """Return the scorer that the sections of the manifest describe."""
     if search not in get_args(Search):
         raise ValueError(f"search = {search!r}; expected one of {', '.join(get_args(Search))}")
-    lexical = LexicalScorer.restore(state, labels)
+    lexical, pairs = at_once(
+        [
+            lambda: LexicalScorer.restore(state, labels),
+            lambda: BilinearScorer.restore(state, labels),
+        ]
+    )
     if "dense" not in state.facts:
-        alone = BilinearScorer.restore(state, labels) if lexical is None else None
-        found = alone if lexical is None else _ranked(state, labels, (), lexical)
+        found = pairs if lexical is None else _ranked(state, labels, (), lexical, pairs)
         if found is None:
             raise state.damaged("no scorer in the manifest")
         if search == "hnsw":
@@ -232,17 +260,18 @@ def _restore_scorer(
     if "neighbours" not in state.facts:
         return dense
     voted = VotedScorer(dense, PointMemory.restore(state, len(labels), dense.dim))
-    return voted if lexical is None else _ranked(state, labels, (voted,), lexical)
+    return voted if lexical is None else _ranked(state, labels, (voted,), lexical, pairs)
 
 
 def _ranked(
-    state: Sealed, labels: LabelSet, first: tuple[Member, ...], lexical: LexicalScorer
+    state: Sealed,
+    labels: LabelSet,
+    first: tuple[Member, ...],
+    lexical: LexicalScorer,
+    pairs: BilinearScorer | None,
 ) -> RankedScorer:
-    others = (
-        TreeScorer.restore(state, labels, lexical.lexicon),
-        BilinearScorer.restore(state, labels),
-    )
-    members = (*first, lexical, *(member for member in others if member is not None))
+    tree = TreeScorer.restore(state, labels, lexical.lexicon)
+    members = (*first, lexical, *(member for member in (tree, pairs) if member is not None))
     network = restore_network(state)
     ranked = RankedScorer(members, network, Cooccurrence(lexical.y), labels.alive)
     if network is not None and (unknown := set(network.names) - set(ranked.meanings())):

@@ -274,6 +274,10 @@ class BilinearScorer:
         alive = csr_array((rows.data[kept], rows.indices[kept], indptr), shape=rows.shape)
         self.model.export(path, self.vocabulary.points, alive)
 
+    def prepare(self) -> None:
+        """Build the index of labels now rather than with the first search."""
+        self.labels.prepare()
+
     def facts(self) -> dict[str, Any]:
         """Return the section of the manifest."""
         words = self.vocabulary
@@ -301,7 +305,9 @@ class BilinearScorer:
             PREFIX + "own": array_part(words.own),
             # The core has the weights: copies of them are made when they are written.
             PREFIX + "support": Part(
-                lambda path: data.save_scores(path, model.support), ".npz", (model.core, "support")
+                lambda path: data.save_scores(path, model.support, compressed=False),
+                ".npz",
+                (model.core, "support"),
             ),
             PREFIX + "refined": Part(
                 lambda path: write_array(path, model.refined), ".npy", (model.core, "refined")

@@ -182,6 +182,14 @@ class Embedder:
                     console.say(f"note: {note}")
             return self._served
 
+    def prepare(self) -> None:
+        """Load and compile the encoder now rather than with the first text, if it is an engine.
+
+        torch waits for that text: how many threads it uses is a matter of the thread that asks.
+        """
+        if (served := self.served) is not None:
+            served.engine.prepare()
+
     def _needs_torch(self) -> bool:
         """Decide between torch and the engine; imports torch only to ask for CUDA."""
         from dexml.encoder.served import is_exported

@@ -115,6 +115,11 @@ class LexicalScorer:
         """
         return self._base.rows
 
+    def prepare(self) -> None:
+        """Build all indexes now rather than with the first search."""
+        for rows in (self._base, self.points, self.words, self.chars):
+            rows.prepare()
+
     @cached_property
     def _base(self) -> Searched:
         counts = np.bincount(self.y.indices, minlength=self.n_labels)

@@ -13,6 +13,7 @@ from scipy.sparse import csr_array, vstack
 
 from dexml import data, topk
 from dexml.data import Csr, csr_parts
+from dexml.data.parts import canonical
 from dexml.files import write_array
 from dexml.index import Hits
 from dexml.index.exact import Space, check_queries, longest
@@ -149,6 +150,8 @@ def widened(y: Csr, n_labels: int) -> Csr:
     """Give a matrix another number of columns; nothing is copied."""
     if y.shape[1] == n_labels:
         return y
+    if y.shape[0] == 1 and y.has_canonical_format:
+        return canonical((1, n_labels), y.indptr, y.indices, y.data)
     return csr_array((y.data, y.indices, y.indptr), shape=(y.shape[0], n_labels))
 
 

@@ -224,6 +224,10 @@ class RankedScorer:
         """Points of each label that the members know, (n_labels,)."""
         return self.together.counts(self.n_labels)
 
+    def prepare(self) -> None:
+        """Count which labels come together now rather than with the first search."""
+        _ = self.together.parts
+
     @cached_property
     def unseen(self) -> NDArray[np.bool_]:
         """Labels that are alive and have no points, (n_labels,)."""

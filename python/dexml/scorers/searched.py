@@ -28,6 +28,10 @@ class Searched:
         """The index."""
         return LexicalIndex(self.rows)
 
+    def prepare(self) -> None:
+        """Build the index now rather than with the first search."""
+        _ = self.index
+
     @cached_property
     def _parts(self) -> CsrParts:
         return feature_parts(self.rows, "rows")
@@ -63,4 +67,4 @@ def with_rows(matrix: Csr, n_rows: int, rows: NDArray[np.int64], fresh: Csr) -> 
 
 def matrix_part(matrix: Csr) -> Part:
     """Make a matrix a file of a run."""
-    return Part(lambda path: data.save_scores(path, matrix), ".npz", (matrix,))
+    return Part(lambda path: data.save_scores(path, matrix, compressed=False), ".npz", (matrix,))

@@ -46,7 +46,10 @@ def token_ids(
     wanted = {"max_length": max_tokens, "stride": 0, "strategy": "longest_first"}
     if (backend.truncation or {}) != wanted | {"direction": "right"}:
         backend.enable_truncation(**wanted)
-    longest = CHARACTERS_A_TOKEN * max_tokens if splits_at_blanks(backend) else None
+    most = CHARACTERS_A_TOKEN * max_tokens
+    # In this order: to ask the tokenizer takes as long as to tokenise a short text.
+    any_longer = max(map(len, texts), default=0) > most
+    longest = most if any_longer and splits_at_blanks(backend) else None
     ids: list[NDArray[Any]] = [np.zeros(0, dtype)]
     lengths = [np.zeros(1, np.int64)]
     with console.bar(

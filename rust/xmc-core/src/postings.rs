@@ -10,6 +10,9 @@ use crate::memory::{collected, filled, with_room, zeroed};
 
 /// Parts that a transposition is cut into at most, each with a counter for every column.
 const MAX_PARTS: usize = 16;
+/// Columns that are filled at a time: with more, each value meets a counter and a cell that the
+/// processor must fetch from memory.
+const COLUMNS: usize = 1 << 18;
 
 /// The values of a sparse matrix other than 0, by column: 8 bytes each, and 8 for each column.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ impl Postings {
         let mut totals = zeroed(rows.n_cols())?;
         counts.add_to(&mut totals);
         let mut filling = Filling::new(&totals)?;
-        filling.add(rows, counts);
+        filling.add(rows, counts)?;
         Ok(filling.done())
     }
 
@@ -81,19 +84,8 @@ impl Postings {
 pub(crate) struct Counts {
     first_rows: Vec<usize>,
     of_parts: Vec<Vec<u64>>,
-}
-
-/// The values other than 0 of the rows from `first` to `last`: row, column, value.
-fn terms(
-    rows: CsrView<'_>,
-    first: usize,
-    last: usize,
-) -> impl Iterator<Item = (usize, usize, f32)> {
-    (first..last.min(rows.n_rows())).flat_map(move |row| {
-        let (columns, values) = rows.row(row);
-        let terms = columns.iter().zip(values).filter(|(_, value)| **value != 0.0);
-        terms.map(move |(&column, &value)| (row, column as usize, value))
-    })
+    /// Whether the columns of every row ascend.
+    ascending: bool,
 }
 
 impl Counts {
@@ -101,16 +93,25 @@ impl Counts {
         let n_parts = rayon::current_num_threads().clamp(1, MAX_PARTS);
         let rows_per_part = rows.n_rows().div_ceil(n_parts).max(1);
         let first_rows: Vec<usize> = (0..rows.n_rows()).step_by(rows_per_part).collect();
-        let of_parts: Vec<Result<Vec<u64>>> = first_rows
+        let of_parts: Vec<Result<(Vec<u64>, bool)>> = first_rows
             .par_iter()
             .map(|&first| {
                 let mut counts: Vec<u64> = zeroed(rows.n_cols())?;
-                terms(rows, first, first + rows_per_part)
-                    .for_each(|(_, column, _)| counts[column] += 1);
-                Ok(counts)
+                let mut ascending = true;
+                for row in first..(first + rows_per_part).min(rows.n_rows()) {
+                    let (columns, values) = rows.row(row);
+                    for (&column, &value) in columns.iter().zip(values) {
+                        counts[column as usize] += u64::from(value != 0.0);
+                    }
+                    ascending &= columns.is_sorted();
+                }
+                Ok((counts, ascending))
             })
             .collect();
-        Ok(Self { first_rows, of_parts: of_parts.into_iter().collect::<Result<_>>()? })
+        let of_parts = of_parts.into_iter().collect::<Result<Vec<_>>>()?;
+        let ascending = of_parts.iter().all(|part| part.1);
+        let of_parts = of_parts.into_iter().map(|part| part.0).collect();
+        Ok(Self { first_rows, of_parts, ascending })
     }
 
     pub(crate) fn add_to(&self, totals: &mut [u64]) {
@@ -168,10 +169,14 @@ impl Filling {
     }
 
     /// Adds rows, for which there is room, behind the others.
-    pub(crate) fn add(&mut self, rows: CsrView<'_>, counts: Counts) {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub(crate) fn add(&mut self, rows: CsrView<'_>, counts: Counts) -> Result<()> {
         // Each part knows where its share of every column begins: the result is the same for any
         // number of parts.
-        let Counts { first_rows, mut of_parts } = counts;
+        let Counts { first_rows, mut of_parts, ascending } = counts;
+        let mut read: Vec<u32> = zeroed(rows.n_rows())?;
         for cursor in &mut of_parts {
             for (at, next) in cursor.iter_mut().zip(&mut self.next) {
                 let count = std::mem::replace(at, *next);
@@ -179,16 +184,34 @@ impl Filling {
             }
         }
         let (cells, before) = (&self.cells, self.n_rows);
-        let ends = first_rows.iter().skip(1).copied().chain([rows.n_rows()]);
-        let ends: Vec<usize> = ends.collect();
-        first_rows.par_iter().zip(ends).zip(of_parts).for_each(|((&first, end), mut cursor)| {
-            for (row, column, value) in terms(rows, first, end) {
-                let posting = ((before + row) as u64) << 32 | u64::from(value.to_bits());
-                cells[cursor[column] as usize].store(posting, Ordering::Relaxed);
-                cursor[column] += 1;
+        let rows_per_part = first_rows.get(1).map_or(rows.n_rows(), |&second| second).max(1);
+        let parts = read.par_chunks_mut(rows_per_part).zip(&first_rows).zip(of_parts);
+        parts.for_each(|((read, &first), mut cursor)| {
+            // A row that does not ascend has its columns anywhere.
+            let width = if ascending { COLUMNS } else { usize::MAX };
+            for block in (0..rows.n_cols()).step_by(width) {
+                let end = block.saturating_add(width);
+                for (row, read) in (first..).zip(read.iter_mut()) {
+                    let (columns, values) = rows.row(row);
+                    let start = *read as usize;
+                    for (&column, &value) in columns[start..].iter().zip(&values[start..]) {
+                        let column = column as usize;
+                        if column >= end {
+                            break;
+                        }
+                        *read += 1;
+                        if value != 0.0 {
+                            let row = (before + row) as u64;
+                            let posting = row << 32 | u64::from(value.to_bits());
+                            cells[cursor[column] as usize].store(posting, Ordering::Relaxed);
+                            cursor[column] += 1;
+                        }
+                    }
+                }
             }
         });
         self.n_rows += rows.n_rows();
+        Ok(())
     }
 
     pub(crate) fn done(self) -> Postings {
@@ -207,4 +230,59 @@ pub(crate) fn unpacked(posting: u64) -> (u32, f64) {
 #[inline]
 pub(crate) const fn row_of(posting: u64) -> u32 {
     (posting >> 32) as u32
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Row and value of each column, the obvious way.
+    fn by_column(rows: CsrView<'_>) -> Vec<Vec<(u32, f64)>> {
+        let mut columns = vec![vec![]; rows.n_cols()];
+        for row in 0..rows.n_rows() {
+            let (ids, values) = rows.row(row);
+            for (&column, &value) in ids.iter().zip(values) {
+                if value != 0.0 {
+                    columns[column as usize].push((row as u32, f64::from(value)));
+                }
+            }
+        }
+        columns
+    }
+
+    #[test]
+    fn more_columns_than_are_filled_at_a_time() {
+        let n_cols = 2 * COLUMNS + 7;
+        // Columns far apart, stored zeros, an empty row; and the same with one row that descends.
+        let ascending: Vec<Vec<i32>> = (0..23)
+            .map(|row| {
+                let step = n_cols / 5 + 3 * row;
+                (0..row % 6)
+                    .map(|at| (at * step + row) as i32)
+                    .filter(|&c| c < n_cols as i32)
+                    .collect()
+            })
+            .collect();
+        let mut descending = ascending.clone();
+        descending[11].reverse();
+        for lists in [ascending, descending] {
+            let mut indptr = vec![0];
+            for list in &lists {
+                indptr.push(indptr[indptr.len() - 1] + list.len() as i64);
+            }
+            let indices = lists.concat();
+            let data: Vec<f32> = (0..indices.len()).map(|at| (at % 4) as f32 - 1.0).collect();
+            let rows = CsrView::of_features("rows", n_cols, &indptr, &indices, &data).unwrap();
+            let expected = by_column(rows);
+            for threads in [1, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let postings = pool.install(|| Postings::new(rows)).unwrap();
+                for (column, expected) in expected.iter().enumerate() {
+                    let found = postings.column(column as i32).iter().map(|&cell| unpacked(cell));
+                    assert!(found.eq(expected.iter().copied()), "column {column}");
+                }
+            }
+        }
+    }
 }

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from dexml.text.lexical.search import LexicalIndex
 from dexml.text.lexical.vectorizer import VectorizerSettings, fit_vectorizer
@@ -41,6 +40,8 @@ def near_copies(
     Returns:
         For each text the position of the first text of its group, (n,).
     """
+    from scipy.sparse.csgraph import connected_components  # takes as long to import as numpy
+
     n = len(texts)
     alone = np.arange(n)
     if n < 2:

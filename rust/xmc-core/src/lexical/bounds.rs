@@ -6,6 +6,8 @@
 //! bounds are then scored in full; the k-th of these scores is a threshold, and only rows whose bound
 //! reaches it are scored at all.
 
+use rayon::prelude::*;
+
 use super::lazy::{LazyRows, Terms};
 use super::search::LANES;
 use crate::csr::CsrView;
@@ -56,13 +58,14 @@ impl Bounds {
             (self.common, self.lengths) = (Vec::new(), Vec::new());
             return;
         }
-        for row in 0..rows.n_rows() {
+        let common = &self.common;
+        self.lengths.par_extend((0..rows.n_rows()).into_par_iter().map(|row| {
             let (columns, values) = rows.row(row);
             let entries = columns.iter().zip(values);
-            let common = entries.filter(|(column, _)| self.common[**column as usize]);
+            let common = entries.filter(|(column, _)| common[**column as usize]);
             let square: f64 = common.map(|(_, &value)| f64::from(value) * f64::from(value)).sum();
-            self.lengths.push((square.sqrt() * SLACK) as f32);
-        }
+            (square.sqrt() * SLACK) as f32
+        }));
     }
 }
 

@@ -93,7 +93,7 @@ impl IndexBuilder {
 
     pub(super) fn fill(&mut self, rows: CsrView<'_>, counts: Counts) -> Result<()> {
         let (filling, bounds) = self.filling()?;
-        filling.add(rows, counts);
+        filling.add(rows, counts)?;
         bounds.add(rows);
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 
 /// Different strings and their numbers. A string takes its bytes, 8 more for its end, and 5 to 10
 /// for its slot in the hash table.
@@ -20,6 +21,17 @@ impl Interner {
     /// An empty one with a given hash function.
     pub(crate) fn with_hasher(hasher: DefaultHashBuilder) -> Self {
         Self { hasher, ..Self::default() }
+    }
+
+    /// An empty one with room for `n` strings of `n_bytes` together.
+    pub(crate) fn with_room(n: usize, n_bytes: usize) -> Result<Self> {
+        let mut empty = Self::default();
+        let out_of_memory = Error::OutOfMemory { bytes: n_bytes };
+        if empty.table.try_reserve(n, |_| 0).is_err() || empty.bytes.try_reserve(n_bytes).is_err() {
+            return Err(out_of_memory);
+        }
+        reserve(&mut empty.ends, n)?;
+        Ok(empty)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,5 +1,6 @@
 //! The tokens that count: numbered, with the number of texts that hold each.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::DefaultHashBuilder;
@@ -132,8 +133,9 @@ impl Vocabulary {
     /// escaped, or of a `df` outside `0..=n_texts`; [`Error::Length`] if there are not as many lines
     /// as numbers; [`Error::Parameter`] for 2^31 tokens or more.
     pub fn parse(file: &str, text: &[u8], df: &[i64], n_texts: usize) -> Result<Self> {
-        let mut tokens = Interner::default();
         let text = text.strip_suffix(b"\n").unwrap_or(text);
+        // A table that grows hashes all of its tokens again. Each has a byte, and a line feed.
+        let mut tokens = Interner::with_room(df.len().min(text.len().div_ceil(2)), text.len())?;
         let lines =
             text.split(|&byte| byte == b'\n').take(if text.is_empty() { 0 } else { usize::MAX });
         for (at, line) in lines.enumerate() {
@@ -302,8 +304,11 @@ fn merged(tasks: Vec<Vec<Tally>>) -> Result<Vec<Tally>> {
 }
 
 /// A token from its line; `None` for an empty one, a stray backslash, or bytes that are not UTF-8.
-fn unescaped(line: &[u8]) -> Option<String> {
+fn unescaped(line: &[u8]) -> Option<Cow<'_, str>> {
     let line = std::str::from_utf8(line).ok().filter(|line| !line.is_empty())?;
+    if !line.contains('\\') {
+        return Some(Cow::Borrowed(line));
+    }
     let mut token = String::with_capacity(line.len());
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
@@ -316,7 +321,7 @@ fn unescaped(line: &[u8]) -> Option<String> {
             c => c,
         });
     }
-    Some(token)
+    Some(Cow::Owned(token))
 }
 
 #[cfg(test)]
