@@ -89,12 +89,15 @@ class Candidates:
 
         The columns of its rows must ascend.
         """
-        width = max(self.n_labels, int(matrix.shape[1]))
-        entries = np.repeat(np.arange(self.n_texts), np.diff(matrix.indptr)) * width
-        entries += matrix.indices
         values = np.full(len(self.ids), missing, np.float32)
-        if len(entries):
+        if self.n_texts == 1:
+            entries, wanted = matrix.indices, self.ids
+        else:
+            width = max(self.n_labels, int(matrix.shape[1]))
+            entries = np.repeat(np.arange(self.n_texts), np.diff(matrix.indptr)) * width
+            entries += matrix.indices
             wanted = self.rows * width + self.ids
+        if len(entries):
             position = np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)
             there = entries[position] == wanted
             values[there] = matrix.data[position[there]]

@@ -145,6 +145,9 @@ class TreeScorer:
     ) -> Hits:
         """Find the k best labels of each text among those that the beam reaches."""
         allowed = self.alive if only is None else only & self.alive
+        if exclude is None and allowed.all():
+            ids, scores = self._ranking(queries, k)
+            return ids.copy(), scores.copy()
         longest = 0 if exclude is None else int(np.diff(exclude.indptr).max(initial=0))
         width = k if allowed.all() and not longest else min(4 * k + longest, self.n_trained)
         ids, scores = self._ranking(queries, max(width, 1))
