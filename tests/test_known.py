@@ -152,9 +152,10 @@ def test_unknown_texts_are_told_and_nothing_is_written(tmp_path: Path) -> None:
     assert not missing.exists()
     (path,) = tmp_path.iterdir()
     assert before == [(path.name, path.stat().st_mtime_ns)]
-    cut(path)
-    assert known.unknown(tokens, fingerprint=16 * "f", cache=tmp_path).tolist() == [0, 1, 2, 3]
-    assert path.exists()
+    for damage in (with_a_text_twice, cut):
+        damage(path)
+        assert known.unknown(tokens, fingerprint=16 * "f", cache=tmp_path).tolist() == [0, 1, 2, 3]
+        assert path.exists()
 
 
 def test_another_fingerprint_shares_nothing(tmp_path: Path) -> None:
@@ -189,6 +190,11 @@ def narrow(path: Path) -> None:
     rewrite(path, arrays["keys"], arrays["features"][:, :3])
 
 
+def with_a_text_twice(path: Path) -> None:
+    arrays = load_file(path)
+    rewrite(path, np.repeat(arrays["keys"][:1], len(arrays["keys"]), axis=0), arrays["features"])
+
+
 def without_rows(path: Path) -> None:
     arrays = load_file(path)
     rewrite(path, arrays["keys"], arrays["features"][:0])
@@ -208,7 +214,11 @@ def without_digest(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [flip_a_feature, cut, narrow, without_rows, short_keys, without_keys, without_digest]
+    "damage",
+    [
+        *(flip_a_feature, cut, narrow, with_a_text_twice, without_rows),
+        *(short_keys, without_keys, without_digest),
+    ],
 )
 def test_a_damaged_entry_is_refused_and_its_texts_are_encoded_again(
     damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]

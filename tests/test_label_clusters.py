@@ -179,6 +179,22 @@ def test_gradients_equal_autograd(
     torch.testing.assert_close(ours[1], wanted["table.bias"][ids], rtol=1e-9, atol=1e-12)
 
 
+def test_a_stage_that_trains_texts_alone_lets_no_label_beat_its_text(
+    stage_of: Callable[..., Stage],
+) -> None:
+    stage = stage_of("encoder")
+    found = []
+    for weight in (0.0, 1.0):
+        settings = stage.settings.model_copy(update={"beat_text": weight})  # of encoder, then heads
+        value, _ = step.gradients(
+            replace(stage, job=replace(stage.job, settings=settings)), BATCH, 1, 0, 10
+        )
+        grads = [parameter.grad for parameter in stage.parameters if parameter.grad is not None]
+        assert grads
+        found.append([value, *(float(grad.square().sum()) for grad in grads)])
+    assert found[0] == found[1]
+
+
 def test_shared_vectors_learn_at_a_rate_of_their_own(stage_of: Callable[..., Stage]) -> None:
     stage = stage_of("heads", label_clusters=N_CLUSTERS, label_cluster_lr=0.02, weight_decay=0.5)
     shared = stage.model.table.shared
@@ -218,5 +234,8 @@ def test_clusters_that_make_no_sense_are_refused(
     for name in ("label_clusters", "beat_text"):
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is about what labels"):
             settings(stages="encoder", **{name: 3})
+    with pytest.raises(ValueError, match="--beat-text needs labels that learn"):
+        settings(beat_text=1.0, residual_lr=0)
+    assert settings(beat_text=1.0, residual_lr=0, label_clusters=3).beat_text == 1
     with pytest.raises(ValueError, match="--label-clusters 65 for 64 labels; give fewer"):
         start_of(settings(label_clusters=65))

@@ -164,6 +164,13 @@ def test_run_directories_are_not_overwritten(
     assert "not empty; add --resume or --overwrite" in capsys.readouterr().err
     assert run(train_main, [*first, "--resume", "--seed", "5"]) == 1
     assert "was started with seed = 0, not 5" in capsys.readouterr().err
+    config = out / "config.toml"
+    lines = config.read_text().splitlines(keepends=True)
+    older = [line for line in lines if not line.startswith("beat_text")]
+    assert len(older) == len(lines) - 1
+    config.write_text("".join(older))
+    assert run(train_main, [*first, "--resume", "--beat-text", "1"]) == 1
+    assert "was started with beat_text = 0.0, not 1.0" in capsys.readouterr().err
     assert run(train_main, [*first, "--resume"]) == 0
     assert "finished already" in capsys.readouterr().err
     assert run(train_main, [*first, "--overwrite", "--seed", "5"]) == 0

@@ -191,7 +191,7 @@ def baselines(settings: DemoSettings, dataset: Dataset, clock: Clock) -> Predict
     _announce(settings, "== baselines: frequencies, and the encoder as it is")
     encoder = DualEncoder.load(MINILM)  # its head is the identity: features are embeddings
     full = training_settings(settings, settings.out / "run", MINILM)
-    encoder.engine = expected(encoder, full)  # as the training will encode
+    encoder.engine = expected(encoder, full, 1)  # as the training will encode
     embedded = {}
     for name, texts in (
         (LABELS, dataset.label_texts),

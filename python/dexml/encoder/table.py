@@ -28,7 +28,7 @@ class LabelTable(nn.Module):
     residual r, or A z + r if the encoder does not normalise. A label that training never saw keeps
     the residual 0, so only its text counts. It is served with the bias of a rare label.
 
-    With clusters it is normalise(A z + r + a_c), also for labels that training never saw: the
+    With clusters it is normalise(A z + r + a_c), for labels that training never saw as well: the
     vector a_c of the label's cluster c learns from all labels of the cluster, so rare labels learn
     from frequent ones that are near. Source: DEXA, KDD 2023.
     """

@@ -46,7 +46,7 @@ def forecast(settings: TrainSettings) -> Plan:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     encoder = load_encoder(settings).to(device)
-    encoder.engine = engine.expected(encoder, settings)
+    encoder.engine = engine.expected(encoder, settings, _n_processes())
     given = count(settings, encoder)
     if not settings.quiet:
         console.say(f"measuring {device}, {torch.get_num_threads()} threads")
@@ -83,7 +83,7 @@ def count(settings: TrainSettings, encoder: DualEncoder) -> PlanInput:
         for schedule in stage_schedules(settings, n_labels)
     ]
     folder = features.cache_folder(settings)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _n_processes()
     shared_out = 1 if settings.deterministic else world
     new = [
         texts.lengths[features.unknown(encoder, texts, folder, settings.precision, shared_out)]
@@ -145,3 +145,7 @@ def planned_stage(
         batch = step.batches(rows, schedule.batch_size, settings.seed, epoch)[0]
         sizes.append(len(sampler.candidates(batch, epoch).ids))
     return PlannedStage(schedule, max(1, round(float(np.mean(sizes)))))
+
+
+def _n_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

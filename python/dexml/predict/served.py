@@ -217,8 +217,11 @@ def open_run(
                 at_once([one.prepare for one in slow])
             return scorer
 
-        encoder = [embedder.prepare] if ready and "dense" in state.facts else []
-        scorer, *_ = at_once([scorer_of, *encoder])
+        encodes = ready and "dense" in state.facts
+        beside = [lambda: embedder.prepare(alone=False)] if encodes else []
+        scorer, *_ = at_once([scorer_of, *beside])
+        if encodes:
+            embedder.prepare(alone=True)
         texts = PointTexts.restore(state)
         if texts is not None and len(texts) != n_points_of(scorer):
             raise state.damaged(f"{len(texts)} texts for {n_points_of(scorer)} points")

@@ -168,13 +168,13 @@ class Embedder:
                 return None
             if self._served is None:
                 from dexml.encoder.served import ServedEncoder
-                from dexml.scorers.forms import form_here, if_worth_it
+                from dexml.scorers.forms import form_here, if_worth_it, is_timed
 
                 form, note = form_here(self._precision, self._chosen)
                 served = ServedEncoder.open(
                     self._folder, form=form, threads=self._threads, check=self._check
                 )
-                if self._precision == "auto":
+                if is_timed(self._precision, self._chosen):
                     served.engine, slow = if_worth_it(served.engine, self._chosen)
                     note = note or slow
                 self._served = served
@@ -182,11 +182,22 @@ class Embedder:
                     console.say(f"note: {note}")
             return self._served
 
-    def prepare(self) -> None:
+    def prepare(self, *, alone: bool) -> None:
         """Load and compile the encoder now rather than with the first text, if it is an engine.
 
         torch waits for that text: how many threads it uses is a matter of the thread that asks.
+
+        Args:
+            alone: This process does nothing else now. If it does, an encoder whose forms would be
+                timed is left for later.
         """
+        from dexml.scorers.forms import is_timed
+
+        with self._loading:
+            if self._torch_only is None:
+                self._torch_only = self._needs_torch()
+        if self._torch_only or (not alone and is_timed(self._precision, self._chosen)):
+            return
         if (served := self.served) is not None:
             served.engine.prepare()
 

@@ -40,15 +40,22 @@ def form_here(
     return other, _instead(f"this processor does not multiply {wanted}", said, other)
 
 
+def is_timed(asked: str, chosen: Mapping[str, Any]) -> bool:
+    """Whether forms are timed here: another processor than this one chose one for its speed."""
+    from dexml.encoder.engine_openvino import processor
+
+    fast = asked == "auto" and chosen.get("form", "float32") != "float32"
+    return fast and chosen.get("processor") != processor()
+
+
 def if_worth_it(engine: OpenVino, chosen: Mapping[str, Any]) -> tuple[OpenVino, str]:
     """Return the engine, or one in float32 and a note if its form is not faster on this machine.
 
-    Measured for some milliseconds, and only if another processor than this one chose the form.
+    Measured for some milliseconds; to be asked where forms are to be timed (`is_timed`).
     """
-    from dexml.encoder.engine_openvino import processor
     from dexml.encoder.engine_speed import is_faster, sample_tokens, seconds
 
-    if engine.form == "float32" or chosen.get("processor") == processor():
+    if engine.form == "float32":
         return engine, ""
     whole = engine.with_form("float32")
     fast, slow = seconds([engine, whole], sample_tokens(), rounds=3)

@@ -216,6 +216,9 @@ def load(path: Path, model: Model, stage: Stage | None = None, *, prefix: str = 
         if stage.own_table is not None:
             for whole, own in _own_parts(stage):
                 own.copy_(whole[_index(stage.own_rows, whole)])
+            if stage.own_table.shared is not None:
+                clusters = model.table.cluster
+                stage.own_table.cluster = clusters[_index(stage.own_rows, clusters)]
         if stage.rounded is not None:
             stage.rounded.counts.copy_(file.get_tensor("rounded.counts"))
             stage.rounded.squares.copy_(file.get_tensor("rounded.squares"))

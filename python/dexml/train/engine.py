@@ -72,7 +72,8 @@ def choose(
             processor does not multiply `--form`.
     """
     encoder.engine = None
-    if not _is_wanted(encoder, settings) or parse_stages(settings.stages) != ("heads",):
+    wanted = _is_wanted(encoder, settings, processes.size())
+    if not wanted or parse_stages(settings.stages) != ("heads",):
         return Chosen()
     if not settings.quiet:
         console.say("encoder: converted for OpenVINO, and its forms compared on this machine ...")
@@ -105,12 +106,13 @@ def choose(
     return chosen
 
 
-def expected(encoder: DualEncoder, settings: TrainSettings) -> OpenVino | None:
+def expected(encoder: DualEncoder, settings: TrainSettings, n_processes: int) -> OpenVino | None:
     """What will encode texts, before any form is compared; None for torch.
 
     With ``--form auto`` bfloat16 where the processor multiplies it: it seldom costs anything.
     """
-    if not _is_wanted(encoder, settings) or parse_stages(settings.stages) != ("heads",):
+    wanted = _is_wanted(encoder, settings, n_processes)
+    if not wanted or parse_stages(settings.stages) != ("heads",):
         return None
     from dexml.encoder.engine_openvino import forms
 
@@ -175,12 +177,12 @@ def export(
     return rundir.read_json(path) if chosen.engine else facts_of("float32", [])
 
 
-def _is_wanted(encoder: DualEncoder, settings: TrainSettings) -> bool:
+def _is_wanted(encoder: DualEncoder, settings: TrainSettings, n_processes: int) -> bool:
     """Whether an engine is to encode texts in this training."""
     asked = settings.engine == NAME
     if settings.engine == "torch":
         return False
-    if encoder.device.type != "cpu" or processes.size() > 1:
+    if encoder.device.type != "cpu" or n_processes > 1:
         if asked:
             raise ValueError("--engine openvino encodes on a CPU, in one process; give auto")
         return False

@@ -30,9 +30,9 @@ from dexml.train.track import Track
 LOG_STEPS = 100
 """Steps between lines of the log, in epochs that are much longer."""
 _RATES = {
-    "heads": "--head-lr, --residual-lr, --bias-lr",
+    "heads": "--head-lr, --residual-lr, --bias-lr, --label-cluster-lr",
     "encoder": "--encoder-lr",
-    "joint": "--joint-lr, --residual-lr, --bias-lr",
+    "joint": "--joint-lr, --residual-lr, --bias-lr, --label-cluster-lr",
 }
 
 

@@ -99,9 +99,11 @@ def _check_same(settings: TrainSettings, marks: dict[str, str]) -> None:
     """Refuse to go on with a run that was started with other settings, data or weights."""
     folder, saved = settings.out, rundir.read_config(settings.out)
     for name, value in settings.model_dump(mode="json", exclude=set(SWITCHES)).items():
-        if saved.get(name) != value:
+        # A run of an earlier version lacks settings that are newer.
+        started = saved.get(name, TrainSettings.model_fields[name].default)
+        if started != value:
             raise ValueError(
-                f"{folder}: was started with {name} = {saved.get(name)!r}, not {value!r}; "
+                f"{folder}: was started with {name} = {started!r}, not {value!r}; "
                 "resume with the same settings, or --overwrite"
             )
     _check_data(settings, marks)

@@ -151,7 +151,10 @@ def _write(
 
 def _keys_of(entry: Any) -> NDArray[np.void]:
     """The keys of an entry, (n,)."""
-    return np.ascontiguousarray(entry.get_tensor("keys")).view("V16").reshape(-1)
+    keys = np.ascontiguousarray(entry.get_tensor("keys")).view("V16").reshape(-1)
+    if len(np.unique(keys)) < len(keys):
+        raise ValueError("texts that stand in it twice")
+    return keys
 
 
 def _features_of(entry: Any, keys: NDArray[np.void], width: int) -> NDArray[np.float32]:

@@ -109,7 +109,8 @@ class TrainSettings(Settings):
         ge=0,
         le=1,
         description="share of a second loss in which a label is its text alone, without residual "
-        "and bias, as labels without training points are served (UniDEC); 0: none",
+        "and bias, as labels without training points are served without --label-clusters "
+        "(UniDEC); 0: none",
     )
     beat_text: float = Field(
         0.0,

@@ -169,7 +169,7 @@ def gradients(
     seed = (settings.seed, stage.schedule.number, step)
     points = Tower(stage.texts.points, point_plan, (*seed, _POINTS), keep)
     # Then the vector of each label's text stands beside its own.
-    alone = settings.text_weight > 0 or settings.beat_text > 0
+    alone = settings.text_weight > 0 or _beats_text(stage)
     encode = partial(stage.texts.labels, trained, alone=alone)
     labels = Tower(encode, label_plan, (*seed, _LABELS), keep)
 
@@ -329,11 +329,16 @@ def _loss(
     loss, weight = of(own_KD, bias), settings.text_weight
     if weight:
         loss = (1 - weight) * loss + weight * of(text_KD[0], torch.zeros_like(bias))
-    if settings.beat_text:
+    if _beats_text(stage):
         pair = own_KD, text_KD[0]
         term = beats_text(loss_part, model, points_BD, *pair, positives, settings, options)
         loss = loss + settings.beat_text * term
     return loss
+
+
+def _beats_text(stage: Stage) -> bool:
+    """Whether labels are to beat their texts: only where they learn more than these."""
+    return stage.settings.beat_text > 0 and stage.schedule.trains_table
 
 
 def csr(

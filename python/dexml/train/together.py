@@ -33,3 +33,5 @@ def check_together(settings: TrainSettings) -> None:
                 f"--{name.replace('_', '-')} is about what labels learn beyond their texts; give "
                 "it a stage that trains that, heads or joint"
             )
+    if settings.beat_text and not (settings.residual_lr or settings.label_clusters):
+        raise ValueError("--beat-text needs labels that learn: give --residual-lr above 0")
