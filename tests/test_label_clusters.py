@@ -19,7 +19,7 @@ from dexml.train import stages, step
 from dexml.train.step import Stage
 from dexml.train.towers import plan
 from small import part_path, train_settings
-from train_parts import features64, start_of
+from train_parts import features64, start_in_float64, start_of
 
 BATCH = np.array([3, 7, 10, 33, 150, 151, 200, 299])
 N_CLUSTERS = 7
@@ -41,19 +41,11 @@ def stage_of(
         settings = train_settings(
             filtered, tiny_encoder, tmp_path / "run", stages=name, overwrite=True, **changes
         )
-        job = start_of(settings)
-        problem, model = job.problem, job.model
-        model.double()
-        if problem.features is not None:
-            wide = tuple(part.astype(np.float64) for part in problem.features)
-            object.__setattr__(problem, "features", wide)
-        stage = stages.make(name, job)
-        with torch.no_grad():
-            model.table.bias.copy_(torch.linspace(-1, 1, len(model.table.bias)))
-            if model.table.shared is not None:
+        job = start_in_float64(settings)
+        stage, model = stages.make(name, job), job.model
+        if model.table.shared is not None:
+            with torch.no_grad():
                 model.table.shared.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
-        if stage.own_table is not None and not isinstance(stage.own_rows, slice):
-            stage.own_table.bias.data = model.table.bias.detach()[torch.from_numpy(stage.own_rows)]
         model.eval()  # no dropout, which other micro-batches draw in another way
         return stage
 

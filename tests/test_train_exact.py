@@ -18,7 +18,7 @@ from dexml.train.rows import RowAdamW
 from dexml.train.step import Stage
 from dexml.train.towers import plan
 from small import train_settings
-from train_parts import features64, features_packed64, start_of
+from train_parts import features64, features_packed64, start_in_float64, start_of
 
 BATCH = np.array([3, 7, 10, 33, 150, 151, 200, 299])
 
@@ -40,16 +40,9 @@ def stage_of(
         settings = train_settings(
             filtered, tiny_encoder, tmp_path / "run", stages=name, overwrite=True, **changes
         )
-        job = start_of(settings)
-        problem, model = job.problem, job.model
-        model.double()
-        with torch.no_grad():
-            model.table.bias.copy_(torch.linspace(-1, 1, len(model.table.bias)))
-        if problem.features is not None:
-            wide = tuple(part.astype(np.float64) for part in problem.features)
-            object.__setattr__(problem, "features", wide)
+        job = start_in_float64(settings)
         stage = stages.make(name.split(",")[0], job)
-        model.train()
+        job.model.train()
         return stage
 
     return make

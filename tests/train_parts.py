@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -31,6 +32,19 @@ def start_of(settings: TrainSettings) -> Job:
         with pytest.raises(Caught):
             train.train(settings)
     return found[0]
+
+
+def start_in_float64(settings: TrainSettings) -> Job:
+    """`start_of` in float64, with made-up biases; `features64` makes the encoder follow."""
+    job = start_of(settings)
+    problem, model = job.problem, job.model
+    model.double()
+    with torch.no_grad():
+        model.table.bias.copy_(torch.linspace(-1, 1, len(model.table.bias)))
+    if problem.features is not None:
+        wide = tuple(part.astype(np.float64) for part in problem.features)
+        object.__setattr__(problem, "features", wide)
+    return job
 
 
 def features_packed64(self: DualEncoder, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

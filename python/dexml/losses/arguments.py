@@ -101,8 +101,7 @@ def prepare(
     if not dtype.is_floating_point:
         raise ValueError(f"embeddings of dtype {dtype}; expected a floating-point one")
     point_emb, label_emb = point_emb.to(dtype), label_emb.to(dtype)
-    if not temperature > 0:
-        raise ValueError(f"temperature = {temperature}; expected a number above 0")
+    check_above_zero("temperature", temperature)
     check_per_label(label_bias, label_emb, "label_bias")
     check = options.get("check", True)
     shard = options.get("shard")
@@ -204,6 +203,12 @@ def _use_triton(options: Options, point_emb: Tensor, label_emb: Tensor, exchange
     if asked and not possible:
         raise ValueError("triton=True: not for float64, nor with deterministic=True")
     return asked
+
+
+def check_above_zero(name: str, value: float) -> None:
+    """Refuse a number that is not above 0, NaN among them."""
+    if not value > 0:
+        raise ValueError(f"{name} = {value}; expected a number above 0")
 
 
 def check_per_label(values: Tensor | None, label_emb: Tensor, name: str) -> None:

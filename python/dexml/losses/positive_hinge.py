@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from dexml.losses.arguments import Options, Reduction
+from dexml.losses.arguments import Options, Reduction, check_above_zero
 from dexml.losses.batch import Batch
 from dexml.losses.gradients import Gradients
 from dexml.losses.loss import Loss, eager, evaluate
@@ -63,8 +63,7 @@ def positive_hinge(
         TypeError: As `softmax`.
         ValueError: As `softmax`, or `margin` is not above 0.
     """
-    if not margin > 0:
-        raise ValueError(f"margin = {margin}; expected a number above 0")
+    check_above_zero("margin", margin)
     return evaluate(
         _POSITIVE_HINGE,
         point_emb,
