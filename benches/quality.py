@@ -152,6 +152,7 @@ def train_row(
                 features=features,
                 resumed=resumed,
                 commit=commit(),
+                machine=machine(),
                 **spent,
             )
         },
@@ -215,6 +216,7 @@ def peer_row(
                 parts=said["parts"],
                 features=features,
                 commit=commit(),
+                machine=machine(),
                 **spent,
             )
         },
@@ -234,7 +236,7 @@ def cache_of(arguments: argparse.Namespace, scratch: Path, *, encoder: bool) -> 
     if arguments.cold:
         return scratch / "cache", "computed"
     cache = arguments.cache.resolve()
-    return cache, "cached" if any(cache.glob("*.npy")) else "computed"
+    return cache, "cached" if any(cache.glob("rows-*")) else "computed"
 
 
 def score(
@@ -255,17 +257,17 @@ def score(
 
 
 def machine() -> str:
-    """Name the processor and its cores."""
-    model = platform.processor() or platform.machine()
+    """Name the processor, its widest vector unit and its cores."""
+    model, units = platform.processor() or platform.machine(), ""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [
-            line.split(":")[1].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores"
+        said = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        known = {name.strip(): value.strip() for name, value in said.items()}
+        model = known.get("model name", model)
+        flags = known.get("flags", "").split()
+        wide = {"avx512f": " with AVX-512", "avx2": " with AVX2"}
+        units = next((text for flag, text in wide.items() if flag in flags), "")
+    return f"{model}{units}, {os.cpu_count()} cores"
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Seed:
     resumed: bool = False
     """The process went on with an earlier one, whose time is not in `cpu_seconds`."""
     commit: str | None = None
+    machine: str | None = None
+    """None: that of the row."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Row:
 
     command: str
     machine: str
+    """Of the seed that was measured last."""
     encoder: str | None
     refit: bool = True
     errors_over: str = "points or groups of points"
@@ -102,7 +105,12 @@ def keep(path: Path, name: str, row: Row) -> Row:
     """
     kept = json.loads(path.read_text()) if path.exists() else {}
     if name in kept:
-        row = Row(**{**vars(row), "seeds": {**read_row(kept[name]).seeds, **row.seeds}})
+        old = read_row(kept[name])
+        seeds = {
+            number: replace(seed, machine=seed.machine or old.machine)
+            for number, seed in old.seeds.items()
+        }
+        row = replace(row, seeds={**seeds, **row.seeds})
     kept[name] = asdict(row)
     with replacing(path) as beside:
         beside.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
@@ -134,8 +142,19 @@ def _table(title: str, rows: dict[str, Row]) -> str:
         seeds = f"seed{'s' * (len(row.seeds) > 1)} {numbers}" if row.seeded else "no seed"
         versions = "".join(f", {package} {version}" for package, version in row.versions.items())
         lines.append(f"- {name}: `{row.command}`, {seeds}{versions}")
-    hardware = sorted({row.machine for row in rows.values()})
-    return "\n".join([*lines, "", f"Machine: {'; '.join(hardware)}.", ""])
+    lines += ["", *_machines(rows), ""]
+    return "\n".join(lines)
+
+
+def _machines(rows: dict[str, Row]) -> list[str]:
+    """Which rows come from which machine; their times are not comparable between two of them."""
+    by_machine: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        by_machine.setdefault(row.machine, []).append(name)
+    if len(by_machine) == 1:
+        return [f"Machine: {next(iter(by_machine))}."]
+    lines = [f"- {machine}: {', '.join(names)}" for machine, names in by_machine.items()]
+    return ["Machines, by what they measured:", "", *lines]
 
 
 def _cell(row: Row, metric: str) -> str:
@@ -145,8 +164,11 @@ def _cell(row: Row, metric: str) -> str:
 
 
 def _cpu(row: Row) -> str:
-    """Mean over the seeds whose time is whole; if none is, the mean of all, and what it lacks."""
-    seeds = list(row.seeds.values())
+    """Mean over the seeds whose time is whole; if none is, the mean of all, and what it lacks.
+
+    Only of the machine that measured last: times of two machines have no mean.
+    """
+    seeds = [s for s in row.seeds.values() if s.machine in (None, row.machine)]
     whole = [seed for seed in seeds if seed.features != "cached" and not seed.resumed]
     seconds = f"{np.mean([seed.cpu_seconds for seed in whole or seeds]):.0f}"
     if whole:

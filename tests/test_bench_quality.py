@@ -146,7 +146,9 @@ def test_features_of_the_cache_are_told_from_computed_ones(tmp_path: Path) -> No
         return quality.cache_of(arguments, scratch, encoder=True)
 
     assert said() == (tmp_path, "computed")  # an empty cache
-    (tmp_path / "1234.npy").touch()
+    (tmp_path / "layers-1234.npy").touch()  # of a training of layers: no features
+    assert said() == (tmp_path, "computed")
+    (tmp_path / "rows-1234-00000000.safetensors").touch()
     assert said() == (tmp_path, "cached")
     assert said(cold=True) == (scratch / "cache", "computed")
     assert quality.cache_of(arguments, scratch, encoder=False)[1] == "none"
@@ -232,7 +234,8 @@ def test_tables_of_old_results(tmp_path: Path) -> None:
     assert lines[7].endswith("| 62 |  |")
     assert lines[8].startswith("| loss bce (no refit) | 40.0 ±0.4 |")
     assert "- default: `python -m dexml.train Tiny`, seed 3" in lines
-    assert "Machine: a machine; other." in lines
+    at = lines.index("Machines, by what they measured:")
+    assert lines[at + 2 : at + 4] == ["- a machine: default, light", "- other: loss bce"]
     both = quality_page.tables(sorted(tmp_path.glob("*.json")))
     assert both.index("### Another") < both.index("### Tiny")
 
@@ -263,6 +266,13 @@ def test_a_new_seed_joins_the_old_form(tmp_path: Path) -> None:
     assert list(rows["default"].seeds) == ["3", "0"]
     assert rows["default"].mean("P@1") == pytest.approx(0.45)
     assert json.loads(path.read_text())["light"] == old_row(0.3)  # untouched
+    # Another machine measures another seed: times have no mean over both.
+    quality_page.keep(path, "default", quality_page.read_row(new_row(0.5, 0.6, machine="other")))
+    seeds = quality_page.read_rows(path)["default"].seeds
+    assert [seeds[number].machine for number in ("3", "0", "1")] == ["a machine", None, None]
+    line = next(line for line in quality_page.tables([path]).splitlines() if "default" in line)
+    assert "| 50.0 ±" in line
+    assert line.split("|")[-3].strip() == "11"  # 10 and 12 s, without the 62 of the first
 
 
 def test_no_results_no_tables() -> None:
