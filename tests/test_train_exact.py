@@ -366,38 +366,6 @@ def test_a_loss_after_bce_goes_on_with_its_scale(stage_of: Callable[..., Stage])
     assert (float(model.log_scale.detach()), float(model.offset.detach())) == (scale, offset)
 
 
-@pytest.mark.parametrize("batch_size", [8, 64, "all"])
-@pytest.mark.parametrize(
-    "mode",
-    [
-        {"negatives": "uniform", "negatives_per_point": 3},
-        {"negatives": "frequency 0.5, uniform 0.5", "negatives_per_point": 2},
-        {"negatives": "in-batch", "positives_per_point": 1},
-    ],
-    ids=lambda mode: mode["negatives"],
-)
-def test_drawn_negatives_weigh_the_inverse_of_how_often_they_are_drawn(
-    stage_of: Callable[..., Stage], mode: dict[str, Any], batch_size: int | str
-) -> None:
-    sampler = stage_of("encoder", **mode).sampler
-    n_labels, rows = sampler.y.shape[1], sampler.rows
-    size = len(rows) if batch_size == "all" else int(batch_size)
-    drawn, rounds = np.zeros(n_labels), 600
-    weight = np.zeros(n_labels)
-    for epoch in range(rounds):
-        batch = step.batches(rows, size, 5, 1, epoch)[0]
-        assert len(batch) == size
-        found = sampler.candidates(batch, epoch)
-        assert found.log_weight is not None
-        drawn[found.ids] += 1
-        weight[found.ids] = np.exp(found.log_weight.numpy())
-    known = drawn > 0
-    error = drawn[known] / rounds * weight[known] - 1
-    noise = np.sqrt((weight[known] - 1).clip(0) / rounds)
-    assert (np.abs(error) < 5 * noise + 0.03).all()
-    assert abs(error.mean()) < 0.02
-
-
 @pytest.mark.parametrize("keep", [1, 10_000])
 @pytest.mark.parametrize("negatives", ["all", "uniform 0.5, graph 0.5"])
 def test_joint_gradient_equals_autograd(
@@ -521,23 +489,3 @@ def test_the_text_loss_alone_is_training_without_a_table(stage_of: Callable[...,
             assert (stage.own_table.residual.grad == 0).all()
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-13)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize("negatives", ["uniform", "frequency 0.5, uniform 0.5"])
-def test_weights_of_a_batch_of_near_points_stand_for_all_labels(
-    stage_of: Callable[..., Stage], negatives: str
-) -> None:
-    """For one batch whatever it is: the weighted sum over pools is that over all labels."""
-    stage = stage_of("encoder", negatives=negatives, negatives_per_point=3, batches="clusters")
-    sampler = stage.sampler
-    own = np.unique(sampler.y[BATCH].indices)
-    total, rounds = np.zeros(sampler.y.shape[1]), 1500
-    for epoch in range(rounds):
-        found = sampler.candidates(BATCH, epoch)
-        assert found.log_weight is not None
-        total[found.ids] += np.exp(found.log_weight.numpy())
-    assert (total[own] == rounds).all()
-    known = total > 0
-    assert known.sum() > 55
-    np.testing.assert_allclose(total[known] / rounds, 1, atol=0.3)
-    assert total[known].mean() / rounds == pytest.approx(1, abs=0.03)

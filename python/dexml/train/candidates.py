@@ -66,8 +66,12 @@ class Sampler:
         self.graph: LabelGraph | None = None
         self.shortlist: NDArray[np.int32] | None = None
         self._sampler: NegativeSampler | None = None
-        self._log_weights: dict[int, Tensor] | None = None
-        """By the number of points of a step, as steps ask for them; None: negatives weigh 1."""
+        self._missed: dict[int, NDArray[np.float64]] | None = None
+        """Log of the chance that each label is not in the pool, (L,), by the number of points of a
+        step, as steps ask for them; None: negatives weigh 1."""
+        self._of_this_batch = schedule.clustered or schedule.mines
+        """Whether chances are those of a draw for the points of the step, whichever they are, and
+        not over random points too."""
         if self.shares == "all":
             return
         self._y = y[rows]
@@ -79,13 +83,15 @@ class Sampler:
                 else LabelGraph.random_walk(self._y, seed=settings.seed)
             )
         self._prepare()
-        if settings.weigh_negatives and self.shares.keys() <= {"uniform", "frequency"}:
-            self._log_weights = {}
+        if settings.weigh_negatives and can_weigh(self.shares):
+            self._missed = {}
 
     def use_shortlist(self, shortlist: NDArray[np.int32]) -> None:
         """Take a new shortlist, shape (len(rows), size), padded with -1."""
         self.shortlist = shortlist
         self._prepare()
+        if self._missed is not None:  # the mixture is another one than before the first shortlist
+            self._missed = {}
 
     def candidates(self, batch: NDArray[np.int64], epoch: int) -> Candidates:
         """Draw the candidates of the points `batch`, as seed, epoch and batch determine them."""
@@ -119,10 +125,9 @@ class Sampler:
             pool.append(generator.integers(self.y.shape[1], size=1))
         ids = np.unique(np.concatenate(pool))
         log_weight = None
-        if self._log_weights is not None:
-            log_weight = self._log_weight(len(batch))[ids]
-            if self.clustered:
-                log_weight[np.searchsorted(ids, np.unique(pool[0]))] = 0.0
+        if self._missed is not None:
+            certain = np.searchsorted(ids, np.unique(pool[0])) if self._of_this_batch else None
+            log_weight = self._log_weight(batch, ids, certain)
         return Candidates(
             ids,
             self._pairs(self.y, batch, ids),
@@ -154,20 +159,55 @@ class Sampler:
                 alpha=FREQUENCY_POWER,
             )
 
-    def _log_weight(self, batch_size: int) -> Tensor:
-        """-log of the probability that each label is in the pool of a random batch, (L,).
+    def _log_weight(
+        self, batch: NDArray[np.int64], ids: NDArray[np.int64], certain: NDArray[np.int64] | None
+    ) -> Tensor:
+        """-log of the probability with which each label of a pool is in it, (K,).
+
+        Weighted with it, the sum over the pool estimates that over all labels.
+
+        A batch with hard negatives, or of near points, has what belongs to its points: over random
+        batches the estimate holds, for one point it would not. There, the probability is that of
+        a draw for these points, and their positives, at the positions `certain`, weigh 1.
+        """
+        missed = self._log_missed(len(batch))[ids]
+        if self.shortlist is not None:
+            assert self._sampler is not None
+            lists = self.shortlist[np.searchsorted(self.rows, batch)]
+            sizes = (lists >= 0).sum(axis=1)
+            wanted = self._sampler.mixture["shortlist"]
+            drawn = np.minimum(1.0, wanted / np.maximum(sizes, 1))
+            with np.errstate(divide="ignore"):  # log 0 for a shortlist that is taken whole
+                not_drawn = np.repeat(np.log1p(-drawn), sizes)
+                lacking = np.maximum(0, wanted - sizes) / self._others  # drawn among all labels
+                missed += np.log1p(-np.minimum(1.0, lacking)).sum()
+            listed = lists[lists >= 0]
+            at = np.minimum(np.searchsorted(ids, listed), len(ids) - 1)
+            here = ids[at] == listed
+            missed += np.bincount(at[here], not_drawn[here], len(ids))
+        probability = -np.expm1(missed)
+        weight = -np.log(np.where(probability > 0, probability, 1.0))
+        if certain is not None:
+            weight[certain] = 0.0
+        return torch.from_numpy(weight).float()
+
+    @property
+    def _others(self) -> float:
+        """Labels that a point draws from at random: neither its own nor its hard ones."""
+        n_points, n_labels = self._y.shape
+        hard = self._sampler.mixture.get("shortlist", 0) if self._sampler is not None else 0
+        return float(max(1.0, n_labels - self._y.nnz / max(1, n_points) - hard))
+
+    def _log_missed(self, batch_size: int) -> NDArray[np.float64]:
+        """Log of the probability that each label is not in the pool, hard negatives apart, (L,).
 
         A label is missing if it is no positive of the batch and no draw hits it. A batch holds each
         point with probability B/N, and a point draws its n distinct labels among those that are
         not its own. Labels that nothing draws weigh 1.
-
-        A batch of near points is no random batch. There, the probability is that of a draw alone,
-        and positives of the batch, which are there for certain, weigh 1 (in `candidates`): also an
-        estimate of the sum over all labels, whatever the batch is.
         """
-        assert self._log_weights is not None
-        if batch_size in self._log_weights:
-            return self._log_weights[batch_size]
+        assert self._missed is not None
+        if batch_size in self._missed:
+            return self._missed[batch_size]
         n_points, n_labels = self._y.shape
         counts = np.diff(self._y.indptr)
         n = self.settings.positives_per_point
@@ -175,19 +215,27 @@ class Sampler:
         with np.errstate(divide="ignore"):  # log 0 for a label that is certain to be drawn
             missed = np.log1p(-each * min(1.0, batch_size / n_points))
             out = np.zeros(n_labels)
-            if not self.clustered:
+            if not self._of_this_batch:
                 out += np.bincount(self._y.indices, np.repeat(missed, counts), n_labels)
             mixture = {} if self._sampler is None else self._sampler.mixture
-            others = max(1.0, n_labels - counts.mean())
-            out += batch_size * np.log1p(-min(1.0, mixture.get("uniform", 0) / others))
+            out += batch_size * np.log1p(-min(1.0, mixture.get("uniform", 0) / self._others))
             if mixture.get("frequency"):
                 power = np.bincount(self._y.indices, minlength=n_labels) ** FREQUENCY_POWER
                 share = power / max(power.sum(), 1e-300)
                 out += batch_size * mixture["frequency"] * np.log1p(-share)
-        probability = -np.expm1(out)
-        weight = -np.log(np.where(probability > 0, probability, 1.0))
-        self._log_weights[batch_size] = torch.from_numpy(weight).float()
-        return self._log_weights[batch_size]
+        self._missed[batch_size] = out
+        return out
+
+
+def can_weigh(sources: Negatives) -> bool:
+    """Whether the chance of each label to be drawn is known, so that a pool can stand for all.
+
+    Not for neighbours in a graph. Hard negatives alone leave out most labels in every step, so
+    they can't stand for these.
+    """
+    if sources == "all":
+        return False
+    return sources.keys() <= {"hard", "uniform", "frequency"} and sources.keys() != {"hard"}
 
 
 def _union(parts: list[Pairs], n_labels: int) -> Pairs:
