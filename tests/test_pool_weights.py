@@ -130,3 +130,23 @@ def test_hard_negatives_alone_and_neighbours_are_not_weighted(
     for negatives in ("hard", "hard 0.5, graph 0.5", "graph 0.5, uniform 0.5"):
         sampler = sampler_of(negatives=negatives, negatives_per_point=2)
         assert sampler.candidates(BATCH, 1).log_weight is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({"negatives": "hard 0.25, uniform 0.75"}, 3),
+        ({"negatives": "hard 0.25, frequency 0.75"}, 3),
+        ({"negatives": "hard 0.25, uniform 0.75", "shortlist_size": 7}, 7),
+        ({"negatives": "hard 0.25, uniform 0.75", "loss": "softmax"}, 100),  # weighs nothing
+        ({"negatives": "hard 0.25, uniform 0.75", "weigh_negatives": False}, 100),
+        ({"negatives": "hard 0.25, graph 0.75"}, 100),
+        ({"negatives": "hard"}, 100),
+    ],
+)
+def test_weighted_hard_negatives_are_drawn_whole(
+    filtered: Path, tiny_encoder: Path, tmp_path: Path, changes: dict[str, Any], size: int
+) -> None:
+    changes = {"negatives_per_point": 10} | changes
+    settings = train_settings(filtered, tiny_encoder, tmp_path / "run", **changes)
+    assert stage_schedule("encoder", settings, 70).shortlist_size == size

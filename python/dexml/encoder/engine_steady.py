@@ -1,7 +1,7 @@
 """Whether the features of a text depend on the batch that it stands in, by a short trial.
 
 A library may choose its kernels by the size of a batch. OpenVINO does so in int8 for encoders that
-are narrower than a group of activations.
+are narrower than a group of activations, and on processors without VNNI.
 """
 
 from __future__ import annotations

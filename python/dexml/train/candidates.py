@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dexml.data import Csr
 from dexml.sampling import LabelGraph, NegativeSampler, pool_positives
-from dexml.train.schedule import SOURCES, Negatives, StageSchedule
+from dexml.train.schedule import SOURCES, Negatives, StageSchedule, can_weigh
 from dexml.train.settings import TrainSettings
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -225,17 +225,6 @@ class Sampler:
                 out += batch_size * mixture["frequency"] * np.log1p(-share)
         self._missed[batch_size] = out
         return out
-
-
-def can_weigh(sources: Negatives) -> bool:
-    """Whether the chance of each label to be drawn is known, so that a pool can stand for all.
-
-    Not for neighbours in a graph. Hard negatives alone leave out most labels in every step, so
-    they can't stand for these.
-    """
-    if sources == "all":
-        return False
-    return sources.keys() <= {"hard", "uniform", "frequency"} and sources.keys() != {"hard"}
 
 
 def _union(parts: list[Pairs], n_labels: int) -> Pairs:

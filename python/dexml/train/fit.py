@@ -209,7 +209,7 @@ def _renew(stage: Stage, epoch: int, progress: Progress, log: _Log) -> NDArray[n
     with processes.watched():
         encoded = stage.texts.features(job.rows)
         if schedule.mines:
-            mined = shortlist.mine(job, encoded)
+            mined = shortlist.mine(job, encoded, schedule.shortlist_size)
             progress.shortlist = f"shortlist-{stage.name}-{epoch}.npy"
             shortlist.save(job.folder / progress.shortlist, mined)
             stage.sampler.use_shortlist(mined)

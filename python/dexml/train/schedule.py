@@ -39,6 +39,8 @@ SELECTION, ALL_POINTS = "selection", "all points"
 """The two fits of a training."""
 ALL_UP_TO = 32_768
 """With more labels than this, ``--head-negatives auto`` draws some instead of scoring all."""
+SHORTLIST = 100
+"""Labels a point that hard negatives are drawn from, where they do not stand for all labels."""
 SOURCES = {
     "hard": "shortlist",
     "graph": "graph",
@@ -114,6 +116,8 @@ class StageSchedule:
     per_point: int
     """Negatives that are drawn for each point of a step, unless all labels compete."""
     evaluate_every: int = 1
+    shortlist_size: int = SHORTLIST
+    """Labels a point that hard negatives are drawn from."""
     shortlist_start: int = 0
     shortlist_every: int = 1
     clustered: bool = False
@@ -170,20 +174,55 @@ def fits(*, selects: bool, refit: bool) -> tuple[str, ...]:
 
 def stage_schedule(name: str, settings: TrainSettings, n_labels: int) -> StageSchedule:
     """Work out the schedule of the stage `name`, whether or not `settings.stages` names it."""
-    often = (
-        *(settings.evaluate_every, settings.shortlist_start, settings.shortlist_every),
-        settings.batches == "clusters",
-    )
     epochs: int = getattr(settings, _EPOCHS[name])
     if STAGES[name].encodes:
         sizes = {"encoder": settings.encoder_batch_size, "joint": settings.joint_batch_size}
-        drawn = parse_negatives(settings.negatives)
-        return StageSchedule(name, epochs, sizes[name], drawn, settings.negatives_per_point, *often)
-    negatives, batch_size = settings.head_negatives, settings.head_batch_size
-    if negatives == "auto":
-        negatives = "all" if n_labels <= ALL_UP_TO else "uniform"
-    per_point = max(1, round(settings.head_pool / batch_size))
-    return StageSchedule(name, epochs, batch_size, parse_negatives(negatives), per_point, *often)
+        batch_size, per_point = sizes[name], settings.negatives_per_point
+        negatives = parse_negatives(settings.negatives)
+    else:
+        batch_size = settings.head_batch_size
+        per_point = max(1, round(settings.head_pool / batch_size))
+        drawn = settings.head_negatives
+        if drawn == "auto":
+            drawn = "all" if n_labels <= ALL_UP_TO else "uniform"
+        negatives = parse_negatives(drawn)
+    return StageSchedule(
+        name,
+        epochs,
+        batch_size,
+        negatives,
+        per_point,
+        evaluate_every=settings.evaluate_every,
+        shortlist_size=settings.shortlist_size or _shortlist_size(settings, negatives, per_point),
+        shortlist_start=settings.shortlist_start,
+        shortlist_every=settings.shortlist_every,
+        clustered=settings.batches == "clusters",
+    )
+
+
+def _shortlist_size(settings: TrainSettings, negatives: Negatives, per_point: int) -> int:
+    """As many as a point draws, where they are weighted.
+
+    There a label that is certain to be drawn weighs 1, and one of a hundred that a point draws few
+    of would weigh ten times as much, by chance.
+    """
+    weighs = settings.weigh_negatives and any(
+        "negative_log_weight" in part.loss.takes for part in parse_loss(settings.loss)
+    )
+    if weighs and negatives != "all" and can_weigh(negatives):
+        return max(1, math.ceil(negatives.get("hard", 0) * per_point))
+    return SHORTLIST
+
+
+def can_weigh(sources: Negatives) -> bool:
+    """Whether the chance of each label to be drawn is known, so that a pool can stand for all.
+
+    Not for neighbours in a graph. Hard negatives alone leave out most labels in every step, so
+    they can't stand for these.
+    """
+    if sources == "all":
+        return False
+    return sources.keys() <= {"hard", "uniform", "frequency"} and sources.keys() != {"hard"}
 
 
 def stage_schedules(settings: TrainSettings, n_labels: int) -> list[StageSchedule]:

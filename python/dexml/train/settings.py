@@ -253,7 +253,7 @@ class TrainSettings(Settings):
     weigh_negatives: bool = Field(
         True,
         description="weigh drawn negatives by 1/probability, so that they stand for all labels "
-        "(decoupled only; not in mixtures with hard or graph, where it is unknown)",
+        "(decoupled only; neither hard ones alone nor mixtures with graph)",
     )
     graph: Literal["co-occurrence", "random-walk"] = Field(
         "co-occurrence", description="label graph that graph negatives come from"
@@ -265,7 +265,10 @@ class TrainSettings(Settings):
     )
     cluster_size: int = Field(16, ge=1, description="points of a cluster")
     shortlist_size: int = Field(
-        100, ge=1, description="labels a point that hard negatives are drawn from"
+        0,
+        ge=0,
+        description="labels a point that hard negatives are drawn from; 0: as many as it draws "
+        "where they are weighted, else 100",
     )
     shortlist_start: int = Field(
         0, ge=0, description="epochs before the first shortlist or clusters"

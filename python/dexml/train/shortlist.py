@@ -15,21 +15,22 @@ from dexml.train import processes, selection
 from dexml.train.problem import Features, Job
 
 
-def mine(job: Job, encoded: Features) -> NDArray[np.int32]:
+def mine(job: Job, encoded: Features, size: int) -> NDArray[np.int32]:
     """Search all labels for the training points, exactly, on all processes.
 
     Args:
         job: What is trained; the model is searched as it is now.
         encoded: Features of the training points and of all labels.
+        size: Labels a point.
 
     Returns:
-        Label ids, shape (len(job.rows), shortlist_size), int32: neither positives nor filter
-        pairs, padded with -1 where fewer are left.
+        Label ids, shape (len(job.rows), size), int32: neither positives nor filter pairs, padded
+        with -1 where fewer are left.
     """
     problem, model, rows, settings = job.problem, job.model, job.rows, job.settings
     temperature = model.served_temperature(settings.temperature)
     vectors = model.table.vectors(model.encoder, encoded[1], temperature)
-    k = min(settings.shortlist_size, job.n_labels)
+    k = min(size, job.n_labels)
     parts = [np.zeros((0, k), np.int32)]
     for start in range(0, len(rows), selection.SCORE_BLOCK):
         block = rows[start : start + selection.SCORE_BLOCK]
