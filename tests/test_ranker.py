@@ -123,6 +123,13 @@ def filter_pairs(seed: int = 4) -> csr_array:
     return csr_array((rng.random((len(TEXTS), N_LABELS)) < 0.3).astype(np.float32))
 
 
+def test_the_note_says_what_ranks(scorer: RankedScorer) -> None:
+    assert scorer.note(5) == "table; no ranker"
+    assert with_network(scorer).note(5) == "ranker over table"
+    two = replace(scorer, members=scorer.members * 2)
+    assert two.note(5) == "table; table; no ranker, scores of the first"
+
+
 def test_candidates_are_proposals_and_companions(scorer: RankedScorer) -> None:
     queries, exclude = Queries(TEXTS), filter_pairs()
     only = np.random.default_rng(6).random(N_LABELS) < 0.7

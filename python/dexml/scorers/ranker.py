@@ -370,7 +370,10 @@ class RankedScorer:
 
     def note(self, k: int) -> str:
         """Say what is ranked."""
-        return "ranker over " + "; ".join(member.note(k) for member in self.members)
+        notes = "; ".join(member.note(k) for member in self.members)
+        if self.network is not None:
+            return f"ranker over {notes}"
+        return f"{notes}; no ranker" + ", scores of the first" * (len(self.members) > 1)
 
 
 _MEANINGS = {
