@@ -44,7 +44,7 @@ lint: setup  ## Formatting, clippy, ruff, mypy: nothing may warn
 
 test: setup  ## All tests, Rust and Python
 	cargo test --workspace --locked -q
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 bench: setup  ## Speed: the core by itself (criterion), then against other tools (benches/README.md)
 	cargo bench -p xmc-benches --locked
