@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dexml.train.rows import catch_up
+
 ROWS = 16_384
 """Rows that are updated at a time."""
 UPDATE_BYTES = 32
@@ -47,7 +49,9 @@ class RoundedRows:
         self.param_groups.append({"name": name, "lr": lr})
 
     @torch.no_grad()
-    def step(self, values: Tensor, at: Tensor, labels: Tensor, grad: Tensor, seed: int) -> None:
+    def step(
+        self, values: Tensor, at: Tensor, labels: Tensor, grad: Tensor, *, seed: int, steps: int
+    ) -> None:
         """Update rows of `values` in place.
 
         Args:
@@ -56,6 +60,8 @@ class RoundedRows:
             labels: The label of each of them, shape (K,).
             grad: Their gradients, float32, shape (K, D).
             seed: Of the step.
+            steps: How many steps there have been, with this one; with ``adaptive``, rows that few
+                of them have updated move further (`rows.catch_up`).
         """
         for group in self.param_groups:
             for start in range(0, len(at), ROWS):
@@ -63,6 +69,7 @@ class RoundedRows:
                 move = grad[some] * group["lr"]
                 if self.kind == "adaptive":
                     move /= self._scale(labels[some], grad[some]).unsqueeze(1)
+                    move *= catch_up(self.counts[labels[some]], steps).unsqueeze(1)
                 rows = at[some]
                 after = values[rows].float() - move
                 bits = random_bits(labels[some], after.shape[1], seed)

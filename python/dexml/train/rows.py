@@ -12,6 +12,9 @@ from torch import Tensor
 from dexml.encoder import LabelTable
 from dexml.losses.pairs import moved
 
+LARGEST_CATCH_UP = 10.0
+"""A row that is drawn in less than a hundredth of the steps moves this many times as far."""
+
 
 class RowAdamW:
     """Updates single rows of a label table, without weight decay.
@@ -19,6 +22,11 @@ class RowAdamW:
     Each row has its own moments and its own count, which move when it is drawn (a "lazy" Adam); the
     bias correction uses that count. A row that every step draws moves as under AdamW. Memory: two
     more tables and 8 bytes a label.
+
+    A row that is drawn in a share p of the steps moves by its rate only p times a step, where AdamW
+    over all rows would move it sqrt(p) times: a gradient that is there in a share p of the steps
+    has a mean of p times its size, and a root mean square of sqrt(p) times. So it moves 1/sqrt(p)
+    times as far (`catch_up`).
     """
 
     def __init__(self, table: LabelTable, betas: tuple[float, float], eps: float) -> None:
@@ -34,19 +42,30 @@ class RowAdamW:
         self.param_groups.append({"name": name, "lr": lr})
 
     @torch.no_grad()
-    def step(self, ids: NDArray[np.int64], residual: Tensor, bias: Tensor) -> None:
-        """Update the rows `ids` (K,), each once, by the gradients (K, D) and (K,)."""
+    def step(self, ids: NDArray[np.int64], residual: Tensor, bias: Tensor, *, steps: int) -> None:
+        """Update the rows `ids` (K,), each once, by the gradients (K, D) and (K,).
+
+        `steps` is how many steps there have been, with this one.
+        """
         rows = moved(torch.from_numpy(ids), self.counts.device)
         self.counts[rows] += 1
         t = self.counts[rows].to(residual.dtype)
+        further = catch_up(t, steps)
         for group in self.param_groups:
             name = group["name"]
             grad = residual if name == "residual" else bias
             values = getattr(self.table, name)
             mean, square = self.state[name]
-            count = t.unsqueeze(1) if grad.ndim == 2 else t
+            wide = grad.ndim == 2
+            count = t.unsqueeze(1) if wide else t
+            lr = group["lr"] * (further.unsqueeze(1) if wide else further)
             m = mean[rows].lerp(grad, 1 - self.betas[0])
             v = square[rows].lerp(grad * grad, 1 - self.betas[1])
             mean[rows], square[rows] = m, v
             root = (v / (1 - self.betas[1] ** count)).sqrt() + self.eps
-            values[rows] -= group["lr"] * m / (1 - self.betas[0] ** count) / root
+            values[rows] -= lr * m / (1 - self.betas[0] ** count) / root
+
+
+def catch_up(counts: Tensor, steps: int) -> Tensor:
+    """How much further rows move that were drawn in `counts` of `steps` steps, same shape."""
+    return (steps / counts).sqrt().clamp(max=LARGEST_CATCH_UP)

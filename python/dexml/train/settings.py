@@ -220,7 +220,7 @@ class TrainSettings(Settings):
         64, ge=1, description="points a step of the stage encoder, of all processes together"
     )
     encoder_lr: float = Field(
-        5e-5, gt=0, description="peak learning rate of the transformer and the head"
+        3e-4, gt=0, description="peak learning rate of the transformer and the head"
     )
     joint_epochs: int = Field(5, ge=0, description="epochs of the stage joint")
     joint_batch_size: int = Field(

@@ -126,7 +126,7 @@ def take_step(
         if stage.optimizer is not None:
             stage.optimizer.step()
         if stage.row_optimizer is not None and rows is not None:
-            stage.row_optimizer.step(*rows)
+            stage.row_optimizer.step(*rows, steps=step + 1)
         if stage.rounded is not None:
             _update_rounded(stage, stage.rounded, rows, step)
     return loss, flags
@@ -140,12 +140,14 @@ def _update_rounded(
     device = stage.model.table.bias.device
     if rows is not None:
         ids = moved(torch.from_numpy(rows.ids), device)
-        rounded.step(stage.model.table.residual, ids, ids, rows.residual, seed)
+        residual = stage.model.table.residual
+        rounded.step(residual, ids, ids, rows.residual, seed=seed, steps=step + 1)
     elif stage.own_table is not None and stage.scratch.gradient is not None:
         ids, own = torch.arange(stage.job.n_labels, device=device), stage.own_rows
         labels = ids[own] if isinstance(own, slice) else moved(torch.from_numpy(own), device)
         values = stage.own_table.residual
-        rounded.step(values, ids[: len(labels)], labels, stage.scratch.gradient, seed)
+        gradient, at = stage.scratch.gradient, ids[: len(labels)]
+        rounded.step(values, at, labels, gradient, seed=seed, steps=step + 1)
 
 
 def gradients(
