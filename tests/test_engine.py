@@ -61,6 +61,12 @@ def folder(
     return folder
 
 
+def multiplies_int8() -> bool:
+    """Whether the processor says that it has VNNI; also where it says nothing."""
+    said = Path("/proc/cpuinfo")
+    return not said.exists() or "vnni" in said.read_text()
+
+
 def least_cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / norms).min())
@@ -129,7 +135,7 @@ def test_features_have_the_same_bits_in_any_batch_and_for_any_threads(
     together = formed.features(tokens)
     # A processor without VNNI multiplies int8 by other kernels in small batches, which a trial
     # finds; then only whole lists have their bits.
-    assert formed.steady or form == "int8"
+    assert formed.steady or (form == "int8" and not multiplies_int8())
     for threads in (1, 2, 3):
         other = OpenVino(engine.model, form, pooling="mean", normalize=True, threads=threads)
         np.testing.assert_array_equal(other.features(tokens), together)

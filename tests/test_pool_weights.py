@@ -133,20 +133,51 @@ def test_hard_negatives_alone_and_neighbours_are_not_weighted(
 
 
 @pytest.mark.parametrize(
-    ("changes", "size"),
+    ("changes", "drawn", "size"),
     [
-        ({"negatives": "hard 0.25, uniform 0.75"}, 3),
-        ({"negatives": "hard 0.25, frequency 0.75"}, 3),
-        ({"negatives": "hard 0.25, uniform 0.75", "shortlist_size": 7}, 7),
-        ({"negatives": "hard 0.25, uniform 0.75", "loss": "softmax"}, 100),  # weighs nothing
-        ({"negatives": "hard 0.25, uniform 0.75", "weigh_negatives": False}, 100),
-        ({"negatives": "hard 0.25, graph 0.75"}, 100),
-        ({"negatives": "hard"}, 100),
+        ({"negatives": "hard 0.25, uniform 0.75"}, 3, 3),
+        ({"negatives": "uniform 0.75, hard 0.25"}, 2, 2),  # the first named gets the rest
+        ({"negatives": "hard 0.25, frequency 0.75"}, 3, 3),
+        ({"negatives": "hard 0.25, uniform 0.75", "shortlist_size": 7}, 3, 7),
+        ({"negatives": "hard 0.25, uniform 0.75", "loss": "softmax"}, 3, 100),  # weighs nothing
+        ({"negatives": "hard 0.25, uniform 0.75", "loss": "decoupled, softmax from 0.5"}, 3, 100),
+        ({"negatives": "hard 0.25, uniform 0.75", "weigh_negatives": False}, 3, 100),
+        ({"negatives": "hard 0.25, graph 0.75"}, 3, 100),
+        ({"negatives": "hard"}, 10, 100),
+        ({"negatives": "hard 0.5, uniform 0.5", "negatives_per_point": 1}, 1, 100),  # hard alone
+        ({"negatives": "hard 0.2, uniform 0.8", "negatives_per_point": 2}, 0, 1),  # none is hard
     ],
 )
 def test_weighted_hard_negatives_are_drawn_whole(
-    filtered: Path, tiny_encoder: Path, tmp_path: Path, changes: dict[str, Any], size: int
+    sampler_of: Callable[..., Sampler], changes: dict[str, Any], drawn: int, size: int
 ) -> None:
-    changes = {"negatives_per_point": 10} | changes
-    settings = train_settings(filtered, tiny_encoder, tmp_path / "run", **changes)
-    assert stage_schedule("encoder", settings, 70).shortlist_size == size
+    sampler = sampler_of(**({"negatives_per_point": 10} | changes))
+    assert (sampler.n_hard, sampler.shortlist_size) == (drawn, size)
+    lists = np.full((len(sampler.rows), size), -1, np.int32)
+    lists[:, 0] = 63
+    sampler.use_shortlist(lists)
+    assert (63 in sampler.candidates(BATCH, 1).ids) or drawn == 0
+
+
+def test_positives_that_are_not_drawn_are_weighted_as_others_draw_them(
+    sampler_of: Callable[..., Sampler],
+) -> None:
+    """No point draws its own labels as negatives, so a label of many points has fewer chances."""
+    sampler = sampler_of(
+        negatives="hard 0.5, uniform 0.5", negatives_per_point=8, positives_per_point=1
+    )
+    lists = np.full((len(sampler.rows), 4), -1, np.int32)
+    sampler.use_shortlist(lists)
+    counts = np.bincount(sampler.y[BATCH].indices, minlength=sampler.y.shape[1])
+    many = counts == counts.max()
+    assert counts.max() > 1
+    total, rounds = np.zeros(len(counts)), 3000
+    for epoch in range(rounds):
+        found = sampler.candidates(BATCH, epoch)
+        assert found.log_weight is not None
+        kept = np.exp(found.log_weight.numpy())
+        kept[kept == 1] = 0  # drawn as a positive
+        total[found.ids] += kept / rounds
+    # What is left is the chance that it was not drawn as a positive.
+    assert (total[many] < 1).all()
+    assert (total[counts == 0].mean()) == pytest.approx(1, abs=0.03)

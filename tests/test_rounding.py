@@ -123,7 +123,8 @@ def test_updates_equal_their_twin_in_any_chunks(kind: Any, monkeypatch: pytest.M
                 mean = float(grad[row].double().square().mean())
                 square[label] = beta * square[label] + (1 - beta) * mean
                 move /= math.sqrt(square[label] / (1 - beta ** count[label])) + eps
-                move *= math.sqrt((number + 1) / count[label])  # the steps that missed it
+                share = count[label] / (number + 1)  # the other steps missed it
+                move /= math.sqrt(share + (1 - share) * (1 - beta))
             after = (expected[label].double() - move).float().unsqueeze(0)
             bits = random_bits(ids[row : row + 1], dim, number)
             expected[label] = to_bfloat16(after, bits)[0]

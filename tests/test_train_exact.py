@@ -238,17 +238,18 @@ def test_touched_rows_move_as_under_adamw() -> None:
     assert ours.counts.tolist() == [0, 5, 5, 0, 5, 0]
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5, 0.1, 0.02])
+@pytest.mark.parametrize("beta2", [0.9, 0.98])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1, 0.02, 0.002])
 def test_rows_that_are_seldom_drawn_move_as_far_as_under_adamw_on_drawn_gradients(
-    share: float,
+    share: float, beta2: float
 ) -> None:
     """In the mean, where all rows are updated and those that are not drawn have no gradient."""
-    n, steps, lr = 400, 1500, 0.01
+    n, steps, lr = 400, 2500, 0.01
     generator = torch.Generator().manual_seed(0)
     table, plain = (LabelTable(torch.ones(n, dtype=torch.int64), 1) for _ in range(2))
-    ours = RowAdamW(table, (0.9, 0.98), 1e-8)
+    ours = RowAdamW(table, (0.9, beta2), 1e-8)
     ours.add("bias", lr)
-    theirs = torch.optim.AdamW([plain.bias], lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    theirs = torch.optim.AdamW([plain.bias], lr=lr, betas=(0.9, beta2), weight_decay=0.0)
     for done in range(steps):
         ids = (torch.rand(n, generator=generator) < share).nonzero()[:, 0]
         plain.bias.grad = torch.zeros(n).index_fill(0, ids, 1 / share)
@@ -257,7 +258,7 @@ def test_rows_that_are_seldom_drawn_move_as_far_as_under_adamw_on_drawn_gradient
         ours.step(ids.numpy(), torch.zeros(len(ids), 1), gradient, steps=done + 1)
     far = torch.stack([table.bias.detach().mean(), plain.bias.detach().mean()])
     assert (far < 0).all()
-    assert float(far[0] / far[1]) == pytest.approx(1, abs=0.3 if share < 0.05 else 0.2)
+    assert float(far[0] / far[1]) == pytest.approx(1, abs=0.12)
 
 
 def test_micro_batches_have_one_length_and_no_padding() -> None:

@@ -5,6 +5,7 @@ Shapes: N points of the data set, B points of a step, L labels, K candidates, P 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dexml.data import Csr
 from dexml.sampling import LabelGraph, NegativeSampler, pool_positives
-from dexml.train.schedule import SOURCES, Negatives, StageSchedule, can_weigh
+from dexml.train.schedule import SHORTLIST, SOURCES, Negatives, StageSchedule, parse_loss
 from dexml.train.settings import TrainSettings
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -60,17 +61,23 @@ class Sampler:
         """
         self.y, self.exclude, self.rows = y, exclude, rows
         self.settings, self.per_point = settings, schedule.per_point
-        self.clustered = schedule.clustered
         self.shares: Negatives = schedule.negatives
         self.everything = np.arange(y.shape[1])
         self.graph: LabelGraph | None = None
         self.shortlist: NDArray[np.int32] | None = None
         self._sampler: NegativeSampler | None = None
-        self._missed: dict[int, NDArray[np.float64]] | None = None
-        """Log of the chance that each label is not in the pool, (L,), by the number of points of a
-        step, as steps ask for them; None: negatives weigh 1."""
-        self._of_this_batch = schedule.clustered or schedule.mines
-        """Whether chances are those of a draw for the points of the step, whichever they are, and
+        self.n_hard = 0
+        """Hard negatives that are drawn for each point."""
+        self.shortlist_size = settings.shortlist_size or SHORTLIST
+        """Labels a point that they are drawn from."""
+        self._weighs = False
+        """Whether drawn negatives stand for all labels; else they weigh 1."""
+        self._missed: dict[int, NDArray[np.float64]] = {}
+        """Log of the chance that no draw of a point hits each label, hard ones apart, (L,), and of
+        the chance that it is no positive of a random batch; by the number of points of a batch,
+        as steps ask for them. The draw of a point is number 0."""
+        self._of_this_batch = schedule.clustered
+        """Whether chances are those of the draws for the points of a step, whichever these are, and
         not over random points too."""
         if self.shares == "all":
             return
@@ -82,16 +89,23 @@ class Sampler:
                 if settings.graph == "co-occurrence"
                 else LabelGraph.random_walk(self._y, seed=settings.seed)
             )
-        self._prepare()
-        if settings.weigh_negatives and can_weigh(self.shares):
-            self._missed = {}
+        counts = self._prepare(np.full((len(rows), 1), -1, np.int32))
+        self.n_hard = counts.get("shortlist", 0)
+        self._of_this_batch |= self.n_hard > 0
+        self._weighs = settings.weigh_negatives and can_weigh(counts)
+        parts = [part.loss for part in parse_loss(settings.loss)]
+        if self._weighs and all("negative_log_weight" in loss.takes for loss in parts):
+            # A label that is certain to be drawn weighs 1, and one of a hundred that a point draws
+            # few of would weigh ten times as much, by chance.
+            self.shortlist_size = settings.shortlist_size or max(1, self.n_hard)
+        if self.n_hard:
+            self._prepare(None)
 
     def use_shortlist(self, shortlist: NDArray[np.int32]) -> None:
         """Take a new shortlist, shape (len(rows), size), padded with -1."""
         self.shortlist = shortlist
-        self._prepare()
-        if self._missed is not None:  # the mixture is another one than before the first shortlist
-            self._missed = {}
+        self._prepare(shortlist)
+        self._missed = {}  # the mixture is another one than before the first shortlist
 
     def candidates(self, batch: NDArray[np.int64], epoch: int) -> Candidates:
         """Draw the candidates of the points `batch`, as seed, epoch and batch determine them."""
@@ -125,12 +139,13 @@ class Sampler:
             pool.append(generator.integers(self.y.shape[1], size=1))
         ids = np.unique(np.concatenate(pool))
         log_weight = None
-        if self._missed is not None:
-            certain = np.searchsorted(ids, np.unique(pool[0])) if self._of_this_batch else None
-            log_weight = self._log_weight(batch, ids, certain)
+        own = self._pairs(self.y, batch, ids)
+        if self._weighs:
+            certain = np.searchsorted(ids, np.unique(pool[0]))
+            log_weight = self._log_weight(batch, ids, own, certain)
         return Candidates(
             ids,
-            self._pairs(self.y, batch, ids),
+            own,
             None if self.exclude is None else self._pairs(self.exclude, batch, ids),
             log_weight,
         )
@@ -139,92 +154,126 @@ class Sampler:
         indptr, positions = pool_positives(y, batch, ids)
         return np.repeat(np.arange(len(batch)), np.diff(indptr)), positions
 
-    def _prepare(self) -> None:
-        """Make the sampler; before the first shortlist it has only the other sources."""
+    def _prepare(self, shortlist: NDArray[np.int32] | None) -> dict[str, int]:
+        """Make the sampler; before the first shortlist it has only the other sources.
+
+        Returns:
+            How many negatives a point draws from each source.
+        """
         assert self.shares != "all"
         shares = {
             SOURCES[name]: share
             for name, share in self.shares.items()
-            if name != "hard" or self.shortlist is not None
+            if name != "hard" or shortlist is not None
         }
         self._sampler = None
-        if shares:
-            self._sampler = NegativeSampler(
-                self._y,
-                n_negatives=self.per_point,
-                sources=shares,
-                exclude=self._exclude,
-                graph=self.graph,
-                shortlist=self.shortlist,
-                alpha=FREQUENCY_POWER,
-            )
+        if not shares:
+            return {}
+        self._sampler = NegativeSampler(
+            self._y,
+            n_negatives=self.per_point,
+            sources=shares,
+            exclude=self._exclude,
+            graph=self.graph,
+            shortlist=shortlist,
+            alpha=FREQUENCY_POWER,
+        )
+        return {name: n for name, n in self._sampler.mixture.items() if n}
 
     def _log_weight(
-        self, batch: NDArray[np.int64], ids: NDArray[np.int64], certain: NDArray[np.int64] | None
+        self,
+        batch: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        own: Pairs,
+        certain: NDArray[np.int64],
     ) -> Tensor:
         """-log of the probability with which each label of a pool is in it, (K,).
 
-        Weighted with it, the sum over the pool estimates that over all labels.
+        Weighted with it, the sum over the pool estimates that over all labels. `own` are the
+        positives of the batch in the pool, and `certain` those that were drawn as such.
 
-        A batch with hard negatives, or of near points, has what belongs to its points: over random
-        batches the estimate holds, for one point it would not. There, the probability is that of
-        a draw for these points, and their positives, at the positions `certain`, weigh 1.
+        Hard negatives and near points come with the points of a step. A chance over random batches
+        would be far too low for them: where the point is, they are. So there, the probability is
+        that of the draws for these points, and their positives weigh 1.
         """
-        missed = self._log_missed(len(batch))[ids]
-        if self.shortlist is not None:
-            assert self._sampler is not None
+        if not self._of_this_batch:
+            missed = len(batch) * self._log_missed(0)[ids] + self._log_missed(len(batch))[ids]
+            return _inverse(missed)
+        draws = len(batch) - np.bincount(own[1], minlength=len(ids))  # no point draws its own
+        missed = draws * self._log_missed(0)[ids]
+        if self.shortlist is not None and self.n_hard:
             lists = self.shortlist[np.searchsorted(self.rows, batch)]
             sizes = (lists >= 0).sum(axis=1)
-            wanted = self._sampler.mixture["shortlist"]
-            drawn = np.minimum(1.0, wanted / np.maximum(sizes, 1))
             with np.errstate(divide="ignore"):  # log 0 for a shortlist that is taken whole
-                not_drawn = np.repeat(np.log1p(-drawn), sizes)
-                lacking = np.maximum(0, wanted - sizes) / self._others  # drawn among all labels
+                not_drawn = np.log1p(-np.minimum(1.0, self.n_hard / np.maximum(sizes, 1)))
+                lacking = np.maximum(0, self.n_hard - sizes) / self._others  # drawn among all
                 missed += np.log1p(-np.minimum(1.0, lacking)).sum()
             listed = lists[lists >= 0]
             at = np.minimum(np.searchsorted(ids, listed), len(ids) - 1)
             here = ids[at] == listed
-            missed += np.bincount(at[here], not_drawn[here], len(ids))
-        probability = -np.expm1(missed)
-        weight = -np.log(np.where(probability > 0, probability, 1.0))
-        if certain is not None:
-            weight[certain] = 0.0
-        return torch.from_numpy(weight).float()
+            missed += np.bincount(at[here], np.repeat(not_drawn, sizes)[here], len(ids))
+        weight = _inverse(missed)
+        weight[certain] = 0.0
+        return weight
 
     @property
     def _others(self) -> float:
         """Labels that a point draws from at random: neither its own nor its hard ones."""
         n_points, n_labels = self._y.shape
-        hard = self._sampler.mixture.get("shortlist", 0) if self._sampler is not None else 0
+        hard = self.n_hard if self.shortlist is not None else 0
         return float(max(1.0, n_labels - self._y.nnz / max(1, n_points) - hard))
 
     def _log_missed(self, batch_size: int) -> NDArray[np.float64]:
-        """Log of the probability that each label is not in the pool, hard negatives apart, (L,).
+        """Log of the probability that a random batch does not have each label among its positives.
 
-        A label is missing if it is no positive of the batch and no draw hits it. A batch holds each
-        point with probability B/N, and a point draws its n distinct labels among those that are
-        not its own. Labels that nothing draws weigh 1.
+        A batch holds each point with probability B/N. With a `batch_size` of 0: that no draw of a
+        point hits it; a point draws its n distinct labels among those that are not its own. A label
+        that nothing draws weighs 1.
         """
-        assert self._missed is not None
-        if batch_size in self._missed:
-            return self._missed[batch_size]
+        if batch_size not in self._missed:
+            known = self._no_positive(batch_size) if batch_size else self._not_drawn()
+            self._missed[batch_size] = known
+        return self._missed[batch_size]
+
+    def _no_positive(self, batch_size: int) -> NDArray[np.float64]:
         n_points, n_labels = self._y.shape
         counts = np.diff(self._y.indptr)
         n = self.settings.positives_per_point
         each = np.minimum(1.0, n / np.maximum(counts, 1)) if n else np.ones(len(counts))
-        with np.errstate(divide="ignore"):  # log 0 for a label that is certain to be drawn
+        with np.errstate(divide="ignore"):  # log 0 for a label that is certain to be there
             missed = np.log1p(-each * min(1.0, batch_size / n_points))
-            out = np.zeros(n_labels)
-            if not self._of_this_batch:
-                out += np.bincount(self._y.indices, np.repeat(missed, counts), n_labels)
-            mixture = {} if self._sampler is None else self._sampler.mixture
-            out += batch_size * np.log1p(-min(1.0, mixture.get("uniform", 0) / self._others))
+        out: NDArray[np.float64] = np.bincount(
+            self._y.indices, np.repeat(missed, counts), n_labels
+        ).astype(np.float64)
+        return out
+
+    def _not_drawn(self) -> NDArray[np.float64]:
+        n_labels = self._y.shape[1]
+        mixture = {} if self._sampler is None else self._sampler.mixture
+        out = np.zeros(n_labels)
+        with np.errstate(divide="ignore"):  # log 0 where all labels are drawn
+            out += np.log1p(-min(1.0, mixture.get("uniform", 0) / self._others))
             if mixture.get("frequency"):
                 power = np.bincount(self._y.indices, minlength=n_labels) ** FREQUENCY_POWER
                 share = power / max(power.sum(), 1e-300)
-                out += batch_size * mixture["frequency"] * np.log1p(-share)
-        self._missed[batch_size] = out
+                out += mixture["frequency"] * np.log1p(-share)
         return out
+
+
+def can_weigh(counts: Mapping[str, int]) -> bool:
+    """Whether the chance of each label to be drawn is known, so that a pool can stand for all.
+
+    `counts` are those of a point, by source (`dexml.sampling`). The chances of neighbours in a
+    graph are not known. Hard negatives alone leave out most labels in every step, so they can't
+    stand for these.
+    """
+    return counts.keys() <= {"shortlist", "uniform", "frequency"} and counts.keys() != {"shortlist"}
+
+
+def _inverse(log_missed: NDArray[np.float64]) -> Tensor:
+    """-log of the probability of what is missed with this one; 0 where that is certain."""
+    probability = -np.expm1(log_missed)
+    return torch.from_numpy(-np.log(np.where(probability > 0, probability, 1.0))).float()
 
 
 def _union(parts: list[Pairs], n_labels: int) -> Pairs:

@@ -31,8 +31,9 @@ class RoundedRows:
 
     ``sgd``: w - lr g. ``adaptive``: w - lr g / (sqrt(v) + eps) with one v a label, the moving mean
     of the mean squared gradient of its row (corrected for its start by the row's own count), as in
-    a row-wise AdamW without a mean of gradients. Each update is formed in float32 and rounded at
-    random. Memory: 12 bytes a label, none with ``sgd``.
+    a row-wise AdamW without a mean of gradients; rows that few steps update move further
+    (`rows.catch_up`). Each update is formed in float32 and rounded at random. Memory: 12 bytes a
+    label, none with ``sgd``.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class RoundedRows:
                 move = grad[some] * group["lr"]
                 if self.kind == "adaptive":
                     move /= self._scale(labels[some], grad[some]).unsqueeze(1)
-                    move *= catch_up(self.counts[labels[some]], steps).unsqueeze(1)
+                    move *= catch_up(self.counts[labels[some]], steps, (0.0, self.beta)).unsqueeze(
+                        1
+                    )
                 rows = at[some]
                 after = values[rows].float() - move
                 bits = random_bits(labels[some], after.shape[1], seed)

@@ -12,9 +12,6 @@ from torch import Tensor
 from dexml.encoder import LabelTable
 from dexml.losses.pairs import moved
 
-LARGEST_CATCH_UP = 10.0
-"""A row that is drawn in less than a hundredth of the steps moves this many times as far."""
-
 
 class RowAdamW:
     """Updates single rows of a label table, without weight decay.
@@ -23,10 +20,9 @@ class RowAdamW:
     bias correction uses that count. A row that every step draws moves as under AdamW. Memory: two
     more tables and 8 bytes a label.
 
-    A row that is drawn in a share p of the steps moves by its rate only p times a step, where AdamW
-    over all rows would move it sqrt(p) times: a gradient that is there in a share p of the steps
-    has a mean of p times its size, and a root mean square of sqrt(p) times. So it moves 1/sqrt(p)
-    times as far (`catch_up`).
+    A row that is drawn in a share p of the steps moves by its rate only p times a step, and AdamW
+    over all rows would move it further: a gradient that is there in a share p of the steps has a
+    mean of p times its size, but a root mean square of sqrt(p) times. `catch_up` makes up for it.
     """
 
     def __init__(self, table: LabelTable, betas: tuple[float, float], eps: float) -> None:
@@ -50,7 +46,7 @@ class RowAdamW:
         rows = moved(torch.from_numpy(ids), self.counts.device)
         self.counts[rows] += 1
         t = self.counts[rows].to(residual.dtype)
-        further = catch_up(t, steps)
+        further = catch_up(t, steps, self.betas)
         for group in self.param_groups:
             name = group["name"]
             grad = residual if name == "residual" else bias
@@ -66,6 +62,17 @@ class RowAdamW:
             values[rows] -= lr * m / (1 - self.betas[0] ** count) / root
 
 
-def catch_up(counts: Tensor, steps: int) -> Tensor:
-    """How much further rows move that were drawn in `counts` of `steps` steps, same shape."""
-    return (steps / counts).sqrt().clamp(max=LARGEST_CATCH_UP)
+def catch_up(counts: Tensor, steps: int, betas: tuple[float, float]) -> Tensor:
+    """How much further rows move that were drawn in `counts` of `steps` steps, same shape.
+
+    So that they move about as far as under AdamW over all rows with these decays, where rows that
+    are not drawn have a gradient of 0: within a tenth for any share p that is drawn (tested). For
+    large p that is 1/sqrt(p). For small p, AdamW has forgotten one gradient before the next; with
+    each it moves by (1 - b1)/(1 - b1/sqrt(b2))/sqrt(1 - b2) times its rate, and that is the most.
+    """
+    beta1, beta2 = betas
+    forgets = max(0.0, 1 - beta1 / max(beta2, 1e-12) ** 0.5)
+    rarest = (1 - beta2) * (forgets / (1 - beta1)) ** 2
+    share = counts / steps
+    further: Tensor = (share + (1 - share) * rarest) ** -0.5
+    return further

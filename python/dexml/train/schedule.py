@@ -116,8 +116,6 @@ class StageSchedule:
     per_point: int
     """Negatives that are drawn for each point of a step, unless all labels compete."""
     evaluate_every: int = 1
-    shortlist_size: int = SHORTLIST
-    """Labels a point that hard negatives are drawn from."""
     shortlist_start: int = 0
     shortlist_every: int = 1
     clustered: bool = False
@@ -193,36 +191,10 @@ def stage_schedule(name: str, settings: TrainSettings, n_labels: int) -> StageSc
         negatives,
         per_point,
         evaluate_every=settings.evaluate_every,
-        shortlist_size=settings.shortlist_size or _shortlist_size(settings, negatives, per_point),
         shortlist_start=settings.shortlist_start,
         shortlist_every=settings.shortlist_every,
         clustered=settings.batches == "clusters",
     )
-
-
-def _shortlist_size(settings: TrainSettings, negatives: Negatives, per_point: int) -> int:
-    """As many as a point draws, where they are weighted.
-
-    There a label that is certain to be drawn weighs 1, and one of a hundred that a point draws few
-    of would weigh ten times as much, by chance.
-    """
-    weighs = settings.weigh_negatives and any(
-        "negative_log_weight" in part.loss.takes for part in parse_loss(settings.loss)
-    )
-    if weighs and negatives != "all" and can_weigh(negatives):
-        return max(1, math.ceil(negatives.get("hard", 0) * per_point))
-    return SHORTLIST
-
-
-def can_weigh(sources: Negatives) -> bool:
-    """Whether the chance of each label to be drawn is known, so that a pool can stand for all.
-
-    Not for neighbours in a graph. Hard negatives alone leave out most labels in every step, so
-    they can't stand for these.
-    """
-    if sources == "all":
-        return False
-    return sources.keys() <= {"hard", "uniform", "frequency"} and sources.keys() != {"hard"}
 
 
 def stage_schedules(settings: TrainSettings, n_labels: int) -> list[StageSchedule]:
