@@ -58,7 +58,7 @@ OWN: dict[str, list[str]] = {
     "default, no memory": ["--memory", "none"],
     "heads, then layers": [
         *("--stages", "heads,encoder", "--encoder-layers", "2", "--encoder-epochs", "1"),
-        "--cache-layers",
+        *("--cache-layers", "--encoder-lr", "5e-5"),
     ],
     **LOSSES,
     **NEGATIVES,

@@ -23,7 +23,7 @@ from dexml.train import processes
 from dexml.train.problem import Model
 from dexml.train.step import Stage
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 Rows = slice | NDArray[np.int64]
 _NAME = re.compile(r"\d-\d{9}\.safetensors")
