@@ -181,3 +181,11 @@ def test_positives_that_are_not_drawn_are_weighted_as_others_draw_them(
     # What is left is the chance that it was not drawn as a positive.
     assert (total[many] < 1).all()
     assert (total[counts == 0].mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_points_that_draw_all_labels_weigh_them_once(sampler_of: Callable[..., Sampler]) -> None:
+    sampler = sampler_of(negatives="uniform", negatives_per_point=64, batches="clusters")
+    point = BATCH[:1]  # its own labels are drawn by nobody
+    found = sampler.candidates(point, 1)
+    assert found.log_weight is not None
+    assert (found.log_weight == 0).all()

@@ -200,7 +200,9 @@ class Sampler:
             missed = len(batch) * self._log_missed(0)[ids] + self._log_missed(len(batch))[ids]
             return _inverse(missed)
         draws = len(batch) - np.bincount(own[1], minlength=len(ids))  # no point draws its own
-        missed = draws * self._log_missed(0)[ids]
+        missed = np.zeros(len(ids))
+        # Where points draw all labels, the log is that of 0, which 0 draws must not meet.
+        np.multiply(draws, self._log_missed(0)[ids], out=missed, where=draws > 0)
         if self.shortlist is not None and self.n_hard:
             lists = self.shortlist[np.searchsorted(self.rows, batch)]
             sizes = (lists >= 0).sum(axis=1)
