@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -153,8 +154,10 @@ def _machines(rows: dict[str, Row]) -> list[str]:
         by_machine.setdefault(row.machine, []).append(name)
     if len(by_machine) == 1:
         return [f"Machine: {next(iter(by_machine))}."]
-    lines = [f"- {machine}: {', '.join(names)}" for machine, names in by_machine.items()]
-    return ["Machines, by what they measured:", "", *lines]
+    lines = ["Machines, by what they measured:", ""]
+    for machine, names in by_machine.items():
+        lines += textwrap.wrap(f"- {machine}: {', '.join(names)}", 120, subsequent_indent="  ")
+    return lines
 
 
 def _cell(row: Row, metric: str) -> str:
