@@ -72,10 +72,11 @@ class Sampler:
         """Labels a point that they are drawn from."""
         self._weighs = False
         """Whether drawn negatives stand for all labels; else they weigh 1."""
-        self._missed: dict[int, NDArray[np.float64]] = {}
-        """Log of the chance that no draw of a point hits each label, hard ones apart, (L,), and of
-        the chance that it is no positive of a random batch; by the number of points of a batch,
-        as steps ask for them. The draw of a point is number 0."""
+        self._not_drawn: NDArray[np.float64] | None = None
+        """Log of the chance that no draw of a point hits each label, hard ones apart, (L,)."""
+        self._no_positive: dict[int, NDArray[np.float64]] = {}
+        """Log of the chance that each label is no positive of a random batch, (L,), by the number
+        of its points."""
         self._of_this_batch = schedule.clustered
         """Whether chances are those of the draws for the points of a step, whichever these are, and
         not over random points too."""
@@ -105,7 +106,7 @@ class Sampler:
         """Take a new shortlist, shape (len(rows), size), padded with -1."""
         self.shortlist = shortlist
         self._prepare(shortlist)
-        self._missed = {}  # the mixture is another one than before the first shortlist
+        self._not_drawn = None  # the mixture is another one than before the first shortlist
 
     def candidates(self, batch: NDArray[np.int64], epoch: int) -> Candidates:
         """Draw the candidates of the points `batch`, as seed, epoch and batch determine them."""
@@ -197,12 +198,12 @@ class Sampler:
         that of the draws for these points, and their positives weigh 1.
         """
         if not self._of_this_batch:
-            missed = len(batch) * self._log_missed(0)[ids] + self._log_missed(len(batch))[ids]
-            return _inverse(missed)
+            drawn = len(batch) * self._log_not_drawn()[ids]
+            return _inverse(drawn + self._log_no_positive(len(batch))[ids])
         draws = len(batch) - np.bincount(own[1], minlength=len(ids))  # no point draws its own
         missed = np.zeros(len(ids))
         # Where points draw all labels, the log is that of 0, which 0 draws must not meet.
-        np.multiply(draws, self._log_missed(0)[ids], out=missed, where=draws > 0)
+        np.multiply(draws, self._log_not_drawn()[ids], out=missed, where=draws > 0)
         if self.shortlist is not None and self.n_hard:
             lists = self.shortlist[np.searchsorted(self.rows, batch)]
             sizes = (lists >= 0).sum(axis=1)
@@ -225,41 +226,37 @@ class Sampler:
         hard = self.n_hard if self.shortlist is not None else 0
         return float(max(1.0, n_labels - self._y.nnz / max(1, n_points) - hard))
 
-    def _log_missed(self, batch_size: int) -> NDArray[np.float64]:
-        """Log of the probability that a random batch does not have each label among its positives.
+    def _log_no_positive(self, batch_size: int) -> NDArray[np.float64]:
+        """See `_no_positive`: a batch holds each point with probability B/N."""
+        if batch_size not in self._no_positive:
+            n_points, n_labels = self._y.shape
+            counts = np.diff(self._y.indptr)
+            n = self.settings.positives_per_point
+            each = np.minimum(1.0, n / np.maximum(counts, 1)) if n else np.ones(len(counts))
+            with np.errstate(divide="ignore"):  # log 0 for a label that is certain to be there
+                missed = np.log1p(-each * min(1.0, batch_size / n_points))
+            self._no_positive[batch_size] = np.bincount(
+                self._y.indices, np.repeat(missed, counts), n_labels
+            ).astype(np.float64)
+        return self._no_positive[batch_size]
 
-        A batch holds each point with probability B/N. With a `batch_size` of 0: that no draw of a
-        point hits it; a point draws its n distinct labels among those that are not its own. A label
-        that nothing draws weighs 1.
+    def _log_not_drawn(self) -> NDArray[np.float64]:
+        """See `_not_drawn`: a point draws its n distinct labels among those that are not its own.
+
+        A label that nothing draws weighs 1.
         """
-        if batch_size not in self._missed:
-            known = self._no_positive(batch_size) if batch_size else self._not_drawn()
-            self._missed[batch_size] = known
-        return self._missed[batch_size]
-
-    def _no_positive(self, batch_size: int) -> NDArray[np.float64]:
-        n_points, n_labels = self._y.shape
-        counts = np.diff(self._y.indptr)
-        n = self.settings.positives_per_point
-        each = np.minimum(1.0, n / np.maximum(counts, 1)) if n else np.ones(len(counts))
-        with np.errstate(divide="ignore"):  # log 0 for a label that is certain to be there
-            missed = np.log1p(-each * min(1.0, batch_size / n_points))
-        out: NDArray[np.float64] = np.bincount(
-            self._y.indices, np.repeat(missed, counts), n_labels
-        ).astype(np.float64)
-        return out
-
-    def _not_drawn(self) -> NDArray[np.float64]:
-        n_labels = self._y.shape[1]
-        mixture = {} if self._sampler is None else self._sampler.mixture
-        out = np.zeros(n_labels)
-        with np.errstate(divide="ignore"):  # log 0 where all labels are drawn
-            out += np.log1p(-min(1.0, mixture.get("uniform", 0) / self._others))
-            if mixture.get("frequency"):
-                power = np.bincount(self._y.indices, minlength=n_labels) ** FREQUENCY_POWER
-                share = power / max(power.sum(), 1e-300)
-                out += mixture["frequency"] * np.log1p(-share)
-        return out
+        if self._not_drawn is None:
+            n_labels = self._y.shape[1]
+            mixture = {} if self._sampler is None else self._sampler.mixture
+            out = np.zeros(n_labels)
+            with np.errstate(divide="ignore"):  # log 0 where all labels are drawn
+                out += np.log1p(-min(1.0, mixture.get("uniform", 0) / self._others))
+                if mixture.get("frequency"):
+                    power = np.bincount(self._y.indices, minlength=n_labels) ** FREQUENCY_POWER
+                    share = power / max(power.sum(), 1e-300)
+                    out += mixture["frequency"] * np.log1p(-share)
+            self._not_drawn = out
+        return self._not_drawn
 
 
 def can_weigh(counts: Mapping[str, int]) -> bool:

@@ -208,7 +208,7 @@ def _renew(stage: Stage, epoch: int, progress: Progress, log: _Log) -> NDArray[n
     groups = None
     with processes.watched():
         encoded = stage.texts.features(job.rows)
-        if schedule.mines and stage.sampler.n_hard:  # few negatives a point may leave none for it
+        if stage.sampler.n_hard:  # few negatives a point may leave none for it
             mined = shortlist.mine(job, encoded, stage.sampler.shortlist_size)
             progress.shortlist = f"shortlist-{stage.name}-{epoch}.npy"
             shortlist.save(job.folder / progress.shortlist, mined)

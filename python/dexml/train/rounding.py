@@ -70,9 +70,8 @@ class RoundedRows:
                 move = grad[some] * group["lr"]
                 if self.kind == "adaptive":
                     move /= self._scale(labels[some], grad[some]).unsqueeze(1)
-                    move *= catch_up(self.counts[labels[some]], steps, (0.0, self.beta)).unsqueeze(
-                        1
-                    )
+                    counts = self.counts[labels[some]]
+                    move *= catch_up(counts, steps, (0.0, self.beta)).unsqueeze(1)
                 rows = at[some]
                 after = values[rows].float() - move
                 bits = random_bits(labels[some], after.shape[1], seed)

@@ -66,7 +66,7 @@ def catch_up(counts: Tensor, steps: int, betas: tuple[float, float]) -> Tensor:
     """How much further rows move that were drawn in `counts` of `steps` steps, same shape.
 
     So that they move about as far as under AdamW over all rows with these decays, where rows that
-    are not drawn have a gradient of 0: within a tenth for any share p that is drawn (tested). For
+    are not drawn have a gradient of 0: within an eighth for shares p down to 0.002 (tested). For
     large p that is 1/sqrt(p). For small p, AdamW has forgotten one gradient before the next; with
     each it moves by (1 - b1)/(1 - b1/sqrt(b2))/sqrt(1 - b2) times its rate, and that is the most.
     """
