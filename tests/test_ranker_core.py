@@ -215,6 +215,28 @@ def test_the_score_of_a_pair_does_not_depend_on_its_neighbours() -> None:
     assert _rust.score_ranker(model, data["features"][:0]).shape == (0,)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_some_queries_teach_as_they_would_alone(weighted: bool) -> None:
+    """Not in their order, and so that 11 features fill no whole chunk."""
+    data = scene(30, n_features=11)
+    if weighted:
+        data["weights"] = np.linspace(0.5, 2, len(data["positive"]), dtype=np.float32)
+    some = np.array([7, 2, 3, 28, 11, 19, 0, 25])
+    spans = [np.arange(*data["indptr"][query : query + 2]) for query in some]
+    pairs = np.concatenate(spans)
+    alone = {name: array[pairs] for name, array in data.items() if name != "indptr"}
+    alone["indptr"] = np.cumsum([0, *(len(span) for span in spans)])
+    options = {"epochs": 4, "batch": 3, "sampled": True}
+    for a, b in zip(fit({**data, "queries": some}, **options), fit(alone, **options), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("query", [-1, 40])
+def test_queries_that_there_are_not(query: int) -> None:
+    with pytest.raises(ValueError, match=f"queries must be queries of the candidates, not {query}"):
+        fit({**scene(40), "queries": np.array([3, query])})
+
+
 def test_queries_that_teach_nothing_are_left_out() -> None:
     """No positive, no negative, one candidate, no candidate: only mean and deviation see them."""
     data = scene(20)

@@ -844,6 +844,7 @@ def fit_ranker(
     decay: float,
     seed: int,
     weights: NDArray[np.float32] | None = None,
+    queries: NDArray[np.int64] | None = None,
     non_negative: bool = False,
     sampled: bool = False,
     num_threads: int | None = None,
@@ -851,7 +852,8 @@ def fit_ranker(
     """Train a ranker on the candidates of queries, with the decoupled softmax. Ctrl-C is heard.
 
     `features` has shape (n_pairs, F); query q has the pairs ``indptr[q]:indptr[q + 1]``.
-    `weights` (n_pairs,) multiplies the loss term of each positive. Queries without a positive or
+    `weights` (n_pairs,) multiplies the loss term of each positive. `queries`: those to learn from,
+    each once; None: all. Queries without a positive or
     without a negative only count for mean and deviation. `epochs=0` returns the networks as they
     start. `non_negative` keeps the weights of a linear ranker (`hidden=0`) at 0 or above.
     `sampled`: after the first epoch, negatives that hardly pull are taken by chance.

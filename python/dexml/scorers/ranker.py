@@ -122,6 +122,7 @@ class Network:
         seed: int,
         shape: Shape | None = None,
         weights: NDArray[np.float32] | None = None,
+        texts: NDArray[np.int64] | None = None,
         num_threads: int | None = None,
     ) -> Network:
         """Train on the candidates of texts, with the decoupled softmax.
@@ -134,6 +135,7 @@ class Network:
             seed: Of weights and order.
             shape: Hidden units and networks; default: `Shape`.
             weights: Weight of each positive's loss, shape (n_pairs,).
+            texts: Those to learn from, each once; default: all.
             num_threads: Threads; the result does not depend on it.
 
         Raises:
@@ -152,6 +154,7 @@ class Network:
             decay=0.1,
             seed=seed,
             weights=weights,
+            queries=texts,
             non_negative=shape.non_negative,
             sampled=True,
             num_threads=num_threads,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from dexml import _rust, console
 from dexml.data import part_numbers
 from dexml.metrics import Comparison, Evaluator, Result, compare
-from dexml.scorers.candidates import Candidates
 from dexml.scorers.ranker import LINEAR, Network, Shape, lifted
 from dexml.train.asked import OPTIONAL, Asked, Evidence
 from dexml.train.memory import REPORTED, RESAMPLES
@@ -248,32 +247,30 @@ def out_of_fold(
     Where the other folds teach nothing, the first member's scores stand.
     """
     folds = part_numbers(_SALT, keys, FOLDS)
-    scores = np.zeros(len(evidence.pairs), np.float32)
+    pairs, positive = evidence.pairs, evidence.positive
+    n_positives = np.bincount(pairs.rows[positive], minlength=pairs.n_texts)
+    teaches = (n_positives > 0) & (n_positives < pairs.lengths)
+    scores = np.zeros(len(pairs), np.float32)
     for fold in range(FOLDS):
-        fitted, fit_pairs = evidence.pairs.select(np.flatnonzero(folds != fold))
-        _, held = evidence.pairs.select(np.flatnonzero(folds == fold))
+        fitted = np.flatnonzero(folds != fold)
+        _, held = pairs.select(np.flatnonzero(folds == fold))
         if not len(held):
             continue
-        if not _teaches(fitted, evidence.positive[fit_pairs]):
+        if not teaches[fitted].any():
             scores[held] = evidence.base[held]
             continue
         network = Network.fit(
             evidence.names,
-            evidence.features[fit_pairs],
-            fitted.indptr,
-            evidence.positive[fit_pairs],
+            evidence.features,
+            pairs.indptr,
+            positive,
             shape=replace(shape, members=1),
             seed=seed,
-            weights=None if weights is None else weights[fit_pairs],
+            weights=weights,
+            texts=fitted,
         )
         scores[held] = network.score(evidence.features[held])
     return scores
-
-
-def _teaches(pairs: Candidates, positive: NDArray[np.bool_]) -> bool:
-    """Whether a text has both positives and negatives among its candidates."""
-    positives = np.bincount(pairs.rows[positive], minlength=pairs.n_texts)
-    return bool(((positives > 0) & (positives < np.diff(pairs.indptr))).any())
 
 
 def evaluated(evidence: Evidence, asked: Asked, scores: NDArray[np.float32], select: str) -> Result:

@@ -32,7 +32,7 @@ type RankerArgs<'py> = (
 #[pyfunction]
 #[pyo3(signature = (
     features, indptr, positive, *, hidden, n_members, epochs, batch, learning_rate, decay, seed,
-    weights=None, non_negative=false, sampled=false, num_threads=None
+    weights=None, queries=None, non_negative=false, sampled=false, num_threads=None
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
 pub(crate) fn fit_ranker<'py>(
@@ -48,6 +48,7 @@ pub(crate) fn fit_ranker<'py>(
     decay: f64,
     seed: u64,
     weights: Option<Bound<'py, PyAny>>,
+    queries: Option<Bound<'py, PyAny>>,
     non_negative: bool,
     sampled: bool,
     num_threads: Option<i64>,
@@ -67,6 +68,7 @@ pub(crate) fn fit_ranker<'py>(
     let indptr = vector::<i64>("indptr", &indptr)?;
     let positive = vector::<bool>("positive", &positive)?;
     let weights = weights.map(|weights| vector::<f32>("weights", &weights)).transpose()?;
+    let queries = queries.map(|queries| vector::<i64>("queries", &queries)).transpose()?;
     let n_features = features.shape()[1];
     check_rows(features.shape(), positive.len())?;
     let candidates = Candidates {
@@ -75,6 +77,7 @@ pub(crate) fn fit_ranker<'py>(
         indptr: indptr.as_slice()?,
         positive: positive.as_slice()?,
         weights: weights.as_ref().map(|weights| weights.as_slice()).transpose()?,
+        queries: queries.as_ref().map(|queries| queries.as_slice()).transpose()?,
     };
     let ranker = interruptible(py, num_threads, |keep_going| {
         xmc_core::fit_ranker(&candidates, &options, keep_going)

@@ -26,6 +26,19 @@ impl Bitmap {
         self.0[label as usize / 64] >> (label as usize % 64) & 1 == 1
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// All members: no sorting is needed.
+    pub(crate) fn ascending(&self) -> impl Iterator<Item = usize> + '_ {
+        let left = |word: u64| (word != 0).then_some(word);
+        self.0.iter().enumerate().flat_map(move |(at, &word)| {
+            let rests = std::iter::successors(left(word), move |rest| left(rest & (rest - 1)));
+            rests.map(move |rest| at * 64 + rest.trailing_zeros() as usize)
+        })
+    }
+
     #[inline]
     pub(crate) fn remove(&mut self, label: i32) {
         self.0[label as usize / 64] &= !(1 << (label as usize % 64));
@@ -64,5 +77,23 @@ impl Filter {
         for &label in labels {
             self.0[label as usize / 64 % WORDS] = 0;
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_come_once_and_ascending() {
+        let mut set = Bitmap::new(130).unwrap();
+        for label in [129, 0, 64, 63, 64, 5, 129, 127, 7] {
+            set.insert(label);
+        }
+        set.remove(7);
+        assert_eq!(set.ascending().collect::<Vec<_>>(), [0, 5, 63, 64, 127, 129]);
+        assert_eq!(set.len(), 6);
+        assert_eq!(Bitmap::default().ascending().count(), 0);
     }
 }

@@ -34,6 +34,8 @@ mod network;
 mod standard;
 mod train;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::error::{Error, Fault, Result};
@@ -60,6 +62,8 @@ pub struct Candidates<'a> {
     pub positive: &'a [bool],
     /// What the loss term of a positive is multiplied by, `n_pairs`; negatives' are not read.
     pub weights: Option<&'a [f32]>,
+    /// The queries to learn from, each once; `None`: all.
+    pub queries: Option<&'a [i64]>,
 }
 
 /// How a ranker is trained.
@@ -126,7 +130,15 @@ impl RankerOptions {
 }
 
 impl Candidates<'_> {
-    /// Checks shapes, row pointers and weights; features are checked where they are read.
+    /// The pairs of each query to learn from.
+    fn spans(&self) -> impl Iterator<Item = Range<usize>> + Clone + '_ {
+        let all = if self.queries.is_none() { self.indptr.len() - 1 } else { 0 };
+        let chosen = self.queries.unwrap_or_default().iter().map(|&query| query as usize);
+        let queries = (0..all).chain(chosen);
+        queries.map(|query| self.indptr[query] as usize..self.indptr[query + 1] as usize)
+    }
+
+    /// Checks shapes, row pointers, numbers of queries and weights; features are checked where they are read.
     fn check(&self) -> Result<()> {
         let n_pairs = self.positive.len();
         check_features(self.features, self.n_features, n_pairs)?;
@@ -138,6 +150,11 @@ impl Candidates<'_> {
             return Err(Error::at_row("candidates", row, Fault::BadIndptr { n_entries: n_pairs }));
         }
         check_length("positive", "pairs", last as usize, n_pairs)?;
+        let known = 0..self.indptr.len() as i64 - 1;
+        let mut queries = self.queries.unwrap_or_default().iter();
+        if let Some(unknown) = queries.find(|query| !known.contains(query)) {
+            return Err(parameter("queries", "must be queries of the candidates", unknown));
+        }
         let Some(weights) = self.weights else { return Ok(()) };
         check_length("weights", "pairs", n_pairs, weights.len())?;
         let bad = |pair: &usize| !(weights[*pair].is_finite() && weights[*pair] > 0.0);
@@ -165,7 +182,7 @@ pub fn fit_ranker(
 ) -> Result<Ranker> {
     options.check()?;
     candidates.check()?;
-    let standard = Standard::of(candidates.features, candidates.n_features)?;
+    let standard = Standard::of(candidates.features, candidates.n_features, candidates.spans())?;
     let lessons = lessons::Lessons::new(candidates, &standard)?;
     let members: Vec<Result<Network>> = (0..options.n_members)
         .into_par_iter()
@@ -194,9 +211,11 @@ pub fn score_ranker(ranker: &RankerView<'_>, features: &[f32]) -> Result<Vec<f32
         .enumerate()
         .map(|(task, scores)| {
             let mut tile = zeroed::<[f32; TILE]>(n_features)?;
+            let start = task * PAIRS_PER_TASK;
+            standard::check_finite(features, n_features, start..start + scores.len())?;
             for (i, scores) in scores.chunks_mut(TILE).enumerate() {
-                let first = task * PAIRS_PER_TASK + i * TILE;
-                standard.fill(&mut tile, features, first..first + scores.len())?;
+                let first = start + i * TILE;
+                standard.fill(&mut tile, features, first..first + scores.len());
                 let mut sums = [0f64; TILE];
                 for member in &members {
                     let outputs = member.scores(&tile);

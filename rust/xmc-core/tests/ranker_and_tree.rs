@@ -143,6 +143,7 @@ proptest! {
         sizes in prop::collection::vec(0i64..6, 1..6),
         positive in prop::collection::vec(any::<bool>(), 12),
         weights in prop::collection::vec(value(), 12),
+        queries in prop::option::of(prop::collection::vec(-1i64..8, 0..6)),
         (hidden, weighted) in (0usize..10, any::<bool>()),
     ) {
         let mut indptr = vec![0];
@@ -152,11 +153,12 @@ proptest! {
         }));
         indptr.push(12);
         let weights = weighted.then_some(&weights[..]);
-        let candidates =
-            Candidates { features: &features, n_features: 3, indptr: &indptr, positive: &positive, weights };
+        let queries = queries.as_deref();
+        let (features, positive, indptr) = (&features[..], &positive[..], &indptr[..]);
+        let candidates = Candidates { features, n_features: 3, indptr, positive, weights, queries };
         let options = RankerOptions { hidden, epochs: 2, n_members: 2, ..RankerOptions::default() };
         let Ok(ranker) = fit_ranker(&candidates, &options, &|| true) else { return Ok(()) };
-        let scores = score_ranker(&ranker.view().unwrap(), &features).unwrap();
+        let scores = score_ranker(&ranker.view().unwrap(), features).unwrap();
         prop_assert!(scores.iter().all(|score| score.is_finite()));
         prop_assert!(fit_ranker(&candidates, &options, &|| false).is_err());
     }

@@ -4,7 +4,7 @@ use super::network::{Network, Pass, TILE};
 use super::standard::Standard;
 use super::{Candidates, parameter};
 use crate::error::Result;
-use crate::memory::{reserve, with_room, zeroed};
+use crate::memory::reserve;
 use crate::rng::Rng;
 
 /// Part of the force of a query's negatives with which a tile is always kept.
@@ -12,11 +12,13 @@ const FAIR: f32 = 1.0 / 4.0;
 /// The least chance with which a tile is kept: its scores may have changed meanwhile.
 const RARELY: f32 = 1.0 / 16.0;
 
-/// The queries that have something to teach, standardised.
-pub(super) struct Lessons {
-    pub n_features: usize,
-    /// The features of all lessons: tile after tile, each (`n_features`, [`TILE`]).
-    tiles: Vec<[f32; TILE]>,
+/// The queries that have something to teach.
+pub(super) struct Lessons<'a> {
+    features: &'a [f32],
+    standard: &'a Standard,
+    /// The pairs of all lessons, one lesson after another, its positives first.
+    pairs: Vec<usize>,
+    n_tiles: usize,
     pub queries: Vec<Lesson>,
     /// Of all positives of all lessons.
     weights: Option<Vec<f32>>,
@@ -27,70 +29,78 @@ pub(super) struct Lessons {
 pub(super) struct Lesson {
     n_pairs: usize,
     n_positives: usize,
-    /// Its first tile, and its first weight.
+    /// Its first pair, its first tile, and its first weight.
+    pair: usize,
     pub tile: usize,
     weight: usize,
 }
 
-impl Lessons {
+impl<'a> Lessons<'a> {
     /// Takes the queries with both a positive and a negative.
-    pub fn new(candidates: &Candidates<'_>, standard: &Standard) -> Result<Self> {
-        let Candidates { features, n_features, indptr, positive, weights } = *candidates;
-        let (mut lessons, mut n_tiles, mut n_weights) = (Vec::new(), 0usize, 0);
-        for span in indptr.windows(2) {
-            let (first, end) = (span[0] as usize, span[1] as usize);
-            let n_positives = positive[first..end].iter().filter(|positive| **positive).count();
-            let n_pairs = end - first;
-            if 0 < n_positives && n_positives < n_pairs {
-                reserve(&mut lessons, 1)?;
-                let (tile, weight) = (n_tiles, n_weights);
-                lessons.push((first, Lesson { n_pairs, n_positives, tile, weight }));
-                n_tiles += n_pairs.div_ceil(TILE);
-                n_weights += n_positives;
+    pub fn new(candidates: &Candidates<'a>, standard: &'a Standard) -> Result<Self> {
+        let Candidates { features, positive, weights, .. } = *candidates;
+        let (mut pairs, mut queries) = (Vec::new(), Vec::new());
+        let (mut n_tiles, mut n_weights) = (0, 0);
+        let mut kept = weights.map(|_| Vec::new());
+        for span in candidates.spans() {
+            let of_kind = |kind| span.clone().filter(move |&pair| positive[pair] == kind);
+            let (n_pairs, n_positives) = (span.len(), of_kind(true).count());
+            if n_positives == 0 || n_positives == n_pairs {
+                continue;
             }
+            reserve(&mut queries, 1)?;
+            let (pair, tile, weight) = (pairs.len(), n_tiles, n_weights);
+            queries.push(Lesson { n_pairs, n_positives, pair, tile, weight });
+            reserve(&mut pairs, n_pairs)?;
+            pairs.extend(of_kind(true).chain(of_kind(false)));
+            if let (Some(kept), Some(weights)) = (&mut kept, weights) {
+                reserve(kept, n_positives)?;
+                kept.extend(of_kind(true).map(|pair| weights[pair]));
+            }
+            n_tiles += n_pairs.div_ceil(TILE);
+            n_weights += n_positives;
         }
-        if lessons.is_empty() {
+        if queries.is_empty() {
             let rule = "must hold a query with both a positive and a negative";
             return Err(parameter("positive", rule, "none"));
         }
-        let mut tiles = zeroed::<[f32; TILE]>(n_tiles.saturating_mul(n_features))?;
-        let mut kept = weights.map(|_| with_room(n_weights)).transpose()?;
-        for &(first, lesson) in &lessons {
-            let of_kind =
-                |kind| (first..first + lesson.n_pairs).filter(move |&p| positive[p] == kind);
-            let mut pairs = of_kind(true).chain(of_kind(false));
-            let own = &mut tiles[lesson.tile * n_features..][..lesson.n_tiles() * n_features];
-            for tile in own.chunks_exact_mut(n_features) {
-                standard.view().fill(tile, features, pairs.by_ref().take(TILE))?;
-            }
-            if let (Some(kept), Some(weights)) = (&mut kept, weights) {
-                kept.extend(of_kind(true).map(|pair| weights[pair]));
-            }
-        }
-        let queries = lessons.into_iter().map(|(_, lesson)| lesson).collect();
-        Ok(Self { n_features, tiles, queries, weights: kept })
+        Ok(Self { features, standard, pairs, n_tiles, queries, weights: kept })
     }
 
     /// Number of tiles of all lessons.
     pub fn n_tiles(&self) -> usize {
-        self.tiles.len() / self.n_features
+        self.n_tiles
     }
 
-    fn tiles(&self, lesson: Lesson) -> &[[f32; TILE]] {
-        let first = lesson.tile * self.n_features;
-        &self.tiles[first..first + lesson.n_tiles() * self.n_features]
+    pub fn n_features(&self) -> usize {
+        self.standard.mean.len()
+    }
+
+    /// Standardises the tiles of a query that count.
+    ///
+    /// Each time anew: those of all lessons would need as much memory again as the features, and after
+    /// the first epoch most are passed over.
+    fn lay_out(&self, lesson: Lesson, pass: &mut Pass) {
+        let n_features = self.n_features();
+        let pairs = self.pairs[lesson.pair..][..lesson.n_pairs].chunks(TILE);
+        let tiles = pass.tiles.chunks_exact_mut(n_features);
+        for ((pairs, tile), &factor) in pairs.zip(tiles).zip(&pass.factors) {
+            if factor > 0.0 {
+                self.standard.view().fill(tile, self.features, pairs.iter().copied());
+            }
+        }
     }
 
     /// Leaves the gradient of a query's loss in `pass`, whose tiles were chosen, and returns the loss.
     pub fn study(&self, lesson: Lesson, network: &Network, pass: &mut Pass) -> f64 {
-        let tiles = self.tiles(lesson);
-        pass.forward(network, tiles);
+        self.lay_out(lesson, pass);
+        pass.forward(network, lesson.n_tiles());
         let weights = self.weights.as_ref();
         let weights = weights.map(|weights| &weights[lesson.weight..][..lesson.n_positives]);
         let scores = &pass.scores.as_flattened()[..lesson.n_pairs];
         let slopes = pass.slopes[..lesson.n_tiles()].as_flattened_mut();
         let loss = loss(scores, lesson.n_positives, weights, &pass.factors, slopes);
-        pass.backward(network, tiles);
+        pass.backward(network, lesson.n_tiles());
         loss
     }
 }
@@ -176,13 +186,16 @@ fn loss(
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
+    use std::iter::once;
+
     use super::super::network::Shape;
     use super::super::train::start;
     use super::*;
 
     /// The mean loss of all queries in `f64`, written down as the formulas are.
     fn plain_loss(candidates: &Candidates<'_>, shape: Shape, params: &[f64]) -> f64 {
-        let standard = Standard::of(candidates.features, shape.n_features).unwrap();
+        let standard =
+            Standard::of(candidates.features, shape.n_features, candidates.spans()).unwrap();
         let score = |pair: usize| {
             let row = &candidates.features[pair * shape.n_features..(pair + 1) * shape.n_features];
             let x: Vec<f64> = (0..shape.n_features)
@@ -232,8 +245,9 @@ mod tests {
             indptr: &indptr,
             positive: &positive,
             weights: Some(&weights),
+            queries: None,
         };
-        let standard = Standard::of(&features, 5).unwrap();
+        let standard = Standard::of(&features, 5, once(0..21)).unwrap();
         let lessons = Lessons::new(&candidates, &standard).unwrap();
         assert_eq!(lessons.queries.len(), 3);
 
@@ -276,62 +290,72 @@ mod tests {
     }
 
     /// One query of 40 pairs, two of them positives.
-    fn a_lesson(shape: Shape) -> (Lessons, Network) {
+    fn with_a_lesson(shape: Shape, test: impl FnOnce(&Lessons<'_>, &Network)) {
         let mut rng = Rng::new(2, &[]);
         let features: Vec<f32> = (0..40 * 3).map(|_| 4.0 * rng.unit() as f32).collect();
         let positive: Vec<bool> = (0..40).map(|pair| pair == 7 || pair == 30).collect();
-        let (features, positive, weights) = (&features[..], &positive[..], None);
-        let candidates =
-            Candidates { features, n_features: 3, indptr: &[0, 40], positive, weights };
-        let standard = Standard::of(features, 3).unwrap();
+        let candidates = Candidates {
+            features: &features,
+            n_features: 3,
+            indptr: &[0, 40],
+            positive: &positive,
+            weights: None,
+            queries: None,
+        };
+        let standard = Standard::of(&features, 3, once(0..40)).unwrap();
         let mut network = start(shape, 3, 0).unwrap();
         network.params[..3].copy_from_slice(&[1.5, -1.0, 2.0]);
         network.params[shape.output(0)] = 1.0;
-        (Lessons::new(&candidates, &standard).unwrap(), network)
+        test(&Lessons::new(&candidates, &standard).unwrap(), &network);
     }
 
     #[test]
     fn tiles_that_count_by_chance_give_the_whole_gradient_on_average() {
         let shape = Shape { n_features: 3, hidden: 2 };
-        let (lessons, network) = a_lesson(shape);
-        let lesson = lessons.queries[0];
-        let mut pass = Pass::new(shape).unwrap();
-        pass.take_all(lesson.n_tiles()).unwrap();
-        lessons.study(lesson, &network, &mut pass);
-        let (whole, last) = (pass.gradient.params.clone(), pass.scores.clone());
-        let (mut mean, mut n_tiles, n) = (vec![0.0; whole.len()], 0, 20_000);
-        for draw in 0..n {
-            let mut rng = Rng::new(5, &[draw]);
-            lesson.choose(&last, &mut pass.factors, &mut rng);
-            assert_eq!(pass.factors[0], 1.0); // both positives
-            n_tiles += pass.factors.iter().filter(|factor| **factor > 0.0).count();
-            lessons.study(lesson, &network, &mut pass);
-            for (mean, &g) in mean.iter_mut().zip(&pass.gradient.params) {
-                *mean += f64::from(g) / n as f64;
+        with_a_lesson(shape, |lessons, network| {
+            let lesson = lessons.queries[0];
+            let mut pass = Pass::new(shape).unwrap();
+            pass.take_all(lesson.n_tiles()).unwrap();
+            lessons.study(lesson, network, &mut pass);
+            let (whole, last) = (pass.gradient.params.clone(), pass.scores.clone());
+            let (mut mean, mut n_tiles, n) = (vec![0.0; whole.len()], 0, 20_000);
+            for draw in 0..n {
+                let mut rng = Rng::new(5, &[draw]);
+                lesson.choose(&last, &mut pass.factors, &mut rng);
+                assert_eq!(pass.factors[0], 1.0); // both positives
+                n_tiles += pass.factors.iter().filter(|factor| **factor > 0.0).count();
+                lessons.study(lesson, network, &mut pass);
+                for (mean, &g) in mean.iter_mut().zip(&pass.gradient.params) {
+                    *mean += f64::from(g) / n as f64;
+                }
             }
-        }
-        assert!(n_tiles < 6 * n as usize, "{n_tiles}"); // of 10
-        let largest = whole.iter().fold(0.0f32, |a, g| a.max(g.abs()));
-        for (mean, whole) in mean.iter().zip(&whole) {
-            // Shares of a sum that is estimated too are not quite without bias.
-            assert!((mean - f64::from(*whole)).abs() < 0.05 * f64::from(largest), "{mean} {whole}");
-        }
+            assert!(n_tiles < 6 * n as usize, "{n_tiles}"); // of 10
+            let largest = whole.iter().fold(0.0f32, |a, g| a.max(g.abs()));
+            for (mean, whole) in mean.iter().zip(&whole) {
+                // Shares of a sum that is estimated too are not quite without bias.
+                assert!(
+                    (mean - f64::from(*whole)).abs() < 0.05 * f64::from(largest),
+                    "{mean} {whole}"
+                );
+            }
+        });
     }
 
     #[test]
     fn a_tile_of_negatives_is_always_kept() {
-        let (lessons, _) = a_lesson(Shape { n_features: 3, hidden: 2 });
-        let lesson = lessons.queries[0];
-        let mut factors = [0.0; 10];
-        for scores in [0.0, f32::MAX, f32::MIN] {
-            let mut last = [[0.0; TILE]; 10];
-            last[6][1] = scores;
-            for draw in 0..50 {
-                lesson.choose(&last, &mut factors, &mut Rng::new(1, &[draw]));
-                assert!(factors[1..].iter().any(|&factor| factor > 0.0));
-                assert!(factors.iter().all(|&factor| factor == 0.0 || factor >= 1.0));
+        with_a_lesson(Shape { n_features: 3, hidden: 2 }, |lessons, _| {
+            let lesson = lessons.queries[0];
+            let mut factors = [0.0; 10];
+            for scores in [0.0, f32::MAX, f32::MIN] {
+                let mut last = [[0.0; TILE]; 10];
+                last[6][1] = scores;
+                for draw in 0..50 {
+                    lesson.choose(&last, &mut factors, &mut Rng::new(1, &[draw]));
+                    assert!(factors[1..].iter().any(|&factor| factor > 0.0));
+                    assert!(factors.iter().all(|&factor| factor == 0.0 || factor >= 1.0));
+                }
             }
-        }
+        });
     }
 
     #[test]

@@ -118,6 +118,8 @@ pub(super) struct Pass {
     pub slopes: Vec<[f32; TILE]>,
     /// How much each tile counts; those that count 0 are passed over.
     pub factors: Vec<f32>,
+    /// The standardised features of the pairs, (`n_features`, [`TILE`]) a tile; of those that count.
+    pub tiles: Vec<[f32; TILE]>,
     /// Outputs of the hidden units by tile and chunk, and their derivatives.
     active: Vec<(Block, Block)>,
     pub gradient: Network,
@@ -125,30 +127,32 @@ pub(super) struct Pass {
 
 impl Pass {
     pub fn new(shape: Shape) -> Result<Self> {
-        let (scores, slopes, factors, active) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { scores, slopes, factors, active, gradient: Network::zero(shape)? })
+        let (scores, slopes, factors) = (Vec::new(), Vec::new(), Vec::new());
+        let (tiles, active) = (Vec::new(), Vec::new());
+        Ok(Self { scores, slopes, factors, tiles, active, gradient: Network::zero(shape)? })
     }
 
     /// Makes room for tiles, and lets all of them count.
     pub fn take_all(&mut self, n_tiles: usize) -> Result<()> {
-        let n_chunks = self.gradient.shape.n_chunks();
+        let shape = self.gradient.shape;
         if self.scores.len() < n_tiles {
             self.scores = filled(n_tiles, [0.0; TILE])?;
             self.slopes = filled(n_tiles, [0.0; TILE])?;
             self.factors = filled(n_tiles, 1.0)?;
+            self.tiles = zeroed(n_tiles.saturating_mul(shape.n_features))?;
             let none = [[0.0; LANES]; TILE];
-            self.active = filled(n_tiles.saturating_mul(n_chunks), (none, none))?;
+            self.active = filled(n_tiles.saturating_mul(shape.n_chunks()), (none, none))?;
         }
         self.factors[..n_tiles].fill(1.0);
         Ok(())
     }
 
-    /// Scores the pairs of `tiles`, tile after tile, and keeps what the way back needs.
-    pub fn forward(&mut self, network: &Network, tiles: &[[f32; TILE]]) {
+    /// Scores the pairs of the first tiles, one after another, and keeps what the way back needs.
+    pub fn forward(&mut self, network: &Network, n_tiles: usize) {
         let shape = network.shape;
         let n_chunks = shape.n_chunks();
         let parts = network.parts();
-        for (t, tile) in tiles.chunks_exact(shape.n_features).enumerate() {
+        for (t, tile) in self.tiles.chunks_exact(shape.n_features).take(n_tiles).enumerate() {
             if self.factors[t] == 0.0 {
                 continue;
             }
@@ -165,13 +169,13 @@ impl Pass {
     }
 
     /// Leaves the gradient of the loss by every parameter in `gradient`, given `slopes`.
-    pub fn backward(&mut self, network: &Network, tiles: &[[f32; TILE]]) {
+    pub fn backward(&mut self, network: &Network, n_tiles: usize) {
         let shape = network.shape;
         let n_chunks = shape.n_chunks();
         let output = network.parts().output;
         self.gradient.params.fill(0.0);
         let sums = self.gradient.parts_mut();
-        for (t, tile) in tiles.chunks_exact(shape.n_features).enumerate() {
+        for (t, tile) in self.tiles.chunks_exact(shape.n_features).take(n_tiles).enumerate() {
             if self.factors[t] == 0.0 {
                 continue;
             }

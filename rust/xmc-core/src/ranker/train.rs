@@ -16,12 +16,12 @@ const CHOICE: u64 = 2;
 
 /// Trains one network.
 pub(super) fn member(
-    lessons: &Lessons,
+    lessons: &Lessons<'_>,
     options: &RankerOptions,
     member: u64,
     keep_going: &(dyn Fn() -> bool + Sync),
 ) -> Result<Network> {
-    let shape = Shape { n_features: lessons.n_features, hidden: options.hidden };
+    let shape = Shape { n_features: lessons.n_features(), hidden: options.hidden };
     let mut network = start(shape, options.seed, member)?;
     let n = lessons.queries.len();
     let batch = options.batch.min(n);

@@ -20,8 +20,8 @@ pub(super) struct Points<'a> {
 
 impl<'a> Points<'a> {
     pub fn new(x: CsrView<'a>, y: CsrPattern<'_>) -> Result<Self> {
-        if u32::try_from(x.n_rows()).is_err() {
-            return Err(super::parameter("n_points", "must be below 2^32", x.n_rows()));
+        if i32::try_from(x.n_rows()).is_err() {
+            return Err(super::parameter("n_points", "must be below 2^31", x.n_rows()));
         }
         let scales = unit_scales(x)?;
         // The points of each label, by counting; a label that stands twice in a row counts once.
@@ -61,6 +61,10 @@ impl<'a> Points<'a> {
             return Err(super::parameter("y", "must hold a label with a point", "none"));
         }
         Ok(Self { x, scales, labels, starts, of_label })
+    }
+
+    pub fn n_points(&self) -> usize {
+        self.x.n_rows()
     }
 
     pub fn n_features(&self) -> usize {

@@ -5,8 +5,9 @@ use super::local::Local;
 use super::model::Shape;
 use super::points::Points;
 use super::solve::{Problem, Solver};
+use crate::bitmap::Bitmap;
 use crate::error::Result;
-use crate::memory::{filled, reserve, with_room};
+use crate::memory::{reserve, with_room};
 use crate::rng::Rng;
 
 /// Stream of random numbers.
@@ -20,6 +21,9 @@ pub(super) struct Rows {
     pub indices: Vec<i32>,
     pub data: Vec<f32>,
 }
+
+/// Classifiers of a leaf that are trained at once: their weights of a feature fill a cache line.
+const LABELS: usize = 16;
 
 /// Trains the classifiers of node `node` of the tree with the given order of labels.
 pub(super) fn node(
@@ -35,65 +39,103 @@ pub(super) fn node(
     let n_cells = own.iter().map(|&point| points.row_len(point)).sum();
     let rows = own.iter().map(|&point| points.row(point));
     let local = Local::new(points.n_features(), n_cells, rows)?;
+    let rng = || Rng::new(options.seed, &[TRAIN, tree, node as u64]);
+    if shape.is_leaf(node) {
+        let positives: Vec<&[u32]> = labels.iter().map(|&label| points.of(label)).collect();
+        classifiers::<LABELS>(&own, &local, &positives, rng, options)
+    } else {
+        let (left, right) = labels.split_at(Shape::left(labels.len()));
+        let (left, right) = (union(points, left)?, union(points, right)?);
+        classifiers::<2>(&own, &local, &[&left, &right], rng, options)
+    }
+}
+
+/// Trains a classifier for each set of positives, all of them among the points `own`.
+fn classifiers<const N: usize>(
+    own: &[u32],
+    local: &Local,
+    positives: &[&[u32]],
+    rng: impl Fn() -> Rng,
+    options: &TreeOptions,
+) -> Result<Rows> {
     let problem = Problem {
         cost: options.cost,
         tolerance: options.tolerance,
         max_passes: options.max_passes,
     };
-    let mut solver = Solver::new(&local, problem)?;
+    let mut solver = Solver::<N>::new(local, problem)?;
     let mut result = Rows::default();
-    let mut positive = filled(own.len(), false)?;
-    let mut classifier = 0;
-    let mut train = |positives: &[u32]| {
-        positive.fill(false);
-        for point in positives {
-            if let Ok(at) = own.binary_search(point) {
-                positive[at] = true;
+    for group in positives.chunks(N) {
+        solver.begin(group.len());
+        for (classifier, points) in group.iter().enumerate() {
+            for point in *points {
+                if let Ok(at) = own.binary_search(point) {
+                    solver.make_positive(classifier, at);
+                }
             }
         }
-        solver
-            .solve(&positive, &mut Rng::new(options.seed, &[TRAIN, tree, node as u64, classifier]));
-        classifier += 1;
-        result.push(&solver, &local, options.threshold)
-    };
-    if shape.is_leaf(node) {
-        labels.iter().try_for_each(|&label| train(points.of(label)))?;
-    } else {
-        let (left, right) = labels.split_at(Shape::left(labels.len()));
-        train(&union(points, left)?)?;
-        train(&union(points, right)?)?;
+        solver.solve(&mut rng());
+        result.push(&solver, local, group.len(), options.threshold)?;
     }
     Ok(result)
 }
 
 /// The points that have one of the labels, ascending.
 fn union(points: &Points<'_>, labels: &[u32]) -> Result<Vec<u32>> {
-    let mut all = with_room(labels.iter().map(|&label| points.of(label).len()).sum())?;
-    for &label in labels {
-        all.extend_from_slice(points.of(label));
+    let mut found = Bitmap::new(points.n_points())?;
+    for &point in labels.iter().flat_map(|&label| points.of(label)) {
+        found.insert(point as i32);
     }
-    all.sort_unstable();
-    all.dedup();
+    let mut all = with_room(found.len())?;
+    all.extend(found.ascending().map(|point| point as u32));
     Ok(all)
 }
 
 impl Rows {
-    /// Appends the classifier of a solver, with weights by ascending feature.
-    fn push(&mut self, solver: &Solver<'_>, local: &Local, threshold: f32) -> Result<()> {
-        let kept = |w: &f64| w.abs() >= f64::from(threshold) && (*w as f32).abs() > 0.0;
-        let n = solver.weights.iter().filter(|w| kept(w)).count();
-        let mut cells = with_room(n)?;
-        let all = local.features().iter().zip(&solver.weights);
-        cells.extend(all.filter(|(_, w)| kept(w)).map(|(&feature, &w)| (feature, w as f32)));
-        cells.sort_unstable_by_key(|&(feature, _)| feature);
-        reserve(&mut self.lengths, 1)?;
-        self.lengths.push(n);
-        reserve(&mut self.bias, 1)?;
-        self.bias.push(solver.bias as f32);
-        reserve(&mut self.indices, n)?;
-        reserve(&mut self.data, n)?;
-        self.indices.extend(cells.iter().map(|&(feature, _)| feature));
-        self.data.extend(cells.iter().map(|&(_, weight)| weight));
+    /// Appends the first `n` classifiers of a solver, with weights by ascending feature.
+    fn push<const N: usize>(
+        &mut self,
+        solver: &Solver<'_, N>,
+        local: &Local,
+        n: usize,
+        threshold: f32,
+    ) -> Result<()> {
+        let kept = |weight: f32| weight.abs() >= threshold && weight.abs() > 0.0;
+        let mut counts = [0; N];
+        for weights in &solver.weights {
+            for (count, &weight) in counts.iter_mut().zip(weights) {
+                *count += u32::from(kept(weight));
+            }
+        }
+        let start = self.indices.len();
+        let total = counts[..n].iter().map(|&count| count as usize).sum::<usize>();
+        reserve(&mut self.indices, total)?;
+        reserve(&mut self.data, total)?;
+        self.indices.resize(start + total, 0);
+        self.data.resize(start + total, 0.0);
+        reserve(&mut self.lengths, n)?;
+        reserve(&mut self.bias, n)?;
+        let mut at = [start; N];
+        for i in 0..n {
+            self.lengths.push(counts[i] as usize);
+            self.bias.push(solver.bias[i]);
+            if i + 1 < n {
+                at[i + 1] = at[i] + counts[i] as usize;
+            }
+        }
+        for (&feature, weights) in local.features().iter().zip(&solver.weights) {
+            // One instruction sees that none is kept, which is so for most features.
+            if !weights.iter().fold(false, |found, &weight| found | kept(weight)) {
+                continue;
+            }
+            for i in 0..n {
+                if kept(weights[i]) {
+                    self.indices[at[i]] = feature;
+                    self.data[at[i]] = weights[i];
+                    at[i] += 1;
+                }
+            }
+        }
         Ok(())
     }
 }
