@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dexml.data import save_dataset
-from dexml.text.lexical import LexicalIndex, fit_vectorizer, near_copies
-from dexml.text.lexical.copies import LOOKED_AT, _nearest
+from dexml.text.lexical import LexicalIndex, copies, fit_vectorizer, near_copies
 from dexml.train.inputs import copies_as_groups, load_data
 from small import train_settings
 
@@ -37,19 +36,23 @@ def test_groups_are_those_of_all_cosines(texts: list[str], at_least: float) -> N
     np.testing.assert_array_equal(near_copies(texts, at_least=at_least), twin(texts, at_least))
 
 
+@pytest.mark.parametrize("looked_at", [11, 50])
 @pytest.mark.parametrize("at_least", [0.3, 0.5, 0.9])
-def test_nearest_of_many_are_those_of_a_full_search(at_least: float) -> None:
+def test_nearest_of_many_are_those_of_a_full_search(
+    at_least: float, looked_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Common and rare words, sources of few packages, and one of more than are looked at."""
+    monkeypatch.setattr(copies, "LOOKED_AT", looked_at)
     rng = np.random.default_rng(1)
     words = [f"w{i}" for i in range(500)]
     common = 1 / np.arange(1, 501)
     drawn = [rng.choice(words, 20, p=common / common.sum()) for _ in range(120)]
-    sources = [0] * (2 * LOOKED_AT) + [i % 120 for i in range(400)]
+    sources = [0] * 100 + [i % 120 for i in range(400)]
     texts = [
         " ".join([*drawn[i][: rng.integers(8, 21)], f"v{n % 7}"]) for n, i in enumerate(sources)
     ]
     rows = fit_vectorizer([*texts, "alone in the world", ""]).rows([*texts, "alone", ""])
-    ids, scores = _nearest(rows, 11, at_least, None)
+    ids, scores = copies._nearest(rows, 11, at_least, None)
     expected, cosines = LexicalIndex(rows).search(rows, 11)
     near = cosines >= at_least
     assert 50 < near.sum() < near.size - 50
