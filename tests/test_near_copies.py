@@ -36,13 +36,14 @@ def test_groups_are_those_of_all_cosines(texts: list[str], at_least: float) -> N
     np.testing.assert_array_equal(near_copies(texts, at_least=at_least), twin(texts, at_least))
 
 
-@pytest.mark.parametrize("looked_at", [11, 50])
+@pytest.mark.parametrize(("looked_at", "block"), [(11, 10_000), (50, 10_000), (50, 97)])
 @pytest.mark.parametrize("at_least", [0.3, 0.5, 0.9])
 def test_nearest_of_many_are_those_of_a_full_search(
-    at_least: float, looked_at: int, monkeypatch: pytest.MonkeyPatch
+    at_least: float, looked_at: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Common and rare words, sources of few packages, and one of more than are looked at."""
     monkeypatch.setattr(copies, "LOOKED_AT", looked_at)
+    monkeypatch.setattr(copies, "BLOCK", block)
     rng = np.random.default_rng(1)
     words = [f"w{i}" for i in range(500)]
     common = 1 / np.arange(1, 501)

@@ -316,6 +316,11 @@ def with_a_tree(points: Asked, clue: float) -> Evidence:
     )
 
 
+def test_evidence_without_a_member_is_read_where_it_is() -> None:
+    """Else each training of a network would copy it."""
+    assert with_a_tree(asked(20), 1.0).without("tree").features.flags.c_contiguous
+
+
 def test_without_a_member_its_own_candidates_are_gone() -> None:
     evidence = with_a_tree(asked(), 1.0)
     plain = evidence.without("tree")
@@ -558,8 +563,12 @@ def test_no_point_is_judged_by_a_ranker_that_saw_its_group(
             judged.extend(rows.tolist())
             return features[:, 1]
 
-    def fit(*_: Any, texts: NDArray[np.int64], **__: Any) -> Spy:
-        return Spy(set(key[texts]))  # test_ranker_core: of the others nothing is learned
+    def fit(_: Any, given: Any, indptr: Any, positive: Any, *, texts: Any, **__: Any) -> Spy:
+        # Of other texts nothing is learned (test_ranker_core).
+        assert given is evidence.features
+        assert indptr is evidence.pairs.indptr
+        assert positive is evidence.positive
+        return Spy(set(key[texts]))
 
     monkeypatch.setattr(Network, "fit", fit)
     scores = ranking.out_of_fold(evidence, points.keys, Shape(), seed=0)

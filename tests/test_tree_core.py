@@ -225,6 +225,14 @@ def test_rows_are_scaled_and_label_values_do_not_count() -> None:
     np.testing.assert_array_equal(weights[2], MODEL[2][2])
 
 
+def test_features_of_a_row_ascend() -> None:
+    """A feature that stands twice would let the solver run away without an error."""
+    for features in ([3, 3], [4, 3]):
+        x = (np.array([0, 1, 3]), np.array([5, *features], np.int32), np.ones(3, np.float32))
+        with pytest.raises(ValueError, match=r"row 1.*3"):
+            _rust.fit_tree(x, 8, (np.array([0, 1, 2]), np.array([0, 1], np.int32)), 2, **OPTIONS)
+
+
 @pytest.mark.parametrize(("n_labels", "max_leaf"), [(1, 2), (2, 2), (3, 2), (5, 100), (9, 3)])
 def test_few_labels(n_labels: int, max_leaf: int) -> None:
     x = sparse.csr_array(np.eye(n_labels, dtype=np.float32))

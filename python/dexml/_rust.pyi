@@ -853,7 +853,7 @@ def fit_ranker(
 
     `features` has shape (n_pairs, F); query q has the pairs ``indptr[q]:indptr[q + 1]``.
     `weights` (n_pairs,) multiplies the loss term of each positive. `queries`: those to learn from,
-    each once; None: all. Queries without a positive or
+    which mean and deviation are of as well; None: all. Queries without a positive or
     without a negative only count for mean and deviation. `epochs=0` returns the networks as they
     start. `non_negative` keeps the weights of a linear ranker (`hidden=0`) at 0 or above.
     `sampled`: after the first epoch, negatives that hardly pull are taken by chance.

@@ -135,7 +135,7 @@ class Network:
             seed: Of weights and order.
             shape: Hidden units and networks; default: `Shape`.
             weights: Weight of each positive's loss, shape (n_pairs,).
-            texts: Those to learn from, each once; default: all.
+            texts: Those to learn from, which mean and deviation are of as well; default: all.
             num_threads: Threads; the result does not depend on it.
 
         Raises:

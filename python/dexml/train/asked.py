@@ -117,13 +117,13 @@ class Evidence:
     def without(self, member: str) -> Evidence:
         """Return the evidence without an optional member, and without what it alone proposes."""
         _, own, bit = OPTIONAL[member]
-        columns = [i for i, name in enumerate(self.names) if name not in own]
+        columns = np.flatnonzero([name not in own for name in self.names])
         names = tuple(self.names[i] for i in columns)
         others = self.proposers & ~np.uint8(bit)
         rows = np.flatnonzero(others)
         indptr = np.concatenate([[0], np.cumsum(others > 0)])[self.pairs.indptr]
         pairs = Candidates(indptr, self.pairs.ids[rows], self.pairs.n_labels)
-        features = self.features[rows][:, columns]
+        features = self.features[np.ix_(rows, columns)]  # rows stay whole, as the core reads them
         _compare_again(features, names, pairs)
         return Evidence(pairs, names, features, self.positive[rows], self.base[rows], others[rows])
 

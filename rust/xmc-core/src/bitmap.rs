@@ -1,9 +1,9 @@
-//! Sets of labels for one row at a time.
+//! Sets of labels, points or features.
 
 use crate::error::Result;
 use crate::memory::zeroed;
 
-/// An exact set: one bit per label, `L / 8` bytes, cleared label by label.
+/// An exact set of labels, or of other numbers from 0: one bit each, cleared one by one.
 #[derive(Default)]
 pub(crate) struct Bitmap(Vec<u64>);
 

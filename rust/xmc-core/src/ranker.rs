@@ -18,7 +18,7 @@
 //!
 //! A step takes the mean of loss(q) over its queries. A query without a positive or without a
 //! negative is left out, because its loss is constant: it does not count in a step. Its features still
-//! count for mean and deviation.
+//! count for mean and deviation. Where some queries are chosen, the others count for nothing.
 //!
 //! **Training.** `AdamW` (betas 0.9 and 0.999, epsilon 1e-8, decay on every parameter) with a learning
 //! rate that falls linearly to 0 over all steps. w and v start at 0, W and b even in +-1/sqrt(F).
@@ -62,7 +62,8 @@ pub struct Candidates<'a> {
     pub positive: &'a [bool],
     /// What the loss term of a positive is multiplied by, `n_pairs`; negatives' are not read.
     pub weights: Option<&'a [f32]>,
-    /// The queries to learn from, each once; `None`: all.
+    /// The queries to learn from, which mean and deviation are of as well; `None`: all. One that is named
+    /// twice counts twice.
     pub queries: Option<&'a [i64]>,
 }
 
@@ -173,8 +174,8 @@ impl Candidates<'_> {
 /// # Errors
 /// [`Error::Length`] if shapes disagree; [`Error::Content`] for row pointers that do not ascend from 0
 /// and for a feature that is not finite; [`Error::Parameter`] for an option out of range, a weight
-/// that is not finite and positive, no query with both a positive and a negative, or a learning rate
-/// that makes the network overflow; [`Error::OutOfMemory`]; [`Error::Interrupted`].
+/// that is not finite and positive, a query to learn from that there is not, none of them with both a
+/// positive and a negative, or a learning rate that makes the network overflow; [`Error::OutOfMemory`]; [`Error::Interrupted`].
 pub fn fit_ranker(
     candidates: &Candidates<'_>,
     options: &RankerOptions,

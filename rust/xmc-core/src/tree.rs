@@ -79,7 +79,8 @@ pub struct TreeOptions {
     pub max_label_features: usize,
     /// Rounds of 2-means at most; a node whose halves no longer change stops earlier.
     pub max_rounds: usize,
-    /// What the loss of a point weighs against the regulariser.
+    /// What the loss of a point weighs against the regulariser. From some 10^5 on, `f32` is not enough
+    /// to converge.
     pub cost: f64,
     /// The solver stops when projected gradients differ by less.
     pub tolerance: f64,
@@ -138,9 +139,13 @@ impl TreeOptions {
 /// Builds and trains a label tree from the features `x` and the labels `y` of points; every stored
 /// entry of `y` is a positive. `keep_going` is asked before each node.
 ///
+/// Besides the trees, a thread holds the rows of one node, and in a leaf 136 bytes for each of its points
+/// and 64 for each of their features.
+///
 /// # Errors
-/// [`Error::Length`] if `x` and `y` differ in rows; [`Error::Content`] for a feature that is not finite;
-/// [`Error::Parameter`] for an option out of range or if no label has a point; [`Error::OutOfMemory`];
+/// [`Error::Length`] if `x` and `y` differ in rows; [`Error::Content`] for a row whose features do not ascend
+/// or that has one that is not finite; [`Error::Parameter`] for an option out of range, 2^31 points or more,
+/// or if no label has a point; [`Error::OutOfMemory`];
 /// [`Error::Interrupted`].
 pub fn fit_tree(
     x: CsrView<'_>,

@@ -17,8 +17,14 @@ fn value() -> impl Strategy<Value = f32> {
 
 /// Rows of a matrix: row pointers, columns and values.
 fn matrix(n_rows: usize) -> impl Strategy<Value = (Vec<i64>, Vec<i32>, Vec<f32>)> {
+    // Ascending, but for one matrix in ten.
     let cell = (0..N_FEATURES as i32, value());
-    prop::collection::vec(prop::collection::vec(cell, 0..6), n_rows).prop_map(|rows| {
+    let rows = prop::collection::vec(prop::collection::vec(cell, 0..6), n_rows);
+    (rows, 0..10).prop_map(|(mut rows, odd)| {
+        for row in rows.iter_mut().filter(|_| odd > 0) {
+            row.sort_by_key(|cell| cell.0);
+            row.dedup_by_key(|cell| cell.0);
+        }
         let mut indptr = vec![0];
         indptr.extend(rows.iter().scan(0, |end, row| {
             *end += row.len() as i64;
@@ -32,7 +38,8 @@ fn matrix(n_rows: usize) -> impl Strategy<Value = (Vec<i64>, Vec<i32>, Vec<f32>)
 /// A tree over labels 0..8; label 8 has no point.
 fn tree(seed: u64) -> TreeArrays {
     let indptr: Vec<i64> = (0..=40).map(|i| i * 2).collect();
-    let indices: Vec<i32> = (0..80).map(|i| (i * 7 + i / 12) % N_FEATURES as i32).collect();
+    let mut indices: Vec<i32> = (0..80).map(|i| (i * 7 + i / 12) % N_FEATURES as i32).collect();
+    indices.chunks_mut(2).for_each(<[i32]>::sort_unstable);
     let data: Vec<f32> = (0..80).map(|i| 1.0 + (i % 3) as f32).collect();
     let x = CsrView::of_features("x", N_FEATURES, &indptr, &indices, &data).unwrap();
     let (ends, labels): (Vec<i64>, Vec<i32>) = (0..=40).map(|i| (i, i as i32 % 8)).unzip();

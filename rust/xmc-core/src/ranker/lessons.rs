@@ -61,7 +61,8 @@ impl<'a> Lessons<'a> {
             n_weights += n_positives;
         }
         if queries.is_empty() {
-            let rule = "must hold a query with both a positive and a negative";
+            let rule =
+                "must hold a query with both a positive and a negative, among those to learn from";
             return Err(parameter("positive", rule, "none"));
         }
         Ok(Self { features, standard, pairs, n_tiles, queries, weights: kept })

@@ -150,6 +150,11 @@ impl<'a> Points<'a> {
 fn unit_scales(x: CsrView<'_>) -> Result<Vec<f32>> {
     let mut scales = with_room(x.n_rows())?;
     for row in 0..x.n_rows() {
+        // A feature that stands twice would count twice in a product and once in a length.
+        let (features, _) = x.row(row);
+        if let Some(pair) = features.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(Error::at_row(x.name(), row, Fault::NotAscending { column: pair[1] }));
+        }
         scales.push(unit_scale(x, row)?);
     }
     Ok(scales)

@@ -22,7 +22,7 @@ pub(super) struct Rows {
     pub data: Vec<f32>,
 }
 
-/// Classifiers of a leaf that are trained at once: their weights of a feature fill a cache line.
+/// Classifiers of a leaf that are trained at once: their weights of a feature are as long as a cache line.
 const LABELS: usize = 16;
 
 /// Trains the classifiers of node `node` of the tree with the given order of labels.
@@ -124,7 +124,7 @@ impl Rows {
             }
         }
         for (&feature, weights) in local.features().iter().zip(&solver.weights) {
-            // One instruction sees that none is kept, which is so for most features.
+            // Most features are kept by none, which is seen without a look at each by itself.
             if !weights.iter().fold(false, |found, &weight| found | kept(weight)) {
                 continue;
             }
