@@ -98,6 +98,7 @@ impl<'a, const N: usize> Solver<'a, N> {
     }
 
     /// Leaves the classifiers of the group in `weights` and `bias`.
+    #[expect(clippy::needless_bitwise_bool, reason = "a branch for each lane would not vectorise")]
     pub fn solve(&mut self, rng: &mut Rng) {
         let mut pass = Pass {
             done: std::array::from_fn(|i| i >= self.n),
@@ -149,6 +150,7 @@ impl<'a, const N: usize> Solver<'a, N> {
         std::array::from_fn(|i| sums[0][i] + sums[1][i])
     }
 
+    #[expect(clippy::needless_bitwise_bool, reason = "a branch for each lane would not vectorise")]
     fn visit(&mut self, point: usize, pass: &mut Pass<N>) {
         let margins = self.margins(point);
         let (ridge, inverse) = (self.ridge, self.inverse_curvature[point]);
@@ -177,13 +179,9 @@ impl<'a, const N: usize> Solver<'a, N> {
         }
         for &(feature, value) in self.rows.row(point) {
             let weights = &mut self.weights[feature as usize];
-            for i in 0..N {
-                weights[i] += value * steps[i];
-            }
+            weights.iter_mut().zip(&steps).for_each(|(weight, step)| *weight += value * step);
         }
-        for i in 0..N {
-            self.bias[i] += steps[i];
-        }
+        self.bias.iter_mut().zip(&steps).for_each(|(bias, step)| *bias += step);
     }
 
     /// Sets the ceiling of the next pass, or finds that a classifier is done.
@@ -251,7 +249,9 @@ mod tests {
     ) -> Vec<Vec<f32>> {
         solver.begin(positives.len());
         for (classifier, points) in positives.iter().enumerate() {
-            points.iter().for_each(|&point| solver.make_positive(classifier, point));
+            for &point in points {
+                solver.make_positive(classifier, point);
+            }
         }
         solver.solve(&mut Rng::new(1, &[]));
         let of = |i: usize| solver.weights.iter().map(move |weights| weights[i]);
@@ -284,7 +284,9 @@ mod tests {
                 let sign = if positives.contains(&i) { 1.0 } else { -1.0 };
                 let short = (1.0 - sign * margin(row, &weights)).max(0.0);
                 let slope = -2.0 * cost * sign * short;
-                row.iter().for_each(|&(f, value)| gradient[f as usize] += slope * f64::from(value));
+                for &(f, value) in row {
+                    gradient[f as usize] += slope * f64::from(value);
+                }
                 gradient[8] += slope;
             }
             let rate = 1.0 / (1.0 + 2.0 * cost * 60.0 * 5.0);
@@ -325,7 +327,11 @@ mod tests {
             // A smaller group afterwards, as the last one of a leaf is.
             assert_eq!(group(&mut solver, &positives[5..8]), together[5..8]);
             for (i, all) in together.iter().enumerate() {
-                assert_eq!(solved::<1>(&rows, problem, &positives[i..=i]), [all.clone()], "{i}");
+                assert_eq!(
+                    solved::<1>(&rows, problem, &positives[i..=i]),
+                    std::slice::from_ref(all),
+                    "{i}"
+                );
                 let pair = &positives[i.saturating_sub(1)..=i];
                 assert_eq!(solved::<2>(&rows, problem, pair).last(), Some(all), "{i}");
             }
