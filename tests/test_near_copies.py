@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dexml.data import save_dataset
-from dexml.text.lexical import LexicalIndex, copies, fit_vectorizer, near_copies
+from dexml.text.lexical import (
+    LexicalIndex,
+    VectorizerSettings,
+    copies,
+    fit_vectorizer,
+    near_copies,
+)
 from dexml.train.inputs import copies_as_groups, load_data
 from small import train_settings
 
@@ -66,6 +72,11 @@ def test_texts_without_words_have_no_copies() -> None:
     assert near_copies(["", "", "!"]).tolist() == [0, 1, 2]
     assert near_copies([]).tolist() == []
     assert near_copies(["kernel"]).tolist() == [0]
+
+
+def test_cosines_need_rows_of_unit_length() -> None:
+    with pytest.raises(ValueError, match="unit is False"):
+        near_copies(["kernel", "driver"], settings=VectorizerSettings(unit=False))
 
 
 def test_threads_change_nothing() -> None:

@@ -46,11 +46,14 @@ def near_copies(
     Args:
         texts: n texts.
         at_least: The least cosine, in (0, 1].
-        settings: How texts become rows; default: words and pairs of words.
+        settings: How texts become rows, of unit length; default: words and pairs of words.
         num_threads: Threads; the result does not depend on it.
 
     Returns:
         For each text the position of the first text of its group, (n,).
+
+    Raises:
+        ValueError: The rows of `settings` have no unit length.
     """
     from scipy.sparse.csgraph import connected_components  # takes as long to import as numpy
 
@@ -58,6 +61,8 @@ def near_copies(
     alone = np.arange(n)
     if n < 2:
         return alone
+    if settings is not None and not settings.unit:
+        raise ValueError("settings: unit is False; cosines are those of rows of unit length")
     vectorizer = fit_vectorizer(texts, settings, num_threads=num_threads)
     rows = vectorizer.rows(texts, num_threads=num_threads)
     ids, cosines = _nearest(rows, min(NEIGHBOURS + 1, n), at_least, num_threads)
@@ -74,27 +79,23 @@ def near_copies(
 
 
 def _nearest(rows: Csr, k: int, at_least: float, num_threads: int | None) -> Hits:
-    """Find the k nearest rows of each row among those with an inner product of `at_least`.
+    """Find the k nearest rows of each row among those with a cosine of `at_least`.
 
     Exact, and faster than a search for all. The most common words of a row are left out, as long as
     they have a length of `PASSED_OVER` times `at_least`: they add at most this length to the
-    product with another row of length 1. So who reaches `at_least` with all words reaches what
-    is left of it without them. Where more rows do than are looked at, all are searched.
+    product with another row, whose length is 1. So who reaches `at_least` with all words reaches
+    what is left of it without them. Where more rows do than are looked at, all are searched.
 
     Returns:
-        Ids and inner products, (n, k), best first, padded with -1 and -inf.
+        Ids and cosines, (n, k), best first, padded with -1 and -inf.
     """
     index = LexicalIndex(rows, num_threads=num_threads)
     counts = np.bincount(rows.indices, minlength=rows.shape[1])
-    longest = max(
-        (float(_lengths(rows[i : i + BLOCK]).max()) for i in range(0, rows.shape[0], BLOCK)),
-        default=0.0,
-    )
     found = []
     for first in range(0, rows.shape[0], BLOCK):
         some = rows[first : first + BLOCK]
         rare, length = _without_common(some, counts, PASSED_OVER * at_least)
-        least = at_least - longest * length - ROUNDING
+        least = at_least - length - ROUNDING
         ids, sums = index.search(rare, min(LOOKED_AT, rows.shape[0]), num_threads=num_threads)
         ids[sums < least[:, None]] = -1
         scores = pair_scores(some, rows, ids, num_threads=num_threads)
@@ -128,8 +129,3 @@ def _without_common(
     indptr = np.append(0, np.cumsum(kept))[rows.indptr]
     rare = csr_array((rows.data[kept], rows.indices[kept], indptr), shape=rows.shape)
     return rare, np.sqrt(np.bincount(at[~kept], squares[~kept], n))
-
-
-def _lengths(rows: Csr) -> NDArray[np.float64]:
-    at = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-    return np.sqrt(np.bincount(at, rows.data.astype(np.float64) ** 2, rows.shape[0]))
